@@ -1,0 +1,127 @@
+"""The one score of macro F1 and time: lower is better."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from deployment import DeploymentError
+
+CLOCKS: dict[str, str] = {"relative": "model", "end_to_end": "end_to_end"}
+
+
+class Score:
+    """Weigh macro F1 against time: `0.5 * time / base_time + sigmoid(c * (base_f1 - f1))`, lower is better.
+
+    The form and its constants are fitted to a published leaderboard, where `time` was the end-to-end seconds for 5,217
+    photos. Seconds do not transfer between machines, so `time="relative"` counts in seconds of the published reference:
+    `reference_time * time(model) / time(reference)`, both measured in one run.
+
+    Args:
+        name: What reports call this score.
+        time: "relative" (model clock, batch 1, as a ratio to the reference) or "end_to_end" (seconds for `photos` photos).
+        base_time: Seconds that cost 0.5.
+        base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
+        c: Steepness of the sigmoid, above 0.
+        photos: Photos in the published test set.
+        reference: Model name of the yardstick.
+        reference_size: Side in pixels at which the yardstick is measured, whatever size is judged.
+        reference_time: Published seconds of the yardstick.
+
+    Raises:
+        DeploymentError: A parameter is out of its range.
+
+    Example:
+        >>> round(Score()(f1=0.7478, seconds=61.2576), 4)
+        0.9875
+    """
+
+    def __init__(
+        self,
+        name: str = "relative",
+        time: Literal["relative", "end_to_end"] = "relative",
+        base_time: float = 43.16,
+        base_f1: float = 0.70,
+        c: float = 20.0,
+        photos: int = 5217,
+        reference: str = "resnet18d",
+        reference_size: int = 224,
+        reference_time: float = 61.26,
+    ) -> None:
+        if time not in CLOCKS:
+            raise DeploymentError(f"score.time={time} is unknown: choose one of {', '.join(CLOCKS)}")
+        positive = {
+            "base_time": base_time,
+            "c": c,
+            "photos": photos,
+            "reference_size": reference_size,
+            "reference_time": reference_time,
+        }
+        for key, value in positive.items():
+            if not (math.isfinite(value) and value > 0):
+                raise DeploymentError(f"score.{key}={value} is out of range: give a number above 0")
+        _check_f1(base_f1, "score.base_f1")
+        self.name, self.time, self.clock = name, time, CLOCKS[time]
+        self.base_time, self.base_f1, self.c, self.photos = base_time, base_f1, c, photos
+        self.reference, self.reference_size, self.reference_time = reference, reference_size, reference_time
+
+    def __call__(self, f1: float, seconds: float) -> float:
+        """Score of a macro F1 in [0, 1] and a time in seconds above 0; raises DeploymentError outside of these."""
+        _check_f1(f1, "f1")
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise DeploymentError(f"seconds={seconds} is out of range: the score needs a measured time above 0")
+        return 0.5 * seconds / self.base_time + _sigmoid(self.c * (self.base_f1 - f1))
+
+    def explain(self, f1: float, seconds: float) -> str:
+        """The score with its sum written out, in one line."""
+        total = self(f1, seconds)
+        return (
+            f"score {total:.4f} = 0.5*{seconds:.4g}/{self.base_time:g} + "
+            f"sigmoid({self.c:g}*({self.base_f1:.2f}-{f1:.4f}))"
+        )
+
+    def seconds(self, entry: Mapping[str, Any]) -> float:
+        """Time in the score's seconds from one latency entry (see `deployment.latency.measure`).
+
+        Raises:
+            DeploymentError: The time is relative and the entry was measured without a reference.
+        """
+        if self.time == "end_to_end":
+            return float(entry["ms_per_photo"]) * self.photos / 1000
+        if entry.get("ratio") is None:
+            raise DeploymentError("score.time=relative needs a reference: measure the model together with one")
+        return self.reference_time * float(entry["ratio"])
+
+    def judge(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
+        """Score one model from its macro F1 and its latency records, as flat rows of metrics.json.
+
+        Args:
+            f1: Macro F1 in [0, 1].
+            latency: Records of `deployment.latency`; the one with this score's clock and batch 1 counts.
+            model: Name of the judged entry in the records.
+
+        Returns:
+            `score`, `score_name`, `score_seconds` and `score_explained`.
+
+        Raises:
+            DeploymentError: No such record or entry, or a value out of its range.
+        """
+        for record in latency:
+            if record["clock"] == self.clock and record["batch"] == 1 and model in record["entries"]:
+                seconds = self.seconds(record["entries"][model])
+                return {
+                    "score": self(f1, seconds),
+                    "score_name": self.name,
+                    "score_seconds": seconds,
+                    "score_explained": self.explain(f1, seconds),
+                }
+        raise DeploymentError(f"score={self.name} needs {model!r} on the {self.clock} clock at batch 1: measure that too")
+
+
+def _check_f1(f1: float, key: str) -> None:
+    if not 0 <= f1 <= 1:  # also false for NaN
+        raise DeploymentError(f"{key}={f1} is out of range: macro F1 lies between 0 and 1")
+
+
+def _sigmoid(x: float) -> float:
+    # The exponent is never positive, so that no steepness can overflow.
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
