@@ -18,7 +18,7 @@ class Score:
 
     Args:
         name: What reports call this score.
-        time: "relative" (model clock, batch 1, as a ratio to the reference) or "end_to_end" (seconds for `photos` photos).
+        time: "relative" (model clock, by the reference's) or "end_to_end" (seconds for `photos` photos).
         base_time: Seconds that cost 0.5.
         base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
         c: Steepness of the sigmoid, above 0.
@@ -76,7 +76,7 @@ class Score:
         total = self(f1, seconds)
         return (
             f"score {total:.4f} = 0.5*{seconds:.4g}/{self.base_time:g} + "
-            f"sigmoid({self.c:g}*({self.base_f1:.2f}-{f1:.4f}))"
+            f"sigmoid({self.c:g}*({self.base_f1:g}-{f1:.4f}))"
         )
 
     def seconds(self, entry: Mapping[str, Any]) -> float:
@@ -114,7 +114,9 @@ class Score:
                     "score_seconds": seconds,
                     "score_explained": self.explain(f1, seconds),
                 }
-        raise DeploymentError(f"score={self.name} needs {model!r} on the {self.clock} clock at batch 1: measure that too")
+        raise DeploymentError(
+            f"score={self.name} needs {model!r} on the {self.clock} clock at batch 1: measure that too"
+        )
 
 
 def _check_f1(f1: float, key: str) -> None:

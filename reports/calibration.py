@@ -1,12 +1,20 @@
 """How far a net's confidence can be believed, and what may be kept of its answers; pure numpy."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Reliability(NamedTuple):
-    """Confidence bins: edges (bins + 1,), counts (bins,), mean confidence and accuracy (bins,), NaN where empty."""
+    """Answers sorted into equal bins of confidence.
+
+    Attributes:
+        edges: (bins + 1,) float, from 0 to 1.
+        counts: (bins,) int.
+        confidence: (bins,) float, mean confidence; NaN where the bin is empty.
+        accuracy: (bins,) float, share of right answers; NaN where the bin is empty.
+    """
 
     edges: np.ndarray
     counts: np.ndarray
@@ -15,20 +23,103 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Reliability:
-    """Sort (N,) confidences and hits into equal bins."""
-    raise NotImplementedError
+    """Sort answers into `bins` equal bins [a, b); the last one holds 1 too.
+
+    Args:
+        confidence: (N,) float in [0, 1], the probability of the answer given.
+        correct: (N,) bool.
+        bins: Number of bins, above 0.
+
+    Raises:
+        ValueError: Shapes differ, a confidence is outside [0, 1], or `bins` is not above 0.
+    """
+    confidence, correct = _checked(confidence, correct)
+    if bins < 1:
+        raise ValueError(f"bins={bins} is out of range: give a number above 0")
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    full = np.where(counts > 0, counts, np.nan)
+    return Reliability(
+        edges,
+        counts,
+        np.bincount(place, weights=confidence, minlength=bins) / full,
+        np.bincount(place, weights=correct, minlength=bins) / full,
+    )
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error in [0, 1]."""
-    raise NotImplementedError
+    """Expected calibration error: mean over answers of |accuracy - confidence| of their bin; NaN without answers.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017. Arguments and errors as in `reliability`.
+
+    Example:
+        >>> round(calibration_error(np.array([0.9, 0.9]), np.array([True, False])), 3)
+        0.4
+    """
+    binned = reliability(confidence, correct, bins)
+    if not binned.counts.any():
+        return math.nan
+    gaps = np.abs(binned.accuracy - binned.confidence)
+    return float(np.nansum(gaps * binned.counts) / binned.counts.sum())
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage, accuracy and threshold at every distinct confidence."""
-    raise NotImplementedError
+    """What is kept, and how much of it is right, for every threshold that makes a difference.
+
+    Answers of equal confidence are kept or rejected together, so D distinct confidences make D points.
+
+    Args:
+        confidence: (N,) float in [0, 1].
+        correct: (N,) bool.
+
+    Returns:
+        coverage (D,) rising to 1, accuracy (D,) of what is kept (risk = 1 - accuracy), threshold (D,) falling: keep
+        what is at least as confident.
+
+    Raises:
+        ValueError: Shapes differ, or a confidence is outside [0, 1].
+    """
+    confidence, correct = _checked(confidence, correct)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])
+    kept = last + 1
+    return kept / max(len(ranked), 1), np.cumsum(correct[order])[last] / kept, ranked[last]
 
 
 def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: float) -> tuple[float, float]:
-    """(coverage, threshold): the largest share kept at that accuracy."""
-    raise NotImplementedError
+    """Largest share of answers to keep, the most confident first, so that at least `target` of them are right.
+
+    Args:
+        confidence: (N,) float in [0, 1].
+        correct: (N,) bool.
+        target: Accuracy in [0, 1].
+
+    Returns:
+        The share, and the threshold: keep what is at least as confident. (0.0, inf) if no threshold reaches `target`.
+
+    Raises:
+        ValueError: Shapes differ, or a value is outside [0, 1].
+
+    Example:
+        >>> coverage_at_accuracy(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, False, False]), target=0.6)
+        (0.75, 0.6)
+    """
+    if not 0 <= target <= 1:
+        raise ValueError(f"target={target} is out of range: an accuracy lies between 0 and 1")
+    coverage, accuracy, threshold = risk_coverage(confidence, correct)
+    reached = np.flatnonzero(accuracy >= target)
+    if not len(reached):
+        return 0.0, math.inf
+    return float(coverage[reached[-1]]), float(threshold[reached[-1]])
+
+
+def _checked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
+        raise ValueError(f"expected two arrays of shape (N,), but got {confidence.shape} and {correct.shape}")
+    # A softmax in single precision may pass 1 by a rounding error.
+    if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
+        raise ValueError(f"expected confidences in [0, 1], but got {confidence.min():g} to {confidence.max():g}")
+    return np.minimum(confidence, 1.0), correct
