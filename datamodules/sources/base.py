@@ -34,7 +34,7 @@ class Source:
     """A list of labelled photos on disk.
 
     A new kind of data is a subclass that fills `root`, `classes` and `samples`; files that do not lie at `root / path`
-    need their own `file`. Building one must be cheap and touch no pixel: it happens on every rank and in every sweep job.
+    need their own `file`. Building one must be cheap and touch no pixel: every rank and every sweep job does it.
 
     Attributes:
         root: folder that the paths of the samples start from.
@@ -58,22 +58,17 @@ class Source:
 
         Args:
             index: position in `samples`.
-            min_side: a decoder that can shrink while it decodes may do so as long as neither side falls below this.
+            min_side: what `images.read_image` makes of it: how far a decoder may shrink the photo while it decodes.
 
         Raises:
             images.BrokenImage: the file cannot be read as a picture; `.reason` says why.
         """
         return images.read_image(self.file(index), min_side=min_side, box=self.samples[index].box)
 
-    def fingerprint(self, index: int) -> str:
-        """What the pixels of sample `index` depend on; a cache that saw another value must decode it again.
+    def digest(self, index: int) -> bytes:
+        """16 bytes that stand for the content of sample `index`: pixels cached under another value are decoded again.
 
-        Name, size and time of change of the file, and the box. A file that is gone has a fingerprint too: reading it
-        will say what is wrong.
+        Raises:
+            OSError: the file cannot be opened.
         """
-        file, box = self.file(index), self.samples[index].box
-        try:
-            status = file.stat()
-        except OSError:
-            return f"{file.absolute()}|missing|{box}"
-        return f"{file.absolute()}|{status.st_size}|{status.st_mtime_ns}|{box}"
+        return images.content_digest(self.file(index), self.samples[index].box)
