@@ -1,8 +1,8 @@
 """The order in which photos are drawn: pure functions of (seed, epoch), the same whatever the number of processes.
 
-Every sampler fixes one global order an epoch; rank r of W takes positions r, r + W, r + 2W, ... of it. No generator state
-is kept: a draw is a hash of (seed, epoch, position), so that a resumed run goes on exactly where it would have been, and
-the key of a draw, which seeds its augmentation, does not depend on batch size, workers or world size.
+Every sampler fixes one global order an epoch; rank r of W takes positions r, r + W, r + 2W, ... of it. No generator
+state is kept: a draw is a hash of (seed, epoch, position), so that a resumed run goes on exactly where it would have
+been, and the key of a draw, which seeds its augmentation, does not depend on batch size, workers or world size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,6 +62,8 @@ def weighted(weights: np.ndarray, total: int, seed: int, epoch: int) -> np.ndarr
 class Sampler(Protocol):
     """What a loader asks of a sampler. It yields places in the list of labels it was given (0 to n - 1)."""
 
+    longest: int  # the longest share of any rank: the loaders of all ranks take as many steps as that one needs
+
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[int]: ...
@@ -70,8 +72,6 @@ class Sampler(Protocol):
 
     def keys(self) -> np.ndarray:
         """Key of each of these draws, (len,) uint64."""
-
-    steps_over: int  # the longest share of any rank: loaders of all ranks take as many steps
 
 
 class _Strided:
@@ -88,16 +88,20 @@ class _Strided:
                 "sampler: there is no photo to draw from: check data.root and data.train/val/test fractions"
             )
         self.seed, self.rank, self.world_size, self.epoch = int(seed), rank, world_size, 0
-        self.steps_over = -(-len(self.labels) // world_size)
+        self.longest = -(-len(self.labels) // world_size)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = int(epoch)
 
     def __len__(self) -> int:
-        return self.steps_over
+        return self.longest
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())
+
+    def order(self) -> np.ndarray:
+        """Places of this rank in this epoch, (len,) int64."""
+        raise NotImplementedError
 
     def keys(self) -> np.ndarray:
         """Key of each draw of this rank in this epoch, (len,) uint64."""
@@ -108,7 +112,7 @@ class ShuffleSampler(_Strided):
     """Every photo once an epoch, in a new order each; where ranks do not divide n, the first few come twice."""
 
     def order(self) -> np.ndarray:
-        total = self.steps_over * self.world_size
+        total = self.longest * self.world_size
         return shuffled(len(self.labels), total, self.seed, self.epoch)[self.rank :: self.world_size]
 
 
@@ -133,15 +137,15 @@ class WeightedSampler(_Strided):
         self.weights = class_weights(self.labels, power)
 
     def order(self) -> np.ndarray:
-        total = self.steps_over * self.world_size
+        total = self.longest * self.world_size
         return weighted(self.weights, total, self.seed, self.epoch)[self.rank :: self.world_size]
 
 
 class OrderedSampler(_Strided):
     """Every photo exactly once, in order, whatever the epoch: for evaluation.
 
-    Shares of ranks differ by one where they do not divide n: no photo is judged twice, and the loader still takes as many
-    steps on every rank.
+    Shares of ranks differ by one where they do not divide n: no photo is judged twice, and the loader still takes as
+    many steps on every rank.
     """
 
     def __len__(self) -> int:
