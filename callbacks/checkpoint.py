@@ -1,0 +1,96 @@
+"""`best.ckpt` and `last.ckpt`: complete at every moment, and right after a resume wherever the run folder lies."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keep the best epoch as `best.ckpt` and the latest one as `last.ckpt`, at the end of every epoch.
+
+    Lightning's own `ModelCheckpoint` leaves `last.ckpt` alone in an epoch that is not a best one, writes through the
+    system's temporary folder (a copy, not a rename, when that is another disk), and forgets the best score when the
+    folder has moved.
+
+    Args:
+        dirpath: The run folder.
+        monitor: Logged metric that chooses the best epoch.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/f1_macro", mode: str = "max") -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self._fitting = False
+        self._resumed_from: Path | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._fitting = stage == "fit"
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        # Not Lightning's setup: it warns of a folder that is not empty, and a run folder never is.
+        self.dirpath = trainer.strategy.broadcast(self.dirpath)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._should_skip_saving_checkpoint(trainer):
+            return
+        candidates = self._monitor_candidates(trainer)
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        if validated and self.monitor in candidates:
+            self._save_monitor_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best epoch so far; its file is copied when the run goes on in another folder."""
+        if not self._fitting or not state_dict["best_model_path"] or self.dirpath is None:
+            return
+        best = Path(self.dirpath) / f"best{self.FILE_EXTENSION}"
+        places = [state_dict["best_model_path"], self._resumed_from and self._resumed_from / best.name]
+        if not best.exists():
+            source = next((Path(place) for place in places if place and Path(place).exists()), None)
+            if source is None:
+                return  # the file is gone: the next epoch becomes the best
+            best.parent.mkdir(parents=True, exist_ok=True)
+            part = best.with_name(f"{best.name}.{os.getpid()}.part")
+            shutil.copyfile(source, part)
+            part.replace(best)
+        score = state_dict["best_model_score"]
+        self.best_model_path = self.kth_best_model_path = str(best)
+        self.best_model_score = self.kth_value = self.current_score = score
+        self.best_k_models = {str(best): score}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target, then rename: a reader sees the old file or the new one, never a part."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        try:
+            torch.save(checkpoint, part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""One row an epoch: metrics, learning rate, time. Survives a kill, since it travels in the checkpoint."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class History(pl.Callback):
+    """Write `history.csv` in the run folder after each epoch, and log the throughput.
+
+    Logged, and in each row beside all of the epoch's metrics: `train/images_per_second`, `train/seconds_per_epoch`
+    (training batches only, all processes together, host clock: nothing waits for the device) and `train/lr` (largest of
+    the groups, at the epoch's end). A row also has `epoch`, `step` and `seconds` (validation included).
+
+    Attributes:
+        rows: One dict of plain numbers an epoch, earlier epochs of a resumed run included.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict[str, float]] = []
+        self._images = 0
+        self._validated = False
+        self._start = self._resume = time.perf_counter()
+        self._training = 0.0
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of all epochs so far, validation included."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training throughput over all epochs so far; None before the first one ended."""
+        seconds = sum(row["train/seconds_per_epoch"] for row in self.rows)
+        images = sum(row["train/seconds_per_epoch"] * row["train/images_per_second"] for row in self.rows)
+        return images / seconds if seconds else None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._images, self._training, self._validated = 0, 0.0, False
+        self._start = self._resume = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += len(batch[0])
+        now = time.perf_counter()
+        self._training += now - self._resume
+        self._resume = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True
+        self._resume = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        timing = {
+            "train/images_per_second": self._images * trainer.world_size / max(self._training, 1e-9),
+            "train/seconds_per_epoch": self._training,
+            "train/lr": max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups),
+        }
+        pl_module.log_dict(timing)
+        metrics = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            # It still holds the validation of an earlier epoch where this one had none.
+            if not key.endswith("_step") and (self._validated or not key.startswith("val/"))
+        }
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "seconds": time.perf_counter() - self._start,
+                **metrics,
+                **timing,
+            }
+        )
+        if trainer.is_global_zero:
+            write_rows(self.rows, self.folder / "history.csv")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A test loads best.ckpt, which knows the epochs up to the best one only.
+        if len(state_dict["rows"]) > len(self.rows):
+            self.rows = list(state_dict["rows"])
+
+
+def write_rows(rows: list[dict[str, float]], path: Path) -> Path:
+    """Write rows as CSV, whole or not at all; a column a key, in order of first appearance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+    return path

@@ -1,0 +1,177 @@
+"""What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
+
+import atexit
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
+
+# By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
+MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
+CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
+ENDED = "ended without a result: interrupted, killed, or out of memory"
+
+
+class SweepCallback(Callback):
+    """Report what went wrong in a job, keep a sweep going, and rank its jobs at the end.
+
+    One run: a mistake of the user prints `error: ...` and exits with status 2; any other exception keeps Hydra's
+    traceback (status 1). A sweep: a job that raises leaves `metrics.json` (status "failed") and the sweep goes on; at
+    the end the leaderboard is printed and written, and the exit status is 1 if a job failed. The traceback is always in
+    the job's `error.log`; `HYDRA_FULL_ERROR=1` shows it.
+
+    `on_job_*` run in the process of the job, whatever launcher started it; `on_multirun_*` in the one that was typed.
+    Nothing in a job may raise SystemExit on its own account: Hydra lets it through, and the sweep would end. The two
+    that do, Ctrl-C and SIGTERM during training, mean just that; the ranking of what is there is then written on the way
+    out.
+    """
+
+    def __init__(self) -> None:
+        self._message: str | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._at_exit = AtExit(Path(str(config.hydra.sweep.dir)))
+        atexit.register(self._at_exit)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if _is_sweep(config):
+            # W&B reads it: the jobs of a sweep are one group.
+            os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        failed = job_return.status == JobStatus.FAILED
+        _close_wandb(failed)
+        if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            return
+        error = job_return._return_value
+        folder = Path(str(config.hydra.runtime.output_dir))
+        _write(folder / "error.log", "".join(traceback.format_exception(error)))
+        mistake = _mistake(error)
+        self._message = None if mistake is None else _one_line(mistake)
+        if _is_sweep(config):
+            self._fail(config, job_return, folder, error)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._message is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            print(f"error: {self._message}", file=sys.stderr)
+            sys.exit(2)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self._at_exit)
+        rows = finish(Path(str(config.hydra.sweep.dir)))
+        failed = sum(row.get("status") != "completed" for row in rows)
+        if failed:
+            print(f"{failed} of {len(rows)} jobs failed; the reason is in their error.log", file=sys.stderr)
+            sys.exit(1)
+
+    def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
+        message = self._message or f"{type(root_cause(error)).__name__}: {_one_line(root_cause(error))}"
+        overrides = list(job_return.overrides or [])
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
+        print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
+        _write_failure(folder, job_return.cfg, overrides, message)
+        # Hydra raises a failed job's exception after the batch; NaN is what a sweeper may make of this job.
+        job_return.status = JobStatus.COMPLETED
+        job_return.return_value = float("nan")
+
+
+class AtExit:
+    """Rank what is there when a sweep is interrupted: Hydra calls nobody then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = os.getpid()
+
+    def __call__(self) -> None:
+        if os.getpid() == self.process and any(self.folder.glob("*/.hydra")):
+            print("\nThe sweep was interrupted; this is what there is.", file=sys.stderr)
+            finish(self.folder)
+
+
+def finish(folder: Path) -> list[dict[str, Any]]:
+    """Give each job in a sweep's folder a row, then print and write the leaderboard.
+
+    Args:
+        folder: The sweep's folder; every sub-folder with a `.hydra/overrides.yaml` is a job.
+
+    Returns:
+        The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
+    """
+    for overrides in sorted(folder.glob("*/.hydra/overrides.yaml")):
+        job = overrides.parent.parent
+        if not (job / "metrics.json").exists():
+            config = OmegaConf.load(job / ".hydra" / "config.yaml")
+            _write_failure(job, config, [str(o) for o in OmegaConf.load(overrides)], ENDED)
+    # matplotlib and rich: not on the way of `--help`.
+    from reports import leaderboard
+
+    rows = leaderboard.rank(leaderboard.gather(folder))
+    if rows:
+        leaderboard.print_table(rows)
+        print("wrote " + ", ".join(str(path) for path in leaderboard.write(rows, folder)))
+    return rows
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Unwrap what Hydra's `instantiate` wrapped around an exception."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _mistake(error: BaseException) -> BaseException | None:
+    cause = root_cause(error)
+    ours = any(base.__name__ in MISTAKES for base in type(cause).__mro__)
+    return cause if ours or isinstance(cause, CONFIG_MISTAKES) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_sweep(config: DictConfig) -> bool:
+    return config.hydra.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
+
+
+def _write_failure(folder: Path, config: Any, overrides: list[str], message: str) -> None:
+    def read(key: str) -> Any:
+        try:
+            value = OmegaConf.select(config, key, throw_on_missing=False)
+        except Exception:  # an interpolation that only holds inside the job
+            return None
+        return value if isinstance(value, str | int | float | bool) and value == value else None
+
+    row = {
+        "status": "failed",
+        "error": message,
+        "name": read("name") or read("model.name") or folder.name,
+        "overrides": overrides,
+        "model": read("model.name"),
+        "seed": read("seed"),
+        "data": read("data.name"),
+        "size": read("data.size"),
+    }
+    _write(folder / "metrics.json", json.dumps(row, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _close_wandb(failed: bool) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        # Otherwise the next job of a sweep would write into this one's run.
+        wandb.finish(exit_code=int(failed))

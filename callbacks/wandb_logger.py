@@ -1,0 +1,137 @@
+"""Weights & Biases without an account: online when there is a key and a network, else offline, never a question."""
+
+import netrc
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import WandbLogger
+
+DATA_DIR = "WANDB_DATA_DIR"
+
+
+class Wandb(WandbLogger):
+    """Lightning's W&B logger that decides for itself whether it can be online, and keeps every file in the run folder.
+
+    Args:
+        save_dir: The run folder; W&B makes `wandb/` in it.
+        project: Project on the server.
+        entity: User or team; None: the key's default.
+        name: Display name of the run.
+        group: Runs shown together; None: the sweep's folder name in a sweep, else none.
+        job_type: "train", "evaluate", ...
+        tags: Words to filter by.
+        notes: A sentence about the run.
+        offline: "auto": offline where there is no key (`WANDB_API_KEY` or netrc); `WANDB_MODE` is heeded.
+        init_timeout: Seconds a server may take to answer; after that the run goes on offline.
+        log_model: Upload checkpoints: False, True (at the end) or "all"; ignored offline.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "litesort",
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str = "train",
+        tags: Sequence[str] = (),
+        notes: str = "",
+        offline: bool | Literal["auto"] = "auto",
+        init_timeout: float = 20.0,
+        log_model: bool | Literal["all"] = False,
+    ) -> None:
+        works_offline = not can_be_online() if offline == "auto" else offline
+        super().__init__(
+            name=name,
+            save_dir=save_dir,
+            project=project,
+            log_model=False if works_offline else log_model,
+            entity=entity,
+            group=group or os.environ.get("WANDB_RUN_GROUP"),
+            job_type=job_type,
+            tags=list(tags),
+            notes=notes,
+        )
+        self.works_offline = works_offline
+        self.init_timeout = init_timeout
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The `wandb.Run`; started on first use."""
+        if self._experiment is None:
+            self._experiment = self._start()
+        return self._experiment
+
+    def finish(self, failed: bool = False) -> None:
+        """Close the run; if it was offline, print the command that uploads it."""
+        if self._experiment is None:
+            return
+        folder = Path(self._experiment.dir).parent
+        self._experiment.finish(exit_code=int(failed))
+        self._experiment = None
+        os.environ.pop(DATA_DIR, None)
+        if self.works_offline:
+            print(f"W&B worked offline; upload this run with: wandb sync {folder}")
+
+    def _start(self) -> Any:
+        import wandb
+
+        assert self._save_dir is not None
+        folder = Path(self._save_dir).resolve()
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        # Tables stage their pictures there, by default in the user's home.
+        os.environ[DATA_DIR] = str(folder / "wandb")
+        if wandb.run is not None:
+            wandb.finish()  # left open by a run that failed in this process
+        note = folder / "wandb" / "id"  # a resumed run goes on with its curves
+        self._id = self._id or (note.read_text() if note.exists() else secrets.token_hex(4))
+        note.write_text(self._id)
+        self._wandb_init["id"] = self._id
+        if not self.works_offline:
+            try:
+                return self._init("online")
+            except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+                reason = " ".join(str(error).split())[:120]
+                print(f"W&B cannot be reached ({reason}); going on offline", file=sys.stderr)
+                wandb.teardown()
+                self.works_offline, self._log_model = True, False
+        return self._init("disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline")
+
+    def _init(self, mode: Literal["online", "offline", "disabled"]) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            init_timeout=self.init_timeout,
+            silent=mode != "online",  # online, the link to the run is worth its line
+            console="off",  # run.log is the record; capturing stdout tears progress bars
+            x_disable_stats=True,  # a sampling process on a machine whose two cores are training
+        )
+        run = wandb.init(**{**self._wandb_init, "mode": mode, "settings": settings})
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+
+def can_be_online() -> bool:
+    """Tell whether W&B has a key to use and no mode that forbids it, without asking anybody."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    places = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for place in places:
+        if place and (path := Path(place).expanduser()).is_file():
+            try:
+                return netrc.netrc(path).authenticators(host) is not None
+            except (netrc.NetrcParseError, OSError):
+                continue
+    return False
