@@ -1,31 +1,239 @@
 """Pictures of a run: drawn without global state, readable in print and by the colour-blind, written atomically."""
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import matplotlib.ticker
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.calibration import calibration_error, reliability
+from reports.files import replacing
+from reports.pareto import front
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#222222"
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called $5
+}
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> Path:
-    """Counts (C, C), rows = labels."""
-    raise NotImplementedError
+    """Draw counts, shaded by their share of the row; the diagonal's share is the recall of the class.
+
+    Args:
+        matrix: (C, C) int, row = label, column = prediction.
+        classes: (C,) names.
+        path: PNG to write.
+        title: Above the picture.
+    """
+    matrix = np.asarray(matrix)
+    count = len(classes)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(3.2, min(0.62 * count, 16))
+    with _figure(side + 2.0, side + 1.5, path) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        names = [f"{name} ({total})" for name, total in zip(classes, matrix.sum(axis=1), strict=True)]
+        small = 10 if count <= 20 else max(4, 10 * 20 / count)
+        axes.set_xticks(range(count), classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=small)
+        axes.set_yticks(range(count), names, fontsize=small)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="prediction", ylabel="label (photos)")
+        axes.set_title(title)
+        for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 30 else ():
+            text = f"{matrix[row, column]}\n{share[row, column]:.0%}" if count <= 12 else f"{matrix[row, column]}"
+            shade = "white" if share[row, column] > 0.55 else INK
+            axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=8 if count <= 12 else 6)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, label="share of the label's photos")
+        bar.ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        bar.outline.set_visible(False)
+    return path
 
 
-def reliability_diagram(confidence: np.ndarray, correct: np.ndarray, path: Path, bins: int = 15, title: str = "") -> Path:
-    """Confidence against accuracy."""
-    raise NotImplementedError
+def reliability_diagram(
+    confidence: np.ndarray, correct: np.ndarray, path: Path, bins: int = 15, title: str = "Reliability"
+) -> Path:
+    """Draw accuracy against confidence in equal bins, and below it how many answers each bin has.
+
+    Args:
+        confidence: (N,) float in [0, 1].
+        correct: (N,) bool.
+        path: PNG to write.
+        bins: Number of bins.
+        title: Above the picture; the expected calibration error follows it.
+    """
+    binned = reliability(confidence, correct, bins)
+    width, centres = 1 / bins, (binned.edges[:-1] + binned.edges[1:]) / 2
+    with _figure(5.2, 5.6, path) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated", zorder=3)
+        upper.bar(centres, binned.accuracy, width * 0.94, color=BLUE, label="accuracy")
+        gap = binned.confidence - binned.accuracy
+        style = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1.0}
+        upper.bar(centres, gap, width * 0.94, bottom=binned.accuracy, label="gap to mean confidence", **style)
+        upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
+        upper.set_title(f"{title}   ECE {calibration_error(confidence, correct, bins):.3f}")
+        upper.legend(loc="upper left")
+        upper.grid(axis="y")
+        lower.bar(centres, binned.counts / max(binned.counts.sum(), 1), width * 0.94, color=GREY)
+        lower.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        lower.set(xlabel="confidence of the answer", ylabel="answers")
+        lower.grid(axis="y")
+    return path
 
 
-def f1_bars(f1: Mapping[str, float], path: Path, support: Mapping[str, int] | None = None, title: str = "") -> Path:
-    """F1 a class."""
-    raise NotImplementedError
+def f1_bars(
+    f1: Mapping[str, float], path: Path, support: Mapping[str, int] | None = None, title: str = "F1 by class"
+) -> Path:
+    """Draw F1 of each class, the best on top, with the macro mean as a line.
+
+    Args:
+        f1: Class -> F1 in [0, 1].
+        path: PNG to write.
+        support: Class -> photos, shown beside its name.
+        title: Above the picture.
+    """
+    names = sorted(f1, key=lambda name: -f1[name])
+    values = [f1[name] for name in names]
+    with _figure(6.4, max(1.9, 0.36 * len(names) + 1.2), path) as figure:
+        axes = figure.add_subplot()
+        bars = axes.barh(range(len(names)), values, color=BLUE, height=0.72)
+        axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=4, fontsize=9)
+        axes.set_yticks(range(len(names)), [f"{n} ({support[n]})" if support else n for n in names])
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set(xlabel="F1", xlim=(0, 1.1), xticks=np.linspace(0, 1, 6))
+        axes.set_title(title)
+        if values:
+            mean = float(np.mean(values))
+            axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.4, label=f"macro {mean:.3f}")
+            figure.legend(loc="outside upper right", fontsize=9)
+    return path
 
 
-def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = "") -> Path:
-    """(name, latency in ms, macro F1)."""
-    raise NotImplementedError
+def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = "Macro F1 against latency") -> Path:
+    """Draw what each run reaches at which cost; the front joins those that no other run beats on both.
+
+    Args:
+        points: (name, latency in ms, macro F1); one with NaN is left out.
+        path: PNG to write.
+        title: Above the picture.
+    """
+    points = [point for point in points if math.isfinite(point[1]) and point[1] > 0 and math.isfinite(point[2])]
+    costs, values = [point[1] for point in points], [point[2] for point in points]
+    best = front(costs, values)
+    with _figure(7.0, 4.6, path) as figure:
+        axes = figure.add_subplot()
+        axes.plot(
+            [costs[i] for i in best], [values[i] for i in best], color=BLUE, drawstyle="steps-post", linewidth=1.5
+        )
+        for chosen, marker, colour, label in ((True, "o", BLUE, "on the front"), (False, "X", GREY, "beaten on both")):
+            at = [i for i in range(len(points)) if (i in best) == chosen]
+            axes.scatter(
+                [costs[i] for i in at], [values[i] for i in at], s=52, c=colour, marker=marker, label=label, zorder=3
+            )
+        _name_points(axes, points, best)
+        if costs and max(costs) > 8 * min(costs):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.margins(x=0.12, y=0.14)
+        axes.grid()
+        axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)")
+        axes.set_title(title)
+        if len(best) < len(points):
+            axes.legend(loc="lower right")
+    return path
 
 
-def training_curves(history: Sequence[Mapping[str, float]], path: Path, title: str = "") -> Path:
-    """One mapping an epoch, as in metrics.csv."""
-    raise NotImplementedError
+def training_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> Path:
+    """Draw loss, macro F1 and learning rate by epoch, as far as they were logged.
+
+    Args:
+        history: Rows with `epoch` and metrics such as `train/loss`, `val/loss`, `val/f1_macro`, `lr`, in any order; as
+            numbers or as text of a CSV file, empty where nothing was logged.
+        path: PNG to write.
+        title: Above the picture.
+    """
+    panels = {"loss": ("loss",), "macro F1": ("f1_macro",), "learning rate": ("lr",)}
+    curves = {
+        panel: {key: _curve(history, key) for key in _logged(history) if any(e in key.split("/")[-1] for e in ends)}
+        for panel, ends in panels.items()
+    }
+    drawn = {panel: {key: xy for key, xy in named.items() if len(xy[0])} for panel, named in curves.items()}
+    drawn = {panel: named for panel, named in drawn.items() if named} or {"loss": {}}
+    with _figure(4.2 * len(drawn), 3.4, path) as figure:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+        for axes, (panel, named) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+            for (key, (epochs, values)), look in zip(named.items(), _looks(), strict=False):
+                axes.plot(epochs, values, label=key, linewidth=1.8, **look)
+            axes.set(xlabel="epoch", ylabel=panel)
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
+            axes.grid()
+            if named:
+                axes.legend(fontsize=9)
+    return path
+
+
+@contextmanager
+def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings(), replacing(path) as temporary:
+        # A class named in a script that the bundled font lacks is drawn as boxes; that is no reason to warn per glyph.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(temporary, format="png", dpi=150, facecolor="white")
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: Sequence[int]) -> None:
+    # Names of up to 30 points fit; beyond that only the front is named.
+    for i, (name, cost, value) in enumerate(points):
+        if i in best or len(points) <= 30:
+            colour = INK if i in best else "#666666"
+            axes.annotate(name, (cost, value), (6, 5), textcoords="offset points", fontsize=8.5, color=colour)
+
+
+def _logged(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in history for key in row if key != "epoch" and not key.endswith("_step")))
+
+
+def _curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    found: dict[float, float] = {}
+    for row in history:
+        try:
+            epoch, value = float(row.get("epoch", "")), float(row.get(key, ""))
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(epoch) and math.isfinite(value):
+            found[epoch] = value
+    return sorted(found), [found[epoch] for epoch in sorted(found)]
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    for line in ("-", "--", ":"):
+        for colour in (BLUE, ORANGE, GREEN, GREY):
+            yield {"color": colour, "linestyle": line}

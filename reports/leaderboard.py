@@ -1,34 +1,212 @@
-"""Rows of runs -> one ranking: on the terminal, as CSV, JSON, Markdown and a picture."""
+"""Rows of runs -> one ranking: on the terminal, as CSV, JSON, Markdown and a picture.
 
-from collections.abc import Sequence
+python -m reports.leaderboard runs/sweeps/A runs/sweeps/B --out comparison
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-Row = dict[str, Any]
-
-
-def gather(folder: Path) -> list[Row]:
-    """Read every metrics.json below a folder."""
-    raise NotImplementedError
-
-
-def rank(rows: Sequence[Row]) -> list[Row]:
-    """Best first."""
-    raise NotImplementedError
+from reports.figures import pareto
+from reports.files import write_csv, write_json, write_text
+from reports.ranking import differences, group_seeds, rank
+from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line
 
 
-def group_seeds(rows: Sequence[Row]) -> list[Row]:
-    """One row a config."""
-    raise NotImplementedError
+class Column(NamedTuple):
+    """A column of the table: its title, a row's text in it, and when it has to go on a narrow terminal (0: never)."""
+
+    title: str
+    text: Callable[[Row], str]
+    leaves: int = 0
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the ranking."""
-    raise NotImplementedError
+    """Print the ranking, with the mean and spread over seeds before it where there are several."""
+    console = console or Console()
+    grouped = group_seeds(rows)
+    if len(grouped) < len(rows):
+        console.print(_table(rank(grouped), "Mean ± standard deviation over seeds", console))
+    console.print(_table(rank(rows), "Leaderboard", console))
+    for note in notes(rows):
+        console.print(Text(note, style="yellow"))
 
 
 def write(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write leaderboard.csv, .json, .md and .png."""
-    raise NotImplementedError
+    """Write leaderboard.csv, .json (both: every run, full precision), .md and, if there is a point to draw, .png.
+
+    Returns:
+        Paths of what was written.
+    """
+    ranked = rank(rows)
+    scalars = [key for row in ranked for key, value in row.items() if not isinstance(value, dict)]
+    first = ["rank", "status", "error", "name", "model", "overrides", "seed", "origin", "score", "test/f1_macro"]
+    columns = [*first, *sorted(set(scalars) - set(first))]
+    written = [
+        write_csv(folder / "leaderboard.csv", ranked, columns),
+        write_json(folder / "leaderboard.json", ranked),
+        write_text(folder / "leaderboard.md", markdown(rows)),
+    ]
+    points = [
+        (_point_name(row, difference), number(row, "latency_ms"), f1_macro(row))
+        for row, difference in _with_differences(group_seeds([row for row in ranked if not failed(row)]))
+    ]
+    if any(math.isfinite(latency) and math.isfinite(f1) for _, latency, f1 in points):
+        written.append(pareto(points, folder / "leaderboard.png"))
+    return written
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The ranking as Markdown tables, with the mean and spread over seeds first where there are several."""
+    grouped = group_seeds(rows)
+    parts = ["# Leaderboard\n"]
+    if len(grouped) < len(rows):
+        parts += ["## Mean ± standard deviation over seeds\n", _markdown_table(rank(grouped)), "## Every run\n"]
+    parts += [_markdown_table(rank(rows)), *(f"{_escaped(note)}\n" for note in notes(rows))]
+    return "\n".join(parts)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the ranking has to know: failures, and scores that must not be compared."""
+    found = []
+    broken = sum(failed(row) for row in rows)
+    if broken:
+        found.append(f"{broken} of {len(rows)} runs failed.")
+    kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
+    if len(kinds) > 1:
+        found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
+    return found
+
+
+def columns(ranked: Sequence[Row]) -> list[Column]:
+    """Columns that have something to say about these rows; lower score is better, of F1 higher."""
+    told = {id(row): difference for row, difference in _with_differences(ranked)}
+
+    def setting(row: Row) -> str:
+        reason = f"failed: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
+        return "  ".join(part for part in (told[id(row)], reason) if part)
+
+    wanted = [
+        Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
+        Column("model", model),
+        Column("setting", setting),
+        Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
+        Column("score ↓", lambda row: _measured(row, ".4f", "score")),
+        Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
+        Column("weakest class", _weakest, leaves=5),
+        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
+        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms")),
+        Column("params M", lambda row: _millions(row, "params"), leaves=8),
+        Column("MACs M", lambda row: _millions(row, "macs"), leaves=6),
+        Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), leaves=3),
+        Column("trained in", lambda row: duration(number(row, "train_seconds")), leaves=4),
+    ]
+    return [column for column in wanted if any(column.text(row) for row in ranked)]
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, empty for NaN.
+
+    Example:
+        >>> duration(3.21), duration(200), duration(7384)
+        ('3.2 s', '3:20 min', '2:03 h')
+    """
+    if not math.isfinite(seconds):
+        return ""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
+    shown = columns(ranked)
+    while _least_width(shown, ranked) > console.width and any(column.leaves for column in shown):
+        shown.remove(max(shown, key=lambda column: column.leaves))
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in shown:
+        free = column.title in ("model", "setting", "weights")
+        table.add_column(column.title, justify="left" if free else "right", overflow="fold", no_wrap=not free)
+    for row in ranked:
+        style = "red" if failed(row) else "bold green" if row["rank"] == 1 else ""
+        table.add_row(*(Text(column.text(row)) for column in shown), style=style)
+    return table
+
+
+def _least_width(shown: Sequence[Column], ranked: Sequence[Row]) -> int:
+    widths = [max(len(text) for text in (column.title, *(column.text(row) for row in ranked))) for column in shown]
+    # Only the setting may be squeezed, to a width that still reads.
+    return sum(min(w, 24) if c.title == "setting" else w for c, w in zip(shown, widths, strict=True)) + 2 * len(shown)
+
+
+def _markdown_table(ranked: Sequence[Row]) -> str:
+    shown = columns(ranked)
+    lines = [[column.title for column in shown], ["---"] * len(shown)]
+    lines += [[_escaped(column.text(row)) for column in shown] for row in ranked]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _escaped(text: str) -> str:
+    for special in ("\\", "|", "`", "*", "_", "[", "]", "<", ">"):
+        text = text.replace(special, "\\" + special)
+    return text
+
+
+def _measured(row: Row, form: str, *keys: str) -> str:
+    key = next((key for key in keys if math.isfinite(number(row, key))), None)
+    if key is None:
+        return ""
+    spread = number(row, f"{key}_spread")
+    return f"{number(row, key):{form}}" + (f" ±{spread:{form}}" if math.isfinite(spread) else "")
+
+
+def _millions(row: Row, key: str) -> str:
+    value = number(row, key)
+    return f"{value / 1e6:.3g}" if 0 <= value < 1e8 else f"{value / 1e6:.0f}" if math.isfinite(value) else ""
+
+
+def _weakest(row: Row) -> str:
+    classes = f1_by_class(row)
+    if not classes:
+        return ""
+    name = min(classes, key=lambda name: classes[name])
+    return f"{one_line(name, longest=16)} {classes[name]:.2f}"
+
+
+def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    return list(zip(rows, differences(rows), strict=True))
+
+
+def _point_name(row: Row, difference: str) -> str:
+    return one_line(f"{model(row)} {difference}", longest=40)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rank any runs from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m reports.leaderboard", description="Rank finished runs.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs, sweeps, or folders above them")
+    parser.add_argument("--out", type=Path, help="folder to write into (default: the first DIR)")
+    given = parser.parse_args(arguments)
+    try:
+        rows = [row | {"folder": str(folder / row["folder"])} for folder in given.folders for row in gather(folder)]
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not rows:
+        print(f"no metrics.json below {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        return 2
+    print_table(rows)
+    for path in write(rows, given.out or given.folders[0]):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

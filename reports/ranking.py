@@ -1,0 +1,87 @@
+"""Order rows of runs, and fold the seeds of one setting into one row; pure functions."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+
+from reports.files import plain
+from reports.rows import Row, f1_macro, failed, number, overrides
+
+
+def rank(rows: Sequence[Row]) -> list[Row]:
+    """Sort by score, the best first; failed rows come last.
+
+    Equal scores are ordered by macro F1, then latency, but share their rank. Completed rows without a finite
+    score follow those that have one, by macro F1. The order does not depend on the order given.
+
+    Returns:
+        Copies with `rank`: 1, 2, 2, 4, ... or None where there is nothing to rank by.
+    """
+    ranked: list[Row] = []
+    for position, row in enumerate(sorted(rows, key=_order), start=1):
+        place: int | None = None
+        if not failed(row) and _merit(row) != (math.inf, math.inf):
+            tied = bool(ranked) and _merit(ranked[-1]) == _merit(row)
+            place = ranked[-1]["rank"] if tied else position
+        ranked.append({**row, "rank": place})
+    return ranked
+
+
+def group_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Fold completed rows that differ in nothing but the seed into one; failed rows stay as they are.
+
+    Returns:
+        Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
+        `seeds` (sorted), and of the other values those that are equal.
+    """
+    groups: dict[str, list[Row]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(f"failed {position}" if failed(row) else _setting(row), []).append(row)
+    return [_folded(group) if len(group) > 1 else dict(group[0]) for group in groups.values()]
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """What tells each row's command line from the others': its overrides but the common ones, model and seed."""
+    each = [[item for item in overrides(row) if not item.startswith(("model=", "seed="))] for row in rows]
+    common = set(each[0]).intersection(*each[1:]) if len(each) > 1 else set()
+    return [" ".join(item for item in items if item not in common) for items in each]
+
+
+def _order(row: Row) -> tuple[bool, tuple[float, float], float, float, str]:
+    latency = number(row, "latency_ms")
+    return (
+        failed(row),
+        _merit(row),
+        -_or(f1_macro(row), -math.inf),
+        _or(latency, math.inf),
+        json.dumps(plain({key: value for key, value in row.items() if key != "rank"}), sort_keys=True),
+    )
+
+
+def _merit(row: Row) -> tuple[float, float]:
+    score = number(row, "score")
+    return (score, 0.0) if math.isfinite(score) else (math.inf, -_or(f1_macro(row), -math.inf))
+
+
+def _or(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
+
+
+def _setting(row: Row) -> str:
+    chosen = sorted(item for item in overrides(row) if not item.startswith("seed="))
+    named = [row.get(key) for key in ("name", "model", "data", "size", "origin", "score_name", "precision")]
+    return json.dumps(plain([named, chosen]))
+
+
+def _folded(group: Sequence[Row]) -> Row:
+    folded: Row = {}
+    for key in dict.fromkeys(key for row in group for key in row if key not in ("seed", "seeds", "rank")):
+        numbers = [number(row, key) for row in group]
+        if all(math.isfinite(value) for value in numbers):
+            folded[key] = statistics.fmean(numbers)
+            folded[f"{key}_spread"] = statistics.stdev(numbers)
+        elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
+            folded[key] = group[0][key]
+    seeds = [row["seed"] for row in group if "seed" in row]
+    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group)}

@@ -1,0 +1,117 @@
+"""Results of runs as plain rows: the content of each run's metrics.json, whatever state the run left it in."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def gather(folder: Path) -> list[Row]:
+    """Read the metrics.json of every run below `folder`, in the order of their paths.
+
+    A file that cannot be read, and the folder of a job that never wrote one, become failed rows that say why, so that
+    no job of a sweep is silently missing.
+
+    Args:
+        folder: A run's folder, a sweep's, or any above them.
+
+    Returns:
+        One row a run; `folder` in it is the run's path relative to the one searched.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: give one that holds runs")
+    return [{**_read(run), "folder": str(run.relative_to(folder))} for run in sorted(_runs(folder))]
+
+
+def number(row: Row, *keys: str) -> float:
+    """First of the keys that holds a finite number; NaN if none does."""
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except OverflowError:
+                continue
+            if math.isfinite(value):
+                return value
+    return math.nan
+
+
+def f1_macro(row: Row) -> float:
+    """Macro F1 of the split that the run was judged on (test if it was), or NaN."""
+    return number(row, "test/f1_macro", "val/f1_macro")
+
+
+def f1_by_class(row: Row) -> dict[str, float]:
+    """F1 of each class on the split that the run was judged on."""
+    stage = "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
+    prefix = f"{stage}/f1/"
+    means = (key for key in row if key.startswith(prefix) and key.removesuffix("_spread") not in row.keys() - {key})
+    found = {key.removeprefix(prefix): number(row, key) for key in means}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def failed(row: Row) -> bool:
+    """Whether a row has no result to rank: anything but a status "completed"."""
+    return row.get("status") != "completed"
+
+
+def one_line(value: Any, longest: int = 200) -> str:
+    """Text of a value on one line: line ends become spaces, control characters go, what is too long is cut."""
+    text = " ".join(str(value).split())
+    text = "".join(character for character in text if character.isprintable())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def overrides(row: Row) -> list[str]:
+    """Command line of the run, one `key=value` an item."""
+    given = row.get("overrides")
+    return [one_line(item) for item in given] if isinstance(given, list) else []
+
+
+def model(row: Row) -> str:
+    """Name of the row's model, as far as it is known."""
+    chosen = (item.removeprefix("model=") for item in overrides(row) if item.startswith("model="))
+    return one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        if "metrics.json" in files or ".hydra" in folders:
+            yield Path(parent)
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "wandb"]
+
+
+def _read(run: Path) -> Row:
+    file = run / "metrics.json"
+    if not file.is_file():
+        return _failure("no metrics.json: it was killed, or still runs", overrides=_hydra_overrides(run))
+    try:
+        row = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return _failure(f"metrics.json cannot be read: {one_line(error)}", overrides=_hydra_overrides(run))
+    if not isinstance(row, dict):
+        return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
+    if row.get("status") not in ("completed", "failed"):
+        return row | _failure(f"metrics.json has the status {row.get('status')!r}")
+    return row
+
+
+def _failure(error: str, **known: Any) -> Row:
+    return {"status": "failed", "error": error, **known}
+
+
+def _hydra_overrides(run: Path) -> list[str]:
+    # Hydra writes a flat YAML list, one plain or quoted string a line.
+    try:
+        lines = (run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
