@@ -1,31 +1,68 @@
 """A timm network with its normalisation inside, from a name."""
 
+import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import timm
+import torch
 from torch import Tensor, nn
+
+from lightning_modules import ModelError
+from lightning_modules import weights as weight_files
+
+log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """Normalise photos and classify them with a timm network. (Signatures first; the body follows.)
+    """Normalise photos and classify them with a timm network.
 
-    Attributes: net (timm model), mean, std (1, 3, 1, 1) float buffers, name, num_classes, origin, kwargs, head_names.
+    Attributes: net, the timm model; mean, std: (1, 3, 1, 1) float32 buffers; name, kwargs: what timm was asked for;
+    num_classes; origin of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch"; head_names: the
+    modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT.
     """
 
-    name: str
-    origin: str
-    num_classes: int
-    head_names: tuple[str, ...]
     mean: Tensor
     std: Tensor
 
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        num_classes: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        origin: str = "scratch",
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self.num_classes = num_classes
+        self.origin = origin
+        self.kwargs = dict(kwargs or {})
+        self.head_names = head_names(net)
+        self.register_buffer("mean", _channels("mean", mean))
+        self.register_buffer("std", _channels("std", std))
+        if hasattr(net, "set_distilled_training"):
+            net.set_distilled_training(True)  # type: ignore[operator]  # both heads learn; evaluation averages them
+
     def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the classifier layer(s)."""
-        raise NotImplementedError
+        """Parameters of the classifying layer(s); the rest of the network is its body."""
+        return [p for name in self.head_names for p in self.net.get_submodule(name).parameters()]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """images: (B, 3, H, W) float in [0, 1] -> logits (B, C); a distilled DeiT in training: a pair of those."""
-        raise NotImplementedError
+        """Classify photos.
+
+        images: (B, 3, H, W) float in [0, 1]. Returns logits (B, C), unnormalised; a distilled DeiT in training
+        returns a pair of them (class head, distillation head).
+        """
+        return self.net((images - self.mean) / self.std)
 
 
 def create_backbone(
@@ -39,5 +76,78 @@ def create_backbone(
     std: Sequence[float] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """Build a backbone; num_classes comes from the data: `instantiate(cfg.model, num_classes=len(classes))`."""
-    raise NotImplementedError
+    """Build a timm network with the best weights to be had.
+
+    name: any timm model; num_classes: classes of the data; pretrained: "auto" (installed package, local cache, hub if
+    it answers, else from scratch with a line that says so), True (the same, but ModelError instead of scratch), False
+    (never touches the network); weights: a local .pth, .pt, .safetensors or litesort .ckpt file instead; drop_rate,
+    drop_path_rate in [0, 1): dropout and stochastic depth; mean, std: three numbers each, for photos in [0, 1],
+    instead of those that belong to the weights; kwargs: further arguments of the timm model. ModelError names the
+    setting that does not fit.
+    """
+    if pretrained not in (True, False, "auto"):
+        raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
+    if weights is not None and pretrained is True:
+        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: leave one out")
+    if num_classes < 2:
+        raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
+    arguments = {key: rate for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)) if rate}
+    arguments |= dict(kwargs or {})
+    net = build_timm(name, num_classes, arguments)
+    loaded = weight_files.Loaded("scratch", None, None)
+    if weights is not None:
+        loaded = weight_files.load_file(net, head_names(net), weights)
+    elif pretrained is not False:
+        net, loaded = weight_files.load_pretrained(net, name, num_classes, arguments, required=pretrained is True)
+    return Backbone(
+        net,
+        name=name,
+        num_classes=num_classes,
+        mean=mean or loaded.mean or IMAGENET_MEAN,
+        std=std or loaded.std or IMAGENET_STD,
+        origin=loaded.origin,
+        kwargs=arguments,
+    )
+
+
+def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build an untrained timm model without touching the network; ModelError for a name or argument timm refuses."""
+    if ":" in name or "/" in name:
+        raise ModelError(
+            f"model.name={name} is a place, not a timm name: give the name, and a file by model.weights=FILE"
+        )
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
+        raise ModelError(f"model.name={name} is not a timm model: {hint}")
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
+    except Exception as error:  # timm passes arguments through many layers: they fail as anything
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"
+        raise ModelError(f"model.name={name} cannot be built with {given}: {first_line(error)}") from error
+
+
+def head_names(net: nn.Module) -> tuple[str, ...]:
+    """Names of the classifying modules inside a timm model."""
+    head = net.get_classifier()  # type: ignore[operator]
+    heads = head if isinstance(head, tuple | list) else (head,)
+    names = tuple(name for name, module in net.named_modules() if any(module is h for h in heads))
+    if not names or any(isinstance(h, nn.Identity) for h in heads):
+        raise ModelError(
+            f"{type(net).__name__} has no classifier layer that litesort can find: choose another model.name"
+        )
+    return names
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _channels(what: str, values: Sequence[float]) -> Tensor:
+    numbers = [float(v) for v in values]
+    if len(numbers) != 3 or (what == "std" and min(numbers) <= 0):
+        raise ModelError(
+            f"model.{what}={numbers} must be three numbers, one a channel{', above 0' if what == 'std' else ''}"
+        )
+    return torch.tensor(numbers).view(1, 3, 1, 1)

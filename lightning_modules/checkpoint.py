@@ -1,12 +1,16 @@
-"""Self-describing checkpoints. (Signatures first; the body follows.)"""
+"""Self-describing checkpoints: the record says all that rebuilding, judging and shipping need."""
 
+import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.backbones import Backbone
+from lightning_modules import ModelError
+from lightning_modules.backbones import Backbone, build_timm, first_line
+from lightning_modules.weights import read_torch
 
-RECORD = "litesort"
+RECORD = "litesort"  # the record's key in a checkpoint
 FORMAT = 1
 
 
@@ -21,17 +25,116 @@ def make_record(
 ) -> dict[str, Any]:
     """Describe a network in plain data.
 
-    {"format", "model": {name, num_classes, kwargs}, "origin", "classes", "class_counts", "preprocessing": {size, resize,
-    mean, std}, "config", "pruning": [], "versions", **extra}
+    classes: names, in the order of the logits; class_counts: training photos a class; preprocessing: {"size",
+    "resize"} of the data, to which mean and std are added; config: the resolved, plain config of the run; extra:
+    further plain data.
+
+    Returns {"format", "model": {"name", "num_classes", "kwargs"}, "origin", "classes", "class_counts",
+    "preprocessing", "config", "pruning": [], "versions", **extra}. ModelError if a value is not plain data (it could
+    not be loaded safely).
     """
-    raise NotImplementedError
+    norm = {key: [round(v, 6) for v in getattr(net, key).flatten().tolist()] for key in ("mean", "std")}
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "model": {"name": net.name, "num_classes": net.num_classes, "kwargs": dict(net.kwargs)},
+        "origin": net.origin,
+        "classes": list(classes),
+        "class_counts": None if class_counts is None else [int(n) for n in class_counts],
+        "preprocessing": {**(preprocessing or {}), **norm},
+        "config": dict(config or {}),
+        "pruning": [],
+        "versions": versions(),
+        **extra,
+    }
+    check_plain(record, RECORD)
+    return record
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a litesort checkpoint: {"state_dict", "litesort": record, ...}; ModelError if it is not one."""
-    raise NotImplementedError
+    """Read a checkpoint that litesort wrote, on the CPU, executing no code from it.
+
+    Returns the checkpoint as Lightning wrote it ("state_dict", "epoch", ...) with its record, patched to today's
+    format, under "litesort". ModelError for a file that is missing, broken, unsafe, not litesort's, or of a newer
+    format.
+    """
+    checkpoint = read_torch(path, "ckpt")
+    record = checkpoint.get(RECORD)
+    if not isinstance(record, Mapping) or "state_dict" not in checkpoint or "format" not in record:
+        kind = "a Lightning checkpoint" if "pytorch-lightning_version" in checkpoint else "a file of tensors"
+        raise ModelError(
+            f"ckpt={path} is {kind}, not litesort's: give a run's best.ckpt (plain weights: model.weights=FILE)"
+        )
+    if record["format"] > FORMAT:
+        raise ModelError(
+            f"ckpt={path} has format {record['format']} and this litesort reads up to {FORMAT}: pip install -U litesort"
+        )
+    checkpoint[RECORD] = patch_forward(dict(record))
+    return checkpoint
+
+
+def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
+    """Bring the record of an older format to today's: the one place that knows old formats, of which there are none."""
+    return record
 
 
 def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
-    """Rebuild the network of a read checkpoint, in eval mode; strict, and never downloads."""
-    raise NotImplementedError
+    """Rebuild the network of a checkpoint that `read_checkpoint` returned, in eval mode.
+
+    Every tensor must fit; nothing is downloaded. ModelError if this timm builds another network under the name.
+    """
+    record = checkpoint[RECORD]
+    if record["pruning"]:
+        raise ModelError("ckpt: this network was pruned by a newer litesort: pip install -U litesort")
+    model = record["model"]
+    net = Backbone(
+        build_timm(model["name"], model["num_classes"], model["kwargs"]),
+        name=model["name"],
+        num_classes=model["num_classes"],
+        mean=record["preprocessing"]["mean"],
+        std=record["preprocessing"]["std"],
+        origin=record["origin"],
+        kwargs=model["kwargs"],
+    )
+    prefix = "net."
+    state = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        made_by = record["versions"].get("timm", "unknown")
+        raise ModelError(
+            f"ckpt: its tensors do not fit {model['name']} (written with timm {made_by}): {_detail(error)}"
+        ) from error
+    return net.eval()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    packages = ("litesort", "torch", "timm", "pytorch-lightning", "torchmetrics", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = str(metadata.version(package))
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Raise ModelError, naming the place, unless value is None, bool, int, float, str, or lists and dicts of those."""
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise ModelError(f"{where} has the key {key!r} of type {type(key).__name__}: use text")
+            check_plain(item, f"{where}.{key}")
+    elif type(value) in (list, tuple):
+        for i, item in enumerate(value):
+            check_plain(item, f"{where}[{i}]")
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise ModelError(
+            f"{where} is a {type(value).__name__}: checkpoints take plain data (OmegaConf.to_container, float(), str())"
+        )
+
+
+def _detail(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else first_line(error))[:200]

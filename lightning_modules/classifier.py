@@ -1,13 +1,180 @@
-"""The one training loop. (Signatures first; the body follows.)
+"""The one training loop: a network, an objective, an optimiser, metrics."""
 
-Constructor: `WasteClassifier(net, objective, optimizer, classes, *, state_record=None, channels_last=True, compile=False)`
-- objective: `instantiate(cfg.objective, class_counts=dm.class_counts)`
-- optimizer: `instantiate(cfg.optimizer)` (a partial of lightning_modules.optim.configure)
-- state_record: `checkpoint.make_record(net, classes, class_counts=..., preprocessing=dm.preprocessing, config=plain)`
-- `.metrics["val"|"test"].confusion`: (C, C) int64 CPU tensor, rows = truth, of the last finished epoch
-- `.lr`: the LR finder's attribute
-- validation_step/test_step return {"logits": (B, C), "targets": (B,), "indices": (B,)} for callbacks' on_*_batch_end
-- predict_step returns {"probabilities": (B, C) float32, "indices": (B,)}
-- logged: train/loss (epoch mean) + terms, train/loss_step (each log_every_n_steps, bar), val|test/: loss, terms, f1_macro,
-  f1/<class> (left out when the class has no photo), accuracy_micro, auroc_macro (left out when undefined), ece
-"""
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_modules import ModelError
+from lightning_modules.backbones import Backbone
+from lightning_modules.checkpoint import RECORD, check_plain, make_record
+from lightning_modules.metrics import StageMetrics
+from lightning_modules.objectives import Objective
+
+
+class WasteClassifier(pl.LightningModule):
+    """Train and judge a classifier.
+
+    net: the backbone; objective: what it is trained towards; optimizer: a partial of `optim.configure` that lacks
+    only the network and the lengths; classes: names, in the order of the logits; state_record: what `make_record`
+    returned, kept in every checkpoint; channels_last: the faster memory layout; compile: torch.compile the network.
+
+    A batch is (images (B, 3, H, W) float in [0, 1], targets (B,) int64 or (B, C) float, indices (B,), ...). Nothing
+    waits for the device in a step, but for the loss curve once in `log_every_n_steps`.
+
+    Attributes: lr, for Lightning's LR finder; metrics["val"] and metrics["test"], see StageMetrics.
+    Logged: train/, val/ and test/loss and the objective's other terms; for val and test, StageMetrics' values.
+    """
+
+    def __init__(
+        self,
+        net: Backbone,
+        objective: Objective,
+        optimizer: Callable[..., tuple[torch.optim.Optimizer, Any]],
+        classes: Sequence[str],
+        *,
+        state_record: dict[str, Any] | None = None,
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(classes) != net.num_classes:
+            raise ModelError(
+                f"the network has {net.num_classes} classes and the data {len(classes)}: build it for the data"
+            )
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        self.objective = objective
+        self.classes = list(classes)
+        self.state_record = make_record(net, classes) if state_record is None else state_record
+        check_plain(self.state_record, RECORD)
+        self.channels_last = channels_last
+        self.metrics = nn.ModuleDict({stage: StageMetrics(self.classes) for stage in ("val", "test")})
+        self.lr: float = getattr(optimizer, "keywords", {}).get("lr", 1e-3)
+        self._optimizer = optimizer
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._seen: dict[str, int] = {}
+        self._first_bad = torch.tensor(math.inf)
+        self._log_every = 0
+        if compile:
+            self.net.compile()  # in place: names in the checkpoint stay as they are
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """images: (B, 3, H, W) float in [0, 1] -> logits (B, C), or a pair from a distilled DeiT in training."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.net(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, targets, *_ = batch
+        terms = self.objective(self(images), targets, images)
+        self._add("train", terms, len(targets))
+        loss = terms["loss"]
+        bad = ~loss.detach().isfinite()
+        self._first_bad = torch.where(bad, self._first_bad.clamp(max=self.global_step), self._first_bad)
+        every = self._log_every
+        if every and (self.global_step + 1) % every == 0:
+            self._show(float(loss.detach()))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return self._judge("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return self._judge("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        images, _, indices, *_ = batch
+        return {"probabilities": self(images).float().softmax(dim=1), "indices": indices}
+
+    def on_train_epoch_start(self) -> None:
+        self._log_every = getattr(self.trainer, "log_every_n_steps", 0)
+        self._begin("train")
+        self._first_bad = torch.full((), math.inf, device=self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin("test")
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self._means("train"), prog_bar=True)
+        # Lightning's LR finder raises the rate until the loss breaks: that is its job
+        finding_lr = any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if math.isfinite(step := float(self._first_bad)) and not finding_lr:
+            raise ModelError(
+                f"the loss was not a finite number at step {int(step)}: lower optimizer.lr={self.lr:g}, set "
+                "trainer.gradient_clip_val=1 or use trainer.precision=32-true"
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        trainer = self.trainer
+        total = trainer.estimated_stepping_batches
+        if not 0 < total < math.inf:
+            raise ModelError("the training has no length: set trainer.max_epochs to a positive number")
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        # fused optimisers unscale gradients inside their step, after which Lightning could not clip them
+        clips_scaled = trainer.precision == "16-mixed" and bool(trainer.gradient_clip_val)
+        optimizer, schedule = self._optimizer(
+            self.net,
+            lr=self.lr,
+            total_steps=int(total),
+            steps_per_epoch=per_epoch,
+            fused=not clips_scaled,
+            extra_parameters=list(self.objective.parameters()),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = self.state_record
+
+    def _judge(self, stage: str, batch: Any) -> dict[str, Tensor]:
+        images, targets, indices, *_ = batch
+        logits = self(images)
+        self._add(stage, self.objective(logits, targets, images), len(targets))
+        self.metrics[stage].update(logits, targets)  # type: ignore[operator]
+        return {"logits": logits, "targets": targets, "indices": indices}
+
+    def _begin(self, stage: str) -> None:
+        self._sums[stage], self._seen[stage] = {}, 0
+        if stage in self.metrics:
+            self.metrics[stage].reset()  # type: ignore[operator]
+
+    def _add(self, stage: str, terms: dict[str, Tensor], count: int) -> None:
+        """Sum the loss terms on the device."""
+        sums = self._sums[stage]
+        for name, value in terms.items():
+            part = value.detach() * count
+            sums[name] = sums[name] + part if name in sums else part
+        self._seen[stage] += count
+
+    def _means(self, stage: str) -> dict[str, Tensor]:
+        """Means of the loss terms over the epoch's photos, over all ranks."""
+        sums = self._sums[stage]
+        totals = torch.stack([torch.tensor(float(self._seen[stage]), device=self.device), *sums.values()])
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        return {f"{stage}/{name}": value / totals[0] for name, value in zip(sums, totals[1:], strict=True)}
+
+    def _finish(self, stage: str) -> None:
+        if not self._sums[stage]:
+            return
+        self.log_dict(self._means(stage))
+        values = self.metrics[stage].compute()  # type: ignore[operator]
+        self.log(f"{stage}/f1_macro", values.pop("f1_macro"), prog_bar=True)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _show(self, loss: float) -> None:
+        """Put this step's loss on curve and bar; `self.log` would cost every step, and wait for the device in each."""
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": loss}, step=self.global_step)
+        self.trainer.progress_bar_metrics["loss"] = loss
