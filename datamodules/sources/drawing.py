@@ -14,7 +14,7 @@ Random = np.random.Generator
 
 SMALLEST, LARGEST = 60, 800  # px, of either side
 NARROWEST, WIDEST = 0.45, 2.3  # width / height
-RENDER_SIDES = (96, 208)  # px, long side that is painted; the photo is scaled from it
+RENDER_SIDES = (96, 192)  # px, long side that is painted; the photo is scaled from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _clutter(rng: Random, ground: Array, most: int) -> Array:
             draw.line((x, y, x + 3 * (a - b), y + a), fill=fill, width=int(rng.integers(1, 7)))
         else:
             draw.rectangle((x - a, y - b, x + a, y + b), outline=fill, width=int(rng.integers(1, 6)))
-    return np.asarray(layer.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2.5))), np.float32) / 255.0
+    return np.asarray(layer.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 2.5))), np.float32) / 255.0
 
 
 def place(rng: Random, width: int, height: int, ratio: float) -> Stage:
@@ -144,19 +144,19 @@ def place(rng: Random, width: int, height: int, ratio: float) -> Stage:
 
 def _blur(mask: Array, radius: float) -> Array:
     picture = Image.fromarray((np.clip(mask, 0, 1) * 255).astype(np.uint8))
-    return np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255.0
+    return np.asarray(picture.filter(ImageFilter.BoxBlur(radius)), np.float32) / 255.0
 
 
 def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     """Object and its shadow on the ground, lit; (H, W, 3)."""
     side = max(ground.shape[:2])
     shift = np.rint(rng.uniform(-0.06, 0.06, 2) * side).astype(int)
-    shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.05)), tuple(shift), (0, 1))
+    shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
     scene = ground * (1.0 - rng.uniform(0.2, 0.65) * shadow[..., None])
     scene = stain(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
     if rng.random() < 0.3:  # something lies across it
         shape = ground.shape[:2]
-        x, y = np.meshgrid(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[0]))
+        x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
         turn, offset, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(0.02, 0.12)
         strip = np.abs(x * np.cos(turn) + y * np.sin(turn) - offset + 0.05 * noise(rng, shape, 4))
         scene = stain(
@@ -164,13 +164,15 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
         )
     falloff = 1.0 + 0.18 * noise(rng, ground.shape[:2], 1.5)
     cast_light = rng.uniform(0.82, 1.18, 3).astype(np.float32) * rng.uniform(0.6, 1.2)
-    return np.clip(scene * falloff[..., None] * cast_light, 0.0, 1.0) ** rng.uniform(0.75, 1.35)
+    return np.clip(scene * falloff[..., None] * cast_light, 0.0, 1.0)
 
 
 def photograph(rng: Random, scene: Array, width: int, height: int) -> bytes:
-    """Lens blur, sensor noise and JPEG: the scene (H, W, 3) as a file of width x height px."""
-    picture = Image.fromarray((scene * 255).astype(np.uint8))
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.1)))
+    """Contrast, lens blur, sensor noise and JPEG: the scene (H, W, 3) as a file of width x height px."""
+    gamma = rng.uniform(0.75, 1.35)
+    curve = [round(255 * (level / 255) ** gamma) for level in range(256)]
+    picture = Image.fromarray((scene * 255).astype(np.uint8)).point(curve * 3)
+    picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 1.2)))
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, np.int16)
     grain = rng.normal(0.0, 256 * rng.uniform(0.3, 9.0), 1 << 14).astype(

@@ -20,8 +20,8 @@ SPLIT_NAMES: dict[str, Split] = {
 class FolderSource(Source):
     """One sub-folder a class, photos of any size and at any depth below it.
 
-    Order is natural (img2 before img10) and the same on every machine. Hidden files and those with no picture suffix are
-    passed over; whether a file with one really is a picture is found out when it is read. If all sub-folders of the
+    Order is natural (img2 before img10) and the same on every machine. Hidden files and those without a picture suffix
+    are passed over; whether a file with one really is a picture is found out when it is read. If all sub-folders of the
     root are called train, val (valid, validation) or test, they are taken as the split.
 
     Args:

@@ -6,6 +6,7 @@ from datamodules.sources.drawing import Array, Stage, noise, smoothstep, stain, 
 
 
 def plain(stage: Stage, colour: Array) -> Array:
+    """One colour (3,) everywhere: (H, W, 3)."""
     return np.broadcast_to(colour, (*stage.u.shape, 3)).astype(np.float32)
 
 
@@ -16,6 +17,7 @@ def round_light(stage: Stage, across: Array) -> Array:
 
 
 def streak(position: Array, centre: float, width: float) -> Array:
+    """A line of light: 1 where `position` is `centre`, fading over `width`."""
     return np.exp(-(((position - centre) / width) ** 2))
 
 
