@@ -1,26 +1,99 @@
-"""Batches from the pixel cache, or decoded on the fly (signatures; the bodies follow)."""
+"""Batches: one index into the pixel cache each, or, where there is no cache, decoded by worker processes."""
 
+import itertools
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
+from datamodules import DataError, images
 from datamodules.batch import Batch
-from datamodules.cache import PhotoSource
+from datamodules.cache_build import PhotoSource, cores
 from datamodules.samplers import Sampler
 
-Draw = Callable[[np.ndarray], Any]  # (B,) uint64 keys -> what the augmentation will do
+log = logging.getLogger(__name__)
+
+Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> what the augmentation will do to each image
 
 
 def auto_workers(num_workers: int | str) -> int:
-    """Worker processes for decoding on the fly: "auto" is one a core, at most 8."""
-    raise NotImplementedError
+    """Return the number of worker processes that decode where there is no cache.
+
+    "auto" is one a core that this process may use, at most 8. With a cache none is ever used: a thread that copies rows
+    of the map keeps up with any GPU, and handing batches over between processes would cost more than making them.
+    """
+    if num_workers == "auto":
+        return min(8, cores())
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise DataError(f"data.num_workers={num_workers} is not a count: use auto, 0 or more")
+    return num_workers
 
 
-class PixelLoader:
-    """Batches by one index into `array` (N, S, S, 3) uint8.
+class _Plan:
+    """What both loaders share: which photos make up which batch, and the draws that go with them."""
 
-    labels: (N,) of all samples; rows: (n,) rows of the split; sampler: made of labels[rows] (its places index `rows`).
+    def __init__(
+        self,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        sampler: Sampler,
+        batch_size: int,
+        drop_last: bool,
+        draw: Draw | None,
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"data.batch_size={batch_size} is not a size: use 1 or more")
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.sampler, self.batch_size, self.drop_last, self.draw = sampler, batch_size, drop_last, draw
+
+    def __len__(self) -> int:
+        """Number of batches an epoch, the same on every rank."""
+        steps = self.sampler.longest / self.batch_size
+        return max(1, int(steps)) if self.drop_last else int(np.ceil(steps))
+
+    def _batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the epoch's batches: rows of the samples (B,) int64 and keys (B,) uint64."""
+        rows, keys = self.rows[self.sampler.order()], self.sampler.keys()
+        cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, len(rows))
+        if len(cuts) > 2 and cuts[-1] == cuts[-2] and self.batch_size > 1:
+            cuts[-2] -= 1  # this rank's share is the shorter one: it gives the last step one photo of the step before
+        spans = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+        if len(rows) and spans and spans[-1].start == spans[-1].stop:
+            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one photo: the last is seen twice
+        return [(rows[span], keys[span]) for span in spans]
+
+    def _batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
+        targets, indices = torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
+        draws = self.draw(keys) if self.draw else None
+        if pin:
+            targets, indices = targets.pin_memory(), indices.pin_memory()
+            if draws is not None and hasattr(draws, "pin_memory"):
+                draws = draws.pin_memory()
+        return Batch(pixels, targets, indices, draws)
+
+
+class PixelLoader(_Plan):
+    """Batches from the pixel cache: one copy of rows each, made by a thread while the batch before is learned from.
+
+    Yields `Batch` with images (B, S, S, 3) uint8. Order and content do not depend on `prefetch`; an error of the thread
+    is raised where the batch would have come. Each iteration is independent and may be left at any point.
+
+    Args:
+        array: (N, S, S, 3) uint8, all samples.
+        labels: (N,) class indices, all samples.
+        rows: (n,) the samples of this split.
+        sampler: made of `labels[rows]`; its places count in `rows`.
+        batch_size: photos a batch of this rank; all ranks take as many steps.
+        drop_last: leave out the last batch where it is not full, unless it is the only one.
+        draw: `Augment.draw` in training, else None.
+        prefetch: batches made ahead; 0 makes each when it is asked for.
+        pin: page-locked memory; None is wherever there is CUDA.
     """
 
     def __init__(
@@ -36,19 +109,47 @@ class PixelLoader:
         prefetch: int = 2,
         pin: bool | None = None,
     ) -> None:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+        super().__init__(labels, rows, sampler, batch_size, drop_last, draw)
+        self.array, self.prefetch = array, prefetch
+        self.pin = torch.cuda.is_available() if pin is None else pin
 
     def __iter__(self) -> Iterator[Batch]:
-        raise NotImplementedError
+        batches = self._batches()
+        if not self.prefetch:
+            for rows, keys in batches:
+                yield self._make(rows, keys)
+            return
+        pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        ahead = deque(pool.submit(self._make, *batch) for batch in batches[: self.prefetch])
+        try:
+            for batch in batches[self.prefetch :]:
+                ready = ahead.popleft().result()
+                ahead.append(pool.submit(self._make, *batch))
+                yield ready
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _make(self, rows: np.ndarray, keys: np.ndarray) -> Batch:
+        pixels = torch.empty((len(rows), *self.array.shape[1:]), dtype=torch.uint8, pin_memory=self.pin)
+        np.take(self.array, rows, axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy it all once more
+        return self._batch(pixels, rows, keys, self.pin)
 
 
-class DecodingLoader:
-    """The same batches with no cache: photos are decoded by worker processes; broken ones are left out and recorded.
+class DecodingLoader(_Plan):
+    """The same batches without a cache: worker processes decode; broken photos are left out.
 
-    on_broken(row, reason) is called once a broken photo (raise in it to make them fatal); `.broken` is row -> reason.
+    Draws belong to positions in the order, so those of a photo do not change when another is left out. A batch of which
+    no photo can be read is skipped.
+
+    Args:
+        source, size, policy: what `cache.open_pixels` would be given; arguments not named here are those of `PixelLoader`.
+        num_workers: see `auto_workers`.
+        on_broken: called once a broken photo with (row, reason); what it raises ends the epoch. None logs one line.
+
+    Attributes:
+        broken: row -> reason of the broken photos met so far.
     """
 
     def __init__(
@@ -67,10 +168,72 @@ class DecodingLoader:
         pin: bool | None = None,
         on_broken: Callable[[int, str], None] | None = None,
     ) -> None:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+        super().__init__(labels, rows, sampler, batch_size, drop_last, draw)
+        self.broken: dict[int, str] = {}
+        self.source, self.on_broken = source, on_broken
+        self.pin = torch.cuda.is_available() if pin is None else pin
+        workers = auto_workers(num_workers)
+        self._loader = DataLoader(
+            _Photos(source, size, policy),
+            batch_sampler=_Rows(self),
+            collate_fn=_same,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # its own: the global state must not depend on whether there is a cache
+        )
 
     def __iter__(self) -> Iterator[Batch]:
-        raise NotImplementedError
+        batches = self._batches()
+        for (rows, keys), (pixels, good, reasons) in zip(batches, self._loader, strict=True):
+            for row, reason in reasons.items():
+                self._record(row, reason)
+            if len(good):
+                keep = good.numpy()
+                yield self._batch(pixels, rows[keep], keys[keep], self.pin)
+
+    def _record(self, row: int, reason: str) -> None:
+        if row in self.broken:
+            return
+        if not self.broken and self.on_broken is None:
+            path = self.source.samples[row].path
+            log.warning("data: %s %s: it is left out, as is any other that cannot be read", path, reason)
+        self.broken[row] = reason
+        if self.on_broken is not None:
+            self.on_broken(row, reason)
+
+
+class _Rows:
+    """The batch sampler of the DataLoader: the rows of each batch of the present epoch."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (rows.tolist() for rows, _ in self.plan._batches())
+
+
+class _Photos(Dataset):
+    """Decodes the photos of a whole batch in a worker process."""
+
+    def __init__(self, source: PhotoSource, size: int, policy: str) -> None:
+        self.source, self.size, self.policy = source, size, policy
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
+        """Return pixels (G, S, S, 3) uint8 and places in `rows` (G,) of those that can be read, reasons of the others."""
+        pixels, good, reasons = [], [], {}
+        for place, row in enumerate(rows):
+            try:
+                pixels.append(images.resize(self.source.read(row, self.size), self.size, self.policy))
+                good.append(place)
+            except images.BrokenImage as error:
+                reasons[row] = error.reason
+        stack = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
+        return torch.from_numpy(stack), torch.tensor(good, dtype=torch.int64), reasons
+
+
+def _same(batch: Any) -> Any:
+    return batch
