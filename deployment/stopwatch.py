@@ -40,14 +40,15 @@ class Settings:
         min_rounds: Rounds that are run however long they take.
         max_rounds: Rounds that are enough.
         warmup: Rounds whose time is thrown away.
-        threads: Threads of torch on the CPU; None leaves them as they are. Other runtimes bring their own setting.
+        threads: Threads of torch on the CPU; None leaves them as they are. With more than one, whatever else runs on a
+            core stalls every operation at its end, many times over. Other runtimes bring their own setting.
     """
 
     seconds: float = 3.0
     min_rounds: int = 7
     max_rounds: int = 200
     warmup: int = 2
-    threads: int | None = None
+    threads: int | None = 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.seconds) and self.seconds >= 0):

@@ -52,7 +52,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Path, tit
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(3.2, min(0.62 * count, 16))
-    with _figure(side + 2.0, side + 1.5, path) as figure:
+    with _figure(side + 2.6, side + 1.1, path) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         names = [f"{name} ({total})" for name, total in zip(classes, matrix.sum(axis=1), strict=True)]
@@ -64,10 +64,12 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Path, tit
         axes.set(xlabel="prediction", ylabel="label (photos)")
         axes.set_title(title)
         for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 30 else ():
-            text = f"{matrix[row, column]}\n{share[row, column]:.0%}" if count <= 12 else f"{matrix[row, column]}"
+            text = f"{matrix[row, column]}"
+            if count <= 12:
+                text += f"\n{share[row, column]:.0%}" if share[row, column] >= 0.005 else "\n<1%"
             shade = "white" if share[row, column] > 0.55 else INK
             axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=8 if count <= 12 else 6)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, label="share of the label's photos")
+        bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)), label="share of the label's photos")
         bar.ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         bar.outline.set_visible(False)
     return path
@@ -120,18 +122,19 @@ def f1_bars(
     values = [f1[name] for name in names]
     with _figure(6.4, max(1.9, 0.36 * len(names) + 1.2), path) as figure:
         axes = figure.add_subplot()
-        bars = axes.barh(range(len(names)), values, color=BLUE, height=0.72)
-        axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=4, fontsize=9)
+        axes.barh(range(len(names)), values, color=BLUE, height=0.72)
+        for row, value in enumerate(values):
+            axes.text(1.02, row, f"{value:.3f}", va="center", fontsize=9)
         axes.set_yticks(range(len(names)), [f"{n} ({support[n]})" if support else n for n in names])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        axes.set(xlabel="F1", xlim=(0, 1.1), xticks=np.linspace(0, 1, 6))
+        axes.set(xlabel="F1", xlim=(0, 1), xticks=np.linspace(0, 1, 6))
         axes.set_title(title)
         if values:
             mean = float(np.mean(values))
             axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.4, label=f"macro {mean:.3f}")
-            figure.legend(loc="outside upper right", fontsize=9)
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, borderaxespad=0.3)
     return path
 
 
@@ -151,7 +154,10 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
         axes.plot(
             [costs[i] for i in best], [values[i] for i in best], color=BLUE, drawstyle="steps-post", linewidth=1.5
         )
-        for chosen, marker, colour, label in ((True, "o", BLUE, "on the front"), (False, "X", GREY, "beaten on both")):
+        for chosen, marker, colour, label in (
+            (True, "o", BLUE, "on the front"),
+            (False, "X", GREY, "beaten by another"),
+        ):
             at = [i for i in range(len(points)) if (i in best) == chosen]
             axes.scatter(
                 [costs[i] for i in at], [values[i] for i in at], s=52, c=colour, marker=marker, label=label, zorder=3
@@ -159,8 +165,10 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
         _name_points(axes, points, best)
         if costs and max(costs) > 8 * min(costs):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axes.margins(x=0.12, y=0.14)
+            axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.margins(x=0.16, y=0.14)
         axes.grid()
         axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)")
         axes.set_title(title)
@@ -210,11 +218,14 @@ def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: Sequence[int]) -> None:
-    # Names of up to 30 points fit; beyond that only the front is named.
+    # The front comes from below and goes to the right, so that its names are free to stand on the upper left; where it
+    # is crowded, the rest go without.
     for i, (name, cost, value) in enumerate(points):
-        if i in best or len(points) <= 30:
-            colour = INK if i in best else "#666666"
-            axes.annotate(name, (cost, value), (6, 5), textcoords="offset points", fontsize=8.5, color=colour)
+        if i in best:
+            axes.annotate(name, (cost, value), (-6, 5), textcoords="offset points", fontsize=8.5, ha="right")
+        elif len(points) <= 20:
+            look: Any = {"fontsize": 8.5, "color": "#666666", "ha": "center"}
+            axes.annotate(name, (cost, value), (0, 8), textcoords="offset points", **look)
 
 
 def _logged(history: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -46,9 +46,9 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         Paths of what was written.
     """
     ranked = rank(rows)
-    scalars = [key for row in ranked for key, value in row.items() if not isinstance(value, dict)]
+    flat = [key for row in ranked for key, value in row.items() if not _nested(value)]
     first = ["rank", "status", "error", "name", "model", "overrides", "seed", "origin", "score", "test/f1_macro"]
-    columns = [*first, *sorted(set(scalars) - set(first))]
+    columns = [*first, *sorted(set(flat) - set(first))]
     written = [
         write_csv(folder / "leaderboard.csv", ranked, columns),
         write_json(folder / "leaderboard.json", ranked),
@@ -154,9 +154,13 @@ def _markdown_table(ranked: Sequence[Row]) -> str:
 
 
 def _escaped(text: str) -> str:
-    for special in ("\\", "|", "`", "*", "_", "[", "]", "<", ">"):
+    for special in ("\\", "|", "`", "*", "<"):
         text = text.replace(special, "\\" + special)
     return text
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict | list) for part in value))
 
 
 def _measured(row: Row, form: str, *keys: str) -> str:

@@ -1,12 +1,118 @@
-"""One run's result on the terminal."""
+"""One run's result on the terminal: how good, how fast, how large, and where it is written."""
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.leaderboard import duration
+from reports.rows import f1_by_class, f1_macro, number, one_line
 
 
-def print_summary(metrics: Mapping[str, Any], files: Sequence[Path] = (), console: Console | None = None) -> None:
-    """Print metrics.json as a table, then the files."""
-    raise NotImplementedError
+def print_summary(
+    metrics: Mapping[str, Any],
+    files: Sequence[Path] = (),
+    console: Console | None = None,
+) -> None:
+    """Print what a run's metrics.json says as a table, then the files that were written.
+
+    Args:
+        metrics: Flat metrics; whatever is missing is left out. `latency` holds records of `deployment.latency`.
+        files: Paths to name, shown relative to the working folder where they are below it.
+        console: Where to print; the terminal by default.
+    """
+    console = console or Console()
+    table = Table(title=Text(headline(metrics)), title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column("what", no_wrap=True, style="cyan")
+    table.add_column("value", overflow="fold")
+    for name, value in lines(metrics):
+        table.add_row(Text(name), Text(value, style="bold" if name.strip() in ("macro F1", "score") else ""))
+    console.print()
+    console.print(table)
+    if files:
+        console.print(Text("files", style="bold"))
+    for file in files:
+        # Not wrapped, so that a path can be copied.
+        console.print(Text(f"  {shown_path(file)}"), soft_wrap=True)
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """What was judged, in one line."""
+    split = "test" if math.isfinite(number(dict(metrics), "test/f1_macro")) else "validation"
+    origin = metrics.get("origin")
+    weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""
+    size = f"{metrics['size']} px" if metrics.get("size") else ""
+    model = one_line(metrics.get("model") or metrics.get("name") or "model")
+    data = f"{one_line(metrics['data'], 60)}, {split} split" if metrics.get("data") else f"{split} split"
+    return " · ".join(part for part in (model, weights, size, data) if part)
+
+
+def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Rows of the table: name and text, as far as there is a value."""
+    row = dict(metrics)
+    stage = "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
+    if math.isfinite(f1_macro(row)):
+        yield "macro F1", f"{f1_macro(row):.4f}"
+    for name, value in f1_by_class(row).items():
+        yield f"  {one_line(name, 40)}", f"{value:.4f}  {'█' * round(20 * value)}"
+    for name, key in (("accuracy", "accuracy_micro"), ("AUROC", "auroc_macro"), ("ECE", "ece")):
+        value = number(row, f"{stage}/{key}")
+        if math.isfinite(value):
+            yield name, f"{value:.4f}"
+    if math.isfinite(number(row, "coverage")):
+        yield "coverage", _coverage(row)
+    for name, key in (("parameters", "params"), ("MACs", "macs")):
+        value = number(row, key)
+        if math.isfinite(value):
+            yield name, f"{value / 1e6:,.2f} M"
+    yield from latency_lines(metrics.get("latency") or ())
+    if math.isfinite(number(row, "score")):
+        yield "score", _score(metrics)
+    if math.isfinite(number(row, "train_seconds")):
+        pace = number(row, "images_per_second")
+        yield "trained in", duration(number(row, "train_seconds")) + (f", {pace:,.0f} photos/s" if pace == pace else "")
+
+
+def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Rows of the table for latency records: the model's time, its ratio to the reference, and how it was measured."""
+    clocks = {"model": "model only", "end_to_end": "file to class"}
+    for record in records:
+        reference, entries = record.get("reference"), record["entries"]
+        entry = next((entries[name] for name in entries if name != reference), None)
+        if entry is None:
+            continue
+        clock = clocks.get(record["clock"], record["clock"])
+        text = f"{entry['median_ms']:.2f} ms, p90 {entry['p90_ms']:.2f}"
+        if entry.get("ratio"):
+            side = f" at {entries[reference]['size']} px" if "size" in entries[reference] else ""
+            text += f" = {entry['ratio']:.2f} × {one_line(reference, 40)}{side}"
+        threads = f"{record['threads']} thread{'s' if record['threads'] != 1 else ''}"
+        yield "latency", f"{text} ({clock}, batch {record['batch']}, {entry['device']}, {threads})"
+
+
+def shown_path(path: Path) -> str:
+    """A path as a person would type it: relative to the working folder if it is below it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _coverage(row: dict[str, Any]) -> str:
+    share, target = number(row, "coverage"), number(row, "coverage_accuracy")
+    aim = f"{target:.0%} accuracy" if math.isfinite(target) else "the target accuracy"
+    if share == 0:
+        return f"no threshold reaches {aim}"
+    threshold = number(row, "coverage_threshold")
+    return f"{share:.1%} of photos can be kept at {aim}" + (
+        f": reject below confidence {threshold:.3f}" if math.isfinite(threshold) else ""
+    )
+
+
+def _score(metrics: Mapping[str, Any]) -> str:
+    text = f"{metrics['score']:.4f}" + (f" ({one_line(metrics['score_name'])})" if metrics.get("score_name") else "")
+    explained = one_line(metrics.get("score_explained") or "").partition(" = ")[2]
+    return f"{text} = {explained}, lower is better" if explained else f"{text}, lower is better"
