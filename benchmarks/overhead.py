@@ -1,0 +1,116 @@
+"""What the Trainer and everything that watches cost a step: a bare loop against WasteClassifier, interleaved, on a tiny net.
+
+    python -m benchmarks.overhead --steps 400 --repeats 5
+
+The net is so small that a step is nearly all overhead. Everything is on: metrics, progress bar, csv logger, schedule,
+learning-rate monitor. Epoch ends (validation, checkpoint) are timed too, apart.
+"""
+
+import argparse
+import functools
+import statistics
+import tempfile
+import time
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.backbones import Backbone
+from lightning_modules.classifier import WasteClassifier
+from lightning_modules.objectives import CrossEntropy
+from lightning_modules.optim import configure
+
+CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
+
+
+class TinyNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, len(CLASSES))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.mean(dim=(2, 3)))
+
+
+class Clock(pl.Callback):
+    """Seconds of training steps alone, from the first batch's start to the last batch's end."""
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def make_net() -> Backbone:
+    return Backbone(TinyNet(), name="tiny", num_classes=len(CLASSES))
+
+
+def bare(batches: DataLoader) -> float:
+    """Seconds a step of the plainest loop that trains the same net."""
+    net = make_net().train()
+    objective = CrossEntropy(label_smoothing=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    start = time.perf_counter()
+    for images, targets, _ in batches:
+        optimizer.zero_grad()
+        objective(net(images), targets)["loss"].backward()
+        optimizer.step()
+    return (time.perf_counter() - start) / len(batches)
+
+
+def lightning(train: DataLoader, val: DataLoader, folder: str) -> float:
+    """Seconds a step of WasteClassifier under a Trainer with everything switched on."""
+    module = WasteClassifier(
+        make_net(), CrossEntropy(label_smoothing=0.1), functools.partial(configure, lr=1e-3), CLASSES
+    )
+    clock = Clock()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=CSVLogger(folder),
+        callbacks=[TQDMProgressBar(), LearningRateMonitor("epoch"), clock],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, train, val)
+    return clock.seconds / len(train)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    size = args.batch_size
+    batch = (torch.rand(size, 3, 8, 8), torch.randint(len(CLASSES), (size,)), torch.arange(size))
+    train = DataLoader([batch] * args.steps, batch_size=None)
+    val = DataLoader([batch] * 20, batch_size=None)
+    times: dict[str, list[float]] = {"bare": [], "litesort": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.repeats):
+            times["bare"].append(1e3 * bare(train))
+            times["litesort"].append(1e3 * lightning(train, val, folder))
+    table = Table("loop", "median ms a step", "min", "max", title=f"{args.steps} steps, {args.repeats} repeats, 1 thread")
+    for name, values in times.items():
+        table.add_row(name, *(f"{v:.3f}" for v in (statistics.median(values), min(values), max(values))))
+    difference = statistics.median(a - b for a, b in zip(times["litesort"], times["bare"], strict=True))
+    table.add_row("overhead", f"{difference:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

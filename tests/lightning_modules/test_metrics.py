@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules import metrics
+from lightning_modules.metrics import StageMetrics
+
+CLASSES = ["Metal", "Paper", "Plastic", "Glass"]
+
+
+def _stage(probabilities: np.ndarray, targets: np.ndarray, batch: int = 7) -> tuple[dict, StageMetrics]:
+    stage = StageMetrics(CLASSES)
+    logits = torch.from_numpy(probabilities).log().float()
+    for i in range(0, len(targets), batch):
+        stage.update(logits[i : i + batch], torch.from_numpy(targets[i : i + batch]))
+    return {name: value.item() for name, value in stage.compute().items()}, stage
+
+
+def _photos(n: int, present: int, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = rng.choice(present, size=n, p=np.arange(1, present + 1) / np.arange(1, present + 1).sum())
+    logits = rng.normal(size=(n, 4)) * sharpness
+    logits[np.arange(n), targets] += sharpness
+    p = np.exp(logits)
+    return p / p.sum(axis=1, keepdims=True), targets
+
+
+def test_all_values_are_sklearns():
+    sk = pytest.importorskip("sklearn.metrics")
+    p, y = _photos(500, present=4)
+    got, stage = _stage(p, y)
+    guess = p.argmax(axis=1)
+    assert got["f1_macro"] == pytest.approx(sk.f1_score(y, guess, average="macro"), abs=1e-6)
+    for name, value in zip(CLASSES, sk.f1_score(y, guess, average=None), strict=True):
+        assert got[f"f1/{name}"] == pytest.approx(value, abs=1e-6)
+    assert got["accuracy_micro"] == pytest.approx(sk.accuracy_score(y, guess), abs=1e-6)
+    assert got["auroc_macro"] == pytest.approx(sk.roc_auc_score(y, p, average="macro", multi_class="ovr"), abs=2e-3)
+    np.testing.assert_array_equal(stage.confusion.numpy(), sk.confusion_matrix(y, guess))
+
+
+def test_auroc_is_right_for_a_confident_network():
+    sk = pytest.importorskip("sklearn.metrics")
+    p, y = _photos(2000, present=4, sharpness=6.0)  # nearly all probabilities are above 0.99 or below 0.01
+    got, _ = _stage(p, y)
+    assert got["auroc_macro"] == pytest.approx(sk.roc_auc_score(y, p, average="macro", multi_class="ovr"), abs=2e-3)
+
+
+def test_calibration_error_is_the_definition():
+    p, y = _photos(500, present=4)
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == y
+    which = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(right[which == b].sum() - confidence[which == b].sum()) for b in range(15)]
+    assert _stage(p, y)[0]["ece"] == pytest.approx(sum(gaps) / 500, abs=1e-5)
+
+
+def test_a_class_without_photos_is_left_out_of_the_means():
+    sk = pytest.importorskip("sklearn.metrics")
+    p, y = _photos(300, present=3)
+    assert (p.argmax(axis=1) == 3).any()  # "Glass" is guessed, but there is none
+    got, _ = _stage(p, y)
+    assert "f1/Glass" not in got
+    assert all(np.isfinite(value) for value in got.values())
+    assert got["f1_macro"] == pytest.approx(
+        sk.f1_score(y, p.argmax(axis=1), labels=[0, 1, 2], average="macro"), abs=1e-6
+    )
+    auroc = np.mean([sk.roc_auc_score(y == c, p[:, c]) for c in range(3)])
+    assert got["auroc_macro"] == pytest.approx(auroc, abs=2e-3)
+
+
+def test_one_class_alone_has_no_auroc_and_no_nan():
+    p, y = _photos(20, present=1)
+    got, _ = _stage(p, y)
+    assert "auroc_macro" not in got
+    assert all(np.isfinite(value) for value in got.values())
+
+
+def test_pouring_in_portions_changes_nothing(monkeypatch):
+    p, y = _photos(300, present=4)
+    whole, _ = _stage(p, y)
+    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", 32)
+    portions, stage = _stage(p, y)
+    assert portions == pytest.approx(whole, abs=1e-6)
+    assert not stage.state_dict()
+
+
+def test_an_epoch_does_not_see_the_last_one():
+    p, y = _photos(100, present=4)
+    first, stage = _stage(p, y)
+    stage.update(torch.randn(9, 4), torch.zeros(9, dtype=torch.int64))
+    stage.reset()
+    assert stage.confusion.sum() == 100  # still there for whoever draws it
+    stage.update(torch.from_numpy(p).log().float(), torch.from_numpy(y))
+    assert {k: v.item() for k, v in stage.compute().items()} == pytest.approx(first, abs=1e-6)

@@ -1,0 +1,55 @@
+import logging
+
+import pytest
+import torch
+
+from lightning_modules import ModelError, precision
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_said(monkeypatch):
+    monkeypatch.setattr(precision, "_said", set())
+
+
+def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool = False):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: cpu_bf16)
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "machine", "expected"),
+    [
+        ("16-mixed", "auto", {"cuda": True}, "16-mixed"),
+        (16, "gpu", {"cuda": True}, "16-mixed"),
+        ("16-mixed", "auto", {"cuda": False}, "32-true"),
+        ("16-mixed", "cpu", {"cuda": True}, "32-true"),
+        ("16-mixed", "mps", {"cuda": False}, "32-true"),
+        ("16-mixed", "auto", {"cuda": False, "cpu_bf16": True}, "32-true"),
+        ("bf16-mixed", "auto", {"cuda": False, "cpu_bf16": True}, "bf16-mixed"),
+        ("bf16-mixed", "cpu", {"cuda": False, "cpu_bf16": False}, "32-true"),
+        ("bf16-mixed", "auto", {"cuda": True, "gpu_bf16": False}, "16-mixed"),
+        ("16-true", "cpu", {"cuda": False}, "32-true"),
+        (32, "auto", {"cuda": True}, "32-true"),
+        ("64-true", "cpu", {"cuda": False}, "64-true"),
+    ],
+)
+def test_what_is_fast_and_right(monkeypatch, asked, accelerator, machine, expected):
+    _machine(monkeypatch, **machine)
+    assert precision.supported_precision(asked, accelerator) == expected
+
+
+def test_a_change_is_said_once(monkeypatch, caplog):
+    _machine(monkeypatch, cuda=False)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            precision.supported_precision("16-mixed", "cpu")
+            precision.supported_precision("32-true", "cpu")
+    assert [record.getMessage() for record in caplog.records] == [
+        "trainer.precision=16-mixed: no CUDA here, training in 32-true instead"
+    ]
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ModelError, match=r"trainer\.precision=8-bit is unknown"):
+        precision.supported_precision("8-bit", "cpu")
