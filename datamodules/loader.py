@@ -1,7 +1,7 @@
 """Batches: one index into the pixel cache each, or, where there is no cache, decoded by worker processes."""
 
-import itertools
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules import DataError, images
 from datamodules.batch import Batch
 from datamodules.cache_build import PhotoSource, cores
+from datamodules.plan import Draw, Plan
 from datamodules.samplers import Sampler
 
 log = logging.getLogger(__name__)
-
-Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> what the augmentation will do to each image
 
 
 def auto_workers(num_workers: int | str) -> int:
@@ -34,51 +33,27 @@ def auto_workers(num_workers: int | str) -> int:
     return num_workers
 
 
-class _Plan:
-    """What both loaders share: which photos make up which batch, and the draws that go with them."""
+class _Buffers:
+    """Memory for batches, used again once nobody holds the batch: fresh pages would double the cost of a copy."""
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        sampler: Sampler,
-        batch_size: int,
-        drop_last: bool,
-        draw: Draw | None,
-    ) -> None:
-        if batch_size < 1:
-            raise DataError(f"data.batch_size={batch_size} is not a size: use 1 or more")
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.rows = np.asarray(rows, dtype=np.int64)
-        self.sampler, self.batch_size, self.drop_last, self.draw = sampler, batch_size, drop_last, draw
+    def __init__(self, keep: int) -> None:
+        self.free: deque[np.ndarray] = deque(maxlen=keep)
 
-    def __len__(self) -> int:
-        """Number of batches an epoch, the same on every rank."""
-        steps = self.sampler.longest / self.batch_size
-        return max(1, int(steps)) if self.drop_last else int(np.ceil(steps))
-
-    def _batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the epoch's batches: rows of the samples (B,) int64 and keys (B,) uint64."""
-        rows, keys = self.rows[self.sampler.order()], self.sampler.keys()
-        cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, len(rows))
-        if len(cuts) > 2 and cuts[-1] == cuts[-2] and self.batch_size > 1:
-            cuts[-2] -= 1  # this rank's share is the shorter one: it gives the last step one photo of the step before
-        spans = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
-        if len(rows) and spans and spans[-1].start == spans[-1].stop:
-            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one photo: the last is seen twice
-        return [(rows[span], keys[span]) for span in spans]
-
-    def _batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
-        targets, indices = torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
-        draws = self.draw(keys) if self.draw else None
-        if pin:
-            targets, indices = targets.pin_memory(), indices.pin_memory()
-            if draws is not None and hasattr(draws, "pin_memory"):
-                draws = draws.pin_memory()
-        return Batch(pixels, targets, indices, draws)
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape))
+        try:
+            buffer = self.free.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.size < size:
+            buffer = np.empty(size, np.uint8)
+        lent = buffer[:size].reshape(shape)
+        # A tensor made of `lent`, and any view of that tensor, keeps `lent` alive.
+        weakref.finalize(lent, self.free.append, buffer).atexit = False
+        return lent
 
 
-class PixelLoader(_Plan):
+class PixelLoader(Plan):
     """Batches from the pixel cache: one copy of rows each, made by a thread while the batch before is learned from.
 
     Yields `Batch` with images (B, S, S, 3) uint8. Order and content do not depend on `prefetch`; an error of the thread
@@ -111,10 +86,11 @@ class PixelLoader(_Plan):
     ) -> None:
         super().__init__(labels, rows, sampler, batch_size, drop_last, draw)
         self.array, self.prefetch = array, prefetch
+        self._buffers = _Buffers(keep=prefetch + 2)
         self.pin = torch.cuda.is_available() if pin is None else pin
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._batches()
+        batches = self.batches()
         if not self.prefetch:
             for rows, keys in batches:
                 yield self._make(rows, keys)
@@ -132,19 +108,23 @@ class PixelLoader(_Plan):
             pool.shutdown(cancel_futures=True)
 
     def _make(self, rows: np.ndarray, keys: np.ndarray) -> Batch:
-        pixels = torch.empty((len(rows), *self.array.shape[1:]), dtype=torch.uint8, pin_memory=self.pin)
+        shape = len(rows), *self.array.shape[1:]
+        if self.pin:  # torch reuses page-locked memory itself
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            pixels = torch.from_numpy(self._buffers.take(shape))
         np.take(self.array, rows, axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy it all once more
-        return self._batch(pixels, rows, keys, self.pin)
+        return self.batch(pixels, rows, keys, self.pin)
 
 
-class DecodingLoader(_Plan):
+class DecodingLoader(Plan):
     """The same batches without a cache: worker processes decode; broken photos are left out.
 
     Draws belong to positions in the order, so those of a photo do not change when another is left out. A batch of which
     no photo can be read is skipped.
 
     Args:
-        source, size, policy: what `cache.open_pixels` would be given; arguments not named here are those of `PixelLoader`.
+        source, size, policy: what `cache.open_pixels` would be given. What is not named here is as in `PixelLoader`.
         num_workers: see `auto_workers`.
         on_broken: called once a broken photo with (row, reason); what it raises ends the epoch. None logs one line.
 
@@ -184,13 +164,13 @@ class DecodingLoader(_Plan):
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._batches()
+        batches = self.batches()
         for (rows, keys), (pixels, good, reasons) in zip(batches, self._loader, strict=True):
             for row, reason in reasons.items():
                 self._record(row, reason)
             if len(good):
                 keep = good.numpy()
-                yield self._batch(pixels, rows[keep], keys[keep], self.pin)
+                yield self.batch(pixels, rows[keep], keys[keep], self.pin)
 
     def _record(self, row: int, reason: str) -> None:
         if row in self.broken:
@@ -206,14 +186,14 @@ class DecodingLoader(_Plan):
 class _Rows:
     """The batch sampler of the DataLoader: the rows of each batch of the present epoch."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (rows.tolist() for rows, _ in self.plan._batches())
+        return (rows.tolist() for rows, _ in self.plan.batches())
 
 
 class _Photos(Dataset):
@@ -223,7 +203,7 @@ class _Photos(Dataset):
         self.source, self.size, self.policy = source, size, policy
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
-        """Return pixels (G, S, S, 3) uint8 and places in `rows` (G,) of those that can be read, reasons of the others."""
+        """Return pixels (G, S, S, 3) uint8 and places in `rows` (G,) of the readable ones, reasons of the others."""
         pixels, good, reasons = [], [], {}
         for place, row in enumerate(rows):
             try:
