@@ -14,8 +14,8 @@ class HeadWarmup(pl.Callback):
     """Freeze the pretrained body for the first epochs, so that a random head does not spoil it.
 
     Frozen means: no gradients, and BatchNorm keeps its statistics. What to do follows from the epoch alone, so a
-    resumed run goes on right. With several processes the gradients are computed and dropped instead: DDP decides once which
-    parameters it synchronises.
+    resumed run goes on right. With several processes the gradients are computed and dropped instead: DDP decides once
+    which parameters it synchronises.
 
     Args:
         epochs: Epochs of head-only training, at least 1.

@@ -1,11 +1,15 @@
 """One row an epoch: metrics, learning rate, time. Survives a kill, since it travels in the checkpoint."""
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+
+from reports.files import write_csv
+
+KEY = "history"  # in a checkpoint
 
 
 class History(pl.Callback):
@@ -25,6 +29,7 @@ class History(pl.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
+        self._row: dict[str, float] | None = None
         self._images = 0
         self._validated = False
         self._start = self._resume = time.perf_counter()
@@ -43,6 +48,8 @@ class History(pl.Callback):
         return images / seconds if seconds else None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._record(trainer)  # where nothing saved the last epoch
+        self._row = None
         self._images, self._training, self._validated = 0, 0.0, False
         self._start = self._resume = time.perf_counter()
 
@@ -65,40 +72,42 @@ class History(pl.Callback):
             "train/lr": max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups),
         }
         pl_module.log_dict(timing)
+        self._row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": time.perf_counter() - self._start,
+            **timing,
+        }
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._record(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._record(trainer)
+        checkpoint[KEY] = [dict(row) for row in self.rows]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A test loads best.ckpt, which knows the epochs up to the best one only.
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.rows = [dict(row) for row in checkpoint.get(KEY, [])]
+
+    def _record(self, trainer: pl.Trainer) -> None:
+        """Complete the epoch's row: the module logs its own means after the callbacks' `on_train_epoch_end`."""
+        if self._row is None:
+            return
         metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
             # It still holds the validation of an earlier epoch where this one had none.
             if not key.endswith("_step") and (self._validated or not key.startswith("val/"))
         }
-        self.rows.append(
-            {
-                "epoch": trainer.current_epoch,
-                "step": trainer.global_step,
-                "seconds": time.perf_counter() - self._start,
-                **metrics,
-                **timing,
-            }
-        )
+        row = {**metrics, **self._row}
+        self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if trainer.is_global_zero:
-            write_rows(self.rows, self.folder / "history.csv")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A test loads best.ckpt, which knows the epochs up to the best one only.
-        if len(state_dict["rows"]) > len(self.rows):
-            self.rows = list(state_dict["rows"])
-
-
-def write_rows(rows: list[dict[str, float]], path: Path) -> Path:
-    """Write rows as CSV, whole or not at all; a column a key, in order of first appearance."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
-    return path
+            first = ["epoch", "step", "seconds"]
+            keys = dict.fromkeys(first) | {key: None for row in self.rows for key in row}
+            write_csv(self.folder / "history.csv", self.rows, list(keys))

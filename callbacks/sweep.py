@@ -1,7 +1,6 @@
 """What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
 
 import atexit
-import json
 import os
 import sys
 import traceback
@@ -18,7 +17,6 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
 MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
-ENDED = "ended without a result: interrupted, killed, or out of memory"
 
 
 class SweepCallback(Callback):
@@ -48,13 +46,15 @@ class SweepCallback(Callback):
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        from reports.files import write_text
+
         failed = job_return.status == JobStatus.FAILED
         _close_wandb(failed)
         if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
             return
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
-        _write(folder / "error.log", "".join(traceback.format_exception(error)))
+        write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         mistake = _mistake(error)
         self._message = None if mistake is None else _one_line(mistake)
         if _is_sweep(config):
@@ -99,19 +99,14 @@ class AtExit:
 
 
 def finish(folder: Path) -> list[dict[str, Any]]:
-    """Give each job in a sweep's folder a row, then print and write the leaderboard.
+    """Print and write the leaderboard of a sweep; a job that left no result is a failed row.
 
     Args:
-        folder: The sweep's folder; every sub-folder with a `.hydra/overrides.yaml` is a job.
+        folder: The sweep's folder, with a folder a job in it.
 
     Returns:
         The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
     """
-    for overrides in sorted(folder.glob("*/.hydra/overrides.yaml")):
-        job = overrides.parent.parent
-        if not (job / "metrics.json").exists():
-            config = OmegaConf.load(job / ".hydra" / "config.yaml")
-            _write_failure(job, config, [str(o) for o in OmegaConf.load(overrides)], ENDED)
     # matplotlib and rich: not on the way of `--help`.
     from reports import leaderboard
 
@@ -144,6 +139,8 @@ def _is_sweep(config: DictConfig) -> bool:
 
 
 def _write_failure(folder: Path, config: Any, overrides: list[str], message: str) -> None:
+    from reports.files import write_json
+
     def read(key: str) -> Any:
         try:
             value = OmegaConf.select(config, key, throw_on_missing=False)
@@ -161,13 +158,7 @@ def _write_failure(folder: Path, config: Any, overrides: list[str], message: str
         "data": read("data.name"),
         "size": read("data.size"),
     }
-    _write(folder / "metrics.json", json.dumps(row, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_json(folder / "metrics.json", row)
 
 
 def _close_wandb(failed: bool) -> None:

@@ -1,66 +1,80 @@
-"""Pictures and tables of a run for W&B; does nothing where no W&B logger is attached."""
+"""Pictures and tables of a run for W&B; nothing happens where no W&B logger is attached."""
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
-from callbacks.predictions import Predictions, to_uint8
 from callbacks.wandb_run import find_run
 
 
 class WandbMedia(pl.Callback):
-    """Show what the network saw and where it went wrong.
-
-    Logged: `preview/augmented` (the first training batch as one picture), and after a test `test/confusion_matrix`,
-    `test/per_class` (precision, recall, F1, support), `test/pr_curves` and `test/mistakes` (a table of pictures). The
-    config of the run is that in the module's `state_record`; the answers are those of the `Predictions` callback.
+    """Log the first training batch, as the network sees it, as one picture: `preview/augmented`.
 
     Args:
-        preview: Pictures in the preview of augmented photos, 0 for none.
-        curve_points: Largest number of points a precision-recall curve has.
+        preview: Largest number of photos in it, 0 for no picture.
     """
 
-    def __init__(self, preview: int = 32, curve_points: int = 100) -> None:
+    def __init__(self, preview: int = 32) -> None:
         self.preview = preview
-        self.curve_points = curve_points
-        self._previewed = False
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        run = find_run(trainer.loggers)
-        record = getattr(pl_module, "state_record", None)
-        if run is not None and record:
-            run.config.update(record.get("config") or {}, allow_val_change=True)
+        self._done = False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._previewed or not self.preview:
+        if self._done or not self.preview or trainer.current_epoch > 0:
             return
-        self._previewed = True
+        self._done = True
         run = find_run(trainer.loggers)
         if run is not None:
             import wandb
 
-            picture = grid(to_uint8(batch[0][: self.preview]))
+            images = batch[0][: self.preview].float().clamp(0, 1).mul(255).round().byte()
+            picture = grid(images.permute(0, 2, 3, 1).cpu().numpy())
             run.log({"preview/augmented": wandb.Image(picture), "trainer/global_step": trainer.global_step})
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        run = find_run(trainer.loggers)
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        found = [callback for callback in callbacks if isinstance(callback, Predictions)]
-        if run is None or not found or not len(found[0].targets):
-            return
-        names: Any = pl_module.classes
-        classes = [str(name) for name in names]
-        answers = found[0]
-        media = {
-            "test/confusion_matrix": _confusion_matrix(answers, classes),
-            "test/per_class": _per_class(answers, classes),
-            "test/pr_curves": _curves(answers, classes, self.curve_points),
-            "test/mistakes": _mistakes(answers, classes, getattr(trainer, "datamodule", None)),
+
+def log_answers(
+    loggers: Iterable[Logger],
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    files: Sequence[str],
+    picture: Callable[[int], np.ndarray],
+    split: str = "test",
+    mistakes: int = 24,
+    points: int = 100,
+) -> None:
+    """Log what a network answered: confusion matrix, table of classes, precision-recall curves, worst mistakes.
+
+    Keys: `<split>/confusion_matrix`, `<split>/per_class` (precision, recall, F1, support), `<split>/pr_curves`,
+    `<split>/mistakes` (pictures of the most confident wrong answers, the worst first).
+
+    Args:
+        loggers: The trainer's loggers.
+        probabilities: (N, C) float, rows sum to 1.
+        targets: (N,) int, true classes.
+        classes: C names.
+        files: N names of the photos.
+        picture: Row -> (H, W, 3) uint8; called for mistakes only.
+        split: What was judged.
+        mistakes: Largest number of pictures.
+        points: Largest number of points in a curve.
+    """
+    run = find_run(loggers)
+    if run is None:
+        return
+    probabilities, targets, names = np.asarray(probabilities), np.asarray(targets), [str(name) for name in classes]
+    run.log(
+        {
+            f"{split}/confusion_matrix": _confusion_matrix(probabilities, targets, names),
+            f"{split}/per_class": _per_class(probabilities, targets, names),
+            f"{split}/pr_curves": _curves(probabilities, targets, names, points),
+            f"{split}/mistakes": _mistakes(probabilities, targets, names, files, picture, mistakes),
         }
-        run.log({**media, "trainer/global_step": trainer.global_step})
+    )
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -77,13 +91,13 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> t
     """Compute a precision-recall curve, thinned to at most `points` points.
 
     Args:
-        scores: (N,) float, higher means more positive.
+        scores: (N,) float, higher means more positive; N at least 1.
         positive: (N,) bool.
         points: Largest number of points, at least 2.
 
     Returns:
-        recall, precision: (P,) float each, recall rising. One point for each distinct score, as scikit-learn draws it
-        (without its last point at recall 0).
+        recall, precision: (P,) float each, recall rising. A point for each distinct score, as scikit-learn draws it,
+        without its last one at recall 0.
     """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positive[order])
@@ -93,36 +107,31 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> t
     return recall[chosen], precision[chosen]
 
 
-def _confusion_matrix(answers: Predictions, classes: list[str]) -> Any:
+def _confusion_matrix(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> Any:
     import wandb
 
     return wandb.plot.confusion_matrix(
-        y_true=answers.targets.tolist(), preds=answers.probabilities.argmax(1).tolist(), class_names=classes
+        y_true=targets.tolist(), preds=probabilities.argmax(1).tolist(), class_names=classes
     )
 
 
-def _per_class(answers: Predictions, classes: list[str]) -> Any:
+def _per_class(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> Any:
     import wandb
 
-    predicted = answers.probabilities.argmax(1)
+    answers = probabilities.argmax(1)
     table = wandb.Table(columns=["class", "precision", "recall", "f1", "support"])
     for index, name in enumerate(classes):
-        truth, guess = answers.targets == index, predicted == index
-        hits = int((truth & guess).sum())
-        precision, recall = hits / max(int(guess.sum()), 1), hits / max(int(truth.sum()), 1)
-        f1 = 2 * hits / max(int(truth.sum() + guess.sum()), 1)
-        table.add_data(name, precision, recall, f1, int(truth.sum()))
+        truth, answer = targets == index, answers == index
+        hits, true, given = int((truth & answer).sum()), int(truth.sum()), int(answer.sum())
+        table.add_data(name, hits / max(given, 1), hits / max(true, 1), 2 * hits / max(true + given, 1), true)
     return table
 
 
-def _curves(answers: Predictions, classes: list[str], points: int) -> Any:
+def _curves(probabilities: np.ndarray, targets: np.ndarray, classes: list[str], points: int) -> Any:
     import wandb
 
-    # wandb.plot.pr_curve needs pandas and scikit-learn.
-    curves = [
-        precision_recall(answers.probabilities[:, index], answers.targets == index, points)
-        for index in range(len(classes))
-    ]
+    # wandb.plot.pr_curve would need pandas and scikit-learn.
+    curves = [precision_recall(probabilities[:, c], targets == c, points) for c in range(len(classes))]
     return wandb.plot.line_series(
         xs=[recall.tolist() for recall, _ in curves],
         ys=[precision.tolist() for _, precision in curves],
@@ -132,19 +141,25 @@ def _curves(answers: Predictions, classes: list[str], points: int) -> Any:
     )
 
 
-def _mistakes(answers: Predictions, classes: list[str], datamodule: Any) -> Any:
+def _mistakes(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    classes: list[str],
+    files: Sequence[str],
+    picture: Callable[[int], np.ndarray],
+    count: int,
+) -> Any:
     import wandb
 
-    samples = getattr(datamodule, "samples", None)
+    answers, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(answers != targets)
     table = wandb.Table(columns=["photo", "file", "label", "prediction", "confidence"])
-    for image, row in zip(answers.mistake_images, answers.mistake_rows, strict=True):
-        guess = int(answers.probabilities[row].argmax())
-        index = int(answers.indices[row])
+    for row in wrong[np.argsort(-confidence[wrong], kind="stable")][:count].tolist():
         table.add_data(
-            wandb.Image(image),
-            samples[index].path if samples is not None else str(index),
-            classes[int(answers.targets[row])],
-            classes[guess],
-            float(answers.probabilities[row, guess]),
+            wandb.Image(picture(row)),
+            str(files[row]),
+            classes[int(targets[row])],
+            classes[int(answers[row])],
+            float(confidence[row]),
         )
     return table

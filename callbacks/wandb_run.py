@@ -1,4 +1,4 @@
-"""What an entry point says to the loggers once a run is judged."""
+"""What an entry point says to the loggers: the config first, the results last."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,12 @@ def find_run(loggers: Iterable[Logger]) -> Any | None:
     if getattr(rank_zero_only, "rank", 0) > 0:
         return None
     return next((logger.experiment for logger in loggers if isinstance(logger, Wandb)), None)
+
+
+def log_config(loggers: Iterable[Logger], config: dict[str, Any]) -> None:
+    """Give every logger the resolved, plain config of the run."""
+    for logger in loggers:
+        logger.log_hyperparams(config)
 
 
 def log_results(loggers: Iterable[Logger], results: Mapping[str, Any]) -> None:

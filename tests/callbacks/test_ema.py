@@ -1,0 +1,75 @@
+"""The average against an independent loop."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from callbacks.checkpoint import RunCheckpoint
+from callbacks.ema import EMA
+from lightning_modules import ModelError
+
+
+class Reference(pl.Callback):
+    """The formula, tensor by tensor, in float64."""
+
+    def __init__(self, decay):
+        self.decay = decay
+        self.average = None
+        self.steps = 0
+        self.seen = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.average = {
+            k: v.double() if v.is_floating_point() else v.clone() for k, v in pl_module.state_dict().items()
+        }
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.steps:
+            return
+        kept = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for key, value in pl_module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key] = kept * self.average[key] + (1 - kept) * value.double()
+            else:
+                self.average[key] = value.clone()
+        self.steps = trainer.global_step
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.seen.append({k: v.clone() for k, v in pl_module.state_dict().items()})
+
+    def check(self, state):
+        for key, value in self.average.items():
+            torch.testing.assert_close(state[key], value.to(state[key].dtype), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_average_is_that_of_the_formula(tmp_path, make_module, make_trainer, data, accumulate):
+    reference = Reference(0.7)  # the warm-up reaches 0.7 after 20 steps: both branches of the formula
+    trainer = make_trainer(EMA(0.7), reference, epochs=7, accumulate_grad_batches=accumulate)
+    module = make_module()
+    trainer.fit(module, datamodule=data)
+    assert reference.steps == 28 // accumulate
+    reference.check(module.state_dict())
+    reference.check(reference.seen[-1])  # validation saw the average
+    assert module.net.net.bn.num_batches_tracked == 28
+
+
+def test_best_holds_the_average_and_is_what_is_tested(tmp_path, make_module, make_trainer, data):
+    module, reference = make_module(), Reference(0.9)
+    trainer = make_trainer(EMA(0.9), reference, RunCheckpoint(str(tmp_path), "val/loss", "min"), epochs=2)
+    trainer.fit(module, datamodule=data)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    reference.check(saved["state_dict"])
+    raw = saved["current_model_state"]
+    assert not torch.equal(raw["net.net.conv.weight"], saved["state_dict"]["net.net.conv.weight"])
+
+    best = trainer.checkpoint_callback.best_model_path
+    trainer.test(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+    expected = torch.load(best, weights_only=True)["state_dict"]
+    torch.testing.assert_close(dict(module.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
+def test_decay_out_of_range(decay):
+    with pytest.raises(ModelError, match=r"callbacks\.ema\.decay"):
+        EMA(decay)
