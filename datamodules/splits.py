@@ -32,9 +32,7 @@ def plan(
     check_classes(labels, classes)
     if any(given):
         if folds is not None or fold is not None:
-            raise DataError(
-                f"data.folds={folds}: the source names its own split: unset data.fold and data.folds, or remove that split"
-            )
+            raise DataError(f"data.folds={folds}: the source names its own split: unset data.fold and data.folds")
         return given_split(labels, groups, classes, given, val_fraction, test_fraction, seed)
     if folds is None and fold is None:
         return split(labels, groups, classes, {"val": val_fraction, "test": test_fraction}, seed), []

@@ -1,17 +1,64 @@
 """WasteDataModule: any source of photos becomes batches on the device."""
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
-from torch import nn
+import torch
 
-from datamodules.sources.base import Source
+from datamodules import DataError, splits
+from datamodules.augment import Augment
+from datamodules.batch import Batch
+from datamodules.cache import open_pixels
+from datamodules.cache_file import Pixels
+from datamodules.groups import group_ids
+from datamodules.loader import DecodingLoader, PixelLoader
+from datamodules.quarantine import Quarantine, first_process
+from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
+from datamodules.sources.base import Sample, Source
+
+log = logging.getLogger(__name__)
+
+Part = Literal["train", "val", "test", "all"]
+Loader = PixelLoader | DecodingLoader
 
 
 class WasteDataModule(pl.LightningDataModule):
-    """Prepare, split, load and, on the device, augment the photos of one source."""
+    """Prepare, split, load and, on the device, augment the photos of one source.
+
+    Args:
+        source: where the photos come from.
+        size: side of the square that the network sees, px.
+        resize: how a photo becomes a square: "pad" (grey bars), "squash" or "crop" (the middle).
+        batch_size: photos a training batch and process; may be changed at any time (a batch-size finder does).
+        eval_batch_size: the same for validation, test and prediction.
+        sampler: called with labels (n,) and seed, rank, world_size; the order of training photos. None shuffles.
+        augment: what training photos go through; None leaves them as they are.
+        num_workers: processes that decode each batch, or threads that fill the cache; "auto" is one a core.
+        cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded each time).
+        cache_dir: folder of the cache; None is litesort's own.
+        cache_budget_gb: a larger cache is not built, and photos are decoded each time.
+        val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
+        fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
+        group_by: regular expression on the path; photos with the same captures stay on one side of the split.
+        group_block: with it, the last number captured counts in blocks of this many, so that neighbours stay together.
+        seed: of the split, the order and the augmentation.
+        on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
+        quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
+        classes: class names in the order that a trained network has them; the source's are mapped by name.
+        root, file: flat names of settings of the source, which has read them already: not used here.
+
+    Attributes:
+        classes: names in label order.
+        samples, labels: of the whole source, broken photos included; `labels` is (N,) int64.
+
+    Raises:
+        DataError: a setting or the data cannot be used.
+    """
 
     def __init__(
         self,
@@ -20,11 +67,11 @@ class WasteDataModule(pl.LightningDataModule):
         resize: Literal["pad", "squash", "crop"] = "pad",
         batch_size: int = 32,
         eval_batch_size: int = 64,
-        sampler: Callable[..., Any] | None = None,
-        augment: nn.Module | None = None,
+        sampler: Callable[..., Sampler] | None = None,
+        augment: Augment | None = None,
         num_workers: int | Literal["auto"] = "auto",
         cache: Literal["disk", "memory", "off"] = "disk",
-        cache_dir: str | Path = "~/.cache/litesort",
+        cache_dir: str | Path | None = None,
         cache_budget_gb: float = 20.0,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
@@ -36,5 +83,160 @@ class WasteDataModule(pl.LightningDataModule):
         on_error: Literal["quarantine", "raise"] = "quarantine",
         quarantine_dir: str | Path | None = None,
         classes: Sequence[str] | None = None,
+        root: str | Path | None = None,
+        file: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if cache not in ("disk", "memory", "off"):
+            raise DataError(f"data.cache={cache} is not known: use disk, memory or off")
+        self.source, self.size, self.resize = source, size, resize
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
+        self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
+        self.val_fraction, self.test_fraction, self.fold, self.folds = val_fraction, test_fraction, fold, folds
+        self.group_by, self.group_block, self.seed = group_by, group_block, seed
+        self.samples: list[Sample] = source.samples
+        self.classes, self.labels = _named(source, classes)
+        self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
+        self._any_class = classes is not None  # a set that is judged need not hold all that the network knows
+        self._pixels: Pixels | None = None
+        self._ready = False
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a photo goes through before the network sees it."""
+        return {"size": self.size, "resize": self.resize}
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the pixels and take out the broken photos; splitting waits until a split is asked for, or "fit"."""
+        if not self._ready:
+            self._open()
+            self.quarantine.add(self._pixels.broken if self._pixels is not None else {})
+            self._ready = True
+        if stage == "fit":
+            _ = self.splits
+
+    def _open(self) -> None:
+        if self.cache == "off" or self._pixels is not None:
+            return
+        self._pixels = open_pixels(
+            self.source,
+            self.size,
+            self.resize,
+            where=self.cache,
+            cache_dir=self.cache_dir,
+            budget_gb=self.cache_budget_gb,
+            workers=None if self.num_workers == "auto" else max(1, self.num_workers),
+            progress=first_process(),
+        )
+        if self._pixels is None:
+            self.cache = "off"
+
+    @property
+    def broken(self) -> dict[int, str]:
+        """Row of `samples` -> why the photo cannot be read; without a cache, those met so far."""
+        return self.quarantine.broken
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Rows of `samples` that are not known to be broken, (n,) int64."""
+        return np.setdiff1d(np.arange(len(self.samples)), np.fromiter(self.broken, np.int64, len(self.broken)))
+
+    @cached_property
+    def splits(self) -> splits.Rows:
+        """Rows of `samples` in train, val and test, (n,) int64 each; broken photos are in none."""
+        self.setup()
+        rows = self.rows
+        samples = [self.samples[row] for row in rows]
+        groups = group_ids(
+            [sample.path for sample in samples], self.group_by, self.group_block, [sample.group for sample in samples]
+        )
+        labels, classes = self.labels[rows], self.classes
+        if self._any_class:
+            present, labels = np.unique(labels, return_inverse=True)
+            classes = [classes[label] for label in present]
+        chosen, notes = splits.plan(
+            labels,
+            groups,
+            classes,
+            [sample.split for sample in samples],
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            fold=self.fold,
+            folds=self.folds,
+            seed=self.seed,
+        )
+        for note in notes if first_process() else ():
+            log.warning("data: %s", note)
+        return {name: rows[places] for name, places in chosen.items()}
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training photos of each class."""
+        return np.bincount(self.labels[self.splits["train"]], minlength=len(self.classes)).tolist()
+
+    def train_dataloader(self) -> Loader:
+        rows, (rank, world_size) = self.splits["train"], self._place()
+        sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)
+        draw = self.augment.draw if self.augment is not None else None
+        whole = len(sampler) >= self.batch_size  # a last batch of one or two photos would upset batch norm
+        return self._load(rows, sampler, self.batch_size, drop_last=whole, draw=draw)
+
+    def val_dataloader(self) -> Loader:
+        return self._in_order(self.splits["val"], *self._place())
+
+    def test_dataloader(self) -> Loader:
+        return self._in_order(self.splits["test"], *self._place())
+
+    def predict_dataloader(self) -> Loader:
+        return self.test_dataloader()
+
+    def loader(self, split: Part) -> Loader:
+        """Every photo of a split once, in the order of `samples`, not augmented, whatever the number of processes."""
+        self.setup()
+        if split == "all":
+            return self._in_order(self.rows)
+        if split not in ("train", "val", "test"):
+            raise DataError(f"split={split} is not known: use train, val, test or all")
+        return self._in_order(self.splits[split])
+
+    def _in_order(self, rows: np.ndarray, rank: int = 0, world_size: int = 1) -> Loader:
+        sampler = OrderedSampler(self.labels[rows], rank=rank, world_size=world_size)
+        return self._load(rows, sampler, self.eval_batch_size)
+
+    def _load(self, rows: np.ndarray, sampler: Sampler, batch_size: int, **options: Any) -> Loader:
+        if self._pixels is not None:
+            return PixelLoader(self._pixels.array, self.labels, rows, sampler, batch_size, **options)
+        return DecodingLoader(
+            self.source, self.size, self.resize, self.labels, rows, sampler, batch_size,
+            num_workers=self.num_workers, on_broken=lambda row, reason: self.quarantine.add({row: reason}), **options,
+        )  # fmt: skip
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Finish a batch on its device; nothing here waits for the device."""
+        images, targets, indices, draws = batch
+        images = images.permute(0, 3, 1, 2)  # a view: NHWC bytes are what channels_last means
+        if draws is None or self.augment is None:
+            return Batch(images.to(torch.float32).div_(255), targets, indices)
+        images, targets = self.augment.mix(self.augment(images, draws), targets, len(self.classes), draws)
+        return Batch(images, targets, indices)
+
+
+def _named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    """Class names and labels (N,) int64: the source's own, or mapped by name onto `classes`."""
+    names = list(source.classes if classes is None else classes)
+    strangers = [name for name in source.classes if name not in names]
+    if strangers:
+        raise DataError(
+            f"data: class {', '.join(strangers)} is not one that the network knows ({', '.join(names)}): "
+            "rename or remove it"
+        )
+    place = np.array([names.index(name) for name in source.classes], np.int64)
+    return names, place[np.array([sample.label for sample in source.samples], np.int64)]

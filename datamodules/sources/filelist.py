@@ -26,19 +26,17 @@ class FileListSource(Source):
     def __init__(self, file: str | Path | None, root: str | Path | None = None) -> None:
         if file is None:
             raise DataError(
-                "data.root is not given: name the CSV file with the columns path,label: data.root=labels.csv"
+                "data.file is not given: name the CSV file with the columns path,label: data.file=labels.csv"
             )
         self.list = Path(file).expanduser()
         if not self.list.is_file():
-            raise DataError(f"data.root={file} is not a file: give the CSV file with the columns path,label")
+            raise DataError(f"data.file={file} is not a file: give the CSV file with the columns path,label")
         self.root = Path(root).expanduser() if root is not None else self.list.parent
         if not self.root.is_dir():
-            raise DataError(
-                f"data.source.root={root} is not a folder: give the folder that the paths of the list start from"
-            )
+            raise DataError(f"data.root={root} is not a folder: give the folder that the paths of the list start from")
         rows = list(_rows(self.list))
         if not rows:
-            raise DataError(f"data.root={file} names no photo: add lines below the header")
+            raise DataError(f"data.file={file} names no photo: add lines below the header")
         self.classes = sorted({row["label"] for _, row in rows}, key=natural)
         labels = {name: label for label, name in enumerate(self.classes)}
         lines: dict[str, int] = {}

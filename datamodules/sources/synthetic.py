@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from rich.progress import track
 
 from datamodules import DataError
@@ -57,6 +58,19 @@ class SyntheticSource(Source):
         """Draw the photos that are not on disk yet: all, or, where the folder is there, none."""
         if self.root.is_dir():
             return
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.root}.lock"):  # jobs that start together draw once
+                if not self.root.is_dir():
+                    self._draw()
+        except OSError as error:
+            raise DataError(
+                f"cannot draw the synthetic set into {self.root} ({error}): name another place: data.cache_dir=FOLDER"
+            ) from error
+
+    def _draw(self) -> None:
+        for leftover in self.root.parent.glob(f".{self.root.name}.*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(leftover, ignore_errors=True)
         scratch = self.root.with_name(f".{self.root.name}.{os.getpid()}")
         try:
             for name in self.classes:
