@@ -36,7 +36,7 @@ def unreachable_reason(timeout: float = 3.0) -> str:
     Goes where the hub's own client would: HF_HUB_OFFLINE, HF_ENDPOINT and the proxy variables are heeded. In a
     thread of its own, since a name server that does not answer ignores socket time-outs.
     """
-    if constants.is_offline_mode():
+    if constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     answer = [f"{endpoint} did not answer in {timeout:g} s"]
@@ -44,7 +44,7 @@ def unreachable_reason(timeout: float = 3.0) -> str:
     def ask() -> None:
         try:
             request = urllib.request.Request(endpoint, method="HEAD")
-            with urllib.request.urlopen(request, timeout=timeout):
+            with urllib.request.build_opener().open(request, timeout=timeout):  # urlopen would remember old proxies
                 answer[0] = ""
         except urllib.error.HTTPError as error:  # an answer, though perhaps from a proxy that lets nobody through
             answer[0] = f"{endpoint} answered {error.code}" if error.code in (403, 407) or error.code >= 500 else ""

@@ -1,5 +1,6 @@
 """What a stage is judged by, every `average=` written out."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -80,3 +81,14 @@ class StageMetrics(nn.Module):
             logits, targets = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
             self._pending, self._rows = [], 0
             self.collection.update(logits.float().softmax(dim=1), targets)
+
+
+def evaluate(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """Judge answers that are there already, as a test of the classifier would.
+
+    probabilities: (N, C) float in [0, 1]; targets: (N,) int. Returns the values of `StageMetrics.compute` as numbers.
+    """
+    metrics = StageMetrics(classes)
+    # The softmax of logarithms is what they were taken of.
+    metrics.update(torch.from_numpy(probabilities).log(), torch.from_numpy(targets))
+    return {name: float(value) for name, value in metrics.compute().items()}

@@ -1,0 +1,132 @@
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules import ModelError
+from lightning_modules.backbones import Backbone, create_backbone
+from lightning_modules.optim import configure, lr_factor
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return create_backbone("lcnet_050", 3, pretrained=False)
+
+
+def _train(net: Backbone, steps: int, **settings) -> list[torch.Tensor]:
+    """A few steps on a fixed problem; returns the parameters at the end."""
+    net = copy.deepcopy(net).eval()  # eval: batch statistics would blur what the optimiser does
+    optimizer, schedule = configure(net, total_steps=steps, steps_per_epoch=steps, **settings)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), torch.tensor([0, 2])).backward()
+        optimizer.step()
+        schedule.step()
+    return [p.detach() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_steps_are_the_plain_ones(backbone, name):
+    fused = _train(backbone, 4, name=name, lr=1e-3, fused=True)
+    plain = _train(backbone, 4, name=name, lr=1e-3, fused=False)
+    start = list(backbone.parameters())
+    for a, b, before in zip(fused, plain, start, strict=True):
+        moved = (b - before).abs().max()
+        assert (a - b).abs().max() <= 1e-6 + 1e-2 * moved
+    assert any((b - before).abs().max() > 1e-4 for b, before in zip(plain, start, strict=True))
+
+
+def test_fused_is_used_where_there_is_one(backbone):
+    assert configure(backbone, total_steps=4, steps_per_epoch=2)[0].defaults["fused"]
+    assert not configure(backbone, total_steps=4, steps_per_epoch=2, fused=False)[0].defaults["fused"]
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.8])
+def test_norms_and_biases_do_not_decay_and_nothing_is_lost(backbone, layer_decay):
+    extra = nn.Parameter(torch.zeros(3))
+    optimizer, _ = configure(
+        backbone, weight_decay=0.1, layer_decay=layer_decay, total_steps=9, steps_per_epoch=3, extra_parameters=[extra]
+    )
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decays) == len(list(backbone.parameters())) + 1
+    for parameter in backbone.parameters():
+        assert decays[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_timms_own_exceptions_do_not_decay():
+    net = create_backbone("deit_tiny_distilled_patch16_224", 3, pretrained=False, kwargs={"img_size": 32, "depth": 1})
+    optimizer, _ = configure(net, weight_decay=0.1, total_steps=9, steps_per_epoch=3)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name in ("pos_embed", "cls_token", "dist_token"):
+        assert decays[id(net.net.get_parameter(name))] == 0
+
+
+def test_layers_learn_slower_away_from_the_head(backbone):
+    optimizer, _ = configure(
+        backbone, lr=0.01, layer_decay=0.5, warmup_epochs=0, total_steps=9, steps_per_epoch=3, schedule="constant"
+    )
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(backbone.head_parameters()[0])] == pytest.approx(0.01)
+    body = [rates[id(p)] for p in backbone.net.blocks.parameters()]
+    assert body == sorted(body)
+    assert rates[id(backbone.net.conv_stem.weight)] == min(rates.values()) < 0.5 * max(rates.values())
+
+
+def test_frozen_parameters_are_left_out(backbone):
+    net = copy.deepcopy(backbone)
+    net.net.conv_stem.requires_grad_(False)
+    optimizer, _ = configure(net, total_steps=9, steps_per_epoch=3)
+    assert net.net.conv_stem.weight not in {p for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_rises_falls_and_ends_at_the_floor(schedule):
+    rates = [lr_factor(step, 100, 10, 0.05, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == max(rates) == 1
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[99] == pytest.approx(0.05)
+    assert lr_factor(150, 100, 10, 0.05, schedule) == pytest.approx(0.05)  # resumed for longer than planned
+
+
+def test_cosine_is_torchs():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=19, eta_min=0.1)
+    for step in range(20):
+        assert lr_factor(step, 20, 0, 0.1) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        torchs.step()
+
+
+def test_warm_up_takes_half_the_run_at_most(backbone, caplog):
+    with caplog.at_level(logging.INFO):
+        optimizer, schedule = configure(backbone, lr=1.0, warmup_epochs=5, total_steps=10, steps_per_epoch=10)
+    assert "warming up for 5 of 10 steps" in caplog.text
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "lion"}, r"optimizer\.name=lion"),
+        ({"lr": 0.0}, r"optimizer\.lr=0\.0"),
+        ({"lr": float("nan")}, r"optimizer\.lr=nan"),
+        ({"weight_decay": -1.0}, r"optimizer\.weight_decay=-1\.0"),
+        ({"layer_decay": 1.0}, r"optimizer\.layer_decay=1\.0"),
+        ({"warmup_epochs": -1}, r"optimizer\.warmup_epochs=-1"),
+        ({"min_lr": 0.1, "lr": 0.01}, r"optimizer\.min_lr=0\.1"),
+        ({"schedule": "step"}, r"optimizer\.schedule=step"),
+        ({"schedule": "constant", "min_lr": 1e-5}, "does nothing"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(backbone, settings, message):
+    with pytest.raises(ModelError, match=message):
+        configure(backbone, total_steps=9, steps_per_epoch=3, **settings)
