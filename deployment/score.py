@@ -31,8 +31,8 @@ class Score:
         DeploymentError: A parameter is out of its range.
 
     Example:
-        >>> round(Score()(f1=0.7478, seconds=61.2576), 4)
-        0.9875
+        >>> round(Score()(f1=0.7478, seconds=61.2576), 3)
+        0.987
     """
 
     def __init__(

@@ -1,0 +1,104 @@
+import math
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from deployment import DeploymentError
+from deployment.score import Score
+
+SCORES = Path(__file__).parents[2] / "conf" / "score"
+ENTRY = {"ms_per_photo": 11.742, "ratio": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("f1", "seconds", "published"),
+    [
+        (0.7478, 61.2576, 0.9875),
+        (0.7520, 61.2576, 0.9710),
+        (0.7012, 58.1225, 1.1676),
+        (0.6897, 59.3327, 1.2388),
+        (0.7000, 60.0, 1.1950),
+        (0.6465, 48.6440, 1.3080),
+    ],
+)
+def test_published_leaderboard_rows_are_reproduced(f1, seconds, published):
+    assert Score()(f1, seconds) == pytest.approx(published, abs=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "clock", "seconds"), [("boostcamp", "end_to_end", 61.258), ("relative", "model", 30.63)]
+)
+def test_configs_build_scores_that_read_their_own_clock(name, clock, seconds):
+    score = instantiate(OmegaConf.load(SCORES / f"{name}.yaml"))
+    assert (score.name, score.clock, score.reference, score.reference_size) == (name, clock, "resnet18d", 224)
+    assert score.seconds(ENTRY) == pytest.approx(seconds, abs=1e-3)
+    assert score(0.7478, 61.2576) == pytest.approx(0.9875, abs=3e-4)
+
+
+def test_every_config_value_is_explained():
+    files = sorted(SCORES.glob("*.yaml"))
+    assert [file.stem for file in files] == ["boostcamp", "relative"]
+    for file in files:
+        for line in file.read_text().splitlines():
+            assert "#" in line or line.startswith("_target_"), f"{file.name}: {line}"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1e4), st.floats(0.01, 1e4))
+def test_better_and_faster_never_scores_worse(f1, other_f1, seconds, other_seconds):
+    score = Score()
+    assert score(max(f1, other_f1), min(seconds, other_seconds)) <= score(f1, seconds)
+
+
+def test_a_steep_sigmoid_does_not_overflow():
+    steep = Score(c=1e6)
+    assert steep(1.0, 43.16) == pytest.approx(0.5)
+    assert steep(0.0, 43.16) == pytest.approx(1.5)
+
+
+def test_the_explanation_adds_up():
+    text = Score().explain(0.74, 61.3)
+    assert text == "score 1.0202 = 0.5*61.3/43.16 + sigmoid(20*(0.7-0.7400))"
+    assert 0.5 * 61.3 / 43.16 + 1 / (1 + math.exp(-20 * (0.7 - 0.7400))) == pytest.approx(1.0202, abs=1e-4)
+
+
+@pytest.mark.parametrize("f1", [-0.01, 1.01, 74.0, math.nan])
+def test_an_f1_out_of_range_is_an_error(f1):
+    with pytest.raises(DeploymentError, match="between 0 and 1"):
+        Score()(f1, 60.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_a_time_that_was_not_measured_is_an_error(seconds):
+    with pytest.raises(DeploymentError, match="above 0"):
+        Score()(0.7, seconds)
+
+
+@pytest.mark.parametrize("wrong", [{"time": "median"}, {"base_time": 0}, {"c": -1}, {"photos": 0}, {"base_f1": 70}])
+def test_a_parameter_out_of_range_is_named(wrong):
+    with pytest.raises(DeploymentError, match=f"score.{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        Score(**wrong)
+
+
+def test_judge_takes_the_record_of_its_clock_at_batch_one():
+    def record(clock, batch, ratio):
+        return {"clock": clock, "batch": batch, "entries": {"model": {"ratio": ratio, "ms_per_photo": 10 * ratio}}}
+
+    records = [record("model", 32, 0.9), record("end_to_end", 1, 0.5), record("model", 1, 0.25)]
+    relative, boostcamp = Score(), Score(name="boostcamp", time="end_to_end")
+    assert relative.judge(0.8, records)["score_seconds"] == pytest.approx(61.26 * 0.25)
+    judged = boostcamp.judge(0.8, records)
+    assert judged["score_seconds"] == pytest.approx(5 * 5.217)
+    assert judged["score"] == boostcamp(0.8, judged["score_seconds"])
+    assert judged["score_name"] == "boostcamp"
+    assert f"{judged['score']:.4f}" in judged["score_explained"]
+    with pytest.raises(DeploymentError, match="model clock at batch 1"):
+        relative.judge(0.8, records[:2])
+
+
+def test_a_relative_score_needs_a_reference():
+    with pytest.raises(DeploymentError, match="reference"):
+        Score().seconds({"ms_per_photo": 3.0, "ratio": None})
