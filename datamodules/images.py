@@ -232,11 +232,12 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
         wide *= 255
     elif low < 0 or high > 255:
-        wide = (wide - low) * (255 / (high - low))
+        wide = (wide - low) * (255 / max(high - low, 1e-9))
     return (wide + 0.5).astype(np.uint8)
 
 
 def _interpolate(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    image = image if image.flags.writeable else image.copy()  # torch knows no read-only arrays
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # a channels_last view: torch's fast uint8 path
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
     return pixels[0].permute(1, 2, 0).contiguous().numpy()
