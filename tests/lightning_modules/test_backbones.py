@@ -26,33 +26,12 @@ def _config(stem: str, **overrides):
 
 
 def test_every_promised_backbone_has_a_file():
-    assert (
-        sorted(
-            [
-                "mobilenetv2",
-                "mobilenetv3",
-                "mobilenetv3_small",
-                "mobilenetv4_small",
-                "resnet18",
-                "resnet18d",
-                "resnet26d",
-                "resnet34d",
-                "resnet50",
-                "resnet50d",
-                "efficientnet_lite0",
-                "efficientnet_b0",
-                "lcnet_050",
-                "lcnet_100",
-                "ghostnet",
-                "repvgg_a0",
-                "fastvit_t8",
-                "convnext_atto",
-                "deit_tiny_distilled",
-                "timm",
-            ]
-        )
-        == FILES
-    )
+    promised = """
+        mobilenetv2 mobilenetv3 mobilenetv3_small mobilenetv4_small resnet18 resnet18d resnet26d resnet34d resnet50
+        resnet50d efficientnet_lite0 efficientnet_b0 lcnet_050 lcnet_100 ghostnet repvgg_a0 fastvit_t8 convnext_atto
+        deit_tiny_distilled timm
+    """
+    assert sorted(promised.split()) == FILES
 
 
 @pytest.mark.parametrize("stem", FILES)

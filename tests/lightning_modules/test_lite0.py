@@ -1,4 +1,4 @@
-"""The packaged EfficientNet-Lite0 weights in timm's network, against the original architecture written down again here."""
+"""The packaged EfficientNet-Lite0 weights in timm's network, against the original architecture, written down here."""
 
 import pytest
 import torch

@@ -1,0 +1,139 @@
+import pickle
+
+import pytest
+import torch
+
+from lightning_modules import ModelError
+from lightning_modules.backbones import create_backbone
+from lightning_modules.checkpoint import FORMAT, RECORD, build_net, make_record, read_checkpoint
+
+CLASSES = ["Metal", "Paper", "Plastic"]
+
+
+def _checkpoint(net, **extra):
+    record = make_record(net, CLASSES, class_counts=[3, 2, 1], preprocessing={"size": 32, "resize": "pad"}, **extra)
+    state = {f"net.{key}": value for key, value in net.state_dict().items()}
+    return {"state_dict": state, RECORD: record, "pytorch-lightning_version": "2.6.0"}
+
+
+@pytest.fixture(scope="module")
+def net():
+    return create_backbone(
+        "lcnet_050", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4], drop_rate=0.1
+    ).eval()
+
+
+@pytest.fixture
+def path(net, tmp_path):
+    torch.save(_checkpoint(net, config={"seed": 3, "data": {"size": 32}}), tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("lcnet_050", {}), ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}), ("resnet18d", {})],
+)
+def test_a_rebuilt_network_answers_the_same_and_asks_nobody(tmp_path, monkeypatch, name, kwargs):
+    net = create_backbone(name, 3, pretrained=False, mean=[0.5, 0.4, 0.3], kwargs=kwargs)
+    torch.save(_checkpoint(net), tmp_path / "a.ckpt")
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    again = build_net(read_checkpoint(tmp_path / "a.ckpt"))
+    photos = torch.rand(2, 3, 32, 32)
+    assert not again.training
+    with torch.inference_mode():
+        torch.testing.assert_close(again(photos), net.eval()(photos), rtol=0, atol=0)
+    assert (again.name, again.origin, again.num_classes) == (name, "scratch", 3)
+
+
+def test_the_record_says_what_shipping_needs(path):
+    record = read_checkpoint(path)[RECORD]
+    assert record["format"] == FORMAT
+    assert record["model"] == {"name": "lcnet_050", "num_classes": 3, "kwargs": {"drop_rate": 0.1}}
+    assert record["preprocessing"] == {"size": 32, "resize": "pad", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    assert (record["classes"], record["class_counts"]) == (CLASSES, [3, 2, 1])
+    assert (record["origin"], record["pruning"]) == ("scratch", [])
+    assert record["config"] == {"seed": 3, "data": {"size": 32}}
+    assert {"torch", "timm", "pytorch-lightning", "python"} <= set(record["versions"])
+
+
+@pytest.mark.parametrize("value", [torch.zeros(1), {"a": {1, 2}}, [object()]])
+def test_only_plain_data_is_recorded(net, value):
+    with pytest.raises(ModelError, match=r"litesort\.config\.bad"):
+        make_record(net, CLASSES, config={"bad": value})
+
+
+class Hostile:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('pwned')",))
+
+
+def _save(content):
+    return lambda path, net: torch.save(content(net), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, net: None, "does not exist"),
+        (lambda path, net: path.mkdir(), "is a folder"),
+        (lambda path, net: path.write_bytes(b"\x89PNG"), "broken"),
+        (lambda path, net: path.write_bytes(pickle.dumps(Hostile())), "would run code"),
+        (_save(lambda net: {**_checkpoint(net), "callbacks": Hostile()}), "would run code"),
+        (_save(lambda net: net.state_dict()), "a file of tensors, not litesort's.*best.ckpt"),
+        (
+            _save(lambda net: {"state_dict": {}, "pytorch-lightning_version": "2.0"}),
+            "a Lightning checkpoint, not litesort",
+        ),
+        (_save(lambda net: _checkpoint(net, format=FORMAT + 1)), "pip install -U litesort"),
+    ],
+    ids=["missing", "folder", "picture", "pickle", "hostile", "tensors", "foreign", "newer"],
+)
+def test_a_file_that_will_not_do_is_one_line(net, tmp_path, write, message):
+    path = tmp_path / "a.ckpt"
+    write(path, net)
+    with pytest.raises(ModelError, match=message) as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "shape", "extra"])
+def test_tensors_that_do_not_fit_are_refused(net, path, spoil):
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["state_dict"]
+    if spoil == "missing":
+        del state["net.net.conv_head.weight"]
+    elif spoil == "shape":
+        state["net.net.conv_head.weight"] = torch.zeros(1)
+    else:
+        state["net.net.other"] = torch.zeros(1)
+    with pytest.raises(ModelError, match="do not fit lcnet_050") as error:
+        build_net(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_what_belongs_to_the_training_only_is_no_hindrance(path):
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"]["objective.projection.weight"] = torch.zeros(2, 2)
+    build_net(checkpoint)
+
+
+def test_a_pruned_network_of_a_later_version_is_refused(path):
+    checkpoint = read_checkpoint(path)
+    checkpoint[RECORD]["pruning"] = [{"layer": "conv_stem"}]
+    with pytest.raises(ModelError, match="pruned"):
+        build_net(checkpoint)
+
+
+def test_a_checkpoint_is_a_weight_file_too(net, path):
+    other = create_backbone("lcnet_050", 3, weights=str(path))
+    assert other.origin == "file:best.ckpt"
+    photos = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(other.eval()(photos), net(photos), rtol=0, atol=0)
+
+
+def test_weights_of_a_checkpoint_start_another_number_of_classes(path, net):
+    other = create_backbone("lcnet_050", 5, weights=str(path))
+    torch.testing.assert_close(other.mean, net.mean)
+    torch.testing.assert_close(other.net.conv_stem.weight, net.net.conv_stem.weight)
