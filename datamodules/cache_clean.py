@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = found if options.clean else doomed(found, options.older_than, options.max_gb, now)
     gone = [entry for entry in chosen if remove(entry)]
     if options.clean:
-        for index in folder.glob("digests-*.json"):
+        for index in [*folder.glob("digests-*.json"), *folder.glob(".digests-*.tmp")]:
             index.unlink(missing_ok=True)
     if gone or options.clean:
         remove_leftovers(folder)

@@ -1,0 +1,264 @@
+"""Batches: the right photos with the right labels and keys, in an order that no thread or worker can change."""
+
+import gc
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import datamodules
+from datamodules import DataError, images
+from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
+from datamodules.samplers import OrderedSampler, ShuffleSampler, WeightedSampler
+from datamodules.sources.base import Sample, Source
+
+LABELS = np.arange(40) % 3
+ARRAY = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+ROWS = np.arange(5, 36)
+
+
+def loader(kind=ShuffleSampler, batch_size=4, rows=ROWS, *, rank=0, world_size=1, seed=3, **options):
+    sampler = kind(LABELS[rows], seed=seed, rank=rank, world_size=world_size)
+    return PixelLoader(ARRAY, LABELS, rows, sampler, batch_size, **options)
+
+
+def feed_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_a_batch_is_pixels_labels_and_rows_that_belong_together():
+    seen = []
+    for batch in loader():
+        assert batch.images.dtype == torch.uint8
+        assert batch.targets.dtype == batch.indices.dtype == torch.int64
+        assert torch.equal(batch.images, torch.from_numpy(ARRAY)[batch.indices])
+        assert torch.equal(batch.targets, torch.from_numpy(LABELS)[batch.indices])
+        assert batch.draws is None
+        seen += batch.indices.tolist()
+    assert sorted(seen) == ROWS.tolist()
+
+
+@pytest.mark.parametrize("kind", [ShuffleSampler, WeightedSampler, OrderedSampler])
+def test_prefetching_changes_nothing(kind):
+    runs = [list(loader(kind, prefetch=prefetch, draw=lambda keys: keys.copy())) for prefetch in (0, 1, 2, 50)]
+    for run in runs[1:]:
+        for one, other in zip(run, runs[0], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+            assert np.array_equal(one.draws, other.draws)
+
+
+def test_kept_batches_are_not_written_over():
+    kept = [batch.images[1:].permute(0, 3, 1, 2) for batch in loader(OrderedSampler)]  # views only
+    gc.collect()
+    for batch, expected in zip(kept, ROWS.reshape(-1)[:28].reshape(7, 4), strict=False):
+        assert np.array_equal(batch.permute(0, 2, 3, 1), ARRAY[expected[1:]])
+
+
+def test_keys_do_not_depend_on_batch_size_or_ranks():
+    def keys(**options):
+        return {
+            (row, int(key))
+            for rank in range(options.get("world_size", 1))
+            for batch in loader(draw=lambda keys: keys.copy(), rows=np.arange(40), rank=rank, **options)
+            for row, key in zip(batch.indices.tolist(), batch.draws, strict=True)
+        }
+
+    assert keys() == keys(batch_size=7) == keys(world_size=2) == keys(world_size=4, batch_size=1)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_all_ranks_take_as_many_steps_and_evaluation_sees_each_photo_once(n, batch_size, world_size, drop_last):
+    world_size = min(world_size, n)
+    ranks = [
+        loader(OrderedSampler, batch_size, np.arange(n), rank=r, world_size=world_size, drop_last=drop_last, prefetch=0)
+        for r in range(world_size)
+    ]
+    batches = [list(rank) for rank in ranks]
+    assert {len(of_rank) for of_rank in batches} == {len(ranks[0])}
+    sizes = [len(batch.indices) for of_rank in batches for batch in of_rank]
+    assert min(sizes) >= 1
+    assert max(sizes) <= batch_size
+    seen = [row for of_rank in batches for batch in of_rank for row in batch.indices.tolist()]
+    if not drop_last and batch_size > 1:
+        assert sorted(seen) == list(range(n))
+    if drop_last and world_size == 1 and n >= batch_size:
+        assert set(sizes) == {batch_size}
+
+
+def test_leaving_early_ends_the_thread():
+    for number, _ in enumerate(loader()):
+        if number == 1:
+            assert feed_threads()
+            break
+    gc.collect()
+    assert not feed_threads()
+    iterator = iter(loader())
+    next(iterator)
+    iterator.close()
+    assert not feed_threads()
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_error_while_a_batch_is_made_is_raised_in_its_place(prefetch):
+    calls = []
+
+    def draw(keys):
+        calls.append(keys)
+        if len(calls) == 4:
+            raise RuntimeError("no such operation")
+        return keys
+
+    seen = []
+    with pytest.raises(RuntimeError, match="no such operation"):
+        seen.extend(loader(draw=draw, prefetch=prefetch))
+    assert len(seen) == 3
+    assert not feed_threads()
+
+
+def test_iterators_are_independent():
+    feed = loader(OrderedSampler)
+    assert [torch.equal(a.indices, b.indices) for a, b in zip(feed, feed, strict=True)] == [True] * len(feed)
+
+
+STOPPED = """
+import numpy as np
+from datamodules.loader import PixelLoader
+from datamodules.samplers import ShuffleSampler
+sampler = ShuffleSampler(np.zeros(99, int))
+feed = iter(PixelLoader(np.zeros((99, 8, 8, 3), np.uint8), np.zeros(99), np.arange(99), sampler, 2))
+next(feed)
+print("left")
+"""
+
+
+def test_a_process_that_stops_in_the_middle_of_an_epoch_ends():
+    environment = os.environ | {"PYTHONPATH": str(Path(datamodules.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], env=environment, timeout=100, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+class Tiny(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: dict[int, list[int]] = {}
+
+    def training_step(self, batch, _):
+        self.seen.setdefault(self.current_epoch, []).extend(batch.indices.tolist())
+        return self.layer(batch.images.float().mean((1, 2, 3))[:, None] / 255).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
+def test_lightning_moves_the_sampler_on_and_a_resumed_run_sees_the_same_order(tmp_path):
+    def fit(epochs, resume=None):
+        module = Tiny()
+        options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, enable_checkpointing=False, **options)
+        trainer.fit(module, loader(), ckpt_path=resume, weights_only=True)
+        return module, trainer
+
+    whole, _ = fit(3)
+    assert len({tuple(order) for order in whole.seen.values()}) == 3
+    for epoch, order in whole.seen.items():
+        sampler = ShuffleSampler(LABELS[ROWS], seed=3)
+        sampler.set_epoch(epoch)
+        assert order == ROWS[sampler.order()].tolist()
+    _, trainer = fit(2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _ = fit(3, tmp_path / "half.ckpt")
+    assert resumed.seen == {2: whole.seen[2]}
+
+
+class Files(Source):
+    def __init__(self, root: Path) -> None:
+        self.root, self.classes = root, ["a", "b"]
+        self.samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
+
+
+@pytest.fixture
+def files(tmp_path) -> Files:
+    for number in range(9):
+        Image.fromarray(ARRAY[number].repeat(5, 0)).save(tmp_path / f"{number}.png")
+    return Files(tmp_path)
+
+
+def decoding(source, batch_size=4, **options):
+    sampler = ShuffleSampler(LABELS[:9], seed=1)
+    rows = np.arange(9)
+    return DecodingLoader(source, 8, "pad", LABELS[:9], rows, sampler, batch_size, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoding_on_the_fly_gives_the_batches_of_the_cache(files, workers):
+    pixels = np.stack([images.load(files.file(i), 8, "pad") for i in range(9)])
+    cached = PixelLoader(
+        pixels, LABELS[:9], np.arange(9), ShuffleSampler(LABELS[:9], seed=1), 4, draw=lambda keys: keys.copy()
+    )
+    feed = decoding(files, num_workers=workers, draw=lambda keys: keys.copy())
+    state = torch.get_rng_state()
+    for epoch in range(2):
+        feed.sampler.set_epoch(epoch)
+        cached.sampler.set_epoch(epoch)
+        assert len(feed) == len(cached) == 3
+        for one, other in zip(feed, cached, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+            assert np.array_equal(one.draws, other.draws)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_broken_photos_are_left_out_recorded_and_said_once(files, caplog):
+    whole = {
+        row: key
+        for b in decoding(files, num_workers=0, draw=np.copy)
+        for row, key in zip(b.indices.tolist(), b.draws, strict=True)
+    }
+    for name in ("2.png", "5.png"):
+        (files.root / name).write_bytes(b"gone")
+    feed = decoding(files, num_workers=0, draw=np.copy)
+    for _ in range(2):
+        kept = {row: key for batch in feed for row, key in zip(batch.indices.tolist(), batch.draws, strict=True)}
+        assert kept == {row: key for row, key in whole.items() if row not in (2, 5)}
+    assert set(feed.broken) == {2, 5}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_batch_of_broken_photos_is_skipped_and_they_can_be_made_fatal(files):
+    for path in files.root.iterdir():
+        path.write_bytes(b"gone")
+    told = []
+    assert list(decoding(files, num_workers=0, on_broken=lambda row, reason: told.append(row))) == []
+    assert sorted(told) == list(range(9))
+
+    def fatal(row, reason):
+        raise DataError(reason)
+
+    with pytest.raises(DataError):
+        list(decoding(files, num_workers=0, on_broken=fatal))
+
+
+def test_workers_and_sizes_are_checked():
+    assert 1 <= auto_workers("auto") <= 8
+    assert auto_workers(0) == 0
+    for wrong in (-1, "many", 1.5):
+        with pytest.raises(DataError, match=r"data\.num_workers"):
+            auto_workers(wrong)
+    with pytest.raises(DataError, match=r"data\.batch_size=0"):
+        loader(batch_size=0)
