@@ -27,12 +27,13 @@ def print_summary(
         console: Where to print; the terminal by default.
     """
     console = console or Console()
-    table = Table(title=Text(headline(metrics)), title_justify="left", title_style="bold", show_header=False, box=None)
+    table = Table(show_header=False, box=None)
     table.add_column("what", no_wrap=True, style="cyan")
     table.add_column("value", overflow="fold")
     for name, value in lines(metrics):
         table.add_row(Text(name), Text(value, style="bold" if name.strip() in ("macro F1", "score") else ""))
     console.print()
+    console.print(Text(headline(metrics), style="bold"))
     console.print(table)
     if files:
         console.print(Text("files", style="bold"))

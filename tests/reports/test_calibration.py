@@ -1,0 +1,112 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torchmetrics.functional.classification import binary_calibration_error
+
+from reports.calibration import calibration_error, coverage_at_accuracy, reliability, risk_coverage
+
+# Few distinct values, so that ties are common.
+CONFIDENCES = st.lists(st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.9, 1.0]), min_size=1, max_size=12)
+
+
+@st.composite
+def answers(draw):
+    confidence = np.array(draw(CONFIDENCES))
+    return confidence, draw(arrays(bool, len(confidence)))
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_ece_agrees_with_torchmetrics(bins):
+    random = np.random.default_rng(0)
+    confidence = random.beta(4, 1.5, 3000)
+    correct = random.random(3000) < confidence**2
+    # Its binary form bins the probability of class 1 and takes the share of ones: here confidence and hits.
+    expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).int(), n_bins=bins)
+    assert calibration_error(confidence, correct, bins) == pytest.approx(float(expected), abs=1e-6)
+
+
+@given(answers(), st.integers(1, 20))
+def test_ece_agrees_with_its_definition(answer, bins):
+    confidence, correct = answer
+    edges = np.linspace(0, 1, bins + 1)
+    expected = 0.0
+    for low, high in pairwise(edges):
+        inside = (confidence >= low) & ((confidence < high) | ((high == 1) & (confidence == 1)))
+        if inside.any():
+            expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    assert calibration_error(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
+
+
+@given(answers(), st.integers(1, 20))
+def test_every_answer_is_in_one_bin(answer, bins):
+    confidence, correct = answer
+    binned = reliability(confidence, correct, bins)
+    full = binned.counts > 0
+    assert binned.counts.sum() == len(confidence)
+    assert np.isnan(binned.accuracy[~full]).all()
+    assert (binned.accuracy[full] * binned.counts[full]).sum() == pytest.approx(correct.sum())
+    assert (binned.confidence[full] >= binned.edges[:-1][full] - 1e-12).all()
+    assert (binned.confidence[full] <= binned.edges[1:][full] + 1e-12).all()
+
+
+@given(answers(), st.floats(0, 1))
+def test_coverage_is_the_largest_that_any_threshold_reaches(answer, target):
+    confidence, correct = answer
+    shares = [0.0]
+    for threshold in set(confidence):
+        kept = confidence >= threshold
+        if correct[kept].mean() >= target:
+            shares.append(kept.mean())
+    share, threshold = coverage_at_accuracy(confidence, correct, target)
+    assert share == pytest.approx(max(shares))
+    kept = confidence >= threshold
+    assert kept.mean() == pytest.approx(share)
+    assert share == 0 or correct[kept].mean() >= target
+
+
+@given(answers())
+def test_risk_coverage_ends_with_everything_kept(answer):
+    confidence, correct = answer
+    coverage, accuracy, threshold = risk_coverage(confidence, correct)
+    assert len(coverage) == len(set(confidence))
+    assert (np.diff(coverage) > 0).all()
+    assert (np.diff(threshold) < 0).all()
+    assert coverage[-1] == 1
+    assert accuracy[-1] == pytest.approx(correct.mean())
+
+
+def test_equal_confidences_are_kept_or_rejected_together():
+    confidence, correct = np.array([0.9, 0.7, 0.7, 0.7]), np.array([True, True, False, False])
+    assert coverage_at_accuracy(confidence, correct, 1.0) == (0.25, 0.9)  # not the lucky first of the three
+    assert coverage_at_accuracy(confidence, correct, 0.5) == (1.0, 0.7)
+
+
+def test_a_dip_below_the_target_does_not_end_the_search():
+    confidence, correct = np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, True, True, True])
+    assert coverage_at_accuracy(confidence, correct, 0.75) == (1.0, 0.6)
+
+
+def test_nothing_reaches_the_target():
+    assert coverage_at_accuracy(np.array([0.9, 0.8]), np.array([False, False]), 0.5) == (0.0, math.inf)
+    assert coverage_at_accuracy(np.array([]), np.array([], bool), 0.5) == (0.0, math.inf)
+    assert math.isnan(calibration_error(np.array([]), np.array([], bool)))
+
+
+def test_rounding_above_one_is_forgiven_but_percent_is_not():
+    assert calibration_error(np.array([np.float32(1.0000001)]), np.array([True])) == 0
+    with pytest.raises(ValueError, match="87 to 93"):
+        calibration_error(np.array([93.0, 87.0]), np.array([True, True]))
+    with pytest.raises(ValueError, match="nan"):
+        calibration_error(np.array([np.nan]), np.array([True]))
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        reliability(np.array([0.1, 0.2]), np.array([True, True, False]))
+    with pytest.raises(ValueError, match="bins=0"):
+        reliability(np.array([0.1]), np.array([True]), bins=0)
+    with pytest.raises(ValueError, match=r"target=95"):
+        coverage_at_accuracy(np.array([0.1]), np.array([True]), target=95)

@@ -1,0 +1,85 @@
+import math
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports import figures
+
+CLASSES = ["Metal", "Paper", "Glas & $5 <Dosen>"]
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def colour_share(path, colour):
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return (abs(pixels(path) - rgb).max(axis=2) < 12).mean()
+
+
+def test_a_better_matrix_is_a_darker_diagonal(tmp_path):
+    good = figures.confusion_matrix(np.diag([9, 90, 900]), CLASSES, tmp_path / "new" / "good.png", title="good")
+    even = figures.confusion_matrix(np.full((3, 3), 50), CLASSES, tmp_path / "even.png", title="even")
+    assert (pixels(good).sum(2) < 300).mean() > 2 * (pixels(even).sum(2) < 300).mean()
+    assert [path.name for path in good.parent.iterdir()] == ["good.png"]  # nothing temporary stays
+
+
+@pytest.mark.parametrize("count", [1, 31])
+def test_any_number_of_classes_and_an_empty_row_are_drawn(tmp_path, count):
+    matrix = np.eye(count, dtype=int)
+    matrix[0] = 0
+    path = figures.confusion_matrix(matrix, [f"class {i}" for i in range(count)], tmp_path / "a.png")
+    height, width, _ = pixels(path).shape
+    assert 400 < width < 3000
+    assert 400 < height < 3000
+
+
+def test_overconfidence_shows_as_a_gap(tmp_path):
+    confidence = np.linspace(0.5, 1, 400)
+    sure = figures.reliability_diagram(confidence, np.zeros(400, bool), tmp_path / "sure.png")
+    honest = figures.reliability_diagram(
+        confidence, np.random.default_rng(0).random(400) < confidence, tmp_path / "b.png"
+    )
+    assert colour_share(sure, figures.BLUE) < colour_share(honest, figures.BLUE)
+    assert colour_share(sure, figures.ORANGE) > colour_share(honest, figures.ORANGE)
+
+
+def test_bars_are_as_long_as_f1(tmp_path):
+    low = figures.f1_bars(dict.fromkeys(CLASSES, 0.2), tmp_path / "low.png")
+    high = figures.f1_bars(dict.fromkeys(CLASSES, 0.8), tmp_path / "high.png", support=dict.fromkeys(CLASSES, 7))
+    assert colour_share(high, figures.BLUE) > 2.5 * colour_share(low, figures.BLUE)
+
+
+def test_beaten_points_are_grey_and_odd_ones_left_out(tmp_path):
+    alone = [("a", 1.0, 0.5), ("lost", math.nan, 0.9), ("broken", 2.0, math.nan)]
+    first = figures.pareto(alone, tmp_path / "alone.png")
+    second = figures.pareto([*alone, ("beaten", 30.0, 0.4)], tmp_path / "beaten.png")
+    assert colour_share(first, figures.GREY) < colour_share(second, figures.GREY)
+    assert figures.pareto([], tmp_path / "empty.png").is_file()
+    assert figures.pareto([(f"run {i}", 1.0 + i, i / 50) for i in range(40)], tmp_path / "many.png").is_file()
+
+
+def test_curves_read_numbers_and_csv_text_with_gaps(tmp_path):
+    logged = [
+        {"epoch": "0", "train/loss": "2.0", "val/f1_macro": ""},
+        {"epoch": "0", "train/loss": "", "val/f1_macro": "0.1"},
+    ]
+    rows = [*logged, {"epoch": 1, "train/loss": 1.0, "val/f1_macro": 0.6, "lr-AdamW": math.nan, "note": None}]
+    two = pixels(figures.training_curves(rows, tmp_path / "a.png", title="run"))
+    one = pixels(figures.training_curves([{"epoch": 0, "val/loss": 1.0}], tmp_path / "b.png"))
+    assert two.shape[1] == 2 * one.shape[1]  # loss and F1, but no panel for a rate that is NaN throughout
+    assert figures.training_curves([], tmp_path / "c.png").is_file()
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path):
+    assert figures.f1_bars({"플라스틱": 0.5, "紙": 0.7}, tmp_path / "a.png").is_file()
+
+
+def test_drawing_leaves_no_global_state():
+    import matplotlib
+
+    assert matplotlib.rcParams["text.parse_math"] is True
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

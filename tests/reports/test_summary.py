@@ -1,0 +1,73 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from reports.summary import print_summary
+
+ENTRY = {"median_ms": 3.14159, "p90_ms": 3.5, "device": "cpu", "ratio": 0.32, "size": 96}
+METRICS = {
+    "status": "completed", "model": "mobilenetv3", "origin": "hub", "data": "synthetic", "size": 96,
+    "test/f1_macro": 0.7412, "test/f1/Metal": 0.9, "test/f1/[b]Paper[/b]": 0.6, "test/accuracy_micro": 0.8,
+    "test/auroc_macro": 0.95, "test/ece": 0.031, "coverage": 0.62, "coverage_threshold": 0.91,
+    "coverage_accuracy": 0.95, "params": 4_200_000,
+    "macs": 217_000_000, "score": 0.93, "score_name": "relative",
+    "score_explained": "score 0.9300 = 0.5*61.3/43.16 + sigmoid(20*(0.7-0.7400))", "train_seconds": 83.0,
+    "images_per_second": 1234.5,
+    "latency": [
+        {"clock": "model", "batch": 1, "threads": 1, "reference": "resnet18d",
+         "entries": {"model": ENTRY, "resnet18d": ENTRY | {"size": 224}}},
+        {"clock": "end_to_end", "batch": 32, "threads": 2, "reference": None,
+         "entries": {"model": ENTRY | {"ratio": None}}},
+    ],
+}  # fmt: skip
+
+
+def shown(metrics, files=(), width=80):
+    console = Console(width=width, file=io.StringIO())
+    print_summary(metrics, files, console)
+    return console.file.getvalue()
+
+
+def test_everything_that_was_measured_is_told():
+    words = " ".join(shown(METRICS).split())
+    for part in (
+        "mobilenetv3 · weights: hub · 96 px · synthetic, test split",
+        "macro F1 0.7412", "Metal 0.9000", "[b]Paper[/b] 0.6000", "accuracy 0.8000", "AUROC 0.9500", "ECE 0.0310",
+        "62.0% of photos can be kept at 95% accuracy: reject below confidence 0.910",
+        "parameters 4.20 M", "MACs 217.00 M",
+        "3.14 ms, p90 3.50 = 0.32 × resnet18d at 224 px (model only, batch 1, cpu, 1 thread)",
+        "3.14 ms, p90 3.50 (file to class, batch 32, cpu, 2 threads)",
+        "0.9300 (relative) = 0.5*61.3/43.16 + sigmoid(20*(0.7-0.7400)), lower is better",
+        "1:23 min, 1,234 photos/s",
+    ):  # fmt: skip
+        assert part in words
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_table_fits(width):
+    assert max(map(len, shown(METRICS, width=width).splitlines())) <= width
+
+
+def test_no_escape_codes_where_there_is_no_terminal():
+    assert "\x1b" not in shown(METRICS)
+
+
+def test_files_are_shown_as_one_would_type_them_and_never_wrapped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deep = tmp_path / "runs" / ("long-" * 20) / "best.ckpt"
+    lines = shown(METRICS, [deep, tmp_path.parent / "elsewhere.csv"], width=40).splitlines()
+    assert f"  runs/{'long-' * 20}/best.ckpt" in lines
+    assert f"  {tmp_path.parent}/elsewhere.csv" in lines
+
+
+def test_what_is_missing_is_left_out():
+    text = shown({"model": "lcnet_050", "origin": "scratch", "val/f1_macro": 0.5, "latency": None, "score": None})
+    assert "from scratch" in text
+    assert "validation split" in text
+    assert "0.5000" in text
+    assert not {"score", "latency", "AUROC", "files"} & set(text.split())
+
+
+def test_a_target_that_no_threshold_reaches_is_said():
+    assert "no threshold reaches 95% accuracy" in shown({**METRICS, "coverage": 0.0, "coverage_threshold": None})
