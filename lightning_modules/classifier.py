@@ -102,7 +102,7 @@ class WasteClassifier(pl.LightningModule):
         self._begin("test")
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self._means("train"), prog_bar=True)
+        self._log(self._means("train"), on_bar=("train/loss",))
         # Lightning's LR finder raises the rate until the loss breaks: that is its job
         finding_lr = any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if math.isfinite(step := float(self._first_bad)) and not finding_lr:
@@ -168,10 +168,15 @@ class WasteClassifier(pl.LightningModule):
     def _finish(self, stage: str) -> None:
         if not self._sums[stage]:
             return
-        self.log_dict(self._means(stage))
         values = self.metrics[stage].compute()  # type: ignore[operator]
-        self.log(f"{stage}/f1_macro", values.pop("f1_macro"), prog_bar=True)
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        named = {f"{stage}/{name}": value for name, value in values.items()}
+        self._log(self._means(stage) | named, on_bar=(f"{stage}/f1_macro",))
+
+    def _log(self, values: dict[str, Tensor], on_bar: tuple[str, ...]) -> None:
+        """Log an epoch's values: already the same on all ranks, which Lightning wants told as sync_dist."""
+        spread = self.trainer.world_size > 1
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in on_bar, sync_dist=spread)
 
     def _show(self, loss: float) -> None:
         """Put this step's loss on curve and bar; `self.log` would cost every step, and wait for the device in each."""

@@ -272,3 +272,19 @@ def test_what_does_not_fit_is_one_line(tmp_path):
         _module(state_record={"config": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"trainer\.max_epochs"):
         _trainer(tmp_path, max_epochs=-1).fit(_module(), _loader(), _loader())
+
+
+class _Shares(pl.LightningDataModule):
+    """Each rank judges its own batches, of uneven number of photos."""
+
+    def val_dataloader(self):
+        batches = [*_loader(3, seed=1).dataset, Batch(*(t[:3] for t in _loader(1, seed=5).dataset[0][:3]))]
+        return DataLoader(batches[self.trainer.global_rank :: self.trainer.world_size], batch_size=None)
+
+
+def test_two_processes_report_what_one_does(tmp_path):
+    module, shares = _module(), _Shares()
+    one = _trainer(tmp_path).validate(module, shares, verbose=False)[0]
+    two = _trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=False)
+    both = two.validate(module, shares, verbose=False)[0]
+    assert both == pytest.approx(one, abs=1e-6)
