@@ -7,6 +7,7 @@ one measurement, a reference among it, and each entry carries its ratio to that 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -144,30 +145,17 @@ def end_to_end_clock(
         One record of plain data a batch size: see `deployment.stopwatch.measure`.
 
     Raises:
-        DeploymentError: No files, nothing to measure, an unknown reference, or a batch size below 1.
+        DeploymentError: No files; and what `model_clock` raises.
     """
     if not files:
         raise DeploymentError("the end-to-end clock got no photos: give the files of a split that is not empty")
 
     def record(batch: int, part: Callable[[float], None] | None) -> dict[str, Any]:
-        def turn(number: int) -> list[Path]:
-            return [files[(number * batch + offset) % len(files)] for offset in range(batch)]
-
-        def before(number: int) -> None:
-            for file in turn(number):
-                file.read_bytes()
-
+        turn = partial(_turn, files, batch)
         runners = {name: Runner(_classify(one, turn), one.device, one.details) for name, one in pipelines.items()}
-        done = measure(
-            runners,
-            clock="end_to_end",
-            batch=batch,
-            reference=reference,
-            settings=settings,
-            progress=part,
-            before=before,
-        )
-        return done | {"files": len(files)}
+        named: Any = {"clock": "end_to_end", "batch": batch, "reference": reference, "settings": settings}
+        before = partial(_read, turn)
+        return measure(runners, **named, progress=part, before=before) | {"files": len(files)}
 
     return _records(record, [one.module for one in pipelines.values()], batches, progress)
 
@@ -209,6 +197,15 @@ def _part(progress: Callable[[float], None] | None, position: int, parts: int) -
 
 def _bound(predict: Callable[[Any], Any], inputs: Any) -> Callable[[int], Any]:
     return lambda number: predict(inputs)
+
+
+def _turn(files: Sequence[Path], batch: int, number: int) -> list[Path]:
+    return [files[(number * batch + offset) % len(files)] for offset in range(batch)]
+
+
+def _read(turn: Callable[[int], Sequence[Path]], number: int) -> None:
+    for file in turn(number):
+        file.read_bytes()
 
 
 def _classify(pipeline: Pipeline, turn: Callable[[int], Sequence[Path]]) -> Callable[[int], np.ndarray]:

@@ -89,21 +89,24 @@ def measure(
     Raises:
         DeploymentError: Nothing to measure, or an unknown reference.
     """
-    if not runners:
-        raise DeploymentError("there is nothing to measure: give at least one model")
-    if reference is not None and reference not in runners:
-        raise DeploymentError(f"reference={reference} is not measured: choose one of {', '.join(runners)}")
+    _check(runners, reference)
     settings = settings or Settings()
     with _threads(settings.threads), _no_garbage_collection(), torch.inference_mode():
         times = _run(runners, clock, settings, progress, before)
         record = {"clock": clock, "batch": batch, "reference": reference} | asdict(settings) | _surroundings(runners)
     base = None if reference is None else times[reference]
-    record["rounds"] = len(next(iter(times.values())))
-    record["entries"] = {
+    entries = {
         name: {**runner.details, "device": runner.device, **_describe(times[name], batch, base)}
         for name, runner in runners.items()
     }
-    return record
+    return record | {"rounds": len(next(iter(times.values()))), "entries": entries}
+
+
+def _check(runners: Mapping[str, Runner], reference: str | None) -> None:
+    if not runners:
+        raise DeploymentError("there is nothing to measure: give at least one model")
+    if reference is not None and reference not in runners:
+        raise DeploymentError(f"reference={reference} is not measured: choose one of {', '.join(runners)}")
 
 
 def _surroundings(runners: Mapping[str, Runner]) -> dict[str, Any]:

@@ -51,18 +51,17 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Path, tit
     matrix = np.asarray(matrix)
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(3.2, min(0.62 * count, 16))
-    with _figure(side + 2.6, side + 1.1, path) as figure:
+    side = max(2.6, min(0.62 * count, 4.0 + 0.3 * count, 16))
+    with _figure(1.05 * side + 2.8, side + 1.1, path) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        names = [f"{name} ({total})" for name, total in zip(classes, matrix.sum(axis=1), strict=True)]
+        names = [f"{name} ({photos})" for name, photos in zip(classes, matrix.sum(axis=1), strict=True)]
         small = 10 if count <= 20 else max(4, 10 * 20 / count)
         axes.set_xticks(range(count), classes, rotation=40, ha="right", rotation_mode="anchor", fontsize=small)
         axes.set_yticks(range(count), names, fontsize=small)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set(xlabel="prediction", ylabel="label (photos)")
-        axes.set_title(title)
+        axes.set(xlabel="prediction", ylabel="label (photos)", title=title)
         for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 30 else ():
             text = f"{matrix[row, column]}"
             if count <= 12:
@@ -94,16 +93,15 @@ def reliability_diagram(
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated", zorder=3)
         upper.bar(centres, binned.accuracy, width * 0.94, color=BLUE, label="accuracy")
         gap = binned.confidence - binned.accuracy
-        style = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1.0}
-        upper.bar(centres, gap, width * 0.94, bottom=binned.accuracy, label="gap to mean confidence", **style)
-        upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
-        upper.set_title(f"{title}   ECE {calibration_error(confidence, correct, bins):.3f}")
+        hatched = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "label": "gap to mean confidence"}
+        upper.bar(centres, gap, width * 0.94, bottom=binned.accuracy, **hatched)
+        title = f"{title}   ECE {calibration_error(confidence, correct, bins):.3f}"
+        upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1), title=title)
         upper.legend(loc="upper left")
         upper.grid(axis="y")
         lower.bar(centres, binned.counts / max(binned.counts.sum(), 1), width * 0.94, color=GREY)
         lower.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         lower.set(xlabel="confidence of the answer", ylabel="answers")
-        lower.grid(axis="y")
     return path
 
 
@@ -129,8 +127,7 @@ def f1_bars(
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
-        axes.set(xlabel="F1", xlim=(0, 1), xticks=np.linspace(0, 1, 6))
-        axes.set_title(title)
+        axes.set(xlabel="F1", xlim=(0, 1), xticks=np.linspace(0, 1, 6), title=title)
         if values:
             mean = float(np.mean(values))
             axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.4, label=f"macro {mean:.3f}")
@@ -162,16 +159,15 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
             axes.scatter(
                 [costs[i] for i in at], [values[i] for i in at], s=52, c=colour, marker=marker, label=label, zorder=3
             )
-        _name_points(axes, points, best)
         if costs and max(costs) > 8 * min(costs):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axes.margins(x=0.16, y=0.14)
+        axes.margins(x=0.1, y=0.14)
+        _name_points(axes, points, best)
         axes.grid()
-        axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)")
-        axes.set_title(title)
+        axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)", title=title)
         if len(best) < len(points):
             axes.legend(loc="lower right")
     return path
@@ -186,10 +182,10 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
         path: PNG to write.
         title: Above the picture.
     """
-    panels = {"loss": ("loss",), "macro F1": ("f1_macro",), "learning rate": ("lr",)}
+    panels = {"loss": "loss", "macro F1": "f1_macro", "learning rate": "lr"}
     curves = {
-        panel: {key: _curve(history, key) for key in _logged(history) if any(e in key.split("/")[-1] for e in ends)}
-        for panel, ends in panels.items()
+        panel: {key: _curve(history, key) for key in _logged(history) if part in key.split("/")[-1]}
+        for panel, part in panels.items()
     }
     drawn = {panel: {key: xy for key, xy in named.items() if len(xy[0])} for panel, named in curves.items()}
     drawn = {panel: named for panel, named in drawn.items() if named} or {"loss": {}}
@@ -218,11 +214,15 @@ def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: Sequence[int]) -> None:
-    # The front comes from below and goes to the right, so that its names are free to stand on the upper left; where it
-    # is crowded, the rest go without.
+    # The front comes from below and goes to the right, so that its names are free to stand on the upper left, or, where
+    # the left has no room, on the lower right. Where it is crowded, the rest go without.
+    axes.autoscale_view()
+    place = axes.transData + axes.transAxes.inverted()
     for i, (name, cost, value) in enumerate(points):
-        if i in best:
+        if i in best and place.transform((cost, value))[0] > 0.3:
             axes.annotate(name, (cost, value), (-6, 5), textcoords="offset points", fontsize=8.5, ha="right")
+        elif i in best:
+            axes.annotate(name, (cost, value), (7, -12), textcoords="offset points", fontsize=8.5, ha="left")
         elif len(points) <= 20:
             look: Any = {"fontsize": 8.5, "color": "#666666", "ha": "center"}
             axes.annotate(name, (cost, value), (0, 8), textcoords="offset points", **look)

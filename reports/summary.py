@@ -44,12 +44,13 @@ def print_summary(
 
 def headline(metrics: Mapping[str, Any]) -> str:
     """What was judged, in one line."""
-    split = "test" if math.isfinite(number(dict(metrics), "test/f1_macro")) else "validation"
+    judged = "test" if math.isfinite(number(dict(metrics), "test/f1_macro")) else "val"
+    split = {"all": "all photos", "val": "validation split"}.get(metrics.get("split") or judged, "test split")
     origin = metrics.get("origin")
     weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""
     size = f"{metrics['size']} px" if metrics.get("size") else ""
     model = one_line(metrics.get("model") or metrics.get("name") or "model")
-    data = f"{one_line(metrics['data'], 60)}, {split} split" if metrics.get("data") else f"{split} split"
+    data = f"{one_line(metrics['data'], 60)}, {split}" if metrics.get("data") else split
     return " · ".join(part for part in (model, weights, size, data) if part)
 
 

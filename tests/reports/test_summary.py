@@ -69,5 +69,9 @@ def test_what_is_missing_is_left_out():
     assert not {"score", "latency", "AUROC", "files"} & set(text.split())
 
 
+def test_the_split_is_named():
+    assert "synthetic, all photos" in shown({**METRICS, "split": "all"}, width=120)
+
+
 def test_a_target_that_no_threshold_reaches_is_said():
     assert "no threshold reaches 95% accuracy" in shown({**METRICS, "coverage": 0.0, "coverage_threshold": None})
