@@ -67,7 +67,11 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self._at_exit)
-        rows = finish(Path(str(config.hydra.sweep.dir)))
+        try:
+            rows = finish(Path(str(config.hydra.sweep.dir)))
+        except Exception:  # Hydra would make a warning of it, and the exit status would lie
+            traceback.print_exc()
+            sys.exit(1)
         failed = sum(row.get("status") != "completed" for row in rows)
         if failed:
             print(f"{failed} of {len(rows)} jobs failed; the reason is in their error.log", file=sys.stderr)

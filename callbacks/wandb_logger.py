@@ -3,16 +3,19 @@
 import netrc
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
 
 DATA_DIR = "WANDB_DATA_DIR"
+HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # the public server's names, the older first
 
 
 class Wandb(WandbLogger):
@@ -58,6 +61,7 @@ class Wandb(WandbLogger):
             tags=list(tags),
             notes=notes,
         )
+        del self._wandb_init["anonymous"]  # gone from W&B; passing it, even as None, is warned of
         self.works_offline = works_offline
         self.init_timeout = init_timeout
 
@@ -96,11 +100,13 @@ class Wandb(WandbLogger):
         self._wandb_init["id"] = self._id
         if not self.works_offline:
             try:
+                check_reachable()  # W&B itself retries for init_timeout and more
                 return self._init("online")
-            except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+            except (OSError, wandb.Error) as error:
                 reason = " ".join(str(error).split())[:120]
                 print(f"W&B cannot be reached ({reason}); going on offline", file=sys.stderr)
-                wandb.teardown()
+                if not isinstance(error, OSError):
+                    wandb.teardown()  # forgets the attempt, which holds the run's id
                 self.works_offline, self._log_model = True, False
         return self._init("disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline")
 
@@ -119,6 +125,18 @@ class Wandb(WandbLogger):
         return run
 
 
+def check_reachable(timeout: float = 5.0) -> None:
+    """Open and close a connection to W&B's server; a machine behind a proxy is believed.
+
+    Raises:
+        OSError: It cannot be reached within `timeout` seconds.
+    """
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or HOSTS[0])
+    if not getproxies().get(server.scheme):
+        port = server.port or (443 if server.scheme == "https" else 80)
+        socket.create_connection((str(server.hostname), port), timeout).close()
+
+
 def can_be_online() -> bool:
     """Tell whether W&B has a key to use and no mode that forbids it, without asking anybody."""
     mode = os.environ.get("WANDB_MODE", "online")
@@ -126,12 +144,12 @@ def can_be_online() -> bool:
         return False
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    places = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for place in places:
+    servers = [os.environ["WANDB_BASE_URL"]] if os.environ.get("WANDB_BASE_URL") else HOSTS
+    for place in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         if place and (path := Path(place).expanduser()).is_file():
             try:
-                return netrc.netrc(path).authenticators(host) is not None
+                entries = netrc.netrc(path)
             except (netrc.NetrcParseError, OSError):
                 continue
+            return any(entries.authenticators(urlsplit(server).netloc) for server in servers)
     return False

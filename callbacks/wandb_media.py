@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from PIL import Image
 from pytorch_lightning.loggers import Logger
 
 from callbacks.wandb_run import find_run
@@ -87,6 +88,13 @@ def grid(images: np.ndarray) -> np.ndarray:
     return canvas.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
 
 
+def thumbnail(image: np.ndarray, side: int = 256) -> np.ndarray:
+    """Shrink (H, W, 3) uint8 so that its longer side is at most `side`; smaller ones stay as they are."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
 def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute a precision-recall curve, thinned to at most `points` points.
 
@@ -156,7 +164,7 @@ def _mistakes(
     table = wandb.Table(columns=["photo", "file", "label", "prediction", "confidence"])
     for row in wrong[np.argsort(-confidence[wrong], kind="stable")][:count].tolist():
         table.add_data(
-            wandb.Image(picture(row)),
+            wandb.Image(thumbnail(picture(row))),
             str(files[row]),
             classes[int(targets[row])],
             classes[int(answers[row])],

@@ -1,6 +1,7 @@
 """A real classifier on a tiny network and tiny photos, trained by a real Trainer."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,14 @@ def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
         )
 
     return make
+
+
+@pytest.fixture
+def offline_run() -> Any:
+    """The reader of W&B's offline files, a class of the file beside this one."""
+    spec = importlib.util.spec_from_file_location("wandb_file", Path(__file__).with_name("wandb_file.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.OfflineRun
