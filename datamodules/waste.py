@@ -10,13 +10,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from datamodules import DataError, splits
+from datamodules import DataError, images, splits
 from datamodules.augment import Augment
 from datamodules.batch import Batch
 from datamodules.cache import open_pixels
 from datamodules.cache_file import Pixels
 from datamodules.groups import group_ids
-from datamodules.loader import DecodingLoader, PixelLoader
+from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
 from datamodules.quarantine import Quarantine, first_process
 from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
 from datamodules.sources.base import Sample, Source
@@ -89,6 +89,11 @@ class WasteDataModule(pl.LightningDataModule):
         super().__init__()
         if cache not in ("disk", "memory", "off"):
             raise DataError(f"data.cache={cache} is not known: use disk, memory or off")
+        if resize not in images.POLICIES:
+            raise DataError(f"data.resize={resize} is not known: use one of {', '.join(images.POLICIES)}")
+        if size < 1:
+            raise DataError(f"data.size={size} is not a size: use 1 or more pixels, e.g. data.size=128")
+        auto_workers(num_workers)
         self.source, self.size, self.resize = source, size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
@@ -183,8 +188,8 @@ class WasteDataModule(pl.LightningDataModule):
         rows, (rank, world_size) = self.splits["train"], self._place()
         sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)
         draw = self.augment.draw if self.augment is not None else None
-        whole = len(sampler) >= self.batch_size  # a last batch of one or two photos would upset batch norm
-        return self._load(rows, sampler, self.batch_size, drop_last=whole, draw=draw)
+        # a last batch of one or two photos would upset batch norm
+        return self._load(rows, sampler, self.batch_size, drop_last=True, draw=draw)
 
     def val_dataloader(self) -> Loader:
         return self._in_order(self.splits["val"], *self._place())
@@ -221,12 +226,12 @@ class WasteDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Finish a batch on its device; nothing here waits for the device."""
-        images, targets, indices, draws = batch
-        images = images.permute(0, 3, 1, 2)  # a view: NHWC bytes are what channels_last means
+        pixels, targets, indices, draws = batch
+        pixels = pixels.permute(0, 3, 1, 2)  # a view: NHWC bytes are what channels_last means
         if draws is None or self.augment is None:
-            return Batch(images.to(torch.float32).div_(255), targets, indices)
-        images, targets = self.augment.mix(self.augment(images, draws), targets, len(self.classes), draws)
-        return Batch(images, targets, indices)
+            return Batch(pixels.to(torch.float32).div_(255), targets, indices)
+        pixels, targets = self.augment.mix(self.augment(pixels, draws), targets, len(self.classes), draws)
+        return Batch(pixels, targets, indices)
 
 
 def _named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:

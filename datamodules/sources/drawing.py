@@ -84,7 +84,7 @@ def stain(image: Array, mask: Array, colour: Array) -> Array:
 
 def _ground(rng: Random, shape: tuple[int, int]) -> Array:
     """Concrete, planks, tiles or grass."""
-    base = np.broadcast_to(tint(rng, neutral=0.75, dark=0.2, bright=0.85), (*shape, 3))
+    base = np.broadcast_to(tint(rng, neutral=0.85, dark=0.2, bright=0.85), (*shape, 3))
     kind = rng.integers(4)
     relief = 0.12 * noise(rng, shape, rng.uniform(3, 12), 3)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / max(shape)
@@ -128,11 +128,11 @@ def _clutter(rng: Random, ground: Array, most: int) -> Array:
 
 def place(rng: Random, width: int, height: int, ratio: float) -> Stage:
     """Lay an object of half width `ratio` (half length 1) into the picture so that it about fills it."""
-    turn = rng.normal(0.0, 0.35) + (np.pi / 2 if (width > height) == (rng.random() < 0.8) else 0.0)
+    turn = rng.normal(0.0, 0.25) + (np.pi / 2 if (width > height) == (rng.random() < 0.9) else 0.0)
     turn += np.pi * (rng.random() < 0.2)
     sine, cosine = np.sin(turn), np.cos(turn)
     reach_x, reach_y = abs(sine) + ratio * abs(cosine), abs(cosine) + ratio * abs(sine)
-    half = rng.uniform(0.7, 1.08) * min(width / 2 / reach_x, height / 2 / reach_y)
+    half = rng.uniform(0.85, 1.12) * min(width / 2 / reach_x, height / 2 / reach_y)
     x = np.arange(width, dtype=np.float32) - width / 2 * (1 + rng.normal(0, 0.06))
     y = np.arange(height, dtype=np.float32)[:, None] - height / 2 * (1 + rng.normal(0, 0.06))
     u, v = (x * cosine + y * sine) / half, (y * cosine - x * sine) / half
@@ -154,7 +154,7 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
     scene = ground * (1.0 - rng.uniform(0.2, 0.65) * shadow[..., None])
     scene = stain(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
-    if rng.random() < 0.3:  # something lies across it
+    if rng.random() < 0.2:  # something lies across it
         shape = ground.shape[:2]
         x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
         turn, offset, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(0.02, 0.12)
@@ -163,7 +163,7 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
             scene, (strip < half).astype(np.float32), tint(rng) * (1 + 0.15 * noise(rng, shape, 20)[..., None])
         )
     falloff = 1.0 + 0.18 * noise(rng, ground.shape[:2], 1.5)
-    cast_light = rng.uniform(0.82, 1.18, 3).astype(np.float32) * rng.uniform(0.6, 1.2)
+    cast_light = rng.uniform(0.82, 1.18, 3).astype(np.float32) * rng.uniform(0.7, 1.2)
     return np.clip(scene * falloff[..., None] * cast_light, 0.0, 1.0)
 
 
@@ -193,6 +193,6 @@ def photo_size(rng: Random) -> tuple[int, int]:
     return max(SMALLEST, int(width)), max(SMALLEST, int(height))
 
 
-def backdrop(rng: Random, width: int, height: int, clutter: int = 7) -> Array:
+def backdrop(rng: Random, width: int, height: int, clutter: int = 5) -> Array:
     """Ground and clutter; (height, width, 3)."""
     return _clutter(rng, _ground(rng, (height, width)), clutter)
