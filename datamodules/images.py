@@ -168,9 +168,19 @@ def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels:
         if any(word in str(error) for word in ("remature end", "Huffman", "bad scan")):
             raise BrokenImage(f"is truncated or damaged: {error}") from error
         return None
-    if b"Exif\0\0" in data:  # rare and cheap: Pillow reads the header only
+    if _may_have_exif(data):
         image = _upright(image, data)
     return _cut(image, box, reduction)
+
+
+def _may_have_exif(data: bytes) -> bool:
+    """Walk the segments before the pixels: a search through all bytes would cost as much as a small resize."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and (marker := data[place + 1 : place + 2]) != b"\xda":
+        if marker == b"\xe1" and data[place + 4 : place + 10] == b"Exif\0\0":
+            return True
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data[place : place + 1] != b"\xff"  # lost the thread: let Pillow look
 
 
 def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
@@ -201,10 +211,9 @@ def _decode_pil(data: bytes, box: Box | None, min_side: int | None, max_pixels: 
 
 
 def _exif_upright(image: Image.Image) -> Image.Image:
-    try:
+    with contextlib.suppress(Exception):  # damaged EXIF is no EXIF
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF is no EXIF
-        return image
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -215,9 +224,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         return converted if converted is not None else image.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        image = image.convert("RGBA")
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (GREY, GREY, GREY, 255)), image).convert("RGB")
     return image.convert("RGB")
 
@@ -238,6 +245,6 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 def _interpolate(image: np.ndarray, height: int, width: int) -> np.ndarray:
     image = image if image.flags.writeable else image.copy()  # torch knows no read-only arrays
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # a channels_last view: torch's fast uint8 path
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # seen as channels_last; permute()[None] costs twice
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
     return pixels[0].permute(1, 2, 0).contiguous().numpy()

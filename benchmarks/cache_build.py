@@ -1,0 +1,103 @@
+"""Photos a second and core while a pixel cache is built: ours, Pillow, and torchvision's decoder.
+
+    python benchmarks/cache_build.py                 # on JPEGs of 512 x 384 made for it
+    python benchmarks/cache_build.py --root photos   # on all JPEGs below a folder
+
+Each decodes a file and brings it to a padded square of --size. Process CPU time on one thread, in turn, medians; then
+the whole build (digests, checksums and file included) on all cores, as wall time.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from photos import side_by_side, write_photos
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torchvision.io import ImageReadMode
+from torchvision.transforms.v2 import functional
+
+from datamodules import images
+from datamodules.cache import open_pixels
+from datamodules.cache_build import cores
+from datamodules.sources.base import Sample, Source
+
+TARGET = 500
+
+
+class Files(Source):
+    """A list of files."""
+
+    def __init__(self, root: Path, files: list[Path]) -> None:
+        self.root, self.classes = root, ["photo"]
+        self.samples = [Sample(str(path.relative_to(root)), 0) for path in files]
+
+
+def with_pillow(path: Path, size: int) -> np.ndarray:
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.pad(upright, (size, size), Image.Resampling.BILINEAR, color=(128, 128, 128)))
+
+
+def with_torchvision(path: Path, size: int) -> torch.Tensor:
+    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    # the operator itself: its Python wrapper warns at each call
+    pixels = torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, True)
+    height, width = pixels.shape[1:]
+    scale = size / max(height, width)
+    height, width = round(height * scale), round(width * scale)
+    pixels = functional.resize(pixels, [height, width], antialias=True)
+    return functional.pad(pixels, [(size - width) // 2, (size - height) // 2], fill=128)
+
+
+def over(files: list[Path], load: Callable[[Path], object]) -> Callable[[], int]:
+    def job() -> int:
+        for path in files:
+            load(path)
+        return len(files)
+
+    return job
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder that is searched for JPEGs (default: photos made for it)")
+    parser.add_argument("--photos", type=int, default=256, help="how many to make, or to take for the comparison")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = options.root or write_photos(Path(scratch) / "photos", options.photos)
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        files = found[:: max(1, len(found) // options.photos)]
+        jobs = {
+            "litesort": over(files, lambda path: images.load(path, options.size, "pad")),
+            "Pillow": over(files, lambda path: with_pillow(path, options.size)),
+            "torchvision": over(files, lambda path: with_torchvision(path, options.size)),
+        }
+        results = side_by_side(jobs, options.rounds)
+        start = time.perf_counter()
+        open_pixels(Files(root, found), options.size, "pad", cache_dir=Path(scratch) / "cache", progress=False)
+        built = len(found) / (time.perf_counter() - start)
+    table = Table(title=f"{len(files)} JPEGs -> {options.size} px, one thread")
+    for column in ("decoder", "CPU ms / photo", "photos / s / core", "times Pillow"):
+        table.add_column(column, justify="left" if column == "decoder" else "right")
+    for name, (cpu, _) in results.items():
+        table.add_row(name, f"{cpu:.3f}", f"{1e3 / cpu:,.0f}", f"{results['Pillow'][0] / cpu:.2f}")
+    console.print(table)
+    console.print(f"whole build of {len(found)} photos on {cores()} cores: {built:,.0f} photos a second (wall)")
+    console.print(f"at least {TARGET} photos a second and core: {1e3 / results['litesort'][0] >= TARGET}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Host cost of one image on its way to the device: ours from the pixel cache, and the usual pipelines.
+
+    python benchmarks/feed.py                        # on JPEGs of 512 x 384 made for it
+    python benchmarks/feed.py --root photos          # on a folder of class folders
+
+Every pipeline ends in a uint8 batch tensor with its labels, drawn by a weighted sampler. The usual pipelines decode and
+augment on the host; ours leaves augmentation to the device, where `benchmarks/augmentation.py` measures it. Process CPU
+time is the number that counts (a GPU waits for it); all run on one thread, in turn, medians over the rounds.
+"""
+
+import argparse
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from photos import side_by_side, write_photos
+from rich.console import Console
+from rich.table import Table
+from timm.data import create_transform
+from timm.data.loader import fast_collate
+from torch.utils.data import DataLoader, WeightedRandomSampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from datamodules.cache import open_pixels
+from datamodules.loader import PixelLoader
+from datamodules.samplers import WeightedSampler, class_weights
+from datamodules.sources.base import Sample, Source
+
+TARGET_MS, TARGET_RATIO = 0.05, 60
+
+
+class Listed(Source):
+    """The samples of an ImageFolder."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self.root, self.classes = Path(folder.root), folder.classes
+        self.samples = [Sample(str(Path(path).relative_to(folder.root)), label) for path, label in folder.samples]
+
+
+def ours(folder: ImageFolder, size: int, batch: int, prefetch: int, cache_dir: str) -> Iterable:
+    source = Listed(folder)
+    pixels = open_pixels(source, size, "pad", cache_dir=cache_dir)
+    if pixels is None:
+        raise SystemExit("no room for the pixel cache")
+    labels = np.array(folder.targets)
+    sampler = WeightedSampler(labels, power=0.5)
+    return PixelLoader(pixels.array, labels, np.arange(len(labels)), sampler, batch, drop_last=True, prefetch=prefetch)
+
+
+def peer(folder: ImageFolder, transform: Callable, batch: int, collate: Callable | None = None) -> Iterable:
+    weights = class_weights(np.array(folder.targets), 0.5)
+    sampler = WeightedRandomSampler(weights.tolist(), len(weights))
+    dataset = ImageFolder(folder.root, transform)
+    return DataLoader(dataset, batch, sampler=sampler, num_workers=0, drop_last=True, collate_fn=collate)
+
+
+def some_batches(feed: Iterable, count: int) -> Callable[[], int]:
+    def job() -> int:
+        images = 0
+        for number, (pixels, *_) in enumerate(feed, 1):
+            if pixels.dtype != torch.uint8:
+                raise AssertionError(f"expected uint8 images, got {pixels.dtype}")
+            images += len(pixels)
+            if number == count:
+                break
+        return images
+
+    return job
+
+
+def pipelines(folder: ImageFolder, size: int, batch: int, cache_dir: str) -> dict[str, Callable[[], int]]:
+    torchvision = v2.Compose(
+        [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.RandAugment(2, 14), v2.PILToTensor()]
+    )
+    timm = create_transform(size, is_training=True, auto_augment="rand-m9-inc1", use_prefetcher=True)
+    epoch = len(folder) // batch
+    return {
+        "litesort": some_batches(ours(folder, size, batch, 2, cache_dir), epoch),
+        "litesort, no thread": some_batches(ours(folder, size, batch, 0, cache_dir), epoch),
+        "torchvision v2 RandAugment": some_batches(peer(folder, torchvision, batch), 1),
+        "timm rand-m9-inc1": some_batches(peer(folder, timm, batch, fast_collate), 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder of class folders (default: photos made for it)")
+    parser.add_argument("--photos", type=int, default=1024, help="how many to make")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = options.root or write_photos(Path(scratch) / "photos", options.photos)
+        folder = ImageFolder(str(root))
+        jobs = pipelines(folder, options.size, options.batch, scratch)
+        results = side_by_side(jobs, options.rounds)
+    table = Table(title=f"{len(folder)} photos -> uint8 batches of {options.batch} at {options.size} px, one thread")
+    for column in ("pipeline", "CPU ms/image", "wall ms/image", "CPU, ours = 1", "images/s/core"):
+        table.add_column(column, justify="left" if column == "pipeline" else "right")
+    base = next(iter(results.values()))[0]
+    for name, (cpu, wall) in results.items():
+        table.add_row(name, f"{cpu:.4f}", f"{wall:.4f}", f"{cpu / base:.1f}", f"{1e3 / cpu:,.0f}")
+    console = Console()
+    console.print(table)
+    least = min(results[name][0] for name in list(results)[2:]) / base
+    console.print(f"ours at most {TARGET_MS} ms an image: {base <= TARGET_MS}")
+    console.print(f"usual pipelines at least {TARGET_RATIO} times ours: {least >= TARGET_RATIO} ({least:.0f} times)")
+
+
+if __name__ == "__main__":
+    main()
