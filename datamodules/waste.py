@@ -119,7 +119,7 @@ class WasteDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Map the pixels and take out the broken photos; splitting waits until a split is asked for, or "fit"."""
         if not self._ready:
-            self._open()
+            self.prepare_data()  # done already under a Trainer, and then at once
             self.quarantine.add(self._pixels.broken if self._pixels is not None else {})
             self._ready = True
         if stage == "fit":

@@ -47,7 +47,7 @@ class Source:
     samples: list[Sample]
 
     def prepare(self) -> None:
-        """Make sure the photos are on disk (draw, download); called by one process, before any `read`."""
+        """Make sure the photos are on disk (draw, download) before any `read`; at once where they are."""
 
     def file(self, index: int) -> Path:
         """The photo file of sample `index`."""

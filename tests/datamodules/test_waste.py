@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.tuner import Tuner
 
@@ -20,6 +23,7 @@ from datamodules.sources.filelist import FileListSource
 from datamodules.sources.folder import FolderSource
 from datamodules.waste import WasteDataModule
 
+CONF = Path(__file__).parents[2] / "conf"
 TRASHNET = Path(__file__).parents[3] / "shared" / "data" / "trashnet"
 SIZE = 16
 CLASSES = {"bag": 20, "can": 14, "cup": 10}
@@ -272,9 +276,7 @@ def test_wrong_settings_are_named(make, options, says):
     assert "\n" not in str(caught.value)
 
 
-lightning = pytest.mark.filterwarnings(
-    "ignore:.isinstance.treespec, LeafSpec:FutureWarning", "ignore:.*litlogger", "ignore:.*does not have many workers"
-)
+lightning = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
 
 
 class Probe(pl.LightningModule):
@@ -338,6 +340,35 @@ def test_lightning_can_look_for_a_batch_size(make, tmp_path):
     found = Tuner(seeker).scale_batch_size(probe, datamodule=data, mode="power", steps_per_trial=1, max_trials=2)
     assert data.batch_size == found > 2
     assert next(iter(data.train_dataloader())).images.shape[0] == found
+
+
+def configured(kind, **changes):
+    """The data node of `data=kind`, built as an entry point does."""
+    base, own = (OmegaConf.load(CONF / "data" / f"{name}.yaml") for name in ("_base", kind))
+    assert own.pop("defaults") == ["_base", "_self_"]
+    augment = {"_target_": "datamodules.augment.Augment", "magnitude": 9}
+    sampler = OmegaConf.load(CONF / "sampler" / "weighted.yaml")
+    cfg = OmegaConf.create({"seed": 5, "sampler": sampler, "augment": augment, "data": OmegaConf.merge(base, own)})
+    OmegaConf.set_struct(cfg, True)
+    return instantiate(OmegaConf.merge(cfg, {"data": changes}).data)
+
+
+def test_configurations_build_what_they_say(tmp_path, root):
+    (root / "list.csv").write_text("path,label\ncan/1.png,can\nbag/1.png,bag\n")
+    folder = configured("folder", root=str(root), cache_dir=str(tmp_path), size=8)
+    assert len(folder.samples) == 44
+    assert next(iter(folder.train_dataloader())).images.shape[1:] == (8, 8, 3)
+    assert isinstance(folder.train_dataloader().sampler, WeightedSampler)
+    assert folder.seed == folder.train_dataloader().sampler.seed == 5
+    assert len(configured("filelist", file=str(root / "list.csv")).samples) == 2
+    synthetic = configured("synthetic", cache_dir=str(tmp_path))
+    assert len(synthetic.samples) == 2000
+    assert synthetic.source.root.is_relative_to(tmp_path)
+    for kind, key in (("folder", "data.root=photos"), ("filelist", "data.file=labels.csv")):
+        with pytest.raises(InstantiationException) as caught:
+            configured(kind)
+        assert isinstance(caught.value.__cause__, DataError)
+        assert key in str(caught.value.__cause__)
 
 
 @pytest.mark.skipif(not TRASHNET.is_dir(), reason="the TrashNet photos are not beside this checkout")
