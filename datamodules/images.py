@@ -151,22 +151,22 @@ def _cut(image: np.ndarray, box: Box | None, reduction: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels: int) -> np.ndarray | None:
-    """Decode a plain JPEG; None leaves an unusual one (CMYK, lossless, arithmetic, stray bytes) to Pillow."""
+    """Decode a JPEG; None leaves an unusual one (CMYK, lossless, arithmetic, stray bytes) to Pillow."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except ValueError:
         return None
     _check_size(width, height, max_pixels)
-    if colours not in ("Gray", "YCbCr", "RGB"):
-        return None
     reduction = _reduction(width, height, box, min_side)
     least = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)} if reduction > 1 else {}
     try:
-        image = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+        image = simplejpeg.decode_jpeg(data, "CMYK" if colours in ("CMYK", "YCCK") else "RGB", strict=True, **least)
     except ValueError as error:
         # Pillow would show what is missing as grey and say nothing. Stray bytes between segments do no harm.
-        if any(word in str(error) for word in ("remature end", "Huffman", "bad scan")):
+        if any(word in str(error) for word in ("remature end", "Huffman", "instead of RST")):
             raise BrokenImage(f"is truncated or damaged: {error}") from error
+        return None
+    if image.shape[2] == 4:  # whole; which inks mean what, Pillow knows
         return None
     if _may_have_exif(data):
         image = _upright(image, data)

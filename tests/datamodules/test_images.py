@@ -173,8 +173,12 @@ def hostile() -> dict[str, bytes]:
         files[f"{kind} with its magic lost"] = b"\0\0\0\0" + data[4:]
         files[f"{kind} filled with noise"] = data[:20] + rng.bytes(len(data) - 20)
     jpeg = whole["JPEG"]
+    inks = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
+    restarts = encoded(photo(), "JPEG", restart_marker_blocks=1)
     files |= {
         "JPEG that ends early but says so": jpeg[: len(jpeg) * 2 // 3] + b"\xff\xd9",
+        "CMYK JPEG that ends early but says so": inks[: len(inks) * 2 // 3] + b"\xff\xd9",
+        "JPEG with a lost restart": restarts.replace(b"\xff\xd3", b"\xff\xd6", 1),
         "JPEG without its last mark": jpeg[: len(jpeg) - 40],
         "empty": b"",
         "one byte": b"\xff",
