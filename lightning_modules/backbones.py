@@ -66,7 +66,7 @@ class Backbone(nn.Module):
 
 
 def create_backbone(
-    name: str,
+    name: str | None,
     num_classes: int,
     pretrained: bool | str = "auto",
     weights: str | None = None,
@@ -85,6 +85,8 @@ def create_backbone(
     instead of those that belong to the weights; kwargs: further arguments of the timm model. ModelError names the
     setting that does not fit.
     """
+    if not name:
+        raise ModelError("model.name is not given: name a network of timm, e.g. model=timm model.name=regnety_002")
     if pretrained not in (True, False, "auto"):
         raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
     if weights is not None and pretrained is True:
@@ -121,10 +123,14 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
         raise ModelError(f"model.name={name} is not a timm model: {hint}")
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
+        net = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
     except Exception as error:  # timm passes arguments through many layers: they fail as anything
         given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"
         raise ModelError(f"model.name={name} cannot be built with {given}: {first_line(error)}") from error
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
+    if isinstance(size := arguments.get("img_size"), int) and size % patch[0]:
+        raise ModelError(f"data.size={size} does not fit {name}: it must be a multiple of {patch[0]}")
+    return net
 
 
 def head_names(net: nn.Module) -> tuple[str, ...]:

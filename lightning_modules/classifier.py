@@ -57,7 +57,7 @@ class WasteClassifier(pl.LightningModule):
         self._optimizer = optimizer
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._seen: dict[str, int] = {}
-        self._first_bad = torch.tensor(math.inf)
+        self._first_bad = [torch.tensor(math.inf)]  # in a list: setting a module's attribute costs 10 us
         self._log_every = 0
         if compile:
             self.net.compile()  # in place: names in the checkpoint stay as they are
@@ -73,10 +73,9 @@ class WasteClassifier(pl.LightningModule):
         terms = self.objective(self(images), targets, images)
         self._add("train", terms, len(targets))
         loss = terms["loss"]
-        bad = ~loss.detach().isfinite()
-        self._first_bad = torch.where(bad, self._first_bad.clamp(max=self.global_step), self._first_bad)
-        every = self._log_every
-        if every and (self.global_step + 1) % every == 0:
+        step, first = self.global_step, self._first_bad[0]
+        self._first_bad[0] = torch.where(loss.detach().isfinite(), first, first.clamp(max=step))
+        if self._log_every and (step + 1) % self._log_every == 0:
             self._show(float(loss.detach()))
         return loss
 
@@ -93,7 +92,7 @@ class WasteClassifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._log_every = getattr(self.trainer, "log_every_n_steps", 0)
         self._begin("train")
-        self._first_bad = torch.full((), math.inf, device=self.device)
+        self._first_bad[0] = torch.full((), math.inf, device=self.device)
 
     def on_validation_epoch_start(self) -> None:
         self._begin("val")
@@ -105,7 +104,7 @@ class WasteClassifier(pl.LightningModule):
         self._log(self._means("train"), on_bar=("train/loss",))
         # Lightning's LR finder raises the rate until the loss breaks: that is its job
         finding_lr = any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if math.isfinite(step := float(self._first_bad)) and not finding_lr:
+        if math.isfinite(step := float(self._first_bad[0])) and not finding_lr:
             raise ModelError(
                 f"the loss was not a finite number at step {int(step)}: lower optimizer.lr={self.lr:g}, set "
                 "trainer.gradient_clip_val=1 or use trainer.precision=32-true"

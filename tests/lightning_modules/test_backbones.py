@@ -119,6 +119,8 @@ def test_position_embeddings_follow_the_size():
         ({"name": "hf-hub:timm/resnet18"}, r"model\.weights=FILE"),
         ({"kwargs": {"img_siize": 64}}, r"model\.name=lcnet_050 cannot be built with img_siize=64: .*img_siize"),
         ({"num_classes": 1}, "two classes"),
+        ({"name": None}, r"model\.name is not given"),
+        ({"name": "deit_tiny_distilled_patch16_224", "kwargs": {"img_size": 40}}, r"data\.size=40 .*multiple of 16"),
         ({"pretrained": "maybe"}, r"model\.pretrained=maybe"),
     ],
 )

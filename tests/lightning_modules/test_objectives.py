@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lightning_modules import ModelError
 from lightning_modules.objectives import CrossEntropy, Focal, LogitAdjustment
@@ -73,3 +77,22 @@ def test_a_setting_that_does_nothing_or_cannot_is_refused_in_one_line(make, mess
     with pytest.raises(ModelError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+CONF = Path(__file__).parents[2] / "conf" / "objective"
+
+
+@pytest.mark.parametrize(
+    ("stem", "kind"),
+    [
+        ("cross_entropy", CrossEntropy),
+        ("class_weighted", CrossEntropy),
+        ("focal", Focal),
+        ("logit_adjusted", LogitAdjustment),
+    ],
+)
+def test_every_file_gives_an_objective_that_learns_something_else(stem, kind):
+    objective = instantiate(OmegaConf.load(CONF / f"{stem}.yaml"), class_counts=COUNTS)
+    assert type(objective) is kind
+    plain = F.cross_entropy(LOGITS, TARGETS)
+    assert not torch.isclose(objective(LOGITS, TARGETS)["loss"], plain)

@@ -1,8 +1,11 @@
 import copy
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_modules import ModelError
@@ -130,3 +133,12 @@ def test_warm_up_takes_half_the_run_at_most(backbone, caplog):
 def test_a_wrong_setting_is_one_line(backbone, settings, message):
     with pytest.raises(ModelError, match=message):
         configure(backbone, total_steps=9, steps_per_epoch=3, **settings)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_every_file_completes_to_an_optimiser(backbone, name):
+    cfg = OmegaConf.load(Path(__file__).parents[2] / "conf" / "optimizer" / f"{name}.yaml")
+    partial = instantiate(cfg)
+    optimizer, _ = partial(backbone, lr=partial.keywords["lr"], total_steps=9, steps_per_epoch=3)
+    assert type(optimizer).__name__.lower() == cfg.name == name
+    assert optimizer.param_groups[-1]["weight_decay"] == cfg.weight_decay
