@@ -1,0 +1,42 @@
+"""Color and Sharpness as PIL's ImageEnhance computes them, bit for bit."""
+
+import torch
+
+
+def luma(red: torch.Tensor, green: torch.Tensor, blue: torch.Tensor) -> torch.Tensor:
+    """PIL's convert("L"): three planes of one shape, uint8 or float32 -> float32, whole numbers.
+
+    All sums stay below 2^24, so that float32 holds them exactly.
+    """
+    weighted = red.float() * 19595
+    return weighted.add_(green.float() * 38470).add_(blue.float() * 7471).add_(32768).div_(65536).floor_()
+
+
+def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
+    """Blend pixels (N, S, S, 3) uint8 with their grey, in place; factors (N,) float32, 1 leaves them alone."""
+    # plane by plane: with the channels innermost nothing here would be vectorised
+    planes = [plane.float() for plane in pixels.unbind(-1)]
+    grey, factors = luma(*planes), factors[:, None, None]
+    torch.stack([_blend(plane, grey, factors) for plane in planes], dim=-1, out=pixels)
+
+
+def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
+    """Blend pixels (N, S, S, 3) uint8 with their smoothed copy, in place; factors (N,) float32, 1 leaves them alone.
+
+    The kernel is PIL's SMOOTH: 1 everywhere, 5 in the centre, over 13; the outermost pixels stay as they are.
+    """
+    if pixels.shape[1] < 3:
+        return
+    whole = pixels.short()
+    rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
+    inner = whole[:, 1:-1, 1:-1]
+    total = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(inner, alpha=4)
+    # a sum over 13 is never near a half, so that any float rounding gives PIL's whole number
+    smooth = total.float().mul_(1 / 13).add_(0.5).floor_()
+    centre = pixels[:, 1:-1, 1:-1]
+    centre.copy_(_blend(centre.float(), smooth, factors[:, None, None, None]))
+
+
+def _blend(values: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    # as PIL's blend: float32, truncated; two operations, since a fused one rounds differently; by way of int32: twice as fast
+    return values.sub_(base).mul_(factors).add_(base).clamp_(0, 255).int().to(torch.uint8)

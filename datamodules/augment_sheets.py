@@ -1,0 +1,77 @@
+"""Contact sheets: every operation at every level, on a few photos, for the eye."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from rich.progress import track
+
+from datamodules import DataError
+from datamodules.augment import OPERATIONS, Augment
+
+_LABEL = 14
+
+
+def example_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Draw photo-like pictures, (count, size, size, 3) uint8: soft light, a few sharp shapes, grain, a narrow range of values."""
+    random = np.random.default_rng(seed)
+    photos = []
+    for _ in range(count):
+        light = Image.fromarray(random.integers(40, 200, (4, 4, 3), dtype=np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+        brush = ImageDraw.Draw(light)
+        for _ in range(6):
+            corner = random.uniform(0, 0.75, 2) * size
+            box = [*corner, *(corner + random.uniform(0.1, 0.5, 2) * size)]
+            colour = tuple(random.integers(20, 236, 3).tolist())
+            (brush.ellipse if random.random() < 0.5 else brush.rectangle)(
+                box, fill=colour, outline=(30, 30, 30), width=max(1, size // 60)
+            )
+        soft = np.asarray(light.filter(ImageFilter.GaussianBlur(size / 300)), dtype=np.float64)
+        photos.append((soft + random.normal(0, 4, soft.shape)).clip(8, 245).astype(np.uint8))
+    return np.stack(photos)
+
+
+def sheet(name: str, photos: np.ndarray, levels: list[float], **settings: float) -> Image.Image:
+    """Lay out one operation: photos (N, S, S, 3) uint8 -> a row a photo, a column a level, the photo itself first."""
+    size = photos.shape[1]
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    keys = np.arange(len(photos), dtype=np.uint64)
+    columns = [photos]
+    for level in levels:
+        augment = Augment(ops=[name], num_ops=1, magnitude=level, hflip=0.0, **settings)  # type: ignore[arg-type]
+        columns.append(augment(images, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy())
+    body = np.concatenate([np.concatenate(list(column)) for column in columns], axis=1)
+    page = Image.new("RGB", (body.shape[1], body.shape[0] + _LABEL), "white")
+    page.paste(Image.fromarray(body), (0, _LABEL))
+    brush = ImageDraw.Draw(page)
+    for column, text in enumerate([name, *(f"{level:g}" for level in levels)]):
+        brush.text((column * size + 2, 1), text, fill="black")
+    return page
+
+
+def read_photos(paths: list[Path], size: int) -> np.ndarray:
+    """Read photos as squares, (N, size, size, 3) uint8."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"photo {missing[0]} does not exist: give image files, or none for drawn ones")
+    return np.stack([np.asarray(ImageOps.fit(Image.open(path).convert("RGB"), (size, size))) for path in paths])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write one PNG an operation, and one of the whole policy."""
+    parser = argparse.ArgumentParser(prog="python -m datamodules.augment", description=__doc__)
+    parser.add_argument("photos", nargs="*", type=Path, help="photos to augment; drawn ones if none are given")
+    parser.add_argument("--out", type=Path, default=Path("augment_sheets"), help="folder to write to")
+    parser.add_argument("--size", type=int, default=96, help="side of a picture in pixels")
+    parser.add_argument("--step", type=float, default=2, help="levels between two columns, 1 for every one of 0 to 30")
+    options = parser.parse_args(arguments)
+    photos = read_photos(options.photos, options.size) if options.photos else example_photos(4, options.size)
+    options.out.mkdir(parents=True, exist_ok=True)
+    levels = np.arange(0, 30 + 1e-9, options.step).tolist()
+    for name in track(OPERATIONS, "drawing"):
+        sheet(name, photos, levels).save(options.out / f"{name}.png")
+    print(f"{len(OPERATIONS)} sheets in {options.out}")

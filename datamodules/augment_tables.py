@@ -1,0 +1,97 @@
+"""The six operations that are functions of the pixel value, composed into one table a sample and channel, exact as PIL's."""
+
+import torch
+from torch.nn import functional
+
+from datamodules.augment_colour import luma
+from datamodules.augment_draws import ABOUT_MEAN, AUTOCONTRAST, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD
+
+
+def build_tables(numbers: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, start: int) -> torch.Tensor:
+    """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
+
+    numbers (steps, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the first C samples, those
+    with Contrast; counts (H, 3, 256) int64, the histograms of samples [start, start + H), those with AutoContrast or Equalize.
+    """
+    values = torch.arange(256, device=numbers.device, dtype=torch.float32)
+    tables = values.expand(numbers.shape[1], 3, 256).contiguous()
+    means = functional.pad(means, (0, len(tables) - len(means)))
+    stop = start + len(counts)
+    for step in numbers:
+        tables = _pointwise(tables, step, means)
+        if stop > start:
+            tables[start:stop] = _statistical(tables[start:stop], counts, step[start:stop, STATISTIC, None, None])
+    return tables.to(torch.uint8)
+
+
+def table_places(rows: int, size: int, device: torch.device) -> torch.Tensor:
+    """Where the tables of each row and channel begin: -> (rows, 1, size * 3) int32, as torch's index_select takes it."""
+    channels = torch.arange(size * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
+    return torch.arange(rows, device=device, dtype=torch.int32).mul_(768)[:, None, None] + channels
+
+
+def look_up(pixels: torch.Tensor, tables: torch.Tensor, places: torch.Tensor) -> None:
+    """Replace each value of pixels (N, S, S, 3) uint8, in place, by its entry in tables (N, 3, 256) uint8."""
+    torch.index_select(tables.view(-1), 0, _entries(pixels, places), out=pixels.view(-1))
+
+
+def _entries(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return pixels.view(len(pixels), -1, places.shape[-1]).int().add_(places[: len(pixels)]).view(-1)
+
+
+def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """Solarize, Posterize, Brightness and Contrast; each leaves the table alone at its identity value."""
+    columns = step[:, :, None, None]
+    tables = torch.where(tables < columns[:, THRESHOLD], tables, 255 - tables)
+    tables.sub_(torch.remainder(tables, columns[:, QUANTUM]))
+    base = (means * step[:, ABOUT_MEAN])[:, None, None]
+    # as PIL's blend: float32, truncated; two operations, since a fused one rounds differently
+    return tables.sub_(base).mul_(columns[:, FACTOR]).add_(base).clamp_(0, 255).floor_()
+
+
+def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor) -> torch.Tensor:
+    """AutoContrast (1) and Equalize (2) after `tables`, from the histogram before them; 0 leaves the table alone."""
+    places = tables.long()
+    pushed = torch.zeros_like(counts).scatter_add_(2, places, counts)
+    auto = autocontrast_tables(pushed).gather(2, places)
+    equal = equalize_tables(pushed).gather(2, places)
+    return torch.where(statistic == AUTOCONTRAST, auto, torch.where(statistic == EQUALIZE, equal, tables))
+
+
+def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
+    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) int64 -> (N, 3, 256) float32, whole numbers."""
+    values = torch.arange(256, device=counts.device, dtype=torch.float64)
+    present = counts > 0
+    low = torch.where(present, values, 255.0).amin(2, keepdim=True)
+    high = torch.where(present, values, 0.0).amax(2, keepdim=True)
+    # not 255.0 / x, which torch computes as 255 times a rounded 1 / x
+    scale = torch.full_like(high, 255.0).div_((high - low).clamp_(min=1))
+    stretched = (values * scale).sub_(low * scale).clamp_(0, 255).floor_()
+    return torch.where(high > low, stretched, values).float()
+
+
+def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
+    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) int64 -> (N, 3, 256) float32, whole numbers."""
+    values = torch.arange(256, device=counts.device)
+    last = torch.where(counts > 0, values, 0).amax(2, keepdim=True)
+    # one value only: the step is 0 and the table the identity
+    step = (counts.sum(2, keepdim=True) - counts.gather(2, last)) // 255
+    before = counts.cumsum(2) - counts
+    flat = ((before + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    return torch.where(step > 0, flat, values).float()
+
+
+def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) int64."""
+    entries, bins = _entries(pixels, places), 768 * len(pixels)
+    if entries.device.type == "cpu":
+        return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
+    # bincount asks a GPU for the largest value and waits for it
+    counts = torch.zeros(bins, dtype=torch.int32, device=entries.device)
+    return counts.index_add_(0, entries, torch.ones_like(entries)).long().view(-1, 3, 256)
+
+
+def mean_luma(pixels: torch.Tensor) -> torch.Tensor:
+    """The grey that PIL's ImageEnhance.Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
+    total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.float64)
+    return (total / pixels.shape[1] ** 2 + 0.5).floor().float()
