@@ -97,7 +97,7 @@ def test_finders_find(tmp_path, make_module, make_trainer, data):
         "callbacks.batch_size_finder.init_val=4", "callbacks.lr_finder.num_training_steps=20",
         "callbacks.lr_finder.early_stop_threshold=null",
     )  # fmt: skip
-    trainer, module = make_trainer(*callbacks, epochs=2), make_module(lr=0.5)
+    trainer, module = make_trainer(*callbacks, epochs=4), make_module(lr=0.5)
     trainer.fit(module, datamodule=data)
     (rates,) = [callback for callback in callbacks if isinstance(callback, LearningRateFinder)]
     assert any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
@@ -105,7 +105,7 @@ def test_finders_find(tmp_path, make_module, make_trainer, data):
     found = rates.optimal_lr.suggestion()
     assert module.lr == found != 0.5
     assert trainer.optimizers[0].param_groups[0]["initial_lr"] == found
-    assert trainer.global_step == 8
+    assert trainer.global_step == 16
     assert [path.name for path in tmp_path.glob(".*.ckpt")] == []
 
 
