@@ -81,6 +81,10 @@ def test_risk_coverage_ends_with_everything_kept(answer):
     assert accuracy[-1] == pytest.approx(correct.mean())
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_upper_bin():
+    assert reliability(np.array([0.0, 0.5, 1.0]), np.array([True, True, True]), bins=2).counts.tolist() == [1, 2]
+
+
 def test_equal_confidences_are_kept_or_rejected_together():
     confidence, correct = np.array([0.9, 0.7, 0.7, 0.7]), np.array([True, True, False, False])
     assert coverage_at_accuracy(confidence, correct, 1.0) == (0.25, 0.9)  # not the lucky first of the three

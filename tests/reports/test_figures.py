@@ -7,7 +7,7 @@ from PIL import Image
 
 from reports import figures
 
-CLASSES = ["Metal", "Paper", "Glas & $5 <Dosen>"]
+CLASSES = ["Metal", "Paper", r"$\broken$ & <cans>"]
 
 
 def pixels(path):
