@@ -85,14 +85,7 @@ def create_backbone(
     instead of those that belong to the weights; kwargs: further arguments of the timm model. ModelError names the
     setting that does not fit.
     """
-    if not name:
-        raise ModelError("model.name is not given: name a network of timm, e.g. model=timm model.name=regnety_002")
-    if pretrained not in (True, False, "auto"):
-        raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
-    if weights is not None and pretrained is True:
-        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: leave one out")
-    if num_classes < 2:
-        raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
+    name = _checked(name, num_classes, pretrained, weights)
     arguments = {key: rate for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)) if rate}
     arguments |= dict(kwargs or {})
     net = build_timm(name, num_classes, arguments)
@@ -110,6 +103,18 @@ def create_backbone(
         origin=loaded.origin,
         kwargs=arguments,
     )
+
+
+def _checked(name: str | None, num_classes: int, pretrained: bool | str, weights: str | None) -> str:
+    if not name:
+        raise ModelError("model.name is not given: name a network of timm, e.g. model=timm model.name=regnety_002")
+    if pretrained not in (True, False, "auto"):
+        raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
+    if weights is not None and pretrained is True:
+        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: leave one out")
+    if num_classes < 2:
+        raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
+    return name
 
 
 def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:

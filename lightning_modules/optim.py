@@ -56,11 +56,7 @@ def configure(
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=use_fused)
     else:
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=use_fused)
-    warmup_steps = round(warmup_epochs * steps_per_epoch)
-    if warmup_steps > total_steps // 2:
-        log.info("optimizer.warmup_epochs=%s is over half of the run: warming up for %d of %d steps",
-                 warmup_epochs, total_steps // 2, total_steps)  # fmt: skip
-        warmup_steps = total_steps // 2
+    warmup_steps = _warmup_steps(warmup_epochs, steps_per_epoch, total_steps)
     floor = min_lr / lr
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, floor, schedule))
 
@@ -80,6 +76,14 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, floor: float, sche
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps - 1))
     shape = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
     return floor + (1 - floor) * shape
+
+
+def _warmup_steps(epochs: float, steps_per_epoch: int, total_steps: int) -> int:
+    steps, half = round(epochs * steps_per_epoch), total_steps // 2
+    if steps > half:
+        line = "optimizer.warmup_epochs=%s is over half of the run: warming up for %d of %d steps"
+        log.info(line, epochs, half, total_steps)
+    return min(steps, half)
 
 
 def _groups(net: nn.Module, weight_decay: float, layer_decay: float | None) -> list[dict]:

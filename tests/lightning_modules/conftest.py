@@ -1,0 +1,85 @@
+"""The smallest network and photos that a Trainer can run on."""
+
+import functools
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.backbones import Backbone
+from lightning_modules.classifier import WasteClassifier
+from lightning_modules.objectives import CrossEntropy, Objective
+from lightning_modules.optim import configure
+
+CLASSES = ["Metal", "Paper", "Plastic"]
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+    draws: None = None
+
+
+class Colour(nn.Module):
+    """The smallest network: the mean colour decides."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, images):
+        return self.fc(images.mean(dim=(2, 3)))
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(Colour(), name="colour", num_classes=3)
+
+
+def loader(steps: int = 4, seed: int = 0, soft: bool = False) -> DataLoader:
+    """Photos whose strongest colour is their class."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for i in range(steps):
+        targets = torch.randint(3, (8,), generator=generator)
+        images = 0.5 * torch.rand(8, 3, 8, 8, generator=generator)
+        images[torch.arange(8), targets] += 0.4
+        y = torch.nn.functional.one_hot(targets, 3).float() if soft else targets
+        batches.append(Batch(images, y, torch.arange(8) + 8 * i))
+    return DataLoader(batches, batch_size=None)
+
+
+def module(net: Backbone | None = None, objective: Objective | None = None, lr: float = 0.1, **settings):
+    return WasteClassifier(
+        net or backbone(), objective or CrossEntropy(), functools.partial(configure, lr=lr), CLASSES, **settings
+    )
+
+
+def trainer(tmp_path, **settings) -> pl.Trainer:
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": tmp_path,
+    }
+    return pl.Trainer(**(defaults | settings))
+
+
+@pytest.fixture
+def tiny() -> SimpleNamespace:
+    """What a test of the training loop is made of."""
+    return SimpleNamespace(
+        Batch=Batch, Colour=Colour, CLASSES=CLASSES, backbone=backbone, loader=loader, module=module, trainer=trainer
+    )

@@ -1,0 +1,129 @@
+"""The classifier in the hands of Lightning: checkpoints, averages, resume, tuner, clipping, two processes."""
+
+import functools
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.tuner import Tuner
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from lightning_modules.backbones import create_backbone
+from lightning_modules.checkpoint import RECORD, build_net, read_checkpoint
+from lightning_modules.objectives import CrossEntropy
+from lightning_modules.optim import configure
+
+
+def _shares(tiny) -> pl.LightningDataModule:
+    """Each rank judges its own batches, of uneven number of photos."""
+
+    class Shares(pl.LightningDataModule):
+        def val_dataloader(self):
+            batches = [
+                *tiny.loader(3, seed=1).dataset,
+                tiny.Batch(*(t[:3] for t in tiny.loader(1, seed=5).dataset[0][:3])),
+            ]
+            return DataLoader(batches[self.trainer.global_rank :: self.trainer.world_size], batch_size=None)
+
+    return Shares()
+
+
+def test_a_checkpoint_of_a_real_run_rebuilds_the_network(tiny, tmp_path):
+    net = create_backbone("lcnet_050", 3, pretrained=False)
+    module = tiny.module(net, lr=1e-3)
+    keep = ModelCheckpoint(tmp_path, filename="best", monitor="val/f1_macro", mode="max", enable_version_counter=False)
+    trainer = tiny.trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[keep])
+    photos = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
+    trainer.fit(module, DataLoader(photos, batch_size=None), DataLoader(photos, batch_size=None))
+    checkpoint = read_checkpoint(tmp_path / "best.ckpt")
+    assert checkpoint[RECORD] == module.state_record
+    assert all(key.startswith("net.") for key in checkpoint["state_dict"])
+    with torch.inference_mode():
+        torch.testing.assert_close(build_net(checkpoint)(photos[0].images), module.eval()(photos[0].images))
+
+
+def test_averaged_weights_are_what_a_checkpoint_ships(tiny, tmp_path):
+    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    module = tiny.module()
+    trainer = tiny.trainer(tmp_path, max_epochs=2, callbacks=[averaging])
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = read_checkpoint(tmp_path / "a.ckpt")["state_dict"]
+    assert set(state) == {"net.mean", "net.std", "net.net.fc.weight", "net.net.fc.bias"}
+    torch.testing.assert_close(state["net.net.fc.weight"], module.net.net.fc.weight)
+
+
+def test_resuming_gives_the_numbers_of_the_uninterrupted_run(tiny, tmp_path):
+    whole = tiny.module()
+    tiny.trainer(tmp_path, max_epochs=4).fit(whole, tiny.loader(), tiny.loader())
+
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    first = tiny.trainer(tmp_path, max_epochs=4, callbacks=[Stop()])
+    first.fit(tiny.module(), tiny.loader(), tiny.loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = tiny.module()
+    tiny.trainer(tmp_path, max_epochs=4).fit(
+        resumed, tiny.loader(), tiny.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    torch.testing.assert_close(resumed.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
+
+
+def test_the_schedule_steps_with_the_optimiser_over_the_whole_run(tiny, tmp_path):
+    module = tiny.module(lr=0.1)
+    trainer = tiny.trainer(tmp_path, max_epochs=3, accumulate_grad_batches=2)
+    trainer.fit(module, tiny.loader(steps=6), tiny.loader())
+    assert trainer.global_step == 9
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 9
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_an_objectives_own_parameters_are_trained(tiny, tmp_path):
+    class Scaled(CrossEntropy):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def loss(self, logits, targets):
+            return super().loss(logits * self.scale, targets)
+
+    objective = Scaled()
+    tiny.trainer(tmp_path, max_epochs=1).fit(tiny.module(objective=objective), tiny.loader(), tiny.loader())
+    assert objective.scale != 1
+
+
+def test_lightnings_rate_finder_works_and_may_diverge(tiny, tmp_path):
+    module = tiny.module(lr=1e-3)
+    trainer = tiny.trainer(tmp_path, max_epochs=4)
+    search = functools.partial(Tuner(trainer).lr_find, module, tiny.loader(steps=40), tiny.loader(), num_training=30)
+    search(min_lr=1e-6, max_lr=1e38, early_stop_threshold=None)  # the loss breaks, as it may here
+    found = search(min_lr=1e-4, max_lr=1.0)
+    assert found is not None
+    assert module.lr == found.suggestion() != 1e-3
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    assert trainer.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(module.lr)
+
+
+def test_gradients_are_clipped_beside_fused_steps_and_fused_gives_way_to_scaled_clipping(tiny, tmp_path, monkeypatch):
+    module = tiny.module()
+    trainer = tiny.trainer(tmp_path, max_epochs=1, gradient_clip_val=0.1)
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    assert trainer.optimizers[0].defaults["fused"]
+    asked = {}
+    module._optimizer = lambda net, **settings: asked.update(settings) or configure(net, **settings)
+    monkeypatch.setattr(type(trainer), "precision", "16-mixed")
+    module.configure_optimizers()
+    assert not asked["fused"]
+
+
+def test_two_processes_report_what_one_does(tiny, tmp_path):
+    module, shares = tiny.module(), _shares(tiny)
+    one = tiny.trainer(tmp_path).validate(module, shares, verbose=False)[0]
+    two = tiny.trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=False)
+    both = two.validate(module, shares, verbose=False)[0]
+    assert both == pytest.approx(one, abs=1e-6)
