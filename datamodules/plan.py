@@ -26,6 +26,8 @@ class Plan:
         draw: `Augment.draw` in training, else None.
     """
 
+    batch_sampler = None  # Lightning looks for one where there is a sampler
+
     def __init__(
         self,
         labels: np.ndarray,

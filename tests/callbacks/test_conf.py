@@ -8,10 +8,11 @@ import pytest
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
+from pytorch_lightning.callbacks import EarlyStopping
 
 import conf
 from callbacks.sweep import AtExit, SweepCallback
+from lightning_modules import ModelError
 
 CONF = Path(conf.__file__).parent
 DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress"]
@@ -91,22 +92,43 @@ def test_early_stopping_stops(tmp_path, make_module, make_trainer, data):
     assert trainer.current_epoch == 3
 
 
-def test_finders_find(tmp_path, make_module, make_trainer, data):
-    callbacks, _ = build(
-        tmp_path, "callbacks=[default,batch_size_finder,lr_finder]", "callbacks.batch_size_finder.max_trials=2",
-        "callbacks.batch_size_finder.init_val=4", "callbacks.lr_finder.num_training_steps=20",
-        "callbacks.lr_finder.early_stop_threshold=null",
-    )  # fmt: skip
-    trainer, module = make_trainer(*callbacks, epochs=4), make_module(lr=0.5)
+def finders(folder):
+    overrides = ("batch_size_finder.max_trials=2", "batch_size_finder.init_val=2", "lr_finder.num_training_steps=20",
+                 "lr_finder.early_stop_threshold=null")  # fmt: skip
+    chosen = [f"callbacks.{override}" for override in overrides]
+    return build(folder, "callbacks=[default,batch_size_finder,lr_finder]", *chosen)[0]
+
+
+def test_what_the_finders_find_reaches_the_schedule(tmp_path, make_module, make_trainer, data):
+    callbacks = finders(tmp_path)
+    trainer, module = make_trainer(*callbacks, epochs=3), make_module(lr=0.5)
     trainer.fit(module, datamodule=data)
-    (rates,) = [callback for callback in callbacks if isinstance(callback, LearningRateFinder)]
-    assert any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
-    assert data.batch_size == 8
-    found = rates.optimal_lr.suggestion()
+    assert data.batch_size == 4
+    found = callbacks[-1].optimal_lr.suggestion()
     assert module.lr == found != 0.5
+    (group, *_), (schedule,) = trainer.optimizers[0].param_groups, trainer.lr_scheduler_configs
+    assert group["initial_lr"] == found
+    assert trainer.global_step == 3 * 8
+    assert schedule.scheduler.last_epoch == 3 * 8
+    assert group["lr"] == 0  # the cosine ends where the run does
+    history = callbacks[0].rows
+    assert max(row["train/lr"] for row in history) < found
+    assert [row["step"] for row in history] == [8, 16, 24]
+
+    data.batch_size = 8
+    resumed = finders(tmp_path)
+    trainer = make_trainer(*resumed, epochs=4)
+    trainer.fit(make_module(lr=0.5), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert data.batch_size == 4
+    assert trainer.global_step == 4 * 8
+    assert resumed[-1].optimal_lr is None
     assert trainer.optimizers[0].param_groups[0]["initial_lr"] == found
-    assert trainer.global_step == 16
-    assert [path.name for path in tmp_path.glob(".*.ckpt")] == []
+
+
+def test_a_search_that_finds_nothing_says_so(tmp_path, make_module, make_trainer, data):
+    callbacks, _ = build(tmp_path, "callbacks=[default,lr_finder]", "callbacks.lr_finder.num_training_steps=5")
+    with pytest.raises(ModelError, match=r"num_training_steps=5 gave too few"):
+        make_trainer(*callbacks).fit(make_module(), datamodule=data)
 
 
 def test_the_callback_travels_to_other_processes(tmp_path):

@@ -1,0 +1,69 @@
+"""A net's time on both clocks, in turn with a reference model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deployment.latency import end_to_end_clock, model_clock, torch_contender, torch_pipeline
+from deployment.stopwatch import Settings
+
+MODEL = "model"  # the judged net's name in the records
+
+
+class Clocks:
+    """How time is measured.
+
+    Args:
+        device: Where the nets run, e.g. "cpu" or "cuda:0".
+        batches: Photos a call; 1 must be among them where a score is wanted.
+        end_to_end: Measure from file to class too.
+        photos: Files that the end-to-end clock goes through, over and over.
+        settings: Length of a measurement, warm-up, threads.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        batches: Sequence[int] = (1, 32),
+        end_to_end: bool = True,
+        photos: int = 64,
+        settings: Settings | None = None,
+    ) -> None:
+        self.device, self.batches, self.end_to_end, self.photos = device, list(batches), end_to_end, photos
+        self.settings = settings
+
+    def measure(
+        self,
+        net: nn.Module,
+        size: int,
+        reference: tuple[str, nn.Module, int],
+        reader: Callable[[int], Callable[[Path], np.ndarray]],
+        files: Sequence[Path],
+    ) -> list[dict[str, Any]]:
+        """Time a net and the reference, round by round.
+
+        Args:
+            net: (B, 3, S, S) float32 in [0, 1] -> logits (B, C).
+            size: Side S in pixels.
+            reference: Name, net and side of the yardstick. Both nets are moved to `device`, and to channels_last: the
+                layout alone makes a difference of almost two.
+            reader: Takes S, returns what turns a file into (S, S, 3) uint8.
+            files: Photos for the end-to-end clock.
+
+        Returns:
+            Records of `deployment.latency`, with an entry for "model" and one for the reference.
+        """
+        name, yardstick, side = reference
+        common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
+        sides = {MODEL: (net, size), name: (yardstick, side)}
+        for module, _ in sides.values():
+            module.to(self.device).to(memory_format=torch.channels_last)
+        records = model_clock({key: torch_contender(module, px) for key, (module, px) in sides.items()}, **common)
+        if self.end_to_end:
+            pipelines = {key: torch_pipeline(module, reader(px)) for key, (module, px) in sides.items()}
+            records += end_to_end_clock(pipelines, files[: self.photos], **common)
+        return records

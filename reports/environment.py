@@ -1,0 +1,28 @@
+"""What a result was made with: package versions, the machine, the git revision."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "torchmetrics", "kornia")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result, by name; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision(folder: Path) -> str | None:
+    """Commit that `folder` stands at, with "-dirty" behind it where tracked files differ; None outside a repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

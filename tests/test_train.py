@@ -1,0 +1,222 @@
+"""From photos to a judged model: the whole road, with real parts, at a tiny size."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import conf
+from train import train
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
+    "epochs=3", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
+    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2", "score.reference_size=32",
+)  # fmt: skip
+
+
+def configured(folder: Path, photos: Path, *overrides: str):
+    """The config of a tiny run in `folder`."""
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose("train", overrides=[*TINY, f"data.root={photos}", f"run_dir={folder}", *overrides])
+
+
+def run(*arguments: str, cwd: Path, script: str = "train.py", **options) -> subprocess.CompletedProcess:
+    """Run an entry point as a user does."""
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, photos):
+    """One finished run: its folder and what it returned."""
+    folder = tmp_path_factory.mktemp("run")
+    results = train(configured(folder, photos))
+    return folder, results
+
+
+def test_run_leaves_all_that_it_promises(finished):
+    folder, results = finished
+    for name in (
+        "best.ckpt",
+        "last.ckpt",
+        "config.yaml",
+        "metrics.json",
+        "predictions.csv",
+        "confusion.png",
+        "reliability.png",
+        "history.csv",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert stored["status"] == "completed"
+    assert stored["test/f1_macro"] == pytest.approx(results["test/f1_macro"])
+    assert {
+        "params",
+        "macs",
+        "latency_ms",
+        "score",
+        "precision",
+        "versions",
+        "seed",
+        "epochs",
+        "train_seconds",
+    } <= stored.keys()
+    assert stored["precision"] == "32-true"
+    assert stored["precision_requested"] == "16-mixed"
+
+
+def test_predictions_name_every_test_photo_once(finished, photos):
+    folder, results = finished
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["file"] for row in rows}) == len(rows) == results["photos"]
+    assert all((photos / row["file"]).is_file() for row in rows)
+    for row in rows:
+        shares = {name: float(row[f"p_{name}"]) for name in results["classes"]}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+        assert row["prediction"] == max(shares, key=shares.get)
+
+
+def test_same_seed_same_numbers(finished, photos, tmp_path):
+    again = train(configured(tmp_path, photos))
+    other = train(configured(tmp_path / "other", photos, "seed=1"))
+    mine = torch.load(finished[0] / "last.ckpt", weights_only=True)["state_dict"]
+    same = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    different = torch.load(tmp_path / "other" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(mine[key], same[key]) for key in mine)
+    assert any(not torch.equal(mine[key], different[key]) for key in mine)
+    assert again["test/f1_macro"] == finished[1]["test/f1_macro"]
+    assert other["seed"] == 1
+
+
+def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_path):
+    folder, results = finished
+    quick = [option for option in TINY if option.startswith(("latency", "score"))]
+    done = run(
+        f"ckpt={folder / 'best.ckpt'}",
+        f"hydra.run.dir={tmp_path / 'judged'}",
+        *quick,
+        cwd=tmp_path,
+        script="evaluate.py",
+    )
+    assert done.returncode == 0, done.stderr
+    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    for key in ("test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "macs", "params", "photos"):
+        assert judged[key] == pytest.approx(results[key], abs=1e-6), key
+    assert (tmp_path / "judged" / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
+
+
+def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp_path):
+    other = tmp_path / "belt"
+    (other / "cup").mkdir(parents=True)
+    for number in range(3):
+        (other / "cup" / f"{number}.jpg").write_bytes((photos / "cup" / f"cup{number}.jpg").read_bytes())
+    quick = [option for option in TINY if option.startswith(("latency", "score"))]
+    arguments = [f"ckpt={finished[0] / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'judged'}", *quick]
+    done = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
+    assert done.returncode == 0, done.stderr
+    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    assert judged["photos"] == 3
+    assert judged["classes"] == ["bag", "can", "cup"]
+    (other / "cat").mkdir()
+    (other / "cat" / "0.jpg").write_bytes((photos / "cup" / "cup0.jpg").read_bytes())
+    refused = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
+    assert refused.returncode == 2
+    assert "cat" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_killed_run_resumes_to_the_same_numbers(finished, photos, tmp_path):
+    folder = tmp_path / "killed"
+    arguments = [*TINY, f"data.root={photos}", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 200
+    while not (folder / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] < 2  # it was killed before its end
+    resumed = run(f"ckpt={folder / 'last.ckpt'}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    straight, again = (torch.load(place / "last.ckpt", weights_only=True) for place in (finished[0], folder))
+    assert all(torch.equal(straight["state_dict"][key], again["state_dict"][key]) for key in straight["state_dict"])
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert stored["test/f1_macro"] == finished[1]["test/f1_macro"]
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_sweep_goes_on_past_a_failing_job_and_ranks_all(photos, tmp_path):
+    arguments = [
+        "-m",
+        *TINY,
+        f"data.root={photos}",
+        "model.name=resnet10t,no_such_net",
+        "epochs=1",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    rows = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
+    assert [row["status"] for row in rows] == ["completed", "failed"]
+    assert "no_such_net" in rows[1]["error"]
+    assert "Traceback" in next((tmp_path / "sweep").glob("*/error.log")).read_text()
+    assert {path.suffix for path in (tmp_path / "sweep").glob("leaderboard.*")} >= {".csv", ".json", ".md"}
+    assert not any("=" in str(path.relative_to(tmp_path)) for path in (tmp_path / "sweep").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["model=timm", "model.name=resnet81"], "resnet18"),
+        (["data=folder", "data.root=nowhere"], "nowhere"),
+        (["ckpt=nowhere.ckpt"], "nowhere.ckpt"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, hint, tmp_path):
+    done = run(*arguments, "data.size=32", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert hint in line
+
+
+def test_hostile_checkpoint_is_refused(tmp_path):
+    import pickle
+
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'harm'}",)
+
+    (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(Hostile()))
+    done = run(f"ckpt={tmp_path / 'bad.ckpt'}", cwd=tmp_path, script="evaluate.py")
+    assert done.returncode == 2
+    assert not (tmp_path / "harm").exists()
+    assert done.stderr.startswith("error:")
+
+
+def test_help_and_config_import_no_torch(tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', {flag!r}]\n"
+        "try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert not {{'torch', 'timm', 'pytorch_lightning', 'wandb', 'matplotlib'}} & set(sys.modules)"
+    )
+    for flag in ("--help", "--cfg=job"):
+        script = code.format(flag=flag, script=str(ROOT / "train.py"))
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "resnet18d" in done.stdout

@@ -1,0 +1,81 @@
+"""Train one network and judge its best checkpoint, or sweep over many with -m.
+
+python train.py                                     resnet18d on built-in photos
+python train.py data=folder data.root=photos        your photos, one folder a class
+python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
+python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+import conf
+
+
+def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Fit, then judge the best checkpoint; returns what metrics.json holds. `overrides` are noted there."""
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+
+    from callbacks.wandb_run import finish, log_config, log_results
+    from evaluate import judge
+    from lightning_modules.checkpoint import make_record
+    from lightning_modules.precision import supported_precision
+    from reports.environment import git_revision
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
+    data.prepare_data()
+    data.setup("fit")
+    net = instantiate(cfg.model, num_classes=len(data.classes))
+    objective = instantiate(cfg.objective, class_counts=data.class_counts)
+    record = make_record(
+        net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
+        config=conf.portable(cfg), git=git_revision(Path(__file__).parent),
+    )  # fmt: skip
+    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
+    callbacks, loggers = instantiate(cfg.callbacks), list(instantiate(cfg.logger).values())
+    precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
+    OmegaConf.save(cfg, Path(cfg.run_dir) / "config.yaml", resolve=True)
+    log_config(loggers, conf.plain(cfg))
+    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
+    if not trainer.is_global_zero:
+        return {}
+    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
+    facts = {
+        "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
+        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds,
+        "images_per_second": history.images_per_second, "precision": precision,
+        "precision_requested": cfg.trainer.precision, "git": record["git"],
+        "val/f1_macro": float(checkpoint.best_model_score),
+    }  # fmt: skip
+    results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
+    log_results(loggers, results)
+    finish(loggers)
+    return results
+
+
+def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config of the run that `ckpt` belongs to, with the command line's values on top."""
+    from lightning_modules.checkpoint import read_checkpoint
+
+    return conf.on_top(read_checkpoint(cfg.ckpt)["litesort"]["config"], overrides, run_dir=cfg.run_dir)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job; returns its score, which is what a sweeper minimises."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = list(HydraConfig.get().overrides.task)
+    if cfg.ckpt:
+        cfg = resumed(cfg, overrides)
+    return train(cfg, overrides).get("score")
+
+
+if __name__ == "__main__":
+    main()
