@@ -25,12 +25,13 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from lightning_modules.checkpoint import make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
+    from reports.files import write_text
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
+    net = instantiate(cfg.model, num_classes=len(data.classes))  # first: a wrong name costs no decoding
     data.prepare_data()
     data.setup("fit")
-    net = instantiate(cfg.model, num_classes=len(data.classes))
     objective = instantiate(cfg.objective, class_counts=data.class_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
@@ -40,7 +41,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     callbacks, loggers = instantiate(cfg.callbacks), list(instantiate(cfg.logger).values())
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
-    OmegaConf.save(cfg, Path(cfg.run_dir) / "config.yaml", resolve=True)
+    write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, conf.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
     if not trainer.is_global_zero:

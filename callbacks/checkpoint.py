@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -54,6 +56,13 @@ class RunCheckpoint(ModelCheckpoint):
         if validated and self.monitor in candidates:
             self._save_monitor_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            exception.code = 128 + signal.SIGTERM  # Lightning leaves it empty: a run that was stopped would exit with 0
+        stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        if stopped and trainer.is_global_zero and self.last_model_path:
+            print(f"\nstopped after {trainer.current_epoch} epochs; go on with: ckpt={self.last_model_path}")
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

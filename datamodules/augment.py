@@ -204,14 +204,16 @@ class Augment(nn.Module):
         return mixed
 
     def _apply(self, group: Pass, rows: Rows, numbers: torch.Tensor) -> None:
-        columns = {"tables": 5 * group.steps, "warp": 6, "erase": 5, "color": 1, "sharpness": 1}.get(group.kind, 0)
+        columns = {"tables": 5 * len(group.statistical), "warp": 6, "erase": 5, "color": 1, "sharpness": 1}.get(
+            group.kind, 0
+        )
         numbers = numbers[: columns * group.rows]
         if group.kind == "tables":
-            steps = numbers.view(group.steps, group.rows, 5)
+            steps = numbers.view(-1, group.rows, 5)
             places = table_places(rows.at_once, rows.size, numbers.device)
             means = rows.read(mean_luma, 0, group.contrast)
             counts = rows.read(partial(histograms, places=places), *group.counted)
-            rows.change(partial(look_up, places=places), build_tables(steps, means, counts, group.counted[0]))
+            rows.change(partial(look_up, places=places), build_tables(steps, means, counts, group))
         elif group.kind == "warp":
             rows.change(partial(apply_warp, fill=self.fill), *grid_lines(numbers.view(-1, 2, 3), rows.size))
         elif group.kind == "color":

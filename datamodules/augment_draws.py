@@ -19,7 +19,8 @@ class Pass(NamedTuple):
     """One operation on a group of samples; Python values, so that no device is asked for a size.
 
     kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase"; row, rows: where the group's samples
-    stand in `Draws.rows`, and how many; number: where its numbers start; steps: table operations a sample, at most;
+    stand in `Draws.rows`, and how many; number: where its numbers start; statistical: of each table
+    step, whether any sample has AutoContrast or Equalize there;
     contrast: the first so many begin with Contrast; counted: the slice of the group whose tables need a histogram.
     """
 
@@ -27,7 +28,7 @@ class Pass(NamedTuple):
     row: int
     rows: int
     number: int
-    steps: int = 0
+    statistical: tuple[bool, ...] = ()
     contrast: int = 0
     counted: tuple[int, int] = (0, 0)
 
@@ -137,8 +138,10 @@ def _plan_run(planner: _Planner, slots: Slots, here: np.ndarray) -> None:
 
 
 def _plan_tables(planner: _Planner, rows: np.ndarray, slots: Slots, here: np.ndarray) -> None:
-    used = here[rows].any(axis=0)
-    steps = np.where(here[rows][:, used, None], slots.steps[rows][:, used], IDENTITY_STEP)
+    steps = np.where(here[rows][..., None], slots.steps[rows], IDENTITY_STEP)
+    # each sample's steps first, so that the later ones are few
+    front = np.argsort(~here[rows], axis=1, kind="stable")[:, : here[rows].sum(axis=1).max(initial=0)]
+    steps = np.take_along_axis(steps, front[..., None], axis=1)
     contrast = (steps[..., ABOUT_MEAN] > 0).any(axis=1)
     counts = (steps[..., STATISTIC] > 0).any(axis=1)
     # Contrast alone, Contrast and histogram, histogram alone, neither: each of the two is a slice
@@ -149,7 +152,7 @@ def _plan_tables(planner: _Planner, rows: np.ndarray, slots: Slots, here: np.nda
         "tables",
         rows[order],
         steps[order].swapaxes(0, 1),
-        steps=int(used.sum()),
+        statistical=tuple((steps[..., STATISTIC] > 0).any(axis=0).tolist()),
         contrast=ends[1],
         counted=(ends[0], ends[2]),
     )

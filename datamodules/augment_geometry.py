@@ -60,9 +60,9 @@ def apply_warp(pixels: torch.Tensor, across: torch.Tensor, down: torch.Tensor, f
         padding_mode="border",
         align_corners=False,
     )
-    # by way of int32: twice as fast as float32 to uint8
-    rounded = warped.mul_(inside[:, None]).add_(fill + 0.5).int().to(torch.uint8)
-    torch.stack(rounded.unbind(1), dim=-1, out=pixels)
+    warped.mul_(inside[:, None]).add_(fill + 0.5)
+    for channel in range(3):  # one strided copy a channel takes half the time of one permuted copy
+        pixels[..., channel].copy_(warped[:, channel])
 
 
 def apply_flip(pixels: torch.Tensor, dim: int) -> None:

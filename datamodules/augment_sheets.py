@@ -35,20 +35,20 @@ def example_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.stack(photos)
 
 
-def sheet(name: str, photos: np.ndarray, levels: list[float], **settings: float) -> Image.Image:
-    """Lay out one operation: photos (N, S, S, 3) uint8 -> a row a photo, a column a level, the photo itself first."""
+def sheet(photos: np.ndarray, columns: dict[str, Augment]) -> Image.Image:
+    """Lay out photos (N, S, S, 3) uint8: a row a photo, a column an augmentation with its title, the photo itself first."""
     size = photos.shape[1]
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-    keys = np.arange(len(photos), dtype=np.uint64)
-    columns = [photos]
-    for level in levels:
-        augment = Augment(ops=[name], num_ops=1, magnitude=level, hflip=0.0, **settings)  # type: ignore[arg-type]
-        columns.append(augment(images, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy())
-    body = np.concatenate([np.concatenate(list(column)) for column in columns], axis=1)
+    pictures = [photos]
+    for number, augment in enumerate(columns.values()):
+        # one operation: the same sign in all columns; the whole policy: another draw in each
+        keys = np.arange(len(photos), dtype=np.uint64) + np.uint64(augment.num_ops // 2 * 1000 * number)
+        pictures.append(augment(images, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy())
+    body = np.concatenate([np.concatenate(list(column)) for column in pictures], axis=1)
     page = Image.new("RGB", (body.shape[1], body.shape[0] + _LABEL), "white")
     page.paste(Image.fromarray(body), (0, _LABEL))
     brush = ImageDraw.Draw(page)
-    for column, text in enumerate([name, *(f"{level:g}" for level in levels)]):
+    for column, text in enumerate(["photo", *columns]):
         brush.text((column * size + 2, 1), text, fill="black")
     return page
 
@@ -73,5 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     levels = np.arange(0, 30 + 1e-9, options.step).tolist()
     for name in track(OPERATIONS, "drawing"):
-        sheet(name, photos, levels).save(options.out / f"{name}.png")
-    print(f"{len(OPERATIONS)} sheets in {options.out}")
+        columns = {f"{name} {level:g}": Augment([name], num_ops=1, magnitude=level, hflip=0.0) for level in levels}
+        sheet(photos, columns).save(options.out / f"{name}.png")
+    sheet(photos, {f"draw {number}": Augment(crop_p=0.5, erase_p=0.25) for number in range(12)}).save(
+        options.out / "policy.png"
+    )
+    print(f"{len(OPERATIONS) + 1} sheets in {options.out}")

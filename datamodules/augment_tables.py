@@ -4,22 +4,22 @@ import torch
 from torch.nn import functional
 
 from datamodules.augment_colour import luma
-from datamodules.augment_draws import ABOUT_MEAN, AUTOCONTRAST, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD
+from datamodules.augment_draws import ABOUT_MEAN, AUTOCONTRAST, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD, Pass
 
 
-def build_tables(numbers: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, start: int) -> torch.Tensor:
+def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
     """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
 
-    numbers (steps, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the first C samples, those
-    with Contrast; counts (H, 3, 256) int64, the histograms of samples [start, start + H), those with AutoContrast or Equalize.
+    steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with Contrast; counts
+    (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said by the group.
     """
-    values = torch.arange(256, device=numbers.device, dtype=torch.float32)
-    tables = values.expand(numbers.shape[1], 3, 256).contiguous()
-    means = functional.pad(means, (0, len(tables) - len(means)))
-    stop = start + len(counts)
-    for step in numbers:
+    start, stop = group.counted
+    values = torch.arange(256, device=steps.device, dtype=torch.float32)
+    tables = values.expand(group.rows, 3, 256).contiguous()
+    means = functional.pad(means, (0, group.rows - len(means)))
+    for step, statistical in zip(steps, group.statistical, strict=True):
         tables = _pointwise(tables, step, means)
-        if stop > start:
+        if statistical:
             tables[start:stop] = _statistical(tables[start:stop], counts, step[start:stop, STATISTIC, None, None])
     return tables.to(torch.uint8)
 
@@ -53,9 +53,9 @@ def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Te
     """AutoContrast (1) and Equalize (2) after `tables`, from the histogram before them; 0 leaves the table alone."""
     places = tables.long()
     pushed = torch.zeros_like(counts).scatter_add_(2, places, counts)
-    auto = autocontrast_tables(pushed).gather(2, places)
-    equal = equalize_tables(pushed).gather(2, places)
-    return torch.where(statistic == AUTOCONTRAST, auto, torch.where(statistic == EQUALIZE, equal, tables))
+    equal = torch.where(statistic == EQUALIZE, equalize_tables(pushed), tables.new_zeros(()))
+    after = torch.where(statistic == AUTOCONTRAST, autocontrast_tables(pushed), equal)
+    return torch.where(statistic > 0, after.gather(2, places), tables)
 
 
 def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:

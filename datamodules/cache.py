@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from datamodules import DataError, cache_file, images
 from datamodules.cache_build import PhotoSource, fill
-from datamodules.cache_file import NoDisk, Pixels, disk_errors
+from datamodules.cache_file import NoDisk, Pixels, Shape, Store, disk_errors
 from datamodules.cache_key import DigestIndex
 
 __all__ = ["PhotoSource", "Pixels", "default_cache_dir", "open_pixels"]
@@ -92,11 +92,11 @@ class _Request:
     progress: bool
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> Shape:
         return len(self.source.samples), self.size, self.size, 3
 
-    def fill(self, array: np.ndarray) -> dict[int, str]:
-        return fill(array, self.source, self.policy, self.workers, self.progress)
+    def fill(self, store: Store) -> dict[int, str]:
+        return fill(store, self.source, self.size, self.policy, self.workers, self.progress)
 
     def key(self, index: DigestIndex) -> str:
         return index.key(self.size, self.policy, self.workers, self.progress)
@@ -126,8 +126,8 @@ def _on_disk(folder: Path, request: _Request) -> Pixels:
 
 
 def _build(path: Path, key: str, index: DigestIndex, request: _Request) -> None:
-    def fill_and_check(array: np.ndarray) -> dict[int, str]:
-        broken = request.fill(array)
+    def fill_and_check(store: Store) -> dict[int, str]:
+        broken = request.fill(store)
         if request.key(index) != key:  # pixels of the new photo must not stand under the name of the old one
             raise _Changed
         return broken
@@ -173,7 +173,7 @@ def _in_memory(request: _Request, need: float) -> Pixels | None:
         )
         return None
     array = np.empty(request.shape, np.uint8)
-    return Pixels(array, request.fill(array))
+    return Pixels(array, request.fill(array.__setitem__))
 
 
 def free_memory_gb() -> float:

@@ -1,4 +1,4 @@
-"""Fill an array with the decoded, resized photos of a source, on all cores, with a progress bar."""
+"""Decode and resize the photos of a source on all cores, with a progress bar."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from datamodules import images
+from datamodules.cache_file import Store
 
 CHUNK = 8  # photos a task: small enough for an even bar, large enough that handing out costs nothing
 
@@ -61,18 +62,18 @@ def parallel(
 
 
 def fill(
-    array: np.ndarray, source: PhotoSource, policy: str, workers: int | None = None, progress: bool = True
+    store: Store, source: PhotoSource, size: int, policy: str, workers: int | None = None, progress: bool = True
 ) -> dict[int, str]:
-    """Write each photo into its row of `array` (N, S, S, 3) uint8; return row -> reason of the broken (grey)."""
-    size = array.shape[1]
+    """Store the pixels of each sample, (size, size, 3) uint8; return row -> reason of the broken ones (grey)."""
     broken: dict[int, str] = {}
 
     def decode(index: int) -> None:
         try:
-            array[index] = images.resize(source.read(index, size), size, policy)
+            pixels = images.resize(source.read(index, size), size, policy)
         except images.BrokenImage as error:
-            array[index] = images.GREY
+            pixels = np.full((size, size, 3), images.GREY, np.uint8)
             broken[index] = error.reason
+        store(index, pixels)
 
-    parallel(decode, range(len(array)), f"Decoding photos to {size} px", workers, progress)
+    parallel(decode, range(len(source.samples)), f"Decoding photos to {size} px", workers, progress)
     return dict(sorted(broken.items()))

@@ -69,7 +69,10 @@ def smoothstep(low: float, high: float, value: Array) -> Array:
 
 
 def tint(rng: Random, neutral: float = 0.4, dark: float = 0.3, bright: float = 0.95) -> Array:
-    """A colour (3,), from the same range whatever the class, so that colour alone does not tell the classes apart."""
+    """A colour (3,): near grey with probability `neutral`, of brightness `dark` to `bright`.
+
+    The ranges of the classes overlap widely, so that colour alone does not tell them apart.
+    """
     hue = rng.random() * 6.0
     saturation = rng.uniform(0.0, 0.12) if rng.random() < neutral else rng.uniform(0.15, 0.7)
     value = rng.uniform(dark, bright)
@@ -84,9 +87,9 @@ def stain(image: Array, mask: Array, colour: Array) -> Array:
 
 def _ground(rng: Random, shape: tuple[int, int]) -> Array:
     """Concrete, planks, tiles or grass."""
-    base = np.broadcast_to(tint(rng, neutral=0.85, dark=0.2, bright=0.85), (*shape, 3))
+    base = np.broadcast_to(tint(rng, neutral=0.9, dark=0.15, bright=0.6), (*shape, 3))
     kind = rng.integers(4)
-    relief = 0.12 * noise(rng, shape, rng.uniform(3, 12), 3)
+    relief = 0.09 * noise(rng, shape, rng.uniform(3, 12), 3)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / max(shape)
     turn = rng.uniform(0, np.pi)
     along = columns * np.cos(turn) + rows * np.sin(turn)
@@ -100,7 +103,7 @@ def _ground(rng: Random, shape: tuple[int, int]) -> Array:
         joints = np.maximum(np.abs(along * many % 1 - 0.5), np.abs(across * many % 1 - 0.5))
         relief = 0.5 * relief + rng.uniform(-0.35, 0.25) * smoothstep(0.44, 0.48, joints)
     elif kind == 3:
-        relief = 0.2 * noise(rng, shape, rng.uniform(25, 60), 2)
+        relief = 0.14 * noise(rng, shape, rng.uniform(25, 60), 2)
     return base * (1.0 + relief[..., None])
 
 
@@ -132,7 +135,7 @@ def place(rng: Random, width: int, height: int, ratio: float) -> Stage:
     turn += np.pi * (rng.random() < 0.2)
     sine, cosine = np.sin(turn), np.cos(turn)
     reach_x, reach_y = abs(sine) + ratio * abs(cosine), abs(cosine) + ratio * abs(sine)
-    half = rng.uniform(0.85, 1.12) * min(width / 2 / reach_x, height / 2 / reach_y)
+    half = rng.uniform(0.9, 1.15) * min(width / 2 / reach_x, height / 2 / reach_y)
     x = np.arange(width, dtype=np.float32) - width / 2 * (1 + rng.normal(0, 0.06))
     y = np.arange(height, dtype=np.float32)[:, None] - height / 2 * (1 + rng.normal(0, 0.06))
     u, v = (x * cosine + y * sine) / half, (y * cosine - x * sine) / half
@@ -154,7 +157,7 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
     scene = ground * (1.0 - rng.uniform(0.2, 0.65) * shadow[..., None])
     scene = stain(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
-    if rng.random() < 0.2:  # something lies across it
+    if rng.random() < 0.12:  # something lies across it
         shape = ground.shape[:2]
         x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
         turn, offset, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(0.02, 0.12)
@@ -162,8 +165,8 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
         scene = stain(
             scene, (strip < half).astype(np.float32), tint(rng) * (1 + 0.15 * noise(rng, shape, 20)[..., None])
         )
-    falloff = 1.0 + 0.18 * noise(rng, ground.shape[:2], 1.5)
-    cast_light = rng.uniform(0.82, 1.18, 3).astype(np.float32) * rng.uniform(0.7, 1.2)
+    falloff = 1.0 + 0.12 * noise(rng, ground.shape[:2], 1.5)
+    cast_light = rng.uniform(0.88, 1.12, 3).astype(np.float32) * rng.uniform(0.8, 1.2)
     return np.clip(scene * falloff[..., None] * cast_light, 0.0, 1.0)
 
 
@@ -193,6 +196,6 @@ def photo_size(rng: Random) -> tuple[int, int]:
     return max(SMALLEST, int(width)), max(SMALLEST, int(height))
 
 
-def backdrop(rng: Random, width: int, height: int, clutter: int = 5) -> Array:
+def backdrop(rng: Random, width: int, height: int, clutter: int = 3) -> Array:
     """Ground and clutter; (height, width, 3)."""
     return _clutter(rng, _ground(rng, (height, width)), clutter)

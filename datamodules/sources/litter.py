@@ -1,4 +1,4 @@
-"""The six kinds of waste, painted: each differs in form, texture and the way it takes light, not in colour."""
+"""The six kinds of waste, painted: they differ in form, texture and the way they take light more than in colour."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ def metal(stage: Stage, ground: Array) -> Paint:
     rng, r = stage.rng, stage.ratio
     if rng.random() < 0.2:
         facets = creases(stage, 14, 0.33) + 0.12 * noise(rng, stage.u.shape, 14, 2)
-        colour = plain(stage, tint(rng, neutral=0.8, dark=0.45, bright=0.75)) * facets[..., None]
+        colour = plain(stage, tint(rng, neutral=0.9, dark=0.45, bright=0.75)) * facets[..., None]
         return Paint(colour, stage.inside(blob(stage, 0.12)), 0.7 * smoothstep(1.15, 1.6, facets))
     dent = rng.uniform(0.0, 0.07) * noise(rng, stage.u.shape, 5, 2)
     u, e = stage.u + dent, r * rng.uniform(0.12, 0.4)
@@ -58,8 +58,8 @@ def metal(stage: Stage, ground: Array) -> Paint:
     sag = e * np.sqrt(1.0 - across * across)
     body = np.maximum(np.abs(u) - taper, np.maximum(-(1 - e) - stage.v, stage.v - (1 - e) - sag))
     lid = (np.hypot(u / (0.87 * r), (stage.v + 1 - e) / e) - 1.0) * e
-    colour = plain(stage, tint(rng, neutral=0.6))
-    if rng.random() < 0.75:
+    colour = plain(stage, tint(rng, neutral=0.7, dark=0.3, bright=0.8))
+    if rng.random() < 0.6:
         colour = printed(stage, colour, across * 0.8, stage.v - sag)
     shine = np.zeros_like(u)
     for _ in range(rng.integers(3, 6)):
@@ -80,22 +80,22 @@ def metal(stage: Stage, ground: Array) -> Paint:
 def paper(stage: Stage, ground: Array) -> Paint:
     """A sheet, printed and folded, or a crumpled ball: matt, flat facets, soft edges of shade."""
     rng, r = stage.rng, stage.ratio
-    colour = plain(stage, tint(rng, neutral=0.55, dark=0.5))
+    colour = plain(stage, tint(rng, neutral=0.75, dark=0.7, bright=1.0))
     skew, lean = rng.normal(0, 0.12, 2)
     x, y = stage.u / (r * (1 + lean * stage.v)), stage.v + skew * stage.u
-    if rng.random() < 0.55:
+    if rng.random() < 0.7:
         edge = 0.015 * noise(rng, x.shape, 12, 2)
         distance = np.maximum(np.abs(x) - 0.93, np.abs(y) - 0.93) * r + edge
         corner = rng.choice([-1, 1]) * x + rng.choice([-1, 1]) * y - rng.uniform(1.2, 1.9)
         distance = np.maximum(distance, corner * 0.5)
         if rng.random() < 0.8:
             colour = stain(colour, 0.75 * lettering(stage, x, y, rng.uniform(8, 22)), tint(rng, dark=0.0, bright=0.4))
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             colour = printed(stage, colour, x, y)
         light = creases(stage, int(rng.integers(1, 5)), 0.13, 0.0) + 0.06 * noise(rng, x.shape, 2)
     else:
         distance = blob(stage, 0.09)
-        if rng.random() < 0.4:
+        if rng.random() < 0.2:
             colour = printed(stage, colour, x, y)
         light = creases(stage, int(rng.integers(9, 16)), 0.13) + 0.03 * noise(rng, x.shape, 10)
     return Paint(colour * light[..., None], stage.inside(distance), np.zeros_like(x))
@@ -110,8 +110,13 @@ def paperpack(stage: Stage, ground: Array) -> Paint:
     foot = 1.0 - rng.uniform(0.1, 0.35) * np.abs(u - ridge)
     brick = rng.random() < 0.4
     roof = rng.uniform(-0.9, -0.75) if brick else rng.uniform(-0.6, -0.4)
-    colour = printed(stage, plain(stage, tint(rng)), np.where(side, (u - ridge) * 1.7 - 0.2, u - ridge) / r, v)
-    light = np.where(side, rng.uniform(0.45, 0.75), rng.uniform(0.9, 1.05)) + 0.05 * noise(rng, u.shape, 3)
+    colour = printed(
+        stage,
+        plain(stage, tint(rng, neutral=0.25, dark=0.5)),
+        np.where(side, (u - ridge) * 1.7 - 0.2, u - ridge) / r,
+        v,
+    )
+    light = np.where(side, rng.uniform(0.35, 0.6), rng.uniform(0.95, 1.1)) + 0.05 * noise(rng, u.shape, 3)
     body = np.maximum(np.abs(u) - r * 0.96, np.maximum(roof - v, v - foot))
     if brick:
         slant = rng.uniform(-0.5, 0.5)
@@ -180,14 +185,14 @@ def plasticbag(stage: Stage, ground: Array) -> Paint:
     fan = np.arctan2(u, v - pole) * rng.uniform(2.5, 5.0) + 0.9 * warp
     wrinkle = 1.0 - np.abs(np.sin(fan * 2.0 + 0.6 * noise(rng, u.shape, 6)))
     fine = 1.0 - np.abs(np.sin(fan * 5.0 + 4 * warp))
-    colour = plain(stage, tint(rng, neutral=0.5))
-    if rng.random() < 0.4:
+    colour = plain(stage, tint(rng, neutral=0.5, dark=0.4))
+    if rng.random() < 0.25:
         colour = printed(stage, colour, u / r + 0.12 * warp, v + 0.12 * warp)
-    colour = colour * (0.75 + 0.25 * wrinkle + 0.1 * fine + 0.12 * warp)[..., None]
+    colour = colour * (0.6 + 0.4 * wrinkle + 0.1 * fine + 0.12 * warp)[..., None]
     haze = rng.uniform(0.5, 0.95)
     colour = ground * (1 - haze) + colour * haze
     patchy = smoothstep(-0.8, 1.2, noise(rng, u.shape, 5, 2))  # film is glossy only where it faces the light
-    shine = patchy * (rng.uniform(0.3, 0.7) * wrinkle**6 + rng.uniform(0.1, 0.35) * fine**5)
+    shine = patchy * (rng.uniform(0.5, 0.9) * wrinkle**5 + rng.uniform(0.1, 0.4) * fine**4)
     return Paint(colour, stage.inside(distance), shine)
 
 
@@ -195,9 +200,9 @@ def styrofoam(stage: Stage, ground: Array) -> Paint:
     """A broken block or a tray of pressed beads: grainy, matt, crumbling at the edge."""
     rng, r = stage.rng, stage.ratio
     u, v = stage.u, stage.v
-    grains = beads(stage, rng.uniform(9, 17))
+    grains = beads(stage, rng.uniform(6, 10))
     crumble = 0.03 * noise(rng, u.shape, 22, 2)
-    colour = plain(stage, tint(rng, neutral=0.8, dark=0.6))
+    colour = plain(stage, tint(rng, neutral=0.9, dark=0.75, bright=1.0))
     box = np.maximum(np.abs(u) - 0.95 * r, np.abs(v + rng.normal(0, 0.15) * u) - 0.93)
     if rng.random() < 0.5:
         ridge, slope = rng.uniform(-0.5, 0.5) * r, rng.normal(0, 0.3)
@@ -209,7 +214,7 @@ def styrofoam(stage: Stage, ground: Array) -> Paint:
         light = 1.0 - 0.25 * smoothstep(-0.02, 0.02, -well) + 0.15 * np.sign(u * stage.light) * streak(well, 0, 0.04)
         distance = box + 0.4 * crumble
     pits = noise(rng, u.shape, 20) > 1.9
-    light = light * (0.72 + 0.3 * grains) * np.where(pits, 0.6, 1.0) + 0.04 * noise(rng, u.shape, 3)
+    light = light * (0.6 + 0.45 * grains) * np.where(pits, 0.6, 1.0) + 0.04 * noise(rng, u.shape, 3)
     return Paint(colour * light[..., None], stage.inside(distance), np.zeros_like(u))
 
 

@@ -24,7 +24,7 @@ CHUNK = 32  # photos a task
 class SyntheticSource(Source):
     """Photos of metal, paper, paperpack, plastic, plastic bags and styrofoam, drawn once and kept as class folders.
 
-    The classes are as unbalanced as in the published data set, and share their colours; sides are 60 to 800 px, width
+    The classes are as unbalanced as in the published data set, and their colours overlap; sides are 60 to 800 px, width
     over height 0.45 to 2.3. The files lie in a folder whose name says all that they depend on.
 
     Args:

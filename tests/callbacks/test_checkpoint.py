@@ -172,3 +172,23 @@ def test_killed_at_any_moment_the_last_checkpoint_loads(tmp_path):
     job.communicate()
     saved = read(target)
     assert (saved["weights"] == saved["epoch"]).all()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_a_signal_ends_the_run_with_its_status_and_says_how_to_go_on(
+    tmp_path, capsys, make_module, make_trainer, data, number, status
+):
+    class Signal(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.current_epoch == 1:
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            make_trainer(RunCheckpoint(str(tmp_path)), Signal()).fit(make_module(), datamodule=data)
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert ended.value.code == status
+    assert f"stopped after 1 epochs; go on with: ckpt={tmp_path / 'last.ckpt'}" in capsys.readouterr().out
+    assert read(tmp_path / "last.ckpt")["epoch"] == 0
