@@ -252,6 +252,21 @@ def test_a_disk_that_is_really_full_is_noticed_before_decoding(opened, tmp_path)
     assert not list(tmp_path.glob(".x*"))
 
 
+def test_a_disk_that_fills_up_during_the_build_costs_one_line(opened, monkeypatch, tmp_path, caplog):
+    class Full:
+        data = property(lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+
+    whole = np.ascontiguousarray
+    monkeypatch.setattr(
+        np, "ascontiguousarray", lambda pixels: Full() if pixels.shape == (SIZE, SIZE, 3) else whole(pixels)
+    )
+    source, pixels = opened()
+    assert pixels.path is None
+    assert np.array_equal(pixels.array, expected(source))
+    assert ["No space left" in record.message for record in caplog.records] == [True]
+    assert {path.suffix for path in (tmp_path / "cache/pixels").iterdir()} <= {".lock"}
+
+
 def test_a_folder_that_cannot_be_made_costs_one_line(opened, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     source, pixels = opened(cache_dir=tmp_path / "file")
