@@ -1,4 +1,4 @@
-"""Two of 14 operations a sample on a CPU: litesort's augmentation beside timm's, torchvision's and kornia's, interleaved.
+"""Two of 14 operations a sample on a CPU: litesort beside timm, torchvision and kornia, interleaved.
 
     python benchmarks/augmentation.py --batch 64 --size 224 --repeats 15
 
@@ -60,7 +60,7 @@ def _stack(photos: list[np.ndarray]) -> torch.Tensor:
 
 
 def kornia_grouped(photos: np.ndarray) -> Run:
-    """kornia's functions on the samples that drew them, one call a group, as fast as its own operations can be called."""
+    """Call kornia's own functions on the samples that drew them, once a group."""
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
     draws = np.random.default_rng(0)
 

@@ -1,7 +1,9 @@
-"""Augmentation of whole batches on the device, drawn on the host; `python -m datamodules.augment` draws contact sheets."""
+"""Augmentation of whole batches on the device, drawn on the host.
+
+`python -m datamodules.augment` draws contact sheets.
+"""
 
 from collections.abc import Sequence
-
 from functools import partial
 
 import numpy as np
@@ -10,25 +12,7 @@ from torch import nn
 
 from datamodules import DataError
 from datamodules.augment_colour import apply_color, apply_sharpness
-from datamodules.augment_draws import (
-    ABOUT_MEAN,
-    AUTOCONTRAST,
-    COLOR,
-    EQUALIZE,
-    FACTOR,
-    IDENTITY_STEP,
-    QUANTUM,
-    NONE,
-    SHARPNESS,
-    STATISTIC,
-    TABLES,
-    THRESHOLD,
-    WARP,
-    Draws,
-    Pass,
-    Slots,
-    plan,
-)
+from datamodules.augment_draws import IDENTITY_STEP, NONE, WARP, Draws, Pass, Slots, plan
 from datamodules.augment_geometry import (
     apply_erase,
     apply_flip,
@@ -37,35 +21,30 @@ from datamodules.augment_geometry import (
     grid_lines,
     operation_matrices,
 )
-from datamodules.augment_random import between, boxes, uniforms
+from datamodules.augment_operations import CODES, FACTORS, GEOMETRIES, KINDS, OPERATIONS, operation_codes, table_steps
+from datamodules.augment_random import boxes, uniforms
 from datamodules.augment_rows import Rows, fresh, rows_at_once
 from datamodules.augment_tables import build_tables, histograms, look_up, mean_luma, table_places
 from datamodules.mixing import Mixing
 
-OPERATIONS = {
-    "Identity": NONE, "AutoContrast": TABLES, "Equalize": TABLES, "Rotate": WARP, "Solarize": TABLES, "Color": COLOR,
-    "Posterize": TABLES, "Contrast": TABLES, "Brightness": TABLES, "Sharpness": SHARPNESS,
-    "ShearX": WARP, "ShearY": WARP, "TranslateX": WARP, "TranslateY": WARP,
-}  # fmt: skip
-_CODES = {name: code for code, name in enumerate(OPERATIONS)}
-_KINDS = np.array(list(OPERATIONS.values()))
-_GEOMETRIES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 _CHOICES, _SIGNS, _LEVELS, _CROP, _FLIPS, _ERASE = range(6)
 
 
 class Augment(nn.Module):
     """RandAugment's 14 operations, random resized crop, flips and erasing, on uint8 pixels as PIL computes them.
 
-    A sample is cropped first, then `num_ops` operations are drawn with replacement from `ops` and applied in their drawn order,
-    then it is flipped and a box erased. Neighbouring geometry (crop included) becomes one warp, so that what one operation moves
-    out of the image the next may bring back, where PIL would have filled it; nothing else differs from one operation at a time.
-    Between operations pixels are uint8. Everything is a function of the sample's key.
+    A sample is cropped first, then `num_ops` operations are drawn with replacement from `ops` and applied in their
+    drawn order, then it is flipped and a box erased. Neighbouring geometry (crop included) becomes one warp, so that
+    what one operation moves out of the image the next may bring back, where PIL would have filled it; nothing else
+    differs from one operation at a time. Between operations pixels are uint8. Everything is a function of the sample's
+    key.
 
-    ops: of OPERATIONS. magnitude: level from 0 to num_levels - 1 (Cubuk et al., 2020); magnitude_std: of normal noise on it,
-    inf draws it uniformly from 0 to magnitude (TrivialAugment; Müller and Hutter, 2021). What an operation does at the highest
-    level: rotate, degrees; shear, a tangent; translate, fraction of a side; enhance, Color, Contrast, Brightness and Sharpness
-    are 1 ± this; solarize, threshold (256 at level 0); posterize, bits (8 at level 0). Signs are drawn. fill: grey, 0 to 255.
-    Probabilities: crop_p, hflip, vflip, erase_p. Scales are fractions of the area, ratios width over height. erase_with: "fill" or "noise".
+    ops: of OPERATIONS. magnitude: level from 0 to num_levels - 1 (Cubuk et al., 2020); magnitude_std: of normal noise
+    on it, inf draws it uniformly from 0 to magnitude (TrivialAugment; Müller and Hutter, 2021). What an operation does
+    at the highest level: rotate, degrees; shear, a tangent; translate, fraction of a side; enhance, Color, Contrast,
+    Brightness and Sharpness are 1 ± this; solarize, threshold (256 at level 0); posterize, bits (8 at level 0). Signs
+    are drawn. fill: grey, 0 to 255. Probabilities: crop_p, hflip, vflip, erase_p. Scales are fractions of the area,
+    ratios width over height. erase_with: "fill" or "noise".
     """
 
     def __init__(
@@ -94,7 +73,7 @@ class Augment(nn.Module):
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
-        self.codes = _codes(ops, num_ops)
+        self.codes = operation_codes(ops, num_ops)
         self.num_ops = num_ops
         self.num_levels = int(_within("num_levels", num_levels, 2, 1000))
         self.magnitude = _within("magnitude", magnitude, 0, num_levels - 1)
@@ -119,10 +98,10 @@ class Augment(nn.Module):
         Draws is a NamedTuple: Lightning's transfer and torch's `pin_memory` take it as it is.
         """
         codes, amounts = self._draw_operations(keys)
-        kinds = np.concatenate([np.zeros((len(keys), 1), dtype=int), _KINDS[codes]], axis=1)
+        kinds = np.concatenate([np.zeros((len(keys), 1), dtype=int), KINDS[codes]], axis=1)
         matrices = np.tile(np.eye(3), (*kinds.shape, 1, 1))
-        if (_KINDS[codes] == WARP).any():
-            which = np.select([codes == _CODES[name] for name in _GEOMETRIES], list(range(5)), -1)
+        if (KINDS[codes] == WARP).any():
+            which = np.select([codes == CODES[name] for name in GEOMETRIES], list(range(5)), -1)
             matrices[:, 1:] = operation_matrices(which.ravel(), amounts.ravel()).reshape(*codes.shape, 3, 3)
         crop = uniforms(keys, _CROP, 5)
         kinds[:, 0] = np.where(crop[:, 0] < self.crop_p, WARP, NONE)
@@ -132,17 +111,17 @@ class Augment(nn.Module):
         box = boxes(erase[:, 1:5], self.erase_scale, self.erase_ratio) * erased
         slots = Slots(
             kinds=kinds,
-            steps=_pad(_table_steps(codes, amounts), IDENTITY_STEP),
+            steps=_pad(table_steps(codes, amounts), IDENTITY_STEP),
             factors=_pad(amounts, 1.0),
             matrices=matrices,
-            breaks=_pad(codes == _CODES["Contrast"], False),
+            breaks=_pad(codes == CODES["Contrast"], False),
             flips=uniforms(keys, _FLIPS, 2) < (self.hflip, self.vflip),
             erase=np.concatenate([box, np.floor(erase[:, 5:] * 2**24)], axis=1),
         )
         return plan(slots, self.mixing.draw(keys) if self.mixing is not None and self.mixing.on else None)
 
     def _draw_operations(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes (B, num_ops) int and what they take, amounts (B, num_ops) float64: degrees, factor, bits ..."""
+        """Return codes (B, num_ops) int and amounts (B, num_ops) float64: degrees, fraction, factor, threshold or bits."""
         shape = (len(keys), self.num_ops)
         if not self.num_ops:
             return np.zeros(shape, dtype=int), np.zeros(shape)
@@ -150,20 +129,23 @@ class Augment(nn.Module):
         codes = np.array(self.codes)[choices]
         signs = np.where(uniforms(keys, _SIGNS, self.num_ops) < 0.5, -1.0, 1.0)
         strengths = self._levels(keys) / (self.num_levels - 1)
+        return codes, self._amounts(codes, signs, strengths)
+
+    def _amounts(self, codes: np.ndarray, signs: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         highest = np.zeros(len(OPERATIONS))
         for names, value in (
             (("Rotate",), self.rotate),
             (("ShearX", "ShearY"), self.shear),
             (("TranslateX", "TranslateY"), self.translate),
-            (("Color", "Contrast", "Brightness", "Sharpness"), self.enhance),
+            (FACTORS, self.enhance),
         ):
-            highest[[_CODES[name] for name in names]] = value
+            highest[[CODES[name] for name in names]] = value
         amounts = signs * strengths * highest[codes]
-        amounts += np.isin(codes, [_CODES[name] for name in ("Color", "Contrast", "Brightness", "Sharpness")])
+        amounts += np.isin(codes, [CODES[name] for name in FACTORS])
         thresholds = np.ceil(256 + strengths * (self.solarize - 256))
         bits = np.round(8 + strengths * (self.posterize - 8))
-        amounts = np.where(codes == _CODES["Solarize"], thresholds, amounts)
-        return codes, np.where(codes == _CODES["Posterize"], bits, amounts)
+        amounts = np.where(codes == CODES["Solarize"], thresholds, amounts)
+        return np.where(codes == CODES["Posterize"], bits, amounts)
 
     def _levels(self, keys: np.ndarray) -> np.ndarray:
         drawn = uniforms(keys, _LEVELS, 2 * self.num_ops).reshape(len(keys), self.num_ops, 2)
@@ -174,12 +156,13 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """images (B, 3, S, S) uint8, best a channels_last view of NHWC -> (B, 3, S, S) float32 in [0, 1], channels_last."""
-        batch, _, size, width = images.shape
+        """Augment images (B, 3, S, S) uint8, best a channels_last view of NHWC.
+
+        Returns (B, 3, S, S) float32 in [0, 1], channels_last.
+        """
+        size, width = images.shape[-2:]
         if images.dtype != torch.uint8 or size != width:
-            raise DataError(
-                f"augment takes square uint8 images, not {images.dtype} of {size} x {width}: resize them first"
-            )
+            raise DataError(f"augment takes square uint8 images, not {images.dtype} of {size} x {width}: resize first")
         pixels = images.permute(0, 2, 3, 1).contiguous()
         # coordinates in bfloat16 would move pixels
         with torch.autocast(images.device.type, enabled=False):
@@ -187,7 +170,7 @@ class Augment(nn.Module):
                 pixels = fresh(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
             for group in draws.passes:
                 rows = Rows(pixels, draws.rows[group.row :][: group.rows])
-                self._apply(group, rows, draws.numbers[group.number :])
+                self._run(group, rows, draws.numbers[group.number :])
             out = fresh(pixels.shape, torch.float32, pixels.device)
             at_once = rows_at_once(pixels)
             for some, part in zip(out.split(at_once), pixels.split(at_once), strict=True):
@@ -197,13 +180,16 @@ class Augment(nn.Module):
     def mix(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """images (B, 3, S, S) float, targets (B,) int64 -> images, targets (B, num_classes) float32; unchanged where mixing is off."""
+        """Mix images (B, 3, S, S) float and targets (B,) int64 with others of the batch.
+
+        Returns images and targets (B, num_classes) float32; both as they came where mixing is off.
+        """
         if self.mixing is None or draws.mix is None:
             return images, targets
         mixed: tuple[torch.Tensor, torch.Tensor] = self.mixing(images, targets, num_classes, draws.mix)
         return mixed
 
-    def _apply(self, group: Pass, rows: Rows, numbers: torch.Tensor) -> None:
+    def _run(self, group: Pass, rows: Rows, numbers: torch.Tensor) -> None:
         columns = {"tables": 5 * len(group.statistical), "warp": 6, "erase": 5, "color": 1, "sharpness": 1}.get(
             group.kind, 0
         )
@@ -231,33 +217,6 @@ def _pad(values: np.ndarray, first: float | tuple[float, ...]) -> np.ndarray:
     """Put the crop's slot, where nothing else is drawn, before the slots of the operations."""
     head = np.broadcast_to(np.asarray(first, dtype=values.dtype), (len(values), 1, *values.shape[2:]))
     return np.concatenate([head, values], axis=1)
-
-
-def _table_steps(codes: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """What each operation does to a table: codes, amounts (B, L) -> (B, L, 5) float64, columns as in `augment_draws`."""
-    steps = np.tile(np.array(IDENTITY_STEP), (*codes.shape, 1))
-    for name, column, value in (
-        ("AutoContrast", STATISTIC, AUTOCONTRAST),
-        ("Equalize", STATISTIC, EQUALIZE),
-        ("Solarize", THRESHOLD, amounts),
-        ("Posterize", QUANTUM, 2.0 ** (8 - amounts)),
-        ("Brightness", FACTOR, amounts),
-        ("Contrast", FACTOR, amounts),
-        ("Contrast", ABOUT_MEAN, 1.0),
-    ):
-        steps[..., column] = np.where(codes == _CODES[name], value, steps[..., column])
-    return steps
-
-
-def _codes(ops: Sequence[str], num_ops: int) -> list[int]:
-    unknown = [name for name in ops if name not in _CODES]
-    if unknown:
-        raise DataError(f"augment.ops names {unknown[0]}, which is none of {', '.join(OPERATIONS)}")
-    if num_ops < 0 or (num_ops > 0 and not ops):
-        raise DataError(
-            f"augment.num_ops={num_ops} cannot be drawn from {len(ops)} operations: give 0 or name augment.ops"
-        )
-    return [_CODES[name] for name in ops]
 
 
 def _within(name: str, value: float, low: float, high: float) -> float:

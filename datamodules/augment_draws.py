@@ -18,8 +18,8 @@ AUTOCONTRAST, EQUALIZE = 1, 2
 class Pass(NamedTuple):
     """One operation on a group of samples; Python values, so that no device is asked for a size.
 
-    kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase"; row, rows: where the group's samples
-    stand in `Draws.rows`, and how many; number: where its numbers start; statistical: of each table
+    kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase"; row, rows: where the group's
+    samples stand in `Draws.rows`, and how many; number: where its numbers start; statistical: of each table
     step, whether any sample has AutoContrast or Equalize there;
     contrast: the first so many begin with Contrast; counted: the slice of the group whose tables need a histogram.
     """
@@ -34,10 +34,10 @@ class Pass(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The augmentation of a batch: drawn on the host, moved with the batch by Lightning, pinned by torch, waited for by nothing.
+    """The augmentation of a batch: drawn on the host, moved with it by Lightning, waited for by nothing.
 
-    rows: (M,) int64, positions in the batch, group after group; numbers: (K,) float32, the parameters of all groups; passes: in
-    the order in which they apply; mix: what mixup and cutmix drew, if they are on.
+    rows: (M,) int64, positions in the batch, group after group; numbers: (K,) float32, the parameters of all groups;
+    passes: in the order in which they apply; mix: what mixup and cutmix drew, if they are on.
     """
 
     rows: torch.Tensor
@@ -51,8 +51,8 @@ class Slots:
     """What each sample drew, slot by slot: L slots, the crop first, then the operations in their drawn order.
 
     kinds (B, L) int; steps (B, L, 5), factors (B, L), matrices (B, L, 3, 3) float64, from output to input coordinates;
-    breaks (B, L) bool, a table operation that needs the pixels themselves; flips (B, 2) bool, across the width, the height;
-    erase (B, 5) float64: left, top, width, height, seed, or a width of 0.
+    breaks (B, L) bool, a table operation that needs the pixels themselves; flips (B, 2) bool, across the width, the
+    height; erase (B, 5) float64: left, top, width, height, seed, or a width of 0.
     """
 
     kinds: np.ndarray
@@ -100,7 +100,7 @@ class _Planner:
 
 
 def _fold_flips(slots: Slots) -> np.ndarray:
-    """Give flips to the last warp of their sample, which is as good as a flip at the end; return those left, (B, 2) bool."""
+    """Give flips to the last warp of their sample, as good as a flip at the end; return those left, (B, 2) bool."""
     warps = slots.kinds == WARP
     rows = np.flatnonzero(warps.any(axis=1))
     last = warps.shape[1] - 1 - warps[rows, ::-1].argmax(axis=1)
@@ -114,7 +114,7 @@ def _runs(slots: Slots) -> np.ndarray:
     """Number each sample's runs of slots that can be done at once: (B, L) int, -1 where nothing was drawn."""
     runs = np.full(slots.kinds.shape, -1)
     run, last = np.full(len(runs), -1), np.zeros(len(runs), dtype=int)
-    for slot in range(runs.shape[1]):
+    for slot in range(slots.kinds.shape[1]):
         kind = slots.kinds[:, slot]
         alone = (kind == COLOR) | (kind == SHARPNESS) | slots.breaks[:, slot]
         run = run + ((kind != NONE) & ((kind != last) | alone))
@@ -152,7 +152,7 @@ def _plan_tables(planner: _Planner, rows: np.ndarray, slots: Slots, here: np.nda
         "tables",
         rows[order],
         steps[order].swapaxes(0, 1),
-        statistical=tuple((steps[..., STATISTIC] > 0).any(axis=0).tolist()),
+        statistical=tuple(bool(step.any()) for step in steps[..., STATISTIC].T),
         contrast=ends[1],
         counted=(ends[0], ends[2]),
     )

@@ -9,10 +9,11 @@ ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = range(5)
 
 
 def operation_matrices(which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """Matrices of the geometric operations, from output to input coordinates, in [-1, 1] over the image, edges included.
+    """Matrices of the geometric operations, from output to input coordinates, -1 to 1 from edge to edge of the image.
 
     which (N,) int: one of the five constants of this module, -1 for none; amounts (N,) float64: degrees clockwise,
-    the shear as PIL's AFFINE takes it (about the top left corner), the fraction of a side that PIL's AFFINE adds -> (N, 3, 3) float64.
+    the shear as PIL's AFFINE takes it (about the top left corner), the fraction of a side that PIL's AFFINE adds ->
+    (N, 3, 3) float64.
     """
     drawn = torch.from_numpy(np.where(which == np.arange(5)[:, None], amounts, 0.0))
     corner = torch.from_numpy(np.where((which == SHEAR_X) | (which == SHEAR_Y), -1.0, 0.0))[:, None].expand(-1, 2)
@@ -28,7 +29,7 @@ def operation_matrices(which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
 
 
 def crop_matrices(boxes: np.ndarray) -> np.ndarray:
-    """Matrices that stretch boxes to the whole image: boxes (N, 4) left, top, width, height in [0, 1] -> (N, 3, 3) float64."""
+    """Matrices that stretch boxes to the image: (N, 4) left, top, width, height in [0, 1] -> (N, 3, 3) float64."""
     matrices = np.tile(np.eye(3), (len(boxes), 1, 1))
     matrices[:, [0, 1], [0, 1]] = boxes[:, 2:]
     matrices[:, :2, 2] = 2 * boxes[:, :2] + boxes[:, 2:] - 1
@@ -36,7 +37,7 @@ def crop_matrices(boxes: np.ndarray) -> np.ndarray:
 
 
 def grid_lines(matrices: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split sampling coordinates into what depends on the column and on the row: matrices (N, 2, 3) -> two of (N, 2, size).
+    """Split sampling coordinates by column and by row: matrices (N, 2, 3) -> two of (N, 2, size), to be added.
 
     Pixel centres, where the image's edges are -1 and 1: grid_sample's align_corners=False.
     """
@@ -45,10 +46,11 @@ def grid_lines(matrices: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.T
 
 
 def apply_warp(pixels: torch.Tensor, across: torch.Tensor, down: torch.Tensor, fill: int) -> None:
-    """Warp pixels (N, S, S, 3) uint8 in place, bilinear, rounded to nearest; across, down (N, 2, S) float32 of `grid_lines`.
+    """Warp pixels (N, S, S, 3) uint8 in place, bilinear, rounded to nearest; across, down as from `grid_lines`.
 
-    As in PIL, what lies within half a pixel of the outermost pixel centres takes their value, and `fill` all that is farther out.
-    A grid of our own: kornia's warp_affine gives the same pixels and takes twice the time, mostly for the grid.
+    As in PIL, what lies within half a pixel of the outermost pixel centres takes their value, and `fill` all that is
+    farther out. A grid of our own: kornia's warp_affine gives the same pixels and takes twice the time, mostly for the
+    grid.
     """
     grid = down[..., None] + across[:, :, None]
     # 1 inside, 0 outside; arithmetic, since comparisons are slow on a CPU
@@ -71,7 +73,7 @@ def apply_flip(pixels: torch.Tensor, dim: int) -> None:
 
 
 def apply_erase(pixels: torch.Tensor, numbers: torch.Tensor, fill: int | None) -> None:
-    """Erase a box of pixels (N, S, S, 3) uint8 in place; numbers (N, 5): left, top, width, height in [0, 1], and a seed.
+    """Erase a box of pixels (N, S, S, 3) uint8 in place; numbers (N, 5): left, top, width, height in [0, 1], a seed.
 
     `fill` is the grey to erase with, None for noise, which depends on the seed and the place only.
     """

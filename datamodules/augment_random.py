@@ -35,7 +35,8 @@ def between(numbers: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 def boxes(numbers: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]) -> np.ndarray:
     """Draw boxes inside the unit square: numbers (B, 4) in [0, 1) -> (B, 4) float64 left, top, width, height.
 
-    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`; a side longer than the image is cut to it.
+    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`; a side longer than the image is
+    cut to it.
     """
     area = between(numbers[:, 0], scale)
     aspect = np.exp(between(numbers[:, 1], (np.log(ratio[0]), np.log(ratio[1]))))

@@ -15,7 +15,7 @@ _LABEL = 14
 
 
 def example_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Draw photo-like pictures, (count, size, size, 3) uint8: soft light, a few sharp shapes, grain, a narrow range of values."""
+    """Draw photo-like pictures, (count, size, size, 3) uint8: soft light, sharp shapes, grain, a narrow range."""
     random = np.random.default_rng(seed)
     photos = []
     for _ in range(count):
@@ -36,7 +36,7 @@ def example_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def sheet(photos: np.ndarray, columns: dict[str, Augment]) -> Image.Image:
-    """Lay out photos (N, S, S, 3) uint8: a row a photo, a column an augmentation with its title, the photo itself first."""
+    """Lay out photos (N, S, S, 3) uint8: a row a photo, a column an augmentation with its title, the photo first."""
     size = photos.shape[1]
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
     pictures = [photos]

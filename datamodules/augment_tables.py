@@ -1,4 +1,4 @@
-"""The six operations that are functions of the pixel value, composed into one table a sample and channel, exact as PIL's."""
+"""The six operations that are functions of the pixel value, composed into one table a channel, exact as PIL's."""
 
 import torch
 from torch.nn import functional
@@ -10,8 +10,9 @@ from datamodules.augment_draws import ABOUT_MEAN, AUTOCONTRAST, EQUALIZE, FACTOR
 def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
     """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
 
-    steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with Contrast; counts
-    (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said by the group.
+    steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with
+    Contrast; counts (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said
+    by the group.
     """
     start, stop = group.counted
     values = torch.arange(256, device=steps.device, dtype=torch.float32)
@@ -25,7 +26,7 @@ def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor,
 
 
 def table_places(rows: int, size: int, device: torch.device) -> torch.Tensor:
-    """Where the tables of each row and channel begin: -> (rows, 1, size * 3) int32, as torch's index_select takes it."""
+    """Where the tables of each row and channel begin, (rows, 1, size * 3) int32, as index_select takes it."""
     channels = torch.arange(size * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
     return torch.arange(rows, device=device, dtype=torch.int32).mul_(768)[:, None, None] + channels
 
@@ -92,6 +93,6 @@ def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def mean_luma(pixels: torch.Tensor) -> torch.Tensor:
-    """The grey that PIL's ImageEnhance.Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
+    """The grey that PIL's Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
     total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.float64)
     return (total / pixels.shape[1] ** 2 + 0.5).floor().float()

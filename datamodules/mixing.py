@@ -15,8 +15,9 @@ _STREAM = 16
 class MixDraws(NamedTuple):
     """What mixing drew for a batch.
 
-    partners: (B,) int64, the row each sample is mixed with; numbers: (B, 5) float32, own share under mixup, then the box that
-    cutmix takes from the partner: left, top, width, height in [0, 1]; mixup, cutmix: whether any sample drew it.
+    partners: (B,) int64, the row each sample is mixed with; numbers: (B, 5) float32, own share under mixup, then the
+    box that cutmix takes from the partner: left, top, width, height in [0, 1]; mixup, cutmix: whether any sample drew
+    it.
     """
 
     partners: torch.Tensor
@@ -28,10 +29,11 @@ class MixDraws(NamedTuple):
 class Mixing(nn.Module):
     """Blend each sample with another of its batch; targets become probabilities.
 
-    mixup_alpha, cutmix_alpha: of the Beta(alpha, alpha) that a sample's own share is drawn from, 0 switches it off (Zhang et
-    al., 2018; Yun et al., 2019). probability: of a sample (or batch) being mixed at all. cutmix_share: how often cutmix is
-    taken where both are on. per: "batch" draws once for all, "sample" for each. Cutmix boxes lie wholly inside the image, so
-    that the shares keep their distribution. Partners come from the batch, so mixed pixels, alone, depend on it.
+    mixup_alpha, cutmix_alpha: of the Beta(alpha, alpha) that a sample's own share is drawn from, 0 switches it off
+    (Zhang et al., 2018; Yun et al., 2019). probability: of a sample (or batch) being mixed at all. cutmix_share: how
+    often cutmix is taken where both are on. per: "batch" draws once for all, "sample" for each. Cutmix boxes lie
+    wholly inside the image, so that the shares keep their distribution. Partners come from the batch, so mixed pixels,
+    alone, depend on it.
     """
 
     def __init__(
@@ -88,16 +90,17 @@ class Mixing(nn.Module):
     def forward(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: MixDraws
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """images (B, 3, S, S) float, targets (B,) int64 -> images, targets (B, num_classes) float32 that sum to 1."""
+        """Mix images (B, 3, S, S) float, targets (B,) int64; targets come back (B, num_classes) float32, sum 1."""
         # one_hot would ask the device for the largest label
         classes = torch.arange(num_classes, device=targets.device)
         soft = (targets[:, None] == classes).float()
         own = draws.numbers[:, 0]
+        other = images.index_select(0, draws.partners) if draws.mixup or draws.cutmix else images
         if draws.mixup:
-            images = torch.lerp(images.index_select(0, draws.partners), images, own[:, None, None, None])
+            images = torch.lerp(other, images, own[:, None, None, None])
         if draws.cutmix:
             box = _box(draws.numbers[:, 1:], images.shape[-1])
-            images = torch.where(box[:, None], images.index_select(0, draws.partners), images)
+            images = torch.where(box[:, None], other, images)
             own = own * (1 - box.float().mean(dim=(1, 2)))
         return images, torch.lerp(soft.index_select(0, draws.partners), soft, own[:, None])
 
@@ -119,8 +122,8 @@ def beta_quantile(levels: np.ndarray, alpha: float) -> np.ndarray:
     """
     if alpha <= 0:
         return np.ones_like(levels)
-    powers = np.linspace(0, 0.5**alpha, 513)
-    density = (1 - powers ** (1 / alpha)) ** (alpha - 1)
-    heights = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    values = 0.5 * np.linspace(0, 1, 1025) ** max(1.0, 1 / alpha)
+    powers, density = values**alpha, (1 - values) ** (alpha - 1)
+    heights = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) * np.diff(powers))])
     lower = np.interp(np.minimum(levels, 1 - levels), 0.5 * heights / heights[-1], powers) ** (1 / alpha)
     return np.where(levels < 0.5, lower, 1 - lower)

@@ -72,7 +72,7 @@ def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> N
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> None:
-    """Pillow truncates what it interpolates and we round, hence the 1; where coordinates fall on an edge either may be right."""
+    """Pillow truncates what it interpolates and we round, hence the 1; on an edge either side may be right."""
     augment = Augment([name], num_ops=1, magnitude=level, hflip=0)
     for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
         difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
