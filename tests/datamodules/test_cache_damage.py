@@ -1,0 +1,180 @@
+"""Damaged files, full disks and stopped builds: one line, and training goes on."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import DataError, cache, cache_file, cache_key, images
+from datamodules.cache import open_pixels
+from datamodules.sources.base import Sample, Source
+
+SIZE = 12
+
+
+class Photos(Source):
+    """A folder of photos that counts how often it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.classes = root, ["a"]
+        self.samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
+        self.reads: list[int] = []
+        self.digests: list[int] = []
+
+    def read(self, index: int, min_side: int | None = None) -> np.ndarray:
+        self.reads.append(index)
+        return super().read(index, min_side)
+
+    def digest(self, index: int) -> bytes:
+        self.digests.append(index)
+        return super().digest(index)
+
+
+def draw(path: Path, seed: int = 0, size: tuple[int, int] = (20, 30)) -> None:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        draw(folder / f"{number}.{'png' if number % 2 else 'jpg'}", number)
+    return folder
+
+
+@pytest.fixture
+def opened(root, tmp_path):
+    """Open the folder's cache anew, as another run would."""
+
+    def opener(**options):
+        source = Photos(root)
+        options = {"size": SIZE, "policy": "pad", "cache_dir": tmp_path / "cache", "progress": False} | options
+        return source, open_pixels(source, **options)
+
+    return opener
+
+
+def expected(source: Photos, policy: str = "pad", size: int = SIZE) -> np.ndarray:
+    return np.stack([images.load(source.file(i), size, policy) for i in range(len(source.samples))])
+
+
+@pytest.mark.parametrize("place", [3, 20, 200, cache_file.PAGE + 5, -200, -3, "short", "long", "empty"])
+def test_a_flipped_byte_is_found_and_the_cache_built_again(opened, place, caplog):
+    _, pixels = opened()
+    data = bytearray(pixels.path.read_bytes())
+    if place == "short":
+        data = data[:-100]
+    elif place == "long":
+        data += b"x"
+    elif place == "empty":
+        data = bytearray()
+    else:
+        data[place] ^= 0x10
+    pixels.path.write_bytes(data)
+    source, pixels = opened()
+    assert len(source.reads) == 6
+    assert np.array_equal(pixels.array, expected(source))
+    assert "damaged" in caplog.text
+    assert opened()[0].reads == []
+
+
+def test_every_byte_that_matters_is_covered(opened):
+    _, pixels = opened()
+    whole = pixels.path.read_bytes()
+    for place in range(0, len(whole), 37):
+        data = bytearray(whole)
+        data[place] ^= 1
+        pixels.path.write_bytes(data)
+        assert cache_file.read(pixels.path) is None, place
+    pixels.path.write_bytes(whole)
+    assert cache_file.read(pixels.path) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 3}', b"\xff\xfe"])
+def test_a_damaged_digest_index_is_no_matter(opened, content, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_key, "SETTLED_NS", 0)
+    opened()
+    (index,) = (tmp_path / "cache/pixels").glob("digests-*.json")
+    index.write_bytes(content)
+    source, pixels = opened()
+    assert np.array_equal(pixels.array, expected(source))
+
+
+def test_over_budget_means_no_cache_and_one_line(opened, tmp_path, caplog):
+    source, pixels = opened(budget_gb=1e-6)
+    assert pixels is None
+    assert source.reads == []
+    assert len(caplog.records) == 1
+    assert "data.cache_budget_gb=1e-06" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_disk_that_cannot_be_written_costs_one_line(opened, monkeypatch, tmp_path, caplog, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    source, pixels = opened()
+    assert pixels.path is None
+    assert np.array_equal(pixels.array, expected(source))
+    assert len(source.reads) == 6
+    assert [os.strerror(code) in record.message for record in caplog.records] == [True]
+    assert not list((tmp_path / "cache/pixels").glob("*.pixels*tmp"))
+    monkeypatch.setattr(cache, "free_memory_gb", lambda: 0.0)
+    assert opened()[1] is None
+    assert "decoding on the fly" in caplog.text
+
+
+def test_a_disk_that_is_really_full_is_noticed_before_decoding(opened, tmp_path):
+    enough = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    with pytest.raises(cache_file.NoDisk, match=r"No space left|File too large"):
+        cache_file.write(tmp_path / "x.pixels", (enough // 3 + 10**9, 1, 1, 3), {}, lambda _: pytest.fail("decoded"))
+    assert not list(tmp_path.glob(".x*"))
+
+
+def test_a_disk_that_fills_up_during_the_build_costs_one_line(opened, monkeypatch, tmp_path, caplog):
+    class Full:
+        data = property(lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+
+    whole = np.ascontiguousarray
+    monkeypatch.setattr(
+        np, "ascontiguousarray", lambda pixels: Full() if pixels.shape == (SIZE, SIZE, 3) else whole(pixels)
+    )
+    source, pixels = opened()
+    assert pixels.path is None
+    assert np.array_equal(pixels.array, expected(source))
+    assert ["No space left" in record.message for record in caplog.records] == [True]
+    assert {path.suffix for path in (tmp_path / "cache/pixels").iterdir()} <= {".lock"}
+
+
+def test_a_folder_that_cannot_be_made_costs_one_line(opened, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    source, pixels = opened(cache_dir=tmp_path / "file")
+    assert np.array_equal(pixels.array, expected(source))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_an_error_or_ctrl_c_leaves_nothing_behind(root, tmp_path):
+    class Stopped(Photos):
+        def read(self, index, min_side=None):
+            if index == 4:
+                raise KeyboardInterrupt
+            return super().read(index, min_side)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_pixels(Stopped(root), SIZE, "pad", cache_dir=tmp_path / "cache", progress=False)
+    assert {path.suffix for path in (tmp_path / "cache/pixels").iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"where": "ram"}, "data.cache=ram"), ({"policy": "fit"}, "data.resize=fit"), ({"size": 0}, "data.size=0")],
+)
+def test_wrong_settings_are_named(opened, options, words):
+    with pytest.raises(DataError, match=words):
+        opened(**options)
