@@ -121,7 +121,7 @@ class Augment(nn.Module):
         return plan(slots, self.mixing.draw(keys) if self.mixing is not None and self.mixing.on else None)
 
     def _draw_operations(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return codes (B, num_ops) int and amounts (B, num_ops) float64: degrees, fraction, factor, threshold or bits."""
+        """Return codes (B, num_ops) int and amounts (B, num_ops) float64: degrees, fraction, factor, level, bits."""
         shape = (len(keys), self.num_ops)
         if not self.num_ops:
             return np.zeros(shape, dtype=int), np.zeros(shape)

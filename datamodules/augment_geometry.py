@@ -54,7 +54,7 @@ def apply_warp(pixels: torch.Tensor, across: torch.Tensor, down: torch.Tensor, f
     """
     grid = down[..., None] + across[:, :, None]
     # 1 inside, 0 outside; arithmetic, since comparisons are slow on a CPU
-    inside = torch.maximum(*grid.abs().unbind(1)).sub_(1).mul_(-1e30).clamp_(0, 1)
+    inside = torch.rsub(torch.maximum(*grid.abs().unbind(1)), 1e30, alpha=1e30).clamp_(0, 1)
     warped = functional.grid_sample(
         pixels.permute(0, 3, 1, 2).float().sub_(fill),
         grid.permute(0, 2, 3, 1),

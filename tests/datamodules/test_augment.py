@@ -263,3 +263,16 @@ def test_contact_sheets(tmp_path: Path) -> None:
     assert not np.array_equal(strip[:, :24], strip[:, 48:72])
     with pytest.raises(DataError, match=r"missing\.png"):
         main([str(tmp_path / "missing.png"), "--out", str(tmp_path)])
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
+    augment = Augment(num_ops=0, hflip=0.0)
+    first = augmented(augment)
+    where, kept = first.data_ptr(), first[3:]
+    expected = kept.clone()
+    del first
+    second = augmented(augment, 255 - IMAGES)
+    assert second.data_ptr() != where
+    assert torch.equal(kept, expected)
+    del kept
+    assert augmented(augment).data_ptr() == where
