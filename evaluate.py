@@ -63,7 +63,14 @@ def judge(
         "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(out, results, names, targets, probabilities, record["classes"])
-    log_answers(loggers, probabilities, targets, record["classes"], names, lambda row: data.source.read(indices[row]))
+    log_answers(
+        loggers,
+        probabilities,
+        targets,
+        record["classes"],
+        names,
+        lambda row: data.source.read(indices[row], min_side=256),
+    )
     print_summary(results, [Path(ckpt), *written])
     return results
 

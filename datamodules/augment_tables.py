@@ -4,14 +4,14 @@ import torch
 from torch.nn import functional
 
 from datamodules.augment_colour import luma
-from datamodules.augment_draws import ABOUT_MEAN, AUTOCONTRAST, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD, Pass
+from datamodules.augment_draws import ABOUT_MEAN, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD, Pass
 
 
 def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
     """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
 
     steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with
-    Contrast; counts (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said
+    Contrast; counts (H, 3, 256) float64, the histograms of those with AutoContrast or Equalize; which these are is said
     by the group.
     """
     start, stop = group.counted
@@ -44,7 +44,7 @@ def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) ->
     """Solarize, Posterize, Brightness and Contrast; each leaves the table alone at its identity value."""
     columns = step[:, :, None, None]
     tables = torch.where(tables < columns[:, THRESHOLD], tables, 255 - tables)
-    tables.sub_(torch.remainder(tables, columns[:, QUANTUM]))
+    tables.div_(columns[:, QUANTUM]).floor_().mul_(columns[:, QUANTUM])
     base = (means * step[:, ABOUT_MEAN])[:, None, None]
     # as PIL's blend: float32, truncated; two operations, since a fused one rounds differently
     return tables.sub_(base).mul_(columns[:, FACTOR]).add_(base).clamp_(0, 255).floor_()
@@ -53,43 +53,47 @@ def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) ->
 def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor) -> torch.Tensor:
     """AutoContrast (1) and Equalize (2) after `tables`, from the histogram before them; 0 leaves the table alone."""
     places = tables.long()
-    pushed = torch.zeros_like(counts).scatter_add_(2, places, counts)
-    equal = torch.where(statistic == EQUALIZE, equalize_tables(pushed), tables.new_zeros(()))
-    after = torch.where(statistic == AUTOCONTRAST, autocontrast_tables(pushed), equal)
-    return torch.where(statistic > 0, after.gather(2, places), tables)
+    lines = torch.arange(counts.numel() // 256, device=counts.device).mul_(256).view(-1, 3, 1)
+    pushed = torch.zeros_like(counts).view(-1).scatter_add_(0, (places + lines).view(-1), counts.view(-1))
+    pushed = pushed.view_as(counts)
+    after = torch.where(statistic == EQUALIZE, equalize_tables(pushed), autocontrast_tables(pushed))
+    return torch.where(statistic > 0, after.gather(2, places).float(), tables)
 
 
 def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) int64 -> (N, 3, 256) float32, whole numbers."""
-    values = torch.arange(256, device=counts.device, dtype=torch.float64)
+    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) float64 -> (N, 3, 256) float64, whole numbers."""
+    values = torch.arange(256, device=counts.device, dtype=counts.dtype)
     present = counts > 0
     low = torch.where(present, values, 255.0).amin(2, keepdim=True)
     high = torch.where(present, values, 0.0).amax(2, keepdim=True)
     # not 255.0 / x, which torch computes as 255 times a rounded 1 / x
     scale = torch.full_like(high, 255.0).div_((high - low).clamp_(min=1))
     stretched = (values * scale).sub_(low * scale).clamp_(0, 255).floor_()
-    return torch.where(high > low, stretched, values).float()
+    return torch.where(high > low, stretched, values)
 
 
 def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) int64 -> (N, 3, 256) float32, whole numbers."""
-    values = torch.arange(256, device=counts.device)
-    last = torch.where(counts > 0, values, 0).amax(2, keepdim=True)
-    # one value only: the step is 0 and the table the identity
-    step = (counts.sum(2, keepdim=True) - counts.gather(2, last)) // 255
-    before = counts.cumsum(2) - counts
-    flat = ((before + step // 2) // step.clamp(min=1)).clamp_(max=255)
-    return torch.where(step > 0, flat, values).float()
+    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) float64 -> (N, 3, 256) float64, whole numbers.
+
+    Whole numbers this small divide and round down in float64 as integers would, in a fraction of the time.
+    """
+    values = torch.arange(256, device=counts.device, dtype=counts.dtype)
+    up_to = counts.long().cumsum(2).to(counts.dtype)
+    # the count of the largest value present: of one value only, all; the step is 0 then and the table the identity
+    last = torch.where(counts > 0, values, 0.0).amax(2, keepdim=True).long()
+    step = (up_to[..., -1:] - counts.gather(2, last)).div_(255).floor_()
+    flat = (up_to - counts).add_((step / 2).floor_()).div_(step.clamp(min=1)).floor_().clamp_(max=255)
+    return torch.where(step > 0, flat, values)
 
 
 def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) int64."""
+    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) float64."""
     entries, bins = _entries(pixels, places), 768 * len(pixels)
     if entries.device.type == "cpu":
-        return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
+        return torch.bincount(entries, minlength=bins).double().view(-1, 3, 256)
     # bincount asks a GPU for the largest value and waits for it
     counts = torch.zeros(bins, dtype=torch.int32, device=entries.device)
-    return counts.index_add_(0, entries, torch.ones_like(entries)).long().view(-1, 3, 256)
+    return counts.index_add_(0, entries, torch.ones_like(entries)).double().view(-1, 3, 256)
 
 
 def mean_luma(pixels: torch.Tensor) -> torch.Tensor:

@@ -94,6 +94,8 @@ def create_backbone(
         loaded = weight_files.load_file(net, head_names(net), weights)
     elif pretrained is not False:
         net, loaded = weight_files.load_pretrained(net, name, num_classes, arguments, required=pretrained is True)
+        if loaded.origin in ("hub", "cache") and getattr(net, "pretrained_cfg", {}).get("num_classes") != num_classes:
+            reset_head(net)
     return Backbone(
         net,
         name=name,
@@ -135,7 +137,22 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
     if isinstance(size := arguments.get("img_size"), int) and size % patch[0]:
         raise ModelError(f"data.size={size} does not fit {name}: it must be a multiple of {patch[0]}")
+    reset_head(net)
     return net
+
+
+def reset_head(net: nn.Module) -> None:
+    """Start the classifying layers of a timm model from small random weights, and from no bias.
+
+    timm scales those of EfficientNets and MobileNets by the number of classes: with six of them the first loss is above
+    5, where chance is below 2, and a body that was trained before is spoilt by it.
+    """
+    for name in head_names(net):
+        for parameter in net.get_submodule(name).parameters():
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
 
 
 def head_names(net: nn.Module) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The one training loop: a network, an objective, an optimiser, metrics."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from lightning_modules.backbones import Backbone
 from lightning_modules.checkpoint import RECORD, check_plain, make_record
 from lightning_modules.metrics import StageMetrics
 from lightning_modules.objectives import Objective
+
+# Lightning's own affairs, once a run: its use of a torch class that torch 2.14 renames, and a hint for tiny data sets.
+warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
+warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
 
 
 class WasteClassifier(pl.LightningModule):

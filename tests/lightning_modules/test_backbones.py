@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,11 @@ def test_from_scratch_by_choice_says_nothing(caplog):
     with caplog.at_level(logging.INFO):
         create_backbone("lcnet_050", 3, pretrained=False)
     assert not [record for record in caplog.records if record.name.startswith("lightning_modules")]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t"])
+def test_fresh_head_starts_near_chance(name):
+    net = create_backbone(name, 6, pretrained=False).eval()
+    with torch.inference_mode():
+        loss = torch.nn.functional.cross_entropy(net(torch.rand(8, 3, 64, 64)), torch.arange(8) % 6)
+    assert abs(float(loss) - math.log(6)) < 0.4
