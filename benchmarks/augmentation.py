@@ -3,7 +3,8 @@
     python benchmarks/augmentation.py --batch 64 --size 224 --repeats 15
 
 timm works on PIL images and applies each of the two operations with probability 0.5, so half as many as all others;
-the row "both applied" has it do as much. All start from decoded, resized uint8 pixels and end with a (B, 3, S, S) float32 batch in [0, 1].
+the row "both applied" has it do as much. All start from decoded, resized uint8 pixels and end with a (B, 3, S, S)
+float32 batch in [0, 1].
 """
 
 import argparse
