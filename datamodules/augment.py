@@ -73,8 +73,7 @@ class Augment(nn.Module):
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
-        self.codes = operation_codes(ops, num_ops)
-        self.num_ops = num_ops
+        self.codes, self.num_ops = operation_codes(ops, num_ops), num_ops
         self.num_levels = int(_within("num_levels", num_levels, 2, 1000))
         self.magnitude = _within("magnitude", magnitude, 0, num_levels - 1)
         self.magnitude_std = _within("magnitude_std", magnitude_std, 0, float("inf"))
@@ -84,13 +83,14 @@ class Augment(nn.Module):
         self.fill = int(_within("fill", fill, 0, 255))
         self.crop_p, self.erase_p = _within("crop_p", crop_p, 0, 1), _within("erase_p", erase_p, 0, 1)
         self.hflip, self.vflip = _within("hflip", hflip, 0, 1), _within("vflip", vflip, 0, 1)
-        self.crop_scale, self.crop_ratio = _bounds("crop_scale", crop_scale, 1), _bounds("crop_ratio", crop_ratio, 100)
-        self.erase_scale = _bounds("erase_scale", erase_scale, 1)
-        self.erase_ratio = _bounds("erase_ratio", erase_ratio, 100)
+        self.crop_scale, self.crop_ratio = _bounds("crop_scale", crop_scale, 1), _bounds("crop_ratio", crop_ratio, 99)
+        self.erase_scale, self.erase_ratio = (
+            _bounds("erase_scale", erase_scale, 1),
+            _bounds("erase_ratio", erase_ratio, 99),
+        )
         if erase_with not in ("fill", "noise"):
             raise DataError(f"augment.erase_with={erase_with} is unknown: give fill or noise")
-        self.erase_with = erase_with
-        self.mixing = mixing
+        self.erase_with, self.mixing = erase_with, mixing
 
     def draw(self, keys: np.ndarray) -> Draws:
         """Draw on the host: keys (B,) uint64, one a sample -> Draws, small CPU tensors and Python numbers.
