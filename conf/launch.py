@@ -23,12 +23,10 @@ def launch(main: Callable[[], Any]) -> None:
     try:
         main()
     except Exception as error:
-        expected = isinstance(error, OSError) or type(error).__module__.startswith(("hydra.", "omegaconf."))
-        if COMPOSING not in os.environ or not expected:
+        composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of those are OSErrors too
+        if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
-        folder = (
-            "the run folder cannot be made, choose another by hydra.run.dir: " if isinstance(error, OSError) else ""
-        )
+        folder = "" if composing else "the run folder cannot be made, choose another by hydra.run.dir: "
         print(f"error: {folder}{reason(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
