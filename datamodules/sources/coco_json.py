@@ -47,9 +47,15 @@ def read_coco(file: Path) -> tuple[list[str], list[Photo], list[Box]]:
     for where, record in _records(file, content, "categories"):
         _add(categories, where, record, _text(where, record, "name"))
     photos = _photos(file, content)
-    boxes: dict[Id, Box] = {}
+    boxes: dict[tuple[str, Id], Box] = {}
     for where, record in _records(file, content, "annotations"):
-        _add(boxes, where, record, _box(where, record, photos, categories))
+        box = _box(where, record, photos, categories)
+        key = box.photo.name, box.id  # enough to name it: in TACO's own file two numbers stand in two photos each
+        if key in boxes:
+            raise DataError(
+                f"{where}: id {box.id!s:.50} is there twice in photo {key[0]:.100}: number the entries anew"
+            )
+        boxes[key] = box
     return list(dict.fromkeys(categories.values())), list(photos.values()), list(boxes.values())
 
 
