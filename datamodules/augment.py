@@ -73,8 +73,7 @@ class Augment(nn.Module):
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
-        self.codes = operation_codes(ops, num_ops)
-        self.num_ops = num_ops
+        self.codes, self.num_ops = operation_codes(ops, num_ops), num_ops
         self.num_levels = int(_within("num_levels", num_levels, 2, 1000))
         self.magnitude = _within("magnitude", magnitude, 0, num_levels - 1)
         self.magnitude_std = _within("magnitude_std", magnitude_std, 0, float("inf"))
@@ -84,13 +83,9 @@ class Augment(nn.Module):
         self.fill = int(_within("fill", fill, 0, 255))
         self.crop_p, self.erase_p = _within("crop_p", crop_p, 0, 1), _within("erase_p", erase_p, 0, 1)
         self.hflip, self.vflip = _within("hflip", hflip, 0, 1), _within("vflip", vflip, 0, 1)
-        self.crop_scale, self.crop_ratio = _bounds("crop_scale", crop_scale, 1), _bounds("crop_ratio", crop_ratio, 100)
-        self.erase_scale = _bounds("erase_scale", erase_scale, 1)
-        self.erase_ratio = _bounds("erase_ratio", erase_ratio, 100)
-        if erase_with not in ("fill", "noise"):
-            raise DataError(f"augment.erase_with={erase_with} is unknown: give fill or noise")
-        self.erase_with = erase_with
-        self.mixing = mixing
+        self.crop_scale, self.crop_ratio = _bounds("crop_scale", crop_scale, 1), _bounds("crop_ratio", crop_ratio)
+        self.erase_scale, self.erase_ratio = _bounds("erase_scale", erase_scale, 1), _bounds("erase_ratio", erase_ratio)
+        self.noise, self.mixing = _choice("erase_with", erase_with, ("fill", "noise")) == "noise", mixing
 
     def draw(self, keys: np.ndarray) -> Draws:
         """Draw on the host: keys (B,) uint64, one a sample -> Draws, small CPU tensors and Python numbers.
@@ -207,7 +202,7 @@ class Augment(nn.Module):
         elif group.kind == "sharpness":
             rows.change(apply_sharpness, numbers)
         elif group.kind == "erase":
-            fill = self.fill if self.erase_with == "fill" else None
+            fill = None if self.noise else self.fill
             rows.change(partial(apply_erase, fill=fill), numbers.view(-1, 5))
         else:
             rows.change(partial(apply_flip, dim=2 if group.kind == "flip_width" else 1))
@@ -225,7 +220,13 @@ def _within(name: str, value: float, low: float, high: float) -> float:
     return value
 
 
-def _bounds(name: str, values: Sequence[float], high: float) -> tuple[float, float]:
+def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise DataError(f"augment.{name}={value} is unknown: give {' or '.join(known)}")
+    return value
+
+
+def _bounds(name: str, values: Sequence[float], high: float = 100) -> tuple[float, float]:
     if len(values) != 2 or not 0 < values[0] <= values[1] <= high:
         raise DataError(f"augment.{name}={list(values)} is no range: give [low, high] with 0 < low <= high <= {high:g}")
     return float(values[0]), float(values[1])
