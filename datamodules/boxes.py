@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from pathlib import Path
 
 from PIL import Image
 
@@ -82,3 +83,11 @@ def _turned(box: Box, size: Size, orientation: int) -> Box:
         7: (height - bottom, width - right, height - top, width - left),
         8: (top, width - right, bottom, width - left),
     }[orientation]
+
+
+def header(file: Path) -> Size:
+    """Width and height of a photo once it stands upright, read without decoding it; raises what Pillow raises."""
+    with Image.open(file) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)

@@ -1,9 +1,10 @@
 """Photos that show the same: copies, also re-encoded, brightened or cropped, and second shots from the same place.
 
 A photo is brought to 64 x 64 px, whatever its shape; what varies slowly (light, the shadow of a hand, the colour of the
-table) is taken out and the contrast is made even; what is left is described by 16 x 16 numbers of length 1, so that the
-likeness of two photos is a scalar product: one matrix product finds all pairs, with no bucket to miss one. Beside the
-whole photo five windows of it are described, so that a copy whose edges were cut off still meets its likeness.
+table) is taken out and the contrast is made even. What is left is described by 16 x 16 numbers, so that the likeness of
+two photos is a scalar product: one matrix product finds all candidates, with no bucket to miss one. Beside the whole
+photo five windows of it are described, so that a copy whose edges were cut off still meets its likeness. Candidates are
+looked at again with 32 x 32 numbers and moved a little over each other.
 
 Photos of one plain background have the same light and shadow. Compared by brightness alone, as a mean or difference
 hash does it, they are all alike, and groups grow through the whole set.
@@ -18,15 +19,18 @@ from torch.nn import functional as F
 
 from datamodules import DataError
 from datamodules.cache import open_pixels
+from datamodules.cache_file import Pixels
 from datamodules.groups import components
 from datamodules.sources.base import Source
 
 SIDE = 64  # px of the photo that is described
-GRID = 16  # numbers a side of the description
+COARSE, FINE = 16, 32  # numbers a side of its description, at the first and the second look
 RADIUS = 6  # px: what varies more slowly than this is light, not content
 FLOOR = 4.0  # levels of contrast that are taken for noise
+LIKELY = 0.6  # likeness at the first look from which a second is worth while
 LIKE = 0.70  # likeness from which two photos show the same; how it was chosen: docs/data.md
-COLOUR = 40.0  # levels that the colours of a pair may differ by, light and contrast left aside
+SHIFT = 2  # of 32: how far two shots of the same may be moved
+COLOUR = 0.06  # what the colours of a pair may differ by on average, as a share of the light
 WINDOW = 0.9  # share of a side that a window keeps
 BATCH = 512  # photos that are compared with all others at once
 
@@ -37,15 +41,21 @@ def duplicate_groups(source: Source, cache_dir: str | Path | None, budget_gb: fl
     It depends on the photos alone, not on the size or the policy that a network is fed with: runs that are compared are
     split alike. Broken photos are alone.
     """
-    pixels = open_pixels(source, SIDE, "squash", cache_dir=cache_dir, budget_gb=budget_gb, progress=progress)
-    if pixels is None:
-        raise DataError("data.group_by=duplicates needs a cache of small photos: raise data.cache_budget_gb")
+    pixels = small_photos(source, cache_dir, budget_gb, progress)
     first, second, _ = alike(pixels.array, skip=pixels.broken)
     keys: list[list[tuple[object, ...]]] = [[] for _ in range(len(pixels.array))]
     for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         for row in pair:
             keys[row].append((number,))
     return components(keys)
+
+
+def small_photos(source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool) -> Pixels:
+    """All photos of a source at 64 x 64 px, cached."""
+    pixels = open_pixels(source, SIDE, "squash", cache_dir=cache_dir, budget_gb=budget_gb, progress=progress)
+    if pixels is None:
+        raise DataError("finding duplicates needs a cache of small photos: raise data.cache_budget_gb")
+    return pixels
 
 
 def alike(
@@ -56,24 +66,59 @@ def alike(
     pixels: (N, 64, 64, 3) uint8. skip: rows that are no photos.
     Returns rows (P,) int64 of the one, of the other (larger), and their likeness (P,) float32, at most 1.
     """
-    views = [torch.cat(parts) for parts in zip(*map(_views, _batches(pixels)), strict=True)]
+    first, second = candidates(pixels)
+    found = compare(pixels, first, second)
+    keep = found > likeness
+    table = np.stack([first[keep], second[keep], found[keep]], 1).astype(np.float64)
+    table = np.concatenate([_equal(pixels), table])
+    table = table[np.unique(table[:, :2], axis=0, return_index=True)[1]]
+    table = table[~np.isin(table[:, :2], list(skip or {})).any(1)]
+    return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
+
+
+def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (P,) int64 of pairs that a coarse look finds alike: all against all, some rows of the matrix at a time."""
+    views = [
+        torch.cat([F.avg_pool2d(maps, FINE // COARSE) for maps in parts]).flatten(1)
+        for parts in zip(*map(_views, _batches(pixels)), strict=True)
+    ]
+    views = [(view - view.mean(1, keepdim=True)) for view in views]
+    views = [view / (view.norm(dim=1, keepdim=True) + 1e-3) for view in views]
     whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
-    found: list[torch.Tensor] = []
+    found = [torch.empty(0, 2, dtype=torch.int64)]
     for start in range(0, len(whole), BATCH):
         rows = slice(start, start + BATCH)
         best = whole[rows] @ whole.T
         for window in views[1:]:  # either may be the one that was cut
             torch.maximum(best, window[rows] @ whole.T, out=best)
             torch.maximum(best, whole[rows] @ window.T, out=best)
-        best[torch.cdist(tint[rows], tint, p=1) > COLOUR * tint.shape[1]] = -1
-        one, other = torch.nonzero(best.triu(start + 1) > likeness, as_tuple=True)
-        found.append(torch.stack([one + start, other, best[one, other]], 1))
-    table = torch.cat(found).double().numpy()
-    table = np.concatenate([table, _equal(pixels)])
-    table = table[np.lexsort((-table[:, 2], table[:, 1], table[:, 0]))]
-    table = table[np.sort(np.unique(table[:, :2], axis=0, return_index=True)[1])]
-    table = table[~np.isin(table[:, :2], list(skip or {})).any(1)]
-    return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
+        best[torch.cdist(tint[rows], tint, p=1) > COLOUR * tint.shape[1]] = 0
+        one, other = torch.nonzero(best.triu(start + 1) > likely, as_tuple=True)
+        found.append(torch.stack([one + start, other], 1))
+    pairs = torch.cat(found).numpy()
+    return pairs[:, 0], pairs[:, 1]
+
+
+def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(first), BATCH):
+        one, other = (_views(next(_batches(pixels[rows[start : start + BATCH]]))) for rows in (first, second))
+        ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
+        found.append(torch.stack([_moved(*way) for way in ways]).amax(0).numpy())
+    return np.concatenate(found)
+
+
+def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the part that both show."""
+    best = torch.full((len(one),), -1.0)
+    for down in range(-SHIFT, SHIFT + 1):
+        for right in range(-SHIFT, SHIFT + 1):
+            a = one[:, 0, max(0, down) : FINE + min(0, down), max(0, right) : FINE + min(0, right)].flatten(1)
+            b = other[:, 0, max(0, -down) : FINE + min(0, -down), max(0, -right) : FINE + min(0, -right)].flatten(1)
+            a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+            best = torch.maximum(best, (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-3))
+    return best
 
 
 def _equal(pixels: np.ndarray) -> np.ndarray:
@@ -90,7 +135,7 @@ def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
 
 
 def _views(photos: torch.Tensor) -> list[torch.Tensor]:
-    """Descriptions (B, 256) float32 of the whole photos and of their five windows."""
+    """Maps (B, 1, 32, 32) float32 of the whole photos and of their five windows."""
     cut = round(SIDE * (1 - WINDOW))
     keep = SIDE - cut
     places = [(0, 0), (0, cut), (cut, 0), (cut, cut), (cut // 2, cut // 2)]
@@ -99,13 +144,10 @@ def _views(photos: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _describe(photos: torch.Tensor) -> torch.Tensor:
-    """(B, 3, 64, 64) float32 -> (B, 256) float32 of length 1, or 0 where there is no content."""
+    """(B, 3, 64, 64) float32 -> (B, 1, 32, 32) float32, content without light; 0 where there is none."""
     grey = (photos * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     detail = grey - _blur(grey)
-    even = detail / (_blur(detail.square()).sqrt() + FLOOR)
-    numbers = F.avg_pool2d(even, SIDE // GRID).flatten(1)
-    numbers = numbers - numbers.mean(1, keepdim=True)
-    return numbers / (numbers.norm(dim=1, keepdim=True) + 1e-3)
+    return F.avg_pool2d(detail / (_blur(detail.square()).sqrt() + FLOOR), SIDE // FINE)
 
 
 def _blur(photos: torch.Tensor) -> torch.Tensor:
@@ -116,6 +158,7 @@ def _blur(photos: torch.Tensor) -> torch.Tensor:
 
 
 def _tint(photos: torch.Tensor) -> torch.Tensor:
-    """Colour without light, (B, 8) float32: red-green and yellow-blue in the four quarters, in levels."""
+    """Colour without light, (B, 8) float32: red-green and yellow-blue in the four quarters, as shares of the light."""
     red, green, blue = F.adaptive_avg_pool2d(photos, 2).flatten(2).unbind(1)
-    return torch.cat([red - green, (red + green) / 2 - blue], 1)
+    light = red + green + blue + 30
+    return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)

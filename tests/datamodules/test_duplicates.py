@@ -129,5 +129,5 @@ def test_what_cannot_be_had_is_said(root, tmp_path):
     options = {"cache_dir": tmp_path, "group_by": "duplicates", "size": 8}
     with pytest.raises(DataError, match=r"data\.group_block=10 has no meaning for data\.group_by=duplicates"):
         _ = WasteDataModule(FolderSource(root), group_block=10, **options).splits
-    with pytest.raises(DataError, match=r"needs a cache .*data\.cache_budget_gb"):
+    with pytest.raises(DataError, match=r"finding duplicates needs a cache .*data\.cache_budget_gb"):
         _ = WasteDataModule(FolderSource(root), cache_budget_gb=1e-9, cache="off", **options).splits
