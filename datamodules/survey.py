@@ -17,8 +17,8 @@ def survey(data: WasteDataModule, progress: bool = True) -> dict[str, Any]:
     """Look at every photo of a data module that was set up.
 
     Returns plain data: `photos` holds one row a sample (path, label, split, width and height in px, bytes, brightness
-    and colour in levels, broken: the reason or None); `pairs` the duplicates, each with the rows of both, their likeness
-    and whether the files are equal; `classes` the names.
+    and colour in levels, broken: the reason or None); `pairs` the duplicates, each with the rows of both, their
+    likeness and whether the files are equal; `classes` the names.
     """
     source, small = data.source, duplicates.small_photos(data.source, data.cache_dir, data.cache_budget_gb, progress)
     side = {int(row): name for name, rows in data.splits.items() for row in rows}

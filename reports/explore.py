@@ -115,8 +115,7 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
     if results["disagreeing"]:
         said.append((f"of these under two labels: {results['disagreeing']}", True))
     if results["crossing"]:
-        said.append((
-            f"of these on two sides of the split: {results['crossing']}; {results['leaked']:.1%} of the test photos have "
-            "a twin in training: data.group_by=duplicates keeps them together", True,
-        ))  # fmt: skip
+        leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
+        mend = "data.group_by=duplicates keeps them together"
+        said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {mend}", True))
     return said
