@@ -28,9 +28,10 @@ COARSE, FINE = 16, 32  # numbers a side of its description, at the first and the
 RADIUS = 3  # of 32: what varies more slowly than this is light, not content
 FLOOR = 4.0  # levels of contrast that are taken for noise
 LIKELY = 0.6  # likeness at the first look from which a second is worth while
-LIKE = 0.70  # likeness from which two photos show the same; how it was chosen: docs/data.md
+LIKE = 0.75  # likeness from which two photos show the same; how it was chosen: docs/data.md
 SHIFT = 2  # of 32: how far two shots of the same may be moved
-COLOUR = 0.06  # what the colours of a pair may differ by on average, as a share of the light
+TINT = 0.08  # what the colours of a pair may differ by at the first look, as a share of the light
+COLOUR = 0.06  # ... and at the second, where there is content
 WINDOW = 0.9  # share of a side that a window keeps
 BATCH = 512  # photos that are compared with all others at once
 
@@ -92,7 +93,7 @@ def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, 
         for window in views[1:]:  # either may be the one that was cut
             torch.maximum(best, window[rows] @ whole.T, out=best)
             torch.maximum(best, whole[rows] @ window.T, out=best)
-        best[torch.cdist(tint[rows], tint, p=1) > COLOUR * tint.shape[1]] = 0
+        best[torch.cdist(tint[rows], tint, p=1) > TINT * tint.shape[1]] = 0
         one, other = torch.nonzero(best.triu(start + 1) > likely, as_tuple=True)
         found.append(torch.stack([one + start, other], 1))
     pairs = torch.cat(found).numpy()
@@ -103,9 +104,12 @@ def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nda
     """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
     found = [np.empty(0, np.float32)]
     for start in range(0, len(first), BATCH):
-        one, other = (_views(next(_batches(pixels[rows[start : start + BATCH]]))) for rows in (first, second))
+        photos = [next(_batches(pixels[rows[start : start + BATCH]])) for rows in (first, second)]
+        one, other = map(_views, photos)
         ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
-        found.append(torch.stack([_moved(*way) for way in ways]).amax(0).numpy())
+        likeness = torch.stack([_moved(*way) for way in ways]).amax(0)
+        content = torch.maximum(one[0].abs(), other[0].abs())
+        found.append(torch.where(_colours_apart(*photos, content) > COLOUR, 0, likeness).numpy())
     return np.concatenate(found)
 
 
@@ -159,8 +163,16 @@ def _blur(photos: torch.Tensor) -> torch.Tensor:
     return photos
 
 
-def _tint(photos: torch.Tensor) -> torch.Tensor:
-    """Colour without light, (B, 8) float32: red-green and yellow-blue in the four quarters, as shares of the light."""
-    red, green, blue = F.adaptive_avg_pool2d(photos, 2).flatten(2).unbind(1)
+def _tint(photos: torch.Tensor, grid: int = 2) -> torch.Tensor:
+    """Colour without light, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
+    red, green, blue = F.adaptive_avg_pool2d(photos, grid).flatten(2).unbind(1)
     light = red + green + blue + 30
     return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)
+
+
+def _colours_apart(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Mean difference of colour (B,) where there is content (B, 1, 32, 32); what all of a photo shares is its light."""
+    apart = (_tint(one, COARSE) - _tint(other, COARSE)).unflatten(1, (2, COARSE * COARSE))
+    apart = (apart - apart.median(2, keepdim=True).values).abs().mean(1)
+    weight = F.avg_pool2d(content, FINE // COARSE).flatten(1).square() + 1e-6
+    return (weight * apart).sum(1) / weight.sum(1)

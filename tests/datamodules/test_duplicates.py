@@ -103,7 +103,7 @@ def root(tmp_path):
 
 def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
     sides = []
-    for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "off"}):
+    for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "memory"}):
         data = WasteDataModule(
             FolderSource(root), cache_dir=tmp_path / "cache", group_by="duplicates", num_workers=0, **options
         )
