@@ -35,7 +35,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     net = instantiate(cfg.model, num_classes=len(data.classes))  # first: a wrong name costs no decoding
     data.prepare_data()
     data.setup("fit")
-    objective = instantiate(cfg.objective, class_counts=data.class_counts)
+    objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent),

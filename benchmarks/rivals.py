@@ -73,6 +73,7 @@ def _cpu_of(process: Any) -> float:
 
 def _serve(name: str, task: Task, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
+    multiprocessing.set_start_method("fork", force=True)  # for the workers, as on any Linux: ours was spawned
     net = instantiate(task.cfg["model"], num_classes=len(task.class_counts)).to(memory_format=torch.channels_last)
     objective = instantiate(task.cfg["objective"], class_counts=task.class_counts)
     steps = len(task.files) // task.batch

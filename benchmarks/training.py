@@ -153,7 +153,7 @@ def main() -> None:
     for model in options.models:
         with tempfile.TemporaryDirectory() as scratch:
             tables.append(report(model, options, measure(model, options, scratch)))
-    console = Console()
+    console = Console(width=100)
     for table in tables:
         console.print(table)
 

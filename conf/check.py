@@ -17,6 +17,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "trainer.max_epochs": (True, 1, float("inf")),
     "target_accuracy": (False, 0, 1),
 }
+NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
@@ -34,6 +35,11 @@ def check(cfg: DictConfig) -> None:
         if value is not None and not (fits(value, int if whole else float) and least <= value <= most):
             limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
             raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
+    missing = [name for name in NEEDED if "callbacks" in cfg and name not in (cfg.callbacks or {})]
+    if missing:
+        raise _refusal(
+            "callbacks", f"[{','.join(cfg.callbacks or {})}]", f"{' and '.join(missing)} too, as default does"
+        )
     _walk(raw, values, "")
 
 

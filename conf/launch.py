@@ -23,9 +23,13 @@ def launch(main: Callable[[], Any]) -> None:
     try:
         main()
     except Exception as error:
-        if COMPOSING not in os.environ or not type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        expected = isinstance(error, OSError) or type(error).__module__.startswith(("hydra.", "omegaconf."))
+        if COMPOSING not in os.environ or not expected:
             raise
-        print(f"error: {reason(error)}", file=sys.stderr)
+        folder = (
+            "the run folder cannot be made, choose another by hydra.run.dir: " if isinstance(error, OSError) else ""
+        )
+        print(f"error: {folder}{reason(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
         composed()

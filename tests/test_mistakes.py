@@ -25,7 +25,10 @@ def composed(*overrides: str):
 
 def choices() -> list[str]:
     files = [(group, file.stem) for group in (*GROUPS, *LISTS) for file in sorted((CONF / group).glob("[!_]*.yaml"))]
-    return [f"{group}=[{stem}]" if group in LISTS else f"{group}={stem}" for group, stem in files]
+    always = {"default", "checkpoint", "history", "reseed", "wandb_media", "progress"}
+    files = [(group, stem) for group, stem in files if not (group == "callbacks" and stem in always)]
+    forms = {"callbacks": "callbacks=[default,{}]", "logger": "logger=[{}]"}
+    return [forms.get(group, f"{group}={{}}").format(stem) for group, stem in files]
 
 
 @pytest.mark.parametrize("choice", [choice for choice in choices() if choice != "data=checkpoint"])
@@ -90,3 +93,23 @@ def test_a_command_line_that_does_not_compose_is_one_line(arguments, line, tmp_p
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {line}")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_callbacks_that_every_run_needs_are_asked_for():
+    with pytest.raises(ModelError, match=r"callbacks=.*checkpoint and history"):
+        check(composed("callbacks=[ema]"))
+
+
+def test_mistyped_checkpoint_makes_no_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "ckpt=gone/last.ckpt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: ckpt=gone/last.ckpt does not exist: give the path of a file\n"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
+    command = [sys.executable, str(ROOT / "evaluate.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ckpt is not given")
