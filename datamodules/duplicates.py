@@ -36,7 +36,9 @@ WINDOW = 0.9  # share of a side that a window keeps
 BATCH = 512  # photos that are compared with all others at once
 
 
-def duplicate_groups(source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool) -> np.ndarray:
+def duplicate_groups(
+    source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool = False
+) -> np.ndarray:
     """Number the photos of a source, (N,) int64, equal where they show the same, directly or through a chain.
 
     It depends on the photos alone, not on the size or the policy that a network is fed with: runs that are compared are
@@ -104,13 +106,17 @@ def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nda
     """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
     found = [np.empty(0, np.float32)]
     for start in range(0, len(first), BATCH):
-        photos = [next(_batches(pixels[rows[start : start + BATCH]])) for rows in (first, second)]
-        one, other = map(_views, photos)
+        one, other = (_windows(next(_batches(pixels[rows[start : start + BATCH]]))) for rows in (first, second))
         ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
-        likeness = torch.stack([_moved(*way) for way in ways]).amax(0)
-        content = torch.maximum(one[0].abs(), other[0].abs())
-        found.append(torch.where(_colours_apart(*photos, content) > COLOUR, 0, likeness).numpy())
+        found.append(torch.stack([_likeness(*way) for way in ways]).amax(0).numpy())
     return np.concatenate(found)
+
+
+def _likeness(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Likeness (B,) of photos or parts of them, (B, 3, H, W) each: 0 where the colours are others."""
+    first, second = _describe(one), _describe(other)
+    apart = _colours_apart(one, other, torch.maximum(first.abs(), second.abs()))
+    return torch.where(apart > COLOUR, 0, _moved(first, second))
 
 
 def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -140,11 +146,15 @@ def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
 
 def _views(photos: torch.Tensor) -> list[torch.Tensor]:
     """Maps (B, 1, 32, 32) float32 of the whole photos and of their five windows."""
+    return [_describe(part) for part in _windows(photos)]
+
+
+def _windows(photos: torch.Tensor) -> list[torch.Tensor]:
+    """The whole photos (B, 3, 64, 64), and their four corners and middle, 58 px of 64."""
     cut = round(SIDE * (1 - WINDOW))
     keep = SIDE - cut
     places = [(0, 0), (0, cut), (cut, 0), (cut, cut), (cut // 2, cut // 2)]
-    windows = [photos[:, :, top : top + keep, left : left + keep] for top, left in places]
-    return [_describe(part) for part in (photos, *windows)]
+    return [photos, *(photos[:, :, top : top + keep, left : left + keep] for top, left in places)]
 
 
 def _describe(photos: torch.Tensor) -> torch.Tensor:
