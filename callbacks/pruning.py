@@ -91,7 +91,6 @@ class StructuredPruning(pl.Callback):
         for average in averages:
             average.module.net = copy.deepcopy(pl_module.net)
             average.module.objective = copy.deepcopy(pl_module.objective)
-        pl_module.train()
         _rebuild_optimizer(trainer)
         _forget(trainer, pl_module)
 

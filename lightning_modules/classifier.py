@@ -72,6 +72,7 @@ class WasteClassifier(pl.LightningModule):
     def replace_net(self, net: Backbone) -> None:
         """Train another network from now on, a pruned one, say; an optimiser that exists has to be built again."""
         compiled = self.net._compiled_call_impl is not None
+        net.train(self.training)
         self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
         self.objective.attach(net, self.classes)
         if compiled:

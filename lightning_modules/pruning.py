@@ -3,7 +3,9 @@
 import copy
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,13 +47,15 @@ def pruned(
     for old, new in zip(net.parameters(), small.parameters(), strict=True):
         new.grad = None if old.grad is None else old.grad.clone()
     heads = {module.qkv: module.num_heads for module in _attentions(small)}
-    pruner = _pruner_type()(
-        small.net, _photo(small, size), _importance(small, importance),
-        global_pruning=scope == "global", pruning_ratio=ratio, max_pruning_ratio=MOST, round_to=round_to,
-        ignored_layers=[small.net.get_submodule(name) for name in protected],
-        num_heads=heads, in_channel_groups={}, out_channel_groups={},
-    )  # fmt: skip
-    pruner.step()
+    scores, pruner_type = _importance(small, importance), _pruner_type()
+    with _quiet():
+        pruner = pruner_type(
+            small.net, _photo(small, size), scores, global_pruning=scope == "global", pruning_ratio=ratio,
+            max_pruning_ratio=MOST, round_to=round_to,
+            ignored_layers=[small.net.get_submodule(name) for name in protected],
+            num_heads=heads, in_channel_groups={}, out_channel_groups={},
+        )  # fmt: skip
+        pruner.step()
     for module in _attentions(small):
         module.head_dim = module.qkv.out_features // (3 * module.num_heads)
         if hasattr(module, "attn_dim"):
@@ -92,7 +96,8 @@ def untouchable(net: Backbone, size: int) -> dict[str, str]:
     names = {module: name for name, module in net.net.named_modules()}
     original = copy.deepcopy(net.net).requires_grad_(True).eval()  # tracing wants gradients everywhere
     names = {module: name for name, module in original.named_modules()}
-    graph = tp.DependencyGraph().build_dependency(original, _photo(net, size))
+    with _quiet():
+        graph = tp.DependencyGraph().build_dependency(original, _photo(net, size))
     fixed = dict(reasons)
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
         touched = [(dep.target.module, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in group]
@@ -133,6 +138,14 @@ def widths(net: Backbone) -> dict[str, int]:
 
 def _photo(net: Backbone, size: int) -> Tensor:
     return net.mean.new_zeros(1, 3, size, size)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the word that free parameters are pruned along their last dimension, which is right for timm's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unwrapped parameters detected")
+        yield
 
 
 def _spreads(module: nn.Module) -> bool:
