@@ -13,9 +13,27 @@ import hydra
 from omegaconf import DictConfig
 
 import conf
+from conf.check import check
+from conf.launch import launch
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
+    from deployment.clocks import Clocks
+    from deployment.score import Score
+
+
+def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
+    """The score and the clocks that it reads; a training asks first, since a mistake in them must not cost it."""
+    import timm
+    from hydra.utils import instantiate
+
+    from deployment import DeploymentError
+
+    score, clocks = instantiate(cfg.score), instantiate(cfg.latency)
+    score.check(clocks.batches, clocks.end_to_end)
+    if not timm.is_model(score.reference):
+        raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
+    return score, clocks
 
 
 def judge(
@@ -30,8 +48,6 @@ def judge(
 
     `facts` are further rows of it; `loggers` are those of a training run.
     """
-    from hydra.utils import instantiate
-
     from callbacks.wandb_media import log_answers
     from datamodules.images import load
     from deployment.profile import profile
@@ -49,9 +65,10 @@ def judge(
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
     scores = evaluate(probabilities, targets, record["classes"])
-    yardstick = create_backbone(cfg.score.reference, net.num_classes, pretrained=False)
-    latency = instantiate(cfg.latency).measure(
-        net, data.size, (cfg.score.reference, yardstick, cfg.score.reference_size),
+    score, clocks = judges(cfg)
+    yardstick = create_backbone(score.reference, net.num_classes, pretrained=False)
+    latency = clocks.measure(
+        net, data.size, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
     results = {
@@ -59,18 +76,14 @@ def judge(
         "model": net.name, "origin": net.origin, "size": data.size, "classes": record["classes"],
         **{f"test/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
-        **profile(net, data.size), **instantiate(cfg.score).judge(scores["f1_macro"], latency),
+        **profile(net, data.size), **score.judge(scores["f1_macro"], latency),
         "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(out, results, names, targets, probabilities, record["classes"])
     log_answers(
-        loggers,
-        probabilities,
-        targets,
-        record["classes"],
-        names,
+        loggers, probabilities, targets, record["classes"], names,
         lambda row: data.source.read(indices[row], min_side=256),
-    )
+    )  # fmt: skip
     print_summary(results, [Path(ckpt), *written])
     return results
 
@@ -83,6 +96,7 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
     other = bool(said.keys() & {"_target_", "root", "file"})
     if "_target_" not in said:
         cfg = conf.merged(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
+        check(cfg)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
     data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
     data.prepare_data()
@@ -96,9 +110,10 @@ def main(cfg: DictConfig) -> float:
     from lightning_modules.checkpoint import read_checkpoint
 
     record = read_checkpoint(cfg.ckpt)["litesort"]
+    check(cfg)
     data, split, name = load_data(record, cfg)
-    return judge(cfg.ckpt, data, cfg, {"name": record["config"]["name"], "data": name}, split)["score"]
+    return judge(cfg.ckpt, data, cfg, {"name": conf.merged(record["config"]).name, "data": name}, split)["score"]
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

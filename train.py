@@ -15,6 +15,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import conf
+from conf.check import check
+from conf.launch import launch
 
 
 def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -23,12 +25,13 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from hydra.utils import instantiate
 
     from callbacks.wandb_run import finish, log_config, log_results
-    from evaluate import judge
+    from evaluate import judge, judges
     from lightning_modules.checkpoint import continue_net, make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
     from reports.files import write_text
 
+    judges(cfg)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     start = cfg.ckpt or cfg.ckpt_init
@@ -82,8 +85,9 @@ def main(cfg: DictConfig) -> float | None:
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.ckpt or cfg.ckpt_init:
         cfg = continued(cfg, overrides)
+    check(cfg)
     return train(cfg, overrides).get("score")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -18,8 +18,8 @@ def slug(text: str, longest: int = 96) -> str:
 
 
 def resume_dir(ckpt: str | None, fresh: str) -> str:
-    """Folder of a run: the checkpoint's own when it resumes, else a fresh one."""
-    return str(Path(ckpt).parent) if ckpt else fresh
+    """Folder of a run: the checkpoint's own when it resumes, else a fresh one: a mistyped path makes no folder."""
+    return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -344,12 +345,8 @@ def test_lightning_can_look_for_a_batch_size(make, tmp_path):
 
 def configured(kind, **changes):
     """The data node of `data=kind`, built as an entry point does."""
-    base, own = (OmegaConf.load(CONF / "data" / f"{name}.yaml") for name in ("_base", kind))
-    assert own.pop("defaults") == ["_base", "_self_"]
-    augment = {"_target_": "datamodules.augment.Augment", "magnitude": 9}
-    sampler = OmegaConf.load(CONF / "sampler" / "weighted.yaml")
-    cfg = OmegaConf.create({"seed": 5, "sampler": sampler, "augment": augment, "data": OmegaConf.merge(base, own)})
-    OmegaConf.set_struct(cfg, True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5"])
     return instantiate(OmegaConf.merge(cfg, {"data": changes}).data)
 
 
