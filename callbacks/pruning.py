@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
 from torch import nn
 
 from callbacks.checkpoint import RunCheckpoint
+from callbacks.freeze import Freeze
 from callbacks.head_warmup import HeadWarmup
 from callbacks.pruning_report import print_pruning
 from deployment.compare import latency_ratio
@@ -91,8 +92,8 @@ class StructuredPruning(pl.Callback):
         for average in averages:
             average.module.net = copy.deepcopy(pl_module.net)
             average.module.objective = copy.deepcopy(pl_module.objective)
+        _begin_anew(trainer, pl_module)
         _rebuild_optimizer(trainer)
-        _forget(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self._done, "before": self._before}
@@ -144,15 +145,19 @@ def _rebuild_optimizer(trainer: pl.Trainer) -> None:
         config.scheduler.load_state_dict(schedule.state_dict())
 
 
-def _forget(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Let callbacks that remember the larger network begin anew."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+def _begin_anew(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Let callbacks forget the larger network, and freeze what they froze of it."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
         if isinstance(callback, RunCheckpoint):
             callback.forget_best()
         elif isinstance(callback, EarlyStopping):
             callback.wait_count = 0
             callback.best_score = torch.tensor(torch.inf if callback.monitor_op == torch.lt else -torch.inf)
-        elif isinstance(callback, HeadWarmup):
+        elif isinstance(callback, Freeze):
+            callback.setup(trainer, pl_module, "fit")
+    for callback in callbacks:
+        if isinstance(callback, HeadWarmup):
             callback.on_fit_start(trainer, pl_module)
 
 

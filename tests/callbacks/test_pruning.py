@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.ema import EMA
+from callbacks.freeze import Freeze
 from callbacks.pruning import StructuredPruning
 from deployment.profile import profile
 from lightning_modules import ModelError, optim
@@ -139,6 +140,14 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
     run(tmp_path / "stopped", stop=stop)
     again, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
     torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
+
+
+def test_what_was_frozen_stays_so_over_a_step(make_trainer):
+    classifier = module()
+    make_trainer(prune(steps=2, every=1), Freeze(["conv_stem"]), epochs=2).fit(classifier, datamodule=Photos())
+    assert len(classifier.net.pruning) == 2
+    assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
+    assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
 
 
 class Stop(pl.Callback):
