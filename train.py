@@ -39,7 +39,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     net = continue_net(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
-    objective = instantiate(cfg.objective, class_counts=data.class_counts)
+    objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent),

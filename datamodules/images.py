@@ -127,7 +127,7 @@ def _one_line(error: Exception) -> str:
         return "is no image that can be recognised"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"is over-large: {error}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return " ".join(f"cannot be decoded ({type(error).__name__}: {error})".split())[:200]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -184,6 +184,16 @@ class WasteDataModule(pl.LightningDataModule):
         """Training photos of each class."""
         return np.bincount(self.labels[self.splits["train"]], minlength=len(self.classes)).tolist()
 
+    @property
+    def drawn_counts(self) -> list[int]:
+        """Photos of each class that an epoch draws on average: the imbalance that an objective still meets."""
+        labels = self.labels[self.splits["train"]]
+        weights = getattr(self.sampler(labels, seed=self.seed), "weights", None)
+        if weights is None:
+            return self.class_counts
+        shares = np.bincount(labels, weights=weights, minlength=len(self.classes)) / np.sum(weights)
+        return np.rint(shares * len(labels)).astype(int).tolist()
+
     def train_dataloader(self) -> Loader:
         rows, (rank, world_size) = self.splits["train"], self._place()
         sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)

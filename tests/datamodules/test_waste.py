@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from pytorch_lightning.tuner import Tuner
 from datamodules import DataError, images
 from datamodules.augment import Augment
 from datamodules.mixing import Mixing
-from datamodules.samplers import WeightedSampler
+from datamodules.samplers import ShuffleSampler, WeightedSampler
 from datamodules.sources.filelist import FileListSource
 from datamodules.sources.folder import FolderSource
 from datamodules.waste import WasteDataModule
@@ -383,3 +384,12 @@ def test_neighbouring_numbers_of_trashnet_stay_on_one_side(make, tmp_path):
     for side, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
         counts = np.bincount(data.labels[data.splits[side]], minlength=6)
         assert (np.abs(counts - share * total) <= 20).all()
+
+
+def test_objective_is_told_what_the_sampler_draws(make):
+    uneven = make(sampler=partial(WeightedSampler, power=0.0))
+    assert uneven.drawn_counts == uneven.class_counts
+    even = make(sampler=partial(WeightedSampler, power=1.0))
+    assert len(set(even.class_counts)) > 1
+    assert len(set(even.drawn_counts)) == 1
+    assert make(sampler=ShuffleSampler).drawn_counts == uneven.class_counts
