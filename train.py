@@ -3,6 +3,8 @@
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
 python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
+python train.py objective=distill_logit teacher=runs/.../best.ckpt      learn from a trained network
+python train.py ckpt_init=runs/.../best.ckpt prune=structured           cut a trained network down and train it on
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 
@@ -24,7 +26,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
     from callbacks.wandb_run import finish, log_config, log_results
     from evaluate import judge, judges
-    from lightning_modules.checkpoint import make_record
+    from lightning_modules.checkpoint import continue_net, make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
     from reports.files import write_text
@@ -32,7 +34,9 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     judges(cfg)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
-    net = instantiate(cfg.model, num_classes=len(data.classes))  # first: a wrong name costs no decoding
+    start = cfg.ckpt or cfg.ckpt_init
+    # first: a wrong name costs no decoding
+    net = continue_net(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
     objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
@@ -41,7 +45,9 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent),
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
-    callbacks, loggers = instantiate(cfg.callbacks), list(instantiate(cfg.logger).values())
+    # pruning stands first: averages begin with what it leaves
+    callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}
+    loggers = list(instantiate(cfg.logger).values())
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
@@ -63,11 +69,12 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     return results
 
 
-def resumed(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config of the run that `ckpt` belongs to, with the command line's values on top."""
+def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top."""
     from lightning_modules.checkpoint import read_checkpoint
 
-    return conf.on_top(read_checkpoint(cfg.ckpt)["litesort"]["config"], overrides, run_dir=cfg.run_dir)
+    stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+    return conf.on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else conf.begun(cfg, stored, overrides)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -76,8 +83,8 @@ def main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     overrides = list(HydraConfig.get().overrides.task)
-    if cfg.ckpt:
-        cfg = resumed(cfg, overrides)
+    if cfg.ckpt or cfg.ckpt_init:
+        cfg = continued(cfg, overrides)
     check(cfg)
     return train(cfg, overrides).get("score")
 

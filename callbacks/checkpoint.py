@@ -84,6 +84,13 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         self._resumed_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
 
+    def forget_best(self) -> None:
+        """Let the next epoch be the best one, whatever came before; it takes the place of `best.ckpt`."""
+        self.best_model_path = self.kth_best_model_path = ""
+        self.best_model_score = self.current_score = None
+        self.kth_value = torch.tensor(torch.nan)
+        self.best_k_models = {}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best epoch so far; its file is copied when the run goes on in another folder."""
         if not self._fitting or not state_dict["best_model_path"] or self.dirpath is None:

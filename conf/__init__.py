@@ -69,6 +69,40 @@ def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> Di
     return cfg
 
 
+def begun(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """A new run's config that starts from the network of a stored one.
+
+    It takes over the model, and where the command line is silent the photos, their size and the seed, which splits
+    them: photos that the network learned from must not become test photos.
+
+    Args:
+        cfg: The new run's config as composed.
+        stored: What `portable` returned for the run whose network it is.
+        overrides: `key=value` as typed for the new run.
+
+    Raises:
+        ModelError: The command line chooses a model.
+    """
+    from lightning_modules import ModelError
+
+    said = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    if models := [key for key in said if key.split(".")[0] == "model"]:
+        raise ModelError(f"{models[0]} does nothing with ckpt_init, whose network is taken: leave one of them out")
+    whole, fresh = merged(cfg), OmegaConf.create(stored)
+    OmegaConf.set_struct(whole, False)
+    whole.model = fresh.model
+    if "data" in said:
+        whole.data.size, whole.data.resize = fresh.data.size, fresh.data.resize
+    else:
+        whole.data = fresh.data
+    if "seed" not in said:
+        whole.seed = fresh.seed
+    for key in said:
+        if key.startswith("data."):
+            OmegaConf.update(whole, key, OmegaConf.select(cfg, key), force_add=True)
+    return whole
+
+
 def data_name(cfg: DictConfig) -> str:
     """What the photos are called in reports: the kind of source, and where it lies."""
     kind = str(cfg.data.source._target_).split(".")[-2]

@@ -23,7 +23,8 @@ class Backbone(nn.Module):
 
     Attributes: net, the timm model; mean, std: (1, 3, 1, 1) float32 buffers; name, kwargs: what timm was asked for;
     num_classes; origin of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch"; head_names: the
-    modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT.
+    modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT; pruning: what it went
+    through since timm built it, plain data, see `pruned.difference`.
     """
 
     mean: Tensor
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         origin: str = "scratch",
         kwargs: Mapping[str, Any] | None = None,
+        pruning: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         self.net = net
@@ -46,6 +48,7 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
         self.origin = origin
         self.kwargs = dict(kwargs or {})
+        self.pruning = [dict(step) for step in pruning]
         self.head_names = head_names(net)
         self.register_buffer("mean", _channels("mean", mean))
         self.register_buffer("std", _channels("std", std))

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone, build_timm, first_line
+from lightning_modules.pruned import replay
 from lightning_modules.weights import read_torch
 
 RECORD = "litesort"  # the record's key in a checkpoint
@@ -30,7 +31,7 @@ def make_record(
     further plain data.
 
     Returns {"format", "model": {"name", "num_classes", "kwargs"}, "origin", "classes", "class_counts",
-    "preprocessing", "config", "pruning": [], "versions", **extra}. ModelError if a value is not plain data (it could
+    "preprocessing", "config", "pruning", "versions", **extra}. ModelError if a value is not plain data (it could
     not be loaded safely).
     """
     norm = {key: [round(v, 6) for v in getattr(net, key).flatten().tolist()] for key in ("mean", "std")}
@@ -42,7 +43,7 @@ def make_record(
         "class_counts": None if class_counts is None else [int(n) for n in class_counts],
         "preprocessing": {**(preprocessing or {}), **norm},
         "config": dict(config or {}),
-        "pruning": [],
+        "pruning": list(net.pruning),
         "versions": versions(),
         **extra,
     }
@@ -75,27 +76,30 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
 
 
 def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
-    """Bring the record of an older format to today's: the one place that knows old formats, of which there are none."""
+    """Bring an older record to today's: the one place that knows what they lack."""
+    if config := record.get("config"):
+        later = {"teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"}}
+        record["config"] = later | dict(config)
     return record
 
 
 def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     """Rebuild the network of a checkpoint that `read_checkpoint` returned, in eval mode.
 
-    Every tensor must fit; nothing is downloaded. ModelError if this timm builds another network under the name.
+    Every tensor must fit, after the pruning that it went through; nothing is downloaded. ModelError if this timm builds
+    another network under the name.
     """
     record = checkpoint[RECORD]
-    if record["pruning"]:
-        raise ModelError("ckpt: this network was pruned by a newer litesort: pip install -U litesort")
     model = record["model"]
     net = Backbone(
-        build_timm(model["name"], model["num_classes"], model["kwargs"]),
+        replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), record["pruning"]),
         name=model["name"],
         num_classes=model["num_classes"],
         mean=record["preprocessing"]["mean"],
         std=record["preprocessing"]["std"],
         origin=record["origin"],
         kwargs=model["kwargs"],
+        pruning=record["pruning"],
     )
     prefix = "net."
     state = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
@@ -107,6 +111,31 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
             f"ckpt: its tensors do not fit {model['name']} (written with timm {made_by}): {_detail(error)}"
         ) from error
     return net.eval()
+
+
+def continue_net(path: str | Path, classes: Sequence[str]) -> Backbone:
+    """Rebuild the network of a checkpoint to train it further, in training mode, its logits in the order of `classes`.
+
+    ModelError if it was trained on other classes.
+    """
+    checkpoint = read_checkpoint(path)
+    known = checkpoint[RECORD]["classes"]
+    if sorted(known) != sorted(classes):
+        raise ModelError(
+            f"{path} knows the classes {', '.join(known)} and the data has {', '.join(classes)}: give the data that it "
+            "was trained on, or model.weights=FILE instead of ckpt_init, which starts a new head"
+        )
+    net = build_net(checkpoint)
+    order = [known.index(name) for name in classes]
+    for parameter in net.head_parameters():
+        parameter.data = parameter.data[order]
+    return net.train()
+
+
+def blank_net(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
+    """Build an untrained network of the same kind with another pruning history: as large, as fast."""
+    fresh = replay(build_timm(net.name, net.num_classes, net.kwargs), pruning)
+    return Backbone(fresh, name=net.name, num_classes=net.num_classes, kwargs=net.kwargs, pruning=pruning).eval()
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,8 @@ class WasteClassifier(pl.LightningModule):
     waits for the device in a step, but for the loss curve once in `log_every_n_steps`.
 
     Attributes: lr, for Lightning's LR finder; metrics["val"] and metrics["test"], see StageMetrics.
-    Logged: train/, val/ and test/loss and the objective's other terms; for val and test, StageMetrics' values.
+    Logged: train/, val/ and test/loss and the objective's other terms; for val and test, StageMetrics' values and those
+    of `objective.compute`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class WasteClassifier(pl.LightningModule):
             )
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.objective = objective
+        objective.attach(net, classes)
         self.classes = list(classes)
         self.state_record = make_record(net, classes) if state_record is None else state_record
         check_plain(self.state_record, RECORD)
@@ -67,6 +69,15 @@ class WasteClassifier(pl.LightningModule):
         self._log_every = 0
         if compile:
             self.net.compile()  # in place: names in the checkpoint stay as they are
+
+    def replace_net(self, net: Backbone) -> None:
+        """Train another network from now on, a pruned one, say; an optimiser that exists has to be built again."""
+        compiled = self.net._compiled_call_impl is not None
+        net.train(self.training)
+        self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
+        self.objective.attach(net, self.classes)
+        if compiled:
+            self.net.compile()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """images: (B, 3, H, W) float in [0, 1] -> logits (B, C), or a pair from a distilled DeiT in training."""
@@ -145,7 +156,7 @@ class WasteClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = self.state_record
+        checkpoint[RECORD] = {**self.state_record, "pruning": list(self.net.pruning)}
 
     def _judge(self, stage: str, batch: Any) -> dict[str, Tensor]:
         images, targets, indices, *_ = batch
@@ -158,6 +169,7 @@ class WasteClassifier(pl.LightningModule):
         self._sums[stage], self._seen[stage] = {}, 0
         if stage in self.metrics:
             self.metrics[stage].reset()  # type: ignore[operator]
+            self.objective.reset()
 
     def _add(self, stage: str, terms: dict[str, Tensor], count: int) -> None:
         """Sum the loss terms on the device."""
@@ -177,7 +189,7 @@ class WasteClassifier(pl.LightningModule):
     def _finish(self, stage: str) -> None:
         if not self._sums[stage]:
             return
-        values = self.metrics[stage].compute()  # type: ignore[operator]
+        values = self.metrics[stage].compute() | self.objective.compute()  # type: ignore[operator]
         named = {f"{stage}/{name}": value for name, value in values.items()}
         self._log(self._means(stage) | named, on_bar=(f"{stage}/f1_macro",))
 

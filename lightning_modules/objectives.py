@@ -1,11 +1,14 @@
 """What a network is trained towards: modules that turn outputs and targets into loss terms by name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules import ModelError, losses
+from lightning_modules.backbones import Backbone
+from lightning_modules.teacher import no_teacher
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -23,9 +26,19 @@ class Objective(nn.Module):
             raise ModelError(f"objective.label_smoothing={label_smoothing} is out of range: give 0 (off) up to below 1")
         self.label_smoothing = label_smoothing
 
+    def attach(self, net: Backbone, classes: Sequence[str]) -> None:
+        """Get to know the network that learns, and the names of its classes; again, when it is pruned."""
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """logits: (B, C) float32; targets: (B, C) float32 probabilities, smoothed. Returns a scalar."""
         raise NotImplementedError
+
+    def reset(self) -> None:
+        """Begin an epoch of judging."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Further scalars of the epoch that was judged, by name, the same on all ranks."""
+        return {}
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
         """Loss terms by name; "loss" is the one that is minimised.
@@ -43,7 +56,7 @@ class CrossEntropy(Objective):
     """Cross-entropy with label smoothing, and class weights where class_weight_power is above 0.
 
     label_smoothing in [0, 1); class_weight_power in [0, 1] (see `losses.class_weights`); class_counts: training
-    photos a class, needed for a power above 0.
+    photos a class, needed for a power above 0. A teacher, which all objectives are offered, is refused.
     """
 
     class_weights: Tensor | None
@@ -53,7 +66,9 @@ class CrossEntropy(Objective):
         label_smoothing: float = 0.0,
         class_weight_power: float = 0.0,
         class_counts: Sequence[int] | None = None,
+        teacher: Any = None,
     ) -> None:
+        no_teacher(teacher)
         super().__init__(label_smoothing)
         self.register_buffer("class_weights", _weights(class_weight_power, class_counts), persistent=False)
 
@@ -72,7 +87,9 @@ class Focal(Objective):
         label_smoothing: float = 0.0,
         class_weight_power: float = 0.0,
         class_counts: Sequence[int] | None = None,
+        teacher: Any = None,
     ) -> None:
+        no_teacher(teacher)
         super().__init__(label_smoothing)
         if not gamma > 0:
             raise ModelError(
@@ -94,8 +111,13 @@ class LogitAdjustment(Objective):
     log_prior: Tensor
 
     def __init__(
-        self, tau: float = 1.0, label_smoothing: float = 0.0, class_counts: Sequence[int] | None = None
+        self,
+        tau: float = 1.0,
+        label_smoothing: float = 0.0,
+        class_counts: Sequence[int] | None = None,
+        teacher: Any = None,
     ) -> None:
+        no_teacher(teacher)
         super().__init__(label_smoothing)
         if not tau > 0:
             raise ModelError(f"objective.tau={tau} does nothing: give a positive number, or objective=cross_entropy")

@@ -17,6 +17,7 @@ GROUPS = (
     "sampler",
     "objective",
     "optimizer",
+    "prune",
     "trainer",
     "callbacks",
     "logger",
@@ -35,7 +36,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 64
+    assert len(OPTIONS) == 70
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -1,0 +1,186 @@
+"""Pruning inside a run: before it, between epochs, with averages, and after a resume."""
+
+import functools
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.checkpoint import RunCheckpoint
+from callbacks.ema import EMA
+from callbacks.freeze import Freeze
+from callbacks.pruning import StructuredPruning
+from deployment.profile import profile
+from lightning_modules import ModelError, optim
+from lightning_modules.backbones import create_backbone
+from lightning_modules.checkpoint import RECORD, build_net, make_record, read_checkpoint
+from lightning_modules.classifier import WasteClassifier
+from lightning_modules.objectives import CrossEntropy
+
+pytest.importorskip("torch_pruning")
+
+CLASSES = ["glass", "metal", "paper"]
+SIZE = 32
+
+
+class Photos(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(12, 3, SIZE, SIZE, generator=generator)
+        self.batches = [(images[i : i + 4], torch.arange(i, i + 4) % 3, torch.arange(4)) for i in (0, 4, 8)]
+        self.asked = 0
+
+    def train_dataloader(self):
+        return DataLoader(self.batches, batch_size=None)
+
+    val_dataloader = train_dataloader
+
+    def loader(self, split):
+        self.asked += 1
+        return self.batches
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
+def module():
+    torch.manual_seed(0)
+    net = create_backbone("lcnet_050", 3, pretrained=False)
+    record = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
+    return WasteClassifier(
+        net, CrossEntropy(), functools.partial(optim.configure, lr=0.01), CLASSES, state_record=record
+    )
+
+
+def prune(**settings):
+    return StructuredPruning(**{"ratio_of": lambda net, original, size: 0.5, **settings})
+
+
+def share(net):
+    full = profile(module().net, SIZE)["macs"]
+    return profile(net, SIZE)["macs"] / full
+
+
+def test_the_run_trains_and_keeps_what_pruning_left(make_trainer, tmp_path, capsys):
+    classifier = module()
+    make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Photos())
+    assert 0.35 < share(classifier.net) <= 0.5
+    checkpoint = read_checkpoint(tmp_path / "best.ckpt")
+    assert len(checkpoint[RECORD]["pruning"]) == 1
+    photos = torch.rand(2, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(build_net(checkpoint)(photos), classifier.eval()(photos))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "blocks.5.0.conv_pw" in said
+    assert "kept (head): classifier" in said
+    assert "latency, eager, one photo: 0.50 of the unpruned" in said
+
+
+def test_a_prune_that_is_not_faster_is_said(make_trainer, capsys):
+    slow = prune(macs=0.7, ratio_of=lambda net, original, size: 1.1)
+    make_trainer(slow, epochs=1).fit(module(), datamodule=Photos())
+    assert "NOT FASTER" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_target_may_be_a_time(make_trainer):
+    def measured(net, original, size):
+        assert share(original) == 1
+        return profile(net, size)["params"] / profile(original, size)["params"]
+
+    classifier = module()
+    make_trainer(prune(latency=0.6, ratio_of=measured), epochs=1).fit(classifier, datamodule=Photos())
+    assert 0.5 < measured(classifier.net, module().net.eval(), SIZE) <= 0.6
+
+
+def test_taylor_reads_training_photos(make_trainer):
+    photos, classifier = Photos(), module()
+    make_trainer(prune(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=photos)
+    assert photos.asked == 1
+    assert share(classifier.net) <= 0.5
+
+
+class Spy(pl.Callback):
+    """Share of the work and the rate, at the end of each epoch."""
+
+    def __init__(self):
+        self.shares, self.rates = [], []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.shares.append(share(pl_module.net))
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+        assert trained == {id(p) for p in pl_module.net.parameters()}
+
+
+@pytest.mark.parametrize(("averaged", "stop"), [(False, 2), (True, 1)], ids=["after a step", "averaged, before one"])
+def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer, tmp_path, averaged, stop):
+    def run(folder, stop=None, ckpt=None):
+        spy, callbacks = Spy(), [prune(macs=0.4, steps=2, every=2, ckpt=ckpt)]
+        callbacks += [EMA(0.5)] if averaged else []
+        trainer = make_trainer(*callbacks, RunCheckpoint(folder), spy, epochs=4)
+        classifier = module()
+        if ckpt is not None:
+            classifier.replace_net(build_net(read_checkpoint(ckpt)))
+        if stop is not None:
+            trainer.callbacks.append(Stop(stop))
+        trainer.fit(classifier, datamodule=Photos(), ckpt_path=ckpt, weights_only=True)
+        return classifier, spy
+
+    whole, spy = run(tmp_path / "whole")
+    assert [s > 0.5 for s in spy.shares] == [True, True, False, False]
+    assert spy.shares[-1] <= 0.4
+    plain, rates = Spy(), make_trainer(epochs=4)
+    rates.callbacks.append(plain)
+    rates.fit(module(), datamodule=Photos())
+    assert spy.rates == pytest.approx(plain.rates)  # the schedule goes on over a pruning
+    checkpoint = read_checkpoint(tmp_path / "whole" / "best.ckpt")
+    assert len(checkpoint[RECORD]["pruning"]) == 2  # the best of the small networks, not of all
+    run(tmp_path / "stopped", stop=stop)
+    again, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
+    torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
+
+
+def test_what_was_frozen_stays_so_over_a_step(make_trainer):
+    classifier = module()
+    make_trainer(prune(steps=2, every=1), Freeze(["conv_stem"]), epochs=2).fit(classifier, datamodule=Photos())
+    assert len(classifier.net.pruning) == 2
+    assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
+    assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
+
+
+class Stop(pl.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == self.epoch
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"macs": 1.0}, r"prune\.macs=1\.0 is out of range"),
+        ({"macs": None}, "has no target"),
+        ({"latency": 0.0}, r"prune\.latency=0\.0"),
+        ({"importance": "luck"}, "prune.importance=luck"),
+        ({"scope": "local"}, "prune.scope=local"),
+        ({"round_to": 0}, "prune.round_to=0"),
+        ({"steps": 0}, "prune.steps=0"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_line(settings, message):
+    with pytest.raises(ModelError, match=message) as error:
+        StructuredPruning(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_steps_that_do_not_fit_the_run_are_refused(make_trainer):
+    with pytest.raises(ModelError, match=r"prune\.steps=3 every 2 epochs end after 4 of epochs=4"):
+        make_trainer(prune(steps=3, every=2), epochs=4).fit(module(), datamodule=Photos())
+
+
+def test_a_target_out_of_reach_says_what_is_left(make_trainer):
+    with pytest.raises(ModelError, match=r"prune\.macs=0\.001 is out of reach"):
+        make_trainer(prune(macs=0.001), epochs=1).fit(module(), datamodule=Photos())

@@ -1,0 +1,121 @@
+"""From a teacher to a student and to a smaller network, by the entry points, at a tiny size."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import conf
+from lightning_modules.checkpoint import RECORD, read_checkpoint
+from train import train
+
+ROOT = Path(__file__).parent.parent
+QUICK = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "trainer.log_every_n_steps=2",
+    "score.reference_size=32", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
+)  # fmt: skip
+DATA = ("data=folder", "data.size=32", "data.batch_size=8")
+
+
+def configured(folder: Path, *overrides: str):
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose("train", overrides=[*QUICK, f"run_dir={folder}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, photos) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    model = ("model=timm", "model.name=resnet10t", "model.pretrained=false", "epochs=2")
+    train(configured(folder, *DATA, f"data.root={photos}", *model))
+    return folder / "best.ckpt"
+
+
+def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos, tmp_path):
+    student = ("model=lcnet_050", "model.pretrained=false", "epochs=2", "callbacks=[default,ema]")
+    objective = ("objective=distill_feature", f"teacher={teacher}", "objective.levels=[-1]")
+    results = train(configured(tmp_path, *DATA, f"data.root={photos}", *student, *objective))
+    assert results["model"] == "lcnet_050"
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["val/teacher_f1_macro"] for row in rows}) == 1  # it does not learn
+    assert all(0 <= float(row["val/agreement"]) <= 1 for row in rows)
+    assert all(float(row["train/features"]) > 0 for row in rows)
+    checkpoint = read_checkpoint(tmp_path / "best.ckpt")
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"net", "objective"}
+    size = sum(value.numel() for key, value in checkpoint["state_dict"].items() if key.startswith("net."))
+    assert size < 700_000  # the teacher has five million
+    assert checkpoint[RECORD]["config"]["teacher"] == str(teacher)
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teacher, photos, tmp_path):
+    pytest.importorskip("torch_pruning")
+    begin = (f"ckpt_init={teacher}", "prune=structured", "prune.macs=0.6")
+    distil = ("objective=distill_logit", f"teacher={teacher}", "epochs=1", "logger=none")
+    done = run(*QUICK, *begin, *distil, f"hydra.run.dir={tmp_path / 'small'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "layer4.0.conv1" in done.stdout
+    results = json.loads((tmp_path / "small" / "metrics.json").read_text())
+    before = json.loads((teacher.parent / "metrics.json").read_text())
+    assert results["model"] == "resnet10t"
+    assert results["size"] == 32  # the photos are the teacher's, though nobody said so
+    assert results["photos"] == before["photos"]
+    assert 0.4 < results["macs"] / before["macs"] <= 0.6
+    first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[RECORD]
+    assert len(first["pruning"]) == 1
+
+    again = (f"ckpt={tmp_path / 'small' / 'last.ckpt'}", "epochs=2")
+    resumed = run(*again, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    last = torch.load(tmp_path / "small" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1
+    assert last[RECORD]["pruning"] == first["pruning"]  # not pruned once more
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=distill_logit"], "teacher is not given"),
+        (["objective=distill_logit", "teacher=nowhere.ckpt"], "teacher=nowhere.ckpt does not exist"),
+        (["teacher=TEACHER"], "does nothing with this objective"),
+        (["objective=distill_logit", "teacher=TEACHER", "data=synthetic"], "does not know the class"),
+        (["objective=distill_logit", "teacher=TEACHER", "objective.alpha=0"], "the teacher does nothing"),
+        (["prune=structured", "prune.macs=2"], "prune.macs=2"),
+    ],
+)
+def test_mistakes_are_refused_before_training(overrides, message, teacher, photos, tmp_path):
+    overrides = [text.replace("TEACHER", str(teacher)) for text in overrides]
+    tiny = ("model=lcnet_050", "model.pretrained=false", "data.source.num_images=40", "data.size=32")
+    drawn = [text for text in overrides if text == "data=synthetic"]
+    data = (*drawn, *tiny) if drawn else (*DATA, f"data.root={photos}", *tiny[:2])
+    rest = [text for text in overrides if text not in drawn]
+    with pytest.raises(Exception, match=message):
+        train(configured(tmp_path, *data, "logger=none", *rest))
+
+
+def test_a_model_beside_a_network_to_start_from_is_refused(teacher):
+    stored = read_checkpoint(teacher)[RECORD]["config"]
+    cfg = configured(Path("unused"), "model=lcnet_050", f"ckpt_init={teacher}")
+    with pytest.raises(Exception, match="model does nothing with ckpt_init"):
+        conf.begun(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
+
+
+def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
+    stored = read_checkpoint(teacher)[RECORD]["config"]
+    said = ["data.batch_size=4", "seed=7"]
+    begun = conf.begun(configured(Path("unused"), *said), stored, said)
+    assert (begun.data.batch_size, begun.data.size, begun.seed) == (4, 32, 7)
+    assert (begun.data.root, begun.model.name) == (str(photos), "resnet10t")
+    other = ["data=synthetic"]
+    begun = conf.begun(configured(Path("unused"), *other), stored, other)
+    assert (begun.data.size, begun.data.root) == (32, None)
