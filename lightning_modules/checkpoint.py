@@ -107,6 +107,12 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     return net.eval()
 
 
+def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
+    """The network of a checkpoint, in eval mode, and its record; errors as in `read_checkpoint` and `build_net`."""
+    checkpoint = read_checkpoint(path)
+    return build_net(checkpoint), checkpoint[RECORD]
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     packages = ("litesort", "torch", "timm", "pytorch-lightning", "torchmetrics", "numpy")
