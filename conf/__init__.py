@@ -1,6 +1,7 @@
 """Every choice of litesort, as YAML; importing this package registers the resolvers that the files use."""
 
 import hashlib
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,46 @@ def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> Di
     for key, value in fixed.items():
         OmegaConf.update(cfg, key, value)
     return cfg
+
+
+def trusted(stored: dict[str, Any], over: dict[str, Any]) -> DictConfig:
+    """A config that came in a file, with values on top, if its `data` would build nothing but classes of `datamodules`:
+    building is running, and a file is not to run anything.
+
+    Args:
+        stored: What `portable` returned.
+        over: Values on top.
+
+    Raises:
+        ModelError: It names anything else, or has no `data`.
+    """
+    from lightning_modules import ModelError
+
+    cfg = merged(stored, over)
+    targets = _targets(OmegaConf.to_container(cfg.data, resolve=True))
+    for target in targets:
+        if not _is_class_of(target, "datamodules"):
+            raise ModelError(f"ckpt: it reads its photos with {target}, not litesort's: say data=folder data.root=...")
+    if not targets:
+        raise ModelError("ckpt: it does not say which photos it was trained with: say data=folder data.root=...")
+    return cfg
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [str(node[key]) for key in ("_target_",) if key in node] + _targets(list(node.values()))
+    return [target for part in node for target in _targets(part)] if isinstance(node, list) else []
+
+
+def _is_class_of(target: str, package: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if not re.fullmatch(rf"{package}(\.[a-z_0-9]+)+", module):
+        return False
+    try:  # imports none but modules of the package: what these have imported themselves has another __module__
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and found.__module__ == module
 
 
 def data_name(cfg: DictConfig) -> str:
