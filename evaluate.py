@@ -4,7 +4,6 @@ python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test 
 python evaluate.py ckpt=... data=folder data.root=belt    on other photos
 """
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,9 @@ if TYPE_CHECKING:
 
 def judge(
     ckpt: str, data: "WasteDataModule", cfg: DictConfig, facts: dict[str, Any], split: Any = "test",
-    loggers: Iterable[Any] = (),
+    loggers: Any = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge any file that can answer on a split: writes into `cfg.run_dir`, prints, returns what metrics.json holds.
-
-    `facts` are further rows of it; `loggers` are those of a training run.
-    """
+    """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
     from hydra.utils import instantiate
 
     from callbacks.wandb_media import log_answers
@@ -43,7 +39,6 @@ def judge(
     classes = record["classes"]
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
-    read = partial(data.source.read, min_side=256)
     scores = evaluate(probabilities, targets, classes)
     yardstick = create_backbone(cfg.score.reference, len(classes), pretrained=False)
     latency = instantiate(cfg.latency).measure(
@@ -59,7 +54,7 @@ def judge(
         "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
-    log_answers(loggers, probabilities, targets, classes, names, lambda row: read(indices[row]))
+    log_answers(loggers, probabilities, targets, classes, names, lambda row: data.source.read(indices[row], 256))
     print_summary(results, [Path(ckpt), *written])
     return results
 
@@ -69,8 +64,8 @@ def open_artefact(ckpt: str, cfg: DictConfig) -> "Artefact":
     from deployment.runtimes import best_device, load_artefact
     from lightning_modules.checkpoint import load_net
 
-    threads = cfg.latency.settings.threads
-    return load_artefact(ckpt, load_net, best_device(cfg.accelerator), threads, cfg.get("runtime"))
+    device = best_device(cfg.accelerator)
+    return load_artefact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
 
 
 def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", str, dict[str, Any]]:
@@ -92,8 +87,7 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
     """Judge one checkpoint or exported file; returns its score."""
-    record = open_artefact(cfg.ckpt, cfg).record
-    data, split, facts = load_data(record, cfg)
+    data, split, facts = load_data(open_artefact(cfg.ckpt, cfg).record, cfg)
     return judge(cfg.ckpt, data, cfg, facts, split)["score"]
 
 

@@ -23,6 +23,11 @@ def resume_dir(ckpt: str | None, fresh: str) -> str:
     return str(Path(ckpt).parent) if ckpt else fresh
 
 
+def exported_dir(ckpt: str | None) -> str:
+    """Folder of what is exported: beside the checkpoint."""
+    return str(Path(ckpt).parent / "exported") if ckpt else "runs/exported"
+
+
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """Plain form of a config for a checkpoint: its interpolations are kept, so that `data.root=...` later on still
     reaches all that it should; only those of Hydra's own, which end with the job, are filled in."""
@@ -110,6 +115,30 @@ def _is_class_of(target: str, package: str) -> bool:
     return isinstance(found, type) and found.__module__ == module
 
 
+def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequence[str] = ()) -> list[str]:
+    """Command line in Hydra's grammar, for keys whose plain form has another meaning there.
+
+    Args:
+        arguments: As typed; with -m they are left alone, for then a comma does mean a sweep.
+        lists: Keys of which `key=a,b` means a list.
+        texts: Keys of which the whole value is text, whatever characters a path has in it.
+
+    Example:
+        >>> as_typed(["format=onnx,torch", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
+        ['format=[onnx,torch]', "source='a b (1).jpg'", 'seed=1']
+    """
+    typed = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in lists and "," in value and value[0] not in "[\"'":
+            argument = f"{key}=[{value}]"
+        elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
+            text = value.replace("\\", "\\\\").replace("'", "\\'")
+            argument = f"{key}='{text}'"
+        typed.append(argument)
+    return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed
+
+
 def data_name(cfg: DictConfig) -> str:
     """What the photos are called in reports: the kind of source, and where it lies."""
     kind = str(cfg.data.source._target_).split(".")[-2]
@@ -118,3 +147,4 @@ def data_name(cfg: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("resume_dir", resume_dir, replace=True)
+OmegaConf.register_new_resolver("exported_dir", exported_dir, replace=True)

@@ -1,5 +1,6 @@
 """Proof that a file computes what its checkpoint computes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,11 @@ class Tolerance(NamedTuple):
     agreement: float
 
 
+def tolerances(difference: Mapping[str, float | None], agreement: Mapping[str, float]) -> dict[str, Tolerance]:
+    """Tolerance of each precision, from one mapping of each limit."""
+    return {precision: Tolerance(difference[precision], agreement[precision]) for precision in agreement}
+
+
 def compare(answers: np.ndarray, expected: np.ndarray) -> Parity:
     """Compare probabilities (N, C) with those expected; DeploymentError where shapes differ or one is not a number."""
     if answers.shape != expected.shape or not len(answers):
@@ -50,15 +56,3 @@ def check(found: Parity, tolerance: Tolerance, name: str) -> None:
             f"{name} does not compute what the checkpoint does: {found}; {limit} and {tolerance.agreement:.1%} would "
             "pass: nothing was written"
         )
-
-
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """What (N, C) probabilities become when their logits are divided by `temperature`.
-
-    Example:
-        >>> tempered(np.array([[0.8, 0.2]]), 1.0)
-        array([[0.8, 0.2]])
-    """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38)) / temperature
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
