@@ -45,12 +45,12 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         answer=lambda predict: predict_all(predict, data.loader(split))[0],
         f1=lambda shares: evaluate(shares, targets, classes)["f1_macro"],
         judge=lambda predict: evaluate(*predict_all(predict, data.loader("val"))[:2], classes)["f1_macro"],
-        photos=some_photos(data.loader("train"), cfg.calibration_photos), max_drop=cfg.max_drop, temperature=temperature, name=cfg.name,
+        photos=some_photos(data.loader("train"), cfg.calibration_photos), max_drop=cfg.max_drop,
+        temperature=temperature, name=cfg.name,
     )  # fmt: skip
     rows = [exporter.write(kind, precision) for kind, precision in wanted]
     done = {row["file"]: row["path"] for row in rows if row["status"] == "completed"}
-    threads = cfg.latency.settings.threads
-    models = {name: (load_exported(path, threads), data.size) for name, path in done.items()}
+    models = {name: (load_exported(path, cfg.latency.settings.threads), data.size) for name, path in done.items()}
     yardstick = create_backbone(cfg.score.reference, len(classes), pretrained=False)
     latency = instantiate(cfg.latency).measure_all(
         {"checkpoint": (net, data.size), **models}, (cfg.score.reference, yardstick, cfg.score.reference_size),

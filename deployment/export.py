@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deployment import DeploymentError, optional
-from deployment.graph import Deployable, deployable
+from deployment.graph import deployable
 from deployment.half import HalfWeights, halve_onnx
 from deployment.record import FORMAT, KEY, pack
 from deployment.writing import Verify, placing
@@ -97,10 +97,8 @@ def to_torch(
     verify: Verify | None = None,
 ) -> Path:
     """Write one torch.export file (.pt2), the record among its extra files; all else as in `to_onnx`."""
-    module: Deployable | HalfWeights = deployable(net, _size(record), temperature)
-    example = module.example()
-    if precision == "fp16":
-        module = HalfWeights(module)
+    whole = deployable(net, _size(record), temperature)
+    module, example = HalfWeights(whole) if precision == "fp16" else whole, whole.example()
     with _quietly("torch", record):
         batch = torch.export.Dim("batch", min=1, max=1 << 16)
         program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
@@ -122,7 +120,8 @@ def _traced(net: nn.Module, record: Mapping[str, Any], temperature: float, kind:
     with _quietly(kind, record):
         # The tracing exporter: the newer one needs 20 s a network and another package, for the same graph.
         torch.onnx.export(
-            module, (module.example(),), buffer, dynamo=False, input_names=[INPUT], output_names=[OUTPUT],
+            module, (module.example(),), buffer, dynamo=False,  # type: ignore[arg-type]
+            input_names=[INPUT], output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}, opset_version=OPSET,
         )  # fmt: skip
     return buffer.getvalue()

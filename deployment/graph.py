@@ -56,8 +56,8 @@ def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployabl
     """
     if not temperature > 0:
         raise DeploymentError(f"temperature={temperature} is out of range: give a number above 0")
+    assert isinstance(net.net, nn.Module)
     inner = copy.deepcopy(net.net).cpu().float().eval()
-    assert isinstance(inner, nn.Module)
     assert isinstance(net.mean, Tensor)
     assert isinstance(net.std, Tensor)
     fuse_branches(inner)

@@ -1,6 +1,7 @@
 """What a shipped file says of itself: the record of its checkpoint, and how it was exported, as one JSON text."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ MEND = "export it again with python export.py ckpt=RUN/best.ckpt"
 
 
 def pack(record: Mapping[str, Any]) -> str:
-    """JSON text of a record of plain data; infinities and NaN are refused with a ValueError."""
-    return json.dumps(dict(record), ensure_ascii=True, allow_nan=False)
+    """JSON text of a record of plain data; what is not a finite number becomes null."""
+    return json.dumps(_finite(dict(record)), ensure_ascii=True, allow_nan=False)
 
 
 def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
@@ -37,6 +38,14 @@ def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
     if version != FORMAT or not _whole(record):
         raise DeploymentError(f"ckpt={path} has incomplete litesort metadata: {MEND}")
     return record
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _whole(record: Mapping[str, Any]) -> bool:

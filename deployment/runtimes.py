@@ -85,7 +85,7 @@ def load_exported(
     path = Path(path)
     if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
         raise DeploymentError(f"ckpt={path} holds the weights only: give ckpt={path.with_suffix('.xml')}")
-    kinds = {".onnx": OnnxPredictor, ".xml": OpenVINOPredictor, ".pt2": ExportedTorchPredictor}
+    kinds: dict[str, Any] = {".onnx": OnnxPredictor, ".xml": OpenVINOPredictor, ".pt2": ExportedTorchPredictor}
     if path.suffix not in kinds:
         raise DeploymentError(f"ckpt={path} is of no kind that is known: give a .ckpt, {', '.join(kinds)} file")
     return kinds[path.suffix](path, threads, options)

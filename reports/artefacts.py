@@ -53,11 +53,10 @@ def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
 
 def checkpoint_row(ckpt: str, scores: Mapping[str, Any]) -> dict[str, Any]:
     """The row of the checkpoint itself, which files are compared with."""
+    known = {"file": "checkpoint", "path": str(ckpt), "format": "torch eager", "precision": "fp32", "error": None}
+    equal = {"f1_macro": scores["f1_macro"], "f1_lost": 0.0, "difference": 0.0, "agreement": 1.0}
     size = Path(ckpt).stat().st_size if Path(ckpt).is_file() else 0
-    return {
-        "file": "checkpoint", "path": str(ckpt), "format": "torch eager", "precision": "fp32", "status": "completed",
-        "error": None, "f1_macro": scores["f1_macro"], "f1_lost": 0.0, "bytes": size, "difference": 0.0, "agreement": 1.0,
-    }  # fmt: skip
+    return {**known, **equal, "status": "completed", "bytes": size}
 
 
 def timed(
