@@ -107,7 +107,7 @@ def print_artefacts(
     console = console or Console()
     table = Table(title="Exported files", title_justify="left", box=None)
     table.add_column("file", overflow="fold")
-    for title in ("macro F1", "lost", "ms", "p90", "× ref", "MB", "score", "max diff", "same"):
+    for title in ("macro F1", "ms", "× ref", "MB", "score", "max diff", "same"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         mark, style = ("→ ", "bold green") if row is chosen else ("  ", "")
@@ -130,9 +130,8 @@ def print_artefacts(
 
 def _cells(row: Row) -> list[str]:
     return [
-        f"{row['f1_macro']:.4f}", f"{row['f1_lost']:+.4f}", f"{row['latency_ms']:.2f}", f"{row['latency_p90_ms']:.2f}",
-        f"{row['ratio']:.3f}", f"{row['bytes'] / 1e6:.1f}", f"{row['score']:.3f}", f"{row['difference']:.1g}",
-        f"{row['agreement']:.1%}",
+        f"{row['f1_macro']:.4f}", f"{row['latency_ms']:.2f}", f"{row['ratio']:.3f}", f"{row['bytes'] / 1e6:.1f}",
+        f"{row['score']:.3f}", f"{row['difference']:.1g}", f"{row['agreement']:.1%}",
     ]  # fmt: skip
 
 
