@@ -12,10 +12,29 @@ import hydra
 from omegaconf import DictConfig
 
 import conf
+from conf.check import check
+from conf.launch import launch
+from conf.trust import trusted
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
+    from deployment.clocks import Clocks
     from deployment.runtimes import Artefact
+    from deployment.score import Score
+
+
+def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
+    """The score and the clocks that it reads; a training asks first, since a mistake in them must not cost it."""
+    import timm
+    from hydra.utils import instantiate
+
+    from deployment import DeploymentError
+
+    score, clocks = instantiate(cfg.score), instantiate(cfg.latency)
+    score.check(clocks.batches, clocks.end_to_end)
+    if not timm.is_model(score.reference):
+        raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
+    return score, clocks
 
 
 def judge(
@@ -23,8 +42,6 @@ def judge(
     loggers: Any = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
-    from hydra.utils import instantiate
-
     from callbacks.wandb_media import log_answers
     from datamodules.images import load
     from deployment.profile import cost
@@ -40,9 +57,10 @@ def judge(
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
     scores = evaluate(probabilities, targets, classes)
-    yardstick = create_backbone(cfg.score.reference, len(classes), pretrained=False)
-    latency = instantiate(cfg.latency).measure(
-        net or predict, data.size, (cfg.score.reference, yardstick, cfg.score.reference_size),
+    score, clocks = judges(cfg)
+    yardstick = create_backbone(score.reference, len(classes), pretrained=False)
+    latency = clocks.measure(
+        net or predict, data.size, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
     results = {
@@ -50,7 +68,7 @@ def judge(
         "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
         **{f"test/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
-        **cost(net, record, data.size), **instantiate(cfg.score).judge(scores["f1_macro"], latency),
+        **cost(net, record, data.size), **score.judge(scores["f1_macro"], latency),
         "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
@@ -75,7 +93,8 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
     said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(said.keys() & {"_target_", "root", "file"})
     if "_target_" not in said:
-        cfg = conf.trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
+        cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
+        check(cfg)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
     data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
     data.prepare_data()
@@ -87,9 +106,10 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
     """Judge one checkpoint or exported file; returns its score."""
+    check(cfg)
     data, split, facts = load_data(open_artefact(cfg.ckpt, cfg).record, cfg)
     return judge(cfg.ckpt, data, cfg, facts, split)["score"]
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -11,20 +11,20 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-import conf
+from conf.check import check
+from conf.launch import launch
+from conf.typed import as_typed
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
     """Write, prove, time and rank the files of a checkpoint; returns what export.json holds."""
-    from hydra.utils import instantiate
-
     from datamodules.images import load
     from datamodules.stream import some_photos
     from deployment.parity import tolerances
     from deployment.profile import profile
     from deployment.runtimes import TorchPredictor, load_exported, predict_all
     from deployment.shipping import Exporter, combinations
-    from evaluate import load_data
+    from evaluate import judges, load_data
     from lightning_modules.backbones import create_backbone
     from lightning_modules.checkpoint import load_net, versions
     from lightning_modules.metrics import evaluate
@@ -32,7 +32,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     from reports.calibration import calibrate
 
     wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
-    net, record = load_net(cfg.ckpt)
+    (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
     data, split, facts = load_data(record, cfg)
     classes, eager, out = record["classes"], TorchPredictor(net), Path(cfg.run_dir)
     answers = {part: predict_all(eager, data.loader(part)) for part in {"val", split}}
@@ -51,12 +51,12 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     rows = [exporter.write(kind, precision) for kind, precision in wanted]
     done = {row["file"]: row["path"] for row in rows if row["status"] == "completed"}
     models = {name: (load_exported(path, cfg.latency.settings.threads), data.size) for name, path in done.items()}
-    yardstick = create_backbone(cfg.score.reference, len(classes), pretrained=False)
-    latency = instantiate(cfg.latency).measure_all(
-        {"checkpoint": (net, data.size), **models}, (cfg.score.reference, yardstick, cfg.score.reference_size),
+    yardstick = create_backbone(score.reference, len(classes), pretrained=False)
+    latency = clocks.measure_all(
+        {"checkpoint": (net, data.size), **models}, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), [data.source.file(i) for i in indices],
     )  # fmt: skip
-    rows = timed([checkpoint_row(cfg.ckpt, scores), *rows], latency, instantiate(cfg.score).judge)
+    rows = timed([checkpoint_row(cfg.ckpt, scores), *rows], latency, score.judge)
     chosen, reason = recommend(rows[1:], cfg.max_drop)
     report = {
         **facts, "status": "completed", "ckpt": str(cfg.ckpt), "split": split, "photos": len(targets), "rows": rows,
@@ -71,10 +71,11 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Export one checkpoint; a file that failed its proof makes the exit status 1."""
+    check(cfg)
     if any(row["status"] == "failed" for row in export(cfg)["rows"]):
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = conf.as_typed(sys.argv[1:], lists=("format", "precision"), texts=("ckpt",))
-    main()
+    sys.argv[1:] = as_typed(sys.argv[1:], lists=("format", "precision"), texts=("ckpt",))
+    launch(main)

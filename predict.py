@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-import conf
+from conf.check import check
+from conf.launch import launch
+from conf.typed import as_typed
 
 if TYPE_CHECKING:
     from reports.predictions import Answers
@@ -56,9 +58,10 @@ def predict(cfg: DictConfig) -> "Answers":
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Label photos; the exit status is 0 also where some are broken."""
+    check(cfg)
     predict(cfg)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = conf.as_typed(sys.argv[1:], texts=("ckpt", "source", "csv", "json"))
-    main()
+    sys.argv[1:] = as_typed(sys.argv[1:], texts=("ckpt", "source", "csv", "json"))
+    launch(main)

@@ -13,6 +13,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import conf
+from conf.check import check
+from conf.launch import launch
 
 
 def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -21,18 +23,19 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from hydra.utils import instantiate
 
     from callbacks.wandb_run import finish, log_config, log_results
-    from evaluate import judge
+    from evaluate import judge, judges
     from lightning_modules.checkpoint import make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
     from reports.files import write_text
 
+    judges(cfg)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     net = instantiate(cfg.model, num_classes=len(data.classes))  # first: a wrong name costs no decoding
     data.prepare_data()
     data.setup("fit")
-    objective = instantiate(cfg.objective, class_counts=data.class_counts)
+    objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent),
@@ -75,8 +78,9 @@ def main(cfg: DictConfig) -> float | None:
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.ckpt:
         cfg = resumed(cfg, overrides)
+    check(cfg)
     return train(cfg, overrides).get("score")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -12,6 +12,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lightning_modules import ModelError
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Keep the best epoch as `best.ckpt` and the latest one as `last.ckpt`, at the end of every epoch.
@@ -24,6 +26,9 @@ class RunCheckpoint(ModelCheckpoint):
         dirpath: The run folder.
         monitor: Logged metric that chooses the best epoch.
         mode: "max" or "min".
+
+    Raises:
+        ModelError: After the first validation, if nothing is logged under `monitor`; at the end, if there was none.
     """
 
     def __init__(self, dirpath: str, monitor: str = "val/f1_macro", mode: str = "max") -> None:
@@ -53,9 +58,19 @@ class RunCheckpoint(ModelCheckpoint):
             return
         candidates = self._monitor_candidates(trainer)
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        if validated and self.monitor in candidates:
+        if validated:
+            if self.monitor not in candidates:
+                there = ", ".join(sorted(key for key in candidates if key.startswith("val/"))) or "no validation"
+                raise ModelError(f"callbacks.checkpoint.monitor={self.monitor} is not logged: there is {there}")
             self._save_monitor_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.best_model_path:
+            raise ModelError(
+                f"no epoch was validated in {trainer.current_epoch}, so there is no best one: lower "
+                "trainer.check_val_every_n_epoch, or raise epochs or trainer.max_time"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):

@@ -71,7 +71,7 @@ class History(pl.Callback):
             "train/seconds_per_epoch": self._training,
             "train/lr": max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups),
         }
-        pl_module.log_dict(timing)
+        pl_module.log_dict(timing, sync_dist=True)
         self._row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +14,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
+
+from conf.launch import composed
 
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
 MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
@@ -41,6 +44,7 @@ class SweepCallback(Callback):
         atexit.register(self._at_exit)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        composed()
         if _is_sweep(config):
             # W&B reads it: the jobs of a sweep are one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
@@ -56,8 +60,7 @@ class SweepCallback(Callback):
         folder = Path(str(config.hydra.runtime.output_dir))
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
             write_text(folder / "error.log", "".join(traceback.format_exception(error)))
-        mistake = _mistake(error)
-        self._message = None if mistake is None else _one_line(mistake)
+        self._message = _mistake(error)
         if _is_sweep(config):
             self._fail(config, job_return, folder, error)
 
@@ -129,10 +132,14 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _mistake(error: BaseException) -> BaseException | None:
+def _mistake(error: BaseException) -> str | None:
+    """What the user did wrong, in one line; None where it may be a fault of the program."""
     cause = root_cause(error)
-    ours = any(base.__name__ in MISTAKES for base in type(cause).__mro__)
-    return cause if ours or isinstance(cause, CONFIG_MISTAKES) else None
+    if any(base.__name__ in MISTAKES for base in type(cause).__mro__) or isinstance(cause, CONFIG_MISTAKES):
+        return _one_line(cause)
+    part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
+    # A class of another package that refuses what it was given; it cannot know what the setting is called here.
+    return f"{part[1]}: {_one_line(cause)}" if part and isinstance(cause, ValueError | TypeError) else None
 
 
 def _one_line(error: BaseException) -> str:

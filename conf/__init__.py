@@ -1,7 +1,6 @@
 """Every choice of litesort, as YAML; importing this package registers the resolvers that the files use."""
 
 import hashlib
-import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ def slug(text: str, longest: int = 96) -> str:
 
 
 def resume_dir(ckpt: str | None, fresh: str) -> str:
-    """Folder of a run: the checkpoint's own when it resumes, else a fresh one."""
-    return str(Path(ckpt).parent) if ckpt else fresh
+    """Folder of a run: the checkpoint's own when it resumes, else a fresh one: a mistyped path makes no folder."""
+    return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh
 
 
 def exported_dir(ckpt: str | None) -> str:
@@ -73,70 +72,6 @@ def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> Di
     for key, value in fixed.items():
         OmegaConf.update(cfg, key, value)
     return cfg
-
-
-def trusted(stored: dict[str, Any], over: dict[str, Any]) -> DictConfig:
-    """A config that came in a file, with values on top, if its `data` would build nothing but classes of `datamodules`:
-    building is running, and a file is not to run anything.
-
-    Args:
-        stored: What `portable` returned.
-        over: Values on top.
-
-    Raises:
-        ModelError: It names anything else, or has no `data`.
-    """
-    from lightning_modules import ModelError
-
-    cfg = merged(stored, over)
-    targets = _targets(OmegaConf.to_container(cfg.data, resolve=True))
-    for target in targets:
-        if not _is_class_of(target, "datamodules"):
-            raise ModelError(f"ckpt: it reads its photos with {target}, not litesort's: say data=folder data.root=...")
-    if not targets:
-        raise ModelError("ckpt: it does not say which photos it was trained with: say data=folder data.root=...")
-    return cfg
-
-
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, dict):
-        return [str(node[key]) for key in ("_target_",) if key in node] + _targets(list(node.values()))
-    return [target for part in node for target in _targets(part)] if isinstance(node, list) else []
-
-
-def _is_class_of(target: str, package: str) -> bool:
-    module, _, name = target.rpartition(".")
-    if not re.fullmatch(rf"{package}(\.[a-z_0-9]+)+", module):
-        return False
-    try:  # imports none but modules of the package: what these have imported themselves has another __module__
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError:
-        return False
-    return isinstance(found, type) and found.__module__ == module
-
-
-def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequence[str] = ()) -> list[str]:
-    """Command line in Hydra's grammar, for keys whose plain form has another meaning there.
-
-    Args:
-        arguments: As typed; with -m they are left alone, for then a comma does mean a sweep.
-        lists: Keys of which `key=a,b` means a list.
-        texts: Keys of which the whole value is text, whatever characters a path has in it.
-
-    Example:
-        >>> as_typed(["format=onnx,torch", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
-        ['format=[onnx,torch]', "source='a b (1).jpg'", 'seed=1']
-    """
-    typed = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in lists and "," in value and value[0] not in "[\"'":
-            argument = f"{key}=[{value}]"
-        elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
-            text = value.replace("\\", "\\\\").replace("'", "\\'")
-            argument = f"{key}='{text}'"
-        typed.append(argument)
-    return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed
 
 
 def data_name(cfg: DictConfig) -> str:

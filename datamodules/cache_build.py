@@ -17,7 +17,7 @@ CHUNK = 8  # photos a task: small enough for an even bar, large enough that hand
 
 
 class PhotoSource(Protocol):
-    """What caches and loaders ask of a source; samples have a unique `.path` and a `.box`."""
+    """What caches and loaders ask of a source; samples have a unique `.path`, a `.box` and a `.frame`."""
 
     samples: list[Any]
 

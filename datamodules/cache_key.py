@@ -52,7 +52,8 @@ class DigestIndex:
         self._remember(missing, states, digests)
         whole = hashlib.sha256(json.dumps([FORMAT, size, policy, len(digests)]).encode())
         for sample, digest in zip(self.source.samples, digests, strict=True):
-            whole.update(repr(sample.box).encode() + b"\0" + (digest or UNREADABLE))
+            part = sample.box if sample.frame is None else (sample.box, sample.frame)
+            whole.update(repr(part).encode() + b"\0" + (digest or UNREADABLE))
         return whole.hexdigest()[:32]
 
     def _state(self, index: int) -> tuple[str, list[int] | None]:

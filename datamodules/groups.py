@@ -8,7 +8,13 @@ import numpy as np
 from datamodules import DataError
 
 
-def group_ids(paths: Sequence[str], pattern: str | None, block: int | None, names: Sequence[str | None]) -> np.ndarray:
+def group_ids(
+    paths: Sequence[str],
+    pattern: str | None,
+    block: int | None,
+    names: Sequence[str | None],
+    twins: np.ndarray | None = None,
+) -> np.ndarray:
     """Number the groups of photos: (N,) int64, equal where two photos must stay on one side.
 
     Photos belong together if the source says so, or if `pattern` finds the same text in their paths, or through a chain
@@ -19,6 +25,7 @@ def group_ids(paths: Sequence[str], pattern: str | None, block: int | None, name
         pattern: regular expression that is searched in each path; its captures, else the whole match, name the group.
         block: the last capture that is a number counts by `number // block`, so that neighbours share a group.
         names: groups that the source gives, None for a photo that it leaves alone.
+        twins: (N,) int64, equal for photos that show the same; they take the place of the expression.
 
     Raises:
         DataError: no such expression, a path it does not match, or no number to make blocks of.
@@ -27,12 +34,17 @@ def group_ids(paths: Sequence[str], pattern: str | None, block: int | None, name
     array([0, 1, 1])
     """
     keys: list[list[tuple[object, ...]]] = [[("source", name)] if name is not None else [] for name in names]
-    if pattern is not None:
+    if twins is not None:
+        if block is not None:
+            raise DataError(f"data.group_block={block} has no meaning for data.group_by=duplicates: unset it")
+        for own, twin in zip(keys, twins.tolist(), strict=True):
+            own.append(("twin", twin))
+    elif pattern is not None:
         for own, key in zip(keys, _matches(paths, pattern, block), strict=True):
             own.append(key)
     elif block is not None:
         raise DataError(f"data.group_block={block} needs data.group_by: a regular expression that captures the number")
-    return _components(keys)
+    return components(keys)
 
 
 def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tuple[object, ...]]:
@@ -62,7 +74,7 @@ def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tupl
     return keys
 
 
-def _components(keys: Sequence[Sequence[tuple[object, ...]]]) -> np.ndarray:
+def components(keys: Sequence[Sequence[tuple[object, ...]]]) -> np.ndarray:
     """Join photos that share any key, (N,) int64 numbered from 0 by first appearance (union-find)."""
     parent = list(range(len(keys)))
 

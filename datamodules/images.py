@@ -62,7 +62,7 @@ def read_image(
 
     Raises BrokenImage where the file is missing, empty, truncated, damaged, no image or too large.
     """
-    data = file if isinstance(file, bytes) else _read_bytes(Path(file))
+    data = file if isinstance(file, bytes) else read_bytes(Path(file))
     try:
         image = _decode_jpeg(data, box, min_side, max_pixels) if simplejpeg and data[:2] == b"\xff\xd8" else None
         if image is None:
@@ -107,7 +107,8 @@ def load(
     return resize(read_image(file, box=box, min_side=size, max_pixels=max_pixels), size, policy)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a photo file; BrokenImage where it is missing, empty, over-large or no regular file."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -127,7 +128,7 @@ def _one_line(error: Exception) -> str:
         return "is no image that can be recognised"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"is over-large: {error}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return " ".join(f"cannot be decoded ({type(error).__name__}: {error})".split())[:200]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -204,8 +205,7 @@ def _decode_pil(data: bytes, box: Box | None, min_side: int | None, max_pixels: 
         reduction = _reduction(width, height, box, min_side) if image.format in ("JPEG", "MPO") else 1
         if reduction > 1:
             image.draft(None, (width // reduction, height // reduction))
-            if image.size == (width, height):
-                reduction = 1
+            reduction = reduction if image.size != (width, height) else 1
         image.load()
         return _cut(np.array(_to_rgb(_exif_upright(image))), box, reduction)
 

@@ -15,6 +15,8 @@ from datamodules.augment import Augment
 from datamodules.batch import Batch
 from datamodules.cache import open_pixels
 from datamodules.cache_file import Pixels
+from datamodules.duplicates import duplicate_groups
+from datamodules.edits import edited, named
 from datamodules.groups import group_ids
 from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
 from datamodules.quarantine import Quarantine, first_process
@@ -44,12 +46,13 @@ class WasteDataModule(pl.LightningDataModule):
         cache_budget_gb: a larger cache is not built, and photos are decoded each time.
         val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
         fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
-        group_by: regular expression on the path; photos with the same captures stay on one side of the split.
+        group_by: regular expression on the path: equal captures stay on one side; "duplicates": what is alike.
         group_block: with it, the last number captured counts in blocks of this many, so that neighbours stay together.
         seed: of the split, the order and the augmentation.
         on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
         quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
         classes: class names in the order that a trained network has them; the source's are mapped by name.
+        exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels.
         root, file: flat names of settings of the source, which has read them already: not used here.
 
     Attributes:
@@ -83,6 +86,8 @@ class WasteDataModule(pl.LightningDataModule):
         on_error: Literal["quarantine", "raise"] = "quarantine",
         quarantine_dir: str | Path | None = None,
         classes: Sequence[str] | None = None,
+        exclude: str | Path | None = None,
+        relabel: str | Path | None = None,
         root: str | Path | None = None,
         file: str | Path | None = None,
     ) -> None:
@@ -94,14 +99,14 @@ class WasteDataModule(pl.LightningDataModule):
         if size < 1:
             raise DataError(f"data.size={size} is not a size: use 1 or more pixels, e.g. data.size=128")
         auto_workers(num_workers)
-        self.source, self.size, self.resize = source, size, resize
+        self.source, self.size, self.resize = edited(source, exclude, relabel), size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
         self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
         self.val_fraction, self.test_fraction, self.fold, self.folds = val_fraction, test_fraction, fold, folds
         self.group_by, self.group_block, self.seed = group_by, group_block, seed
-        self.samples: list[Sample] = source.samples
-        self.classes, self.labels = _named(source, classes)
+        self.samples: list[Sample] = self.source.samples
+        self.classes, self.labels = named(self.source, classes)
         self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
         self._any_class = classes is not None  # a set that is judged need not hold all that the network knows
         self._pixels: Pixels | None = None
@@ -157,9 +162,10 @@ class WasteDataModule(pl.LightningDataModule):
         self.setup()
         rows = self.rows
         samples = [self.samples[row] for row in rows]
-        groups = group_ids(
-            [sample.path for sample in samples], self.group_by, self.group_block, [sample.group for sample in samples]
-        )
+        small = self.source, self.cache_dir, self.cache_budget_gb, first_process()
+        twins = duplicate_groups(*small)[rows] if self.group_by == "duplicates" else None
+        names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
+        groups = group_ids(paths, self.group_by, self.group_block, names, twins)
         labels, classes = self.labels[rows], self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
@@ -183,6 +189,16 @@ class WasteDataModule(pl.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Training photos of each class."""
         return np.bincount(self.labels[self.splits["train"]], minlength=len(self.classes)).tolist()
+
+    @property
+    def drawn_counts(self) -> list[int]:
+        """Photos of each class that an epoch draws on average: the imbalance that an objective still meets."""
+        labels = self.labels[self.splits["train"]]
+        weights = getattr(self.sampler(labels, seed=self.seed), "weights", None)
+        if weights is None:
+            return self.class_counts
+        shares = np.bincount(labels, weights=weights, minlength=len(self.classes)) / np.sum(weights)
+        return np.rint(shares * len(labels)).astype(int).tolist()
 
     def train_dataloader(self) -> Loader:
         rows, (rank, world_size) = self.splits["train"], self._place()
@@ -232,16 +248,3 @@ class WasteDataModule(pl.LightningDataModule):
             return Batch(pixels.to(torch.float32).div_(255), targets, indices)
         pixels, targets = self.augment.mix(self.augment(pixels, draws), targets, len(self.classes), draws)
         return Batch(pixels, targets, indices)
-
-
-def _named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
-    """Class names and labels (N,) int64: the source's own, or mapped by name onto `classes`."""
-    names = list(source.classes if classes is None else classes)
-    strangers = [name for name in source.classes if name not in names]
-    if strangers:
-        raise DataError(
-            f"data: class {', '.join(strangers)} is not one that the network knows ({', '.join(names)}): "
-            "rename or remove it"
-        )
-    place = np.array([names.index(name) for name in source.classes], np.int64)
-    return names, place[np.array([sample.label for sample in source.samples], np.int64)]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from deployment import DeploymentError
 from deployment.latency import (
     Contender,
     Pipeline,
@@ -33,6 +34,9 @@ class Clocks:
         end_to_end: Measure from file to class too.
         photos: Files that the end-to-end clock goes through, over and over.
         settings: Length of a measurement, warm-up, threads.
+
+    Raises:
+        DeploymentError: A setting is out of range, or the device is not here.
     """
 
     def __init__(
@@ -43,6 +47,16 @@ class Clocks:
         photos: int = 64,
         settings: Settings | None = None,
     ) -> None:
+        if not batches or min(batches) < 1:
+            raise DeploymentError(f"latency.batches={list(batches)} is out of range: list batch sizes of 1 or more")
+        if photos < 1:
+            raise DeploymentError(f"latency.photos={photos} is out of range: give 1 or more")
+        try:
+            there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+        except RuntimeError as error:
+            raise DeploymentError(f"latency.device={device} is not a device: give cpu or cuda:0") from error
+        if not there:
+            raise DeploymentError(f"latency.device={device} is not here: no CUDA device was found, give cpu")
         self.device, self.batches, self.end_to_end, self.photos = device, list(batches), end_to_end, photos
         self.settings = settings
 

@@ -91,6 +91,13 @@ class Score:
             raise DeploymentError("score.time=relative needs a reference: measure the model together with one")
         return self.reference_time * float(entry["ratio"])
 
+    def check(self, batches: Sequence[int], end_to_end: bool) -> None:
+        """Raise DeploymentError unless what will be measured holds what this score counts."""
+        if 1 not in batches:
+            raise DeploymentError(f"latency.batches={list(batches)} lacks 1, which score={self.name} counts: add it")
+        if self.clock == "end_to_end" and not end_to_end:
+            raise DeploymentError(f"latency.end_to_end=false, but score={self.name} counts that time: leave it true")
+
     def judge(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
         """Score one model from its macro F1 and its latency records, as flat rows of metrics.json.
 

@@ -50,13 +50,15 @@ def make_record(
     return record
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     """Read a checkpoint that litesort wrote, on the CPU, executing no code from it.
 
     Returns the checkpoint as Lightning wrote it ("state_dict", "epoch", ...) with its record, patched to today's
     format, under "litesort". ModelError for a file that is missing, broken, unsafe, not litesort's, or of a newer
     format.
     """
+    if path is None:
+        raise ModelError("ckpt is not given: name the checkpoint of a run, e.g. ckpt=runs/.../best.ckpt")
     checkpoint = read_torch(path, "ckpt")
     record = checkpoint.get(RECORD)
     if not isinstance(record, Mapping) or "state_dict" not in checkpoint or "format" not in record:

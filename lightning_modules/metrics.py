@@ -27,7 +27,9 @@ class StageMetrics(nn.Module):
 
     confusion: Tensor | None
 
-    def __init__(self, classes: list[str], auroc_thresholds: int = 200, calibration_bins: int = 15) -> None:
+    def __init__(
+        self, classes: list[str], auroc_thresholds: int = 200, calibration_bins: int = 15, over_ranks: bool = True
+    ) -> None:
         super().__init__()
         c = len(classes)
         self.classes = classes
@@ -37,11 +39,15 @@ class StageMetrics(nn.Module):
         # compute_groups=False: grouping compares states on the host
         self.collection = MetricCollection(
             {
-                "f1": MulticlassF1Score(c, average="none", validate_args=False),
-                "accuracy": MulticlassAccuracy(c, average="micro", validate_args=False),
-                "auroc": MulticlassAUROC(c, average="none", thresholds=thresholds, validate_args=False),
-                "ece": MulticlassCalibrationError(c, n_bins=calibration_bins, norm="l1", validate_args=False),
-                "confusion": MulticlassConfusionMatrix(c, validate_args=False),
+                "f1": MulticlassF1Score(c, average="none", validate_args=False, sync_on_compute=over_ranks),
+                "accuracy": MulticlassAccuracy(c, average="micro", validate_args=False, sync_on_compute=over_ranks),
+                "auroc": MulticlassAUROC(
+                    c, average="none", thresholds=thresholds, validate_args=False, sync_on_compute=over_ranks
+                ),
+                "ece": MulticlassCalibrationError(
+                    c, n_bins=calibration_bins, norm="l1", validate_args=False, sync_on_compute=over_ranks
+                ),
+                "confusion": MulticlassConfusionMatrix(c, validate_args=False, sync_on_compute=over_ranks),
             },
             compute_groups=False,
         )
@@ -88,7 +94,7 @@ def evaluate(probabilities: np.ndarray, targets: np.ndarray, classes: list[str])
 
     probabilities: (N, C) float in [0, 1]; targets: (N,) int. Returns the values of `StageMetrics.compute` as numbers.
     """
-    metrics = StageMetrics(classes)
+    metrics = StageMetrics(classes, over_ranks=False)  # after DDP training the other ranks are gone
     # The softmax of logarithms is what they were taken of.
     metrics.update(torch.from_numpy(probabilities).log(), torch.from_numpy(targets))
     return {name: float(value) for name, value in metrics.compute().items()}

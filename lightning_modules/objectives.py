@@ -125,5 +125,6 @@ def _usable_counts(setting: str, counts: Sequence[int] | None) -> list[int]:
         empty = [i for i, count in enumerate(counts) if count < 1]
         raise ModelError(f"{setting} needs a training photo of every class, but classes number {empty} have none")
     if min(counts) == max(counts):
-        raise ModelError(f"{setting} does nothing: all classes have {counts[0]} photos; use objective=cross_entropy")
+        even = f"every class is seen {counts[0]} times an epoch"
+        raise ModelError(f"{setting} does nothing, for {even}: use sampler=shuffle, or objective=cross_entropy")
     return [int(count) for count in counts]

@@ -148,9 +148,7 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
     best = front(costs, values)
     with _figure(7.0, 4.6, path) as figure:
         axes = figure.add_subplot()
-        axes.plot(
-            [costs[i] for i in best], [values[i] for i in best], color=BLUE, drawstyle="steps-post", linewidth=1.5
-        )
+        axes.plot([costs[i] for i in best], [values[i] for i in best], color=BLUE, ds="steps-post", lw=1.5)
         for chosen, marker, colour, label in (
             (True, "o", BLUE, "on the front"),
             (False, "X", GREY, "beaten by another"),
@@ -168,8 +166,8 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
         _name_points(axes, points, best)
         axes.grid()
         axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)", title=title)
-        if len(best) < len(points):
-            axes.legend(loc="lower right")
+        if len(best) < len(points):  # above the axes, where it hides no point
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0.3)
     return path
 
 
@@ -224,7 +222,9 @@ def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: S
         elif i in best:
             axes.annotate(name, (cost, value), (7, -12), textcoords="offset points", fontsize=8.5, ha="left")
         elif len(points) <= 20:
-            look: Any = {"fontsize": 8.5, "color": "#666666", "ha": "center"}
+            across = place.transform((cost, value))[0]
+            side = "left" if across < 0.2 else "right" if across > 0.8 else "center"  # inside of the picture
+            look: Any = {"fontsize": 8.5, "color": "#666666", "ha": side}
             axes.annotate(name, (cost, value), (0, 8), textcoords="offset points", **look)
 
 

@@ -35,7 +35,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 60
+    assert len(OPTIONS) == 64
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "deployment": set(),
     "reports": set(),
     "conf": {"lightning_modules"},  # for the error that a user's mistake raises
-    "callbacks": {"lightning_modules", "deployment", "reports"},
+    "callbacks": {"lightning_modules", "deployment", "reports", "conf"},  # of conf only what starts an entry point
 }
 # Room -> packages that it knows nothing of.
 TORCH = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning_fabric", "lightning", "timm", "kornia"}

@@ -221,3 +221,14 @@ def test_help_and_config_import_no_torch(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert "resnet18d" in done.stdout
+
+
+def test_two_processes_train_one_run(photos, tmp_path):
+    arguments = [*TINY, f"data.root={photos}", "epochs=2", f"hydra.run.dir={tmp_path / 'ddp'}"]
+    done = run(*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "ddp" / "metrics.json").read_text())
+    assert results["status"] == "completed"
+    assert results["photos"] == 9  # each once, whichever rank judged it
+    assert len((tmp_path / "ddp" / "history.csv").read_text().splitlines()) == 1 + 2
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1

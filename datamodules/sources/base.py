@@ -21,6 +21,7 @@ class Sample:
         split: the side that the source itself puts it on, or None where that is left to the data module.
         group: samples of one group (frames of one clip, boxes of one photo) never straddle a split.
         box: left, top, right, bottom in pixels of the upright photo; None for the whole photo.
+        frame: width and height of the photo that the box was drawn on, where the one on disk may be turned or scaled.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Sample:
     split: Split | None = None
     group: str | None = None
     box: tuple[int, int, int, int] | None = None
+    frame: tuple[int, int] | None = None
 
 
 class Source:

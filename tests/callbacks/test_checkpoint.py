@@ -18,6 +18,7 @@ from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from callbacks.ema import EMA
 from callbacks.history import History
 from callbacks.reseed import Reseed
+from lightning_modules import ModelError
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +55,19 @@ class StopAfter(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.current_epoch == self.epoch and batch_idx == 2:
             raise InterruptedError
+
+
+def test_metric_that_is_not_logged_is_named_after_the_first_epoch(tmp_path, make_module, make_trainer, data):
+    trainer = make_trainer(RunCheckpoint(str(tmp_path), monitor="val/f2"), epochs=3)
+    with pytest.raises(ModelError, match=r"monitor=val/f2 is not logged: there is .*val/f1_macro"):
+        trainer.fit(make_module(), datamodule=data)
+    assert trainer.current_epoch == 0
+
+
+def test_run_without_a_validation_says_so(tmp_path, make_module, make_trainer, data):
+    trainer = make_trainer(RunCheckpoint(str(tmp_path)), epochs=1, check_val_every_n_epoch=2)
+    with pytest.raises(ModelError, match="no epoch was validated"):
+        trainer.fit(make_module(), datamodule=data)
 
 
 def test_last_is_the_latest_epoch_and_best_the_best(tmp_path, make_module, make_trainer, data):

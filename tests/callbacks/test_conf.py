@@ -16,7 +16,7 @@ from lightning_modules import ModelError
 
 CONF = Path(conf.__file__).parent
 DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress"]
-OPTIONAL = ["batch_size_finder", "early_stopping", "ema", "head_warmup", "lr_finder", "lr_monitor"]
+OPTIONAL = ["batch_size_finder", "early_stopping", "ema", "freeze", "head_warmup", "lr_finder", "lr_monitor"]
 LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "none": []}
 
 
@@ -45,7 +45,8 @@ def test_every_value_has_a_comment():
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_an_optional_callback_joins_the_default_ones(tmp_path, name):
-    cfg = configured(tmp_path, f"callbacks=[default,{name}]")
+    needed = {"freeze": ["callbacks.freeze.modules=[conv1]"]}.get(name, [])
+    cfg = configured(tmp_path, f"callbacks=[default,{name}]", *needed)
     assert list(cfg.callbacks) == [*DEFAULT, name]
     assert len(instantiate(cfg.callbacks)) == 6
 

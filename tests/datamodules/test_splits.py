@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError
@@ -73,7 +73,10 @@ def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
 @given(photos(grouped=True), st.integers(2, 5), st.integers(0, 99))
 def test_folds_test_on_every_photo_once(data, folds, seed):
     labels, groups = data
-    every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
+    try:
+        every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
+    except DataError:  # one group may be so large that too few are left for the other sides
+        reject()
     for sides in every:
         assert_partition(sides, len(labels))
         assert not set(groups[sides["train"]]) & set(groups[sides["test"]])

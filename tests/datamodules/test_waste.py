@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -18,7 +20,7 @@ from pytorch_lightning.tuner import Tuner
 from datamodules import DataError, images
 from datamodules.augment import Augment
 from datamodules.mixing import Mixing
-from datamodules.samplers import WeightedSampler
+from datamodules.samplers import ShuffleSampler, WeightedSampler
 from datamodules.sources.filelist import FileListSource
 from datamodules.sources.folder import FolderSource
 from datamodules.waste import WasteDataModule
@@ -344,12 +346,8 @@ def test_lightning_can_look_for_a_batch_size(make, tmp_path):
 
 def configured(kind, **changes):
     """The data node of `data=kind`, built as an entry point does."""
-    base, own = (OmegaConf.load(CONF / "data" / f"{name}.yaml") for name in ("_base", kind))
-    assert own.pop("defaults") == ["_base", "_self_"]
-    augment = {"_target_": "datamodules.augment.Augment", "magnitude": 9}
-    sampler = OmegaConf.load(CONF / "sampler" / "weighted.yaml")
-    cfg = OmegaConf.create({"seed": 5, "sampler": sampler, "augment": augment, "data": OmegaConf.merge(base, own)})
-    OmegaConf.set_struct(cfg, True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5"])
     return instantiate(OmegaConf.merge(cfg, {"data": changes}).data)
 
 
@@ -386,3 +384,12 @@ def test_neighbouring_numbers_of_trashnet_stay_on_one_side(make, tmp_path):
     for side, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
         counts = np.bincount(data.labels[data.splits[side]], minlength=6)
         assert (np.abs(counts - share * total) <= 20).all()
+
+
+def test_objective_is_told_what_the_sampler_draws(make):
+    uneven = make(sampler=partial(WeightedSampler, power=0.0))
+    assert uneven.drawn_counts == uneven.class_counts
+    even = make(sampler=partial(WeightedSampler, power=1.0))
+    assert len(set(even.class_counts)) > 1
+    assert len(set(even.drawn_counts)) == 1
+    assert make(sampler=ShuffleSampler).drawn_counts == uneven.class_counts

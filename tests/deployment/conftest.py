@@ -24,8 +24,8 @@ def shipped(photos: Path) -> SimpleNamespace:
     files = sorted(photos.rglob("*.jpg"))[::5]
     pixels = np.stack([images.load(file, SIZE, "pad") for file in files])
     targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
-    optimizer = torch.optim.AdamW(net.train().parameters(), lr=3e-3)
-    for _ in range(40):
+    optimizer = torch.optim.AdamW(net.train().parameters(), lr=5e-3)
+    for _ in range(100):
         optimizer.zero_grad()
         images_ = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
         torch.nn.functional.cross_entropy(net(images_), targets, label_smoothing=0.1).backward()

@@ -65,7 +65,7 @@ def test_weights_are_not_part_of_the_checkpoint():
         (lambda: CrossEntropy(label_smoothing=1.0), "label_smoothing=1.0"),
         (lambda: CrossEntropy(class_weight_power=0.5), "needs the training photos"),
         (lambda: CrossEntropy(class_weight_power=2.0, class_counts=COUNTS), "class_weight_power=2.0"),
-        (lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 5]), "does nothing: all classes have 5"),
+        (lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 5]), "does nothing, for every class is seen 5"),
         (lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 0]), r"classes number \[1\] have none"),
         (lambda: Focal(gamma=0.0), "gamma=0.0 does nothing"),
         (lambda: LogitAdjustment(tau=0.0, class_counts=COUNTS), "tau=0.0 does nothing"),

@@ -1,0 +1,145 @@
+"""Peak memory of trainings beside the page cache, and what several of them share.
+
+    python benchmarks/memory.py                              # one training at 224 px on photos made for it
+    python benchmarks/memory.py --root photos --jobs 10 --model lcnet_050
+
+Starts `python train.py` --jobs times, once the pixel cache is built, and reads /proc while they run, decoding, judging
+and drawing included. Own memory is RssAnon + RssShmem: what is left when the system takes back the pages of files.
+Shares of the pixel cache are told by Pss, which counts a page that n processes map as 1/n for each.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from photos import write_photos
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+MB, GB = 1e6, 1e9
+
+
+class Watch(threading.Thread):
+    """Sample processes until `stop`; `peaks` holds bytes by (process id, what)."""
+
+    def __init__(self, every: float) -> None:
+        super().__init__(daemon=True)
+        self.every, self.pids, self.stopped = every, list[int](), threading.Event()
+        self.peaks: dict[tuple[int, str], float] = defaultdict(float)
+        self.shared = {"all maps": 0.0, "counted once": 0.0, "processes": 0.0}
+
+    def run(self) -> None:
+        while not self.stopped.wait(self.every):
+            maps = []
+            for pid in self.pids:
+                try:
+                    status, kept = fields(f"/proc/{pid}/status"), pixel_maps(pid)
+                except OSError:  # it has ended
+                    continue
+                if "RssAnon" in status:
+                    self._note(pid, status)
+                    maps.append(kept)
+            together = sum(rss for rss, _ in maps)
+            if together > self.shared["all maps"]:
+                values = together, sum(pss for _, pss in maps), sum(rss > 0 for rss, _ in maps)
+                self.shared = dict(zip(self.shared, values, strict=True))
+
+    def _note(self, pid: int, status: dict[str, float]) -> None:
+        seen = {"own": status["RssAnon"] + status["RssShmem"], "files": status["RssFile"], "VmHWM": status["VmHWM"]}
+        for what, value in seen.items():
+            self.peaks[pid, what] = max(self.peaks[pid, what], value)
+
+
+def fields(path: str) -> dict[str, float]:
+    """The lines `Name: n kB` of a file in /proc, as bytes."""
+    return {name: 1024.0 * int(kb) for name, kb in re.findall(r"^(\w+):\s+(\d+) kB", Path(path).read_text(), re.M)}
+
+
+def pixel_maps(pid: int) -> tuple[float, float]:
+    """Bytes of the pixel cache in a process: resident, and its share of them."""
+    rss = pss = 0.0
+    ours = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            ours = "/pixels/" in line
+        elif ours and line.startswith(("Rss:", "Pss:")):
+            size = 1024.0 * int(line.split()[1])
+            rss, pss = (rss + size, pss) if line.startswith("Rss:") else (rss, pss + size)
+    return rss, pss
+
+
+def command(options: argparse.Namespace, root: Path, scratch: Path, job: int, *more: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "train.py"), f"model={options.model}", "model.pretrained=false", "data=folder",
+        f"data.root={root.resolve()}", f"data.size={options.size}", f"data.batch_size={options.batch}",
+        f"data.cache_dir={scratch / 'cache'}", f"epochs={options.epochs}", f"seed={job}", "augment=randaugment",
+        f"trainer.limit_train_batches={options.steps}", f"hydra.run.dir={scratch / f'job{job}'}",
+        "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *more,
+    ]  # fmt: skip
+
+
+def start(line: list[str], log: Path) -> subprocess.Popen:
+    with log.open("w") as file:
+        return subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def run(options: argparse.Namespace, root: Path, scratch: Path) -> tuple[Watch, list[int]]:
+    """Build the cache by a training of one step, then train --jobs times at once and watch."""
+    first = start(command(options, root, scratch, 0, "epochs=1", "trainer.limit_train_batches=1"), scratch / "0.log")
+    finish(first, scratch / "0.log")
+    watch = Watch(options.every)
+    watch.start()
+    jobs = range(1, options.jobs + 1)
+    started = [(start(command(options, root, scratch, job), scratch / f"{job}.log"), job) for job in jobs]
+    watch.pids = [process.pid for process, _ in started]
+    for process, job in started:
+        finish(process, scratch / f"{job}.log")
+    watch.stopped.set()
+    watch.join()
+    return watch, watch.pids
+
+
+def finish(process: subprocess.Popen, log: Path) -> None:
+    if process.wait():
+        raise SystemExit(f"a training failed:\n{log.read_text()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder of class folders (default: photos made for it)")
+    parser.add_argument("--photos", type=int, default=1024, help="how many to make")
+    parser.add_argument("--model", default="resnet18d")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20, help="of an epoch")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between two looks")
+    options = parser.parse_args()
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        root = options.root or write_photos(scratch / "photos", options.photos)
+        watch, pids = run(options, root, scratch)
+        cache = sum(file.stat().st_size for file in (scratch / "cache" / "pixels").rglob("*") if file.is_file())
+    table = Table(title=f"{options.model}, {options.size} px, batch {options.batch}: peaks in MB")
+    for column in ("training", "own memory", "pages of files", "both (VmHWM)"):
+        table.add_column(column, justify="right")
+    for number, pid in enumerate(pids, 1):
+        table.add_row(str(number), *(f"{watch.peaks[pid, what] / MB:,.0f}" for what in ("own", "files", "VmHWM")))
+    console = Console()
+    console.print(table)
+    maps, once, count = watch.shared.values()
+    console.print(f"pixel cache: {cache / MB:,.0f} MB on disk; mapped by {count:.0f} at once: {maps / MB:,.0f} MB")
+    console.print(f"counted once: {once / MB:,.0f} MB of memory ({time.perf_counter() - begun:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

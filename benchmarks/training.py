@@ -1,0 +1,162 @@
+"""Training throughput: litesort with everything on, a bare loop, and the usual pipelines that feed that same bare loop.
+
+    python benchmarks/training.py                                  # on the built-in photos
+    python benchmarks/training.py --root photos --models lcnet_050
+
+litesort is `train.train` with its default configuration: Lightning, weighted sampler, metrics, progress bar, csv
+logger, checkpoints; and two of 14 operations a photo. The bare loop takes the same step (network, channels_last,
+objective, optimiser, clipping, schedule) on one batch that lies in memory. The pipelines read the same photos with
+worker processes: torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has a
+process of its own; in every round all take as many steps, one after the other; the first round, which warms up, is left
+out, and so are validation and checkpoints at the end of an epoch. CPU time includes that of the workers.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rivals import BARE, TIMM, TORCHVISION, Rival, Task, now
+
+import conf
+from datamodules.samplers import class_weights
+from datamodules.waste import WasteDataModule
+from lightning_modules.classifier import WasteClassifier
+from train import train
+
+OURS, ALL = "litesort", (BARE, TORCHVISION, TIMM)
+RIVALS = {"resnet18d": (BARE,), "mobilenetv3_small": ALL, "lcnet_050": ALL}
+
+
+class Measured(Exception):
+    """Ends the training when all rounds are done; carries name -> one row (wall, CPU seconds) a round."""
+
+
+class Turns(pl.Callback):
+    """Clock each epoch's steps and, at its end, let every rival take as many.
+
+    Args:
+        rivals: who; names as in `RIVALS`.
+        rounds: epochs that count, after one that does not.
+        workers: processes of a pipeline.
+    """
+
+    def __init__(self, rivals: list[str], rounds: int, workers: int) -> None:
+        self.names, self.rounds, self.workers = rivals, rounds, workers
+        self.rivals: dict[str, Rival] = {}
+        self.clocks: dict[str, list[np.ndarray]] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: WasteClassifier) -> None:
+        data: WasteDataModule = trainer.datamodule
+        cfg = OmegaConf.create(pl_module.state_record["config"])
+        task = Task(
+            cfg={name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "objective", "optimizer")},
+            root=str(data.source.root),
+            files=drawn_files(data, trainer.num_training_batches * data.batch_size),
+            class_counts=data.class_counts,
+            size=data.size,
+            batch=data.batch_size,
+            workers=self.workers,
+            threads=torch.get_num_threads(),
+            turns=self.rounds + 1,
+        )
+        self.rivals = {name: Rival(name, task) for name in self.names}
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.start = now()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.seconds = now() - self.start
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        turn = {OURS: self.seconds} | {name: rival.take_turn() for name, rival in self.rivals.items()}
+        if trainer.current_epoch:
+            for name, seconds in turn.items():
+                self.clocks.setdefault(name, []).append(seconds)
+        if trainer.current_epoch == self.rounds:
+            raise Measured(self.clocks)
+
+    def on_exception(self, *_: object) -> None:
+        for rival in self.rivals.values():
+            rival.close()
+
+
+def drawn_files(data: WasteDataModule, count: int) -> list[tuple[str, int]]:
+    """Files and labels of one epoch of training photos, drawn with the weights of the default sampler."""
+    rows = data.splits["train"]
+    weights = class_weights(data.labels[rows], 1.0)
+    chosen = np.random.default_rng(0).choice(rows, count, p=weights / weights.sum())
+    return [(str(data.source.file(row)), int(data.labels[row])) for row in chosen]
+
+
+def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, list[np.ndarray]]:
+    """Seconds of each round by name."""
+    data = ["data=folder", f"data.root={options.root}"] if options.root else ["data=synthetic"]
+    rivals = ",".join(f"'{name}'" for name in RIVALS.get(model, ALL))
+    turns = f"_target_:__main__.Turns,rounds:{options.rounds},workers:{options.workers},rivals:[{rivals}]"
+    overrides = [
+        f"model={model}", "model.pretrained=false", *data, f"data.size={options.size}", "augment=randaugment",
+        f"data.batch_size={options.batch}", f"epochs={options.rounds + 1}", f"run_dir={scratch}",
+        f"trainer.limit_train_batches={options.steps}", "trainer.limit_val_batches=1", "trainer.accelerator=cpu",
+        f"+callbacks.turns={{{turns}}}",
+    ]  # fmt: skip
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    try:
+        train(cfg)
+    except Measured as done:
+        return done.args[0]
+    raise AssertionError("the training ended before its rounds did")
+
+
+def rows(clocks: dict[str, list[np.ndarray]], images: int) -> Iterator[list[str]]:
+    ours = np.array(clocks[OURS])
+    for name, seconds in clocks.items():
+        wall, cpu = np.median(seconds, axis=0)
+        faster = np.array(seconds) / ours  # round by round: a busy moment touches both
+        low, (by_wall, by_cpu), high = np.quantile(faster, (0.25, 0.5, 0.75), axis=0)
+        yield [name, f"{images / wall:.1f}", f"{images / cpu:.1f}", f"{by_wall:.2f}", f"{low[0]:.2f} - {high[0]:.2f}",
+               f"{by_cpu:.2f}"]  # fmt: skip
+
+
+def report(model: str, options: argparse.Namespace, clocks: dict[str, list[np.ndarray]]) -> Table:
+    sizes = f"{options.size} px, batch {options.batch}, {torch.get_num_threads()} thread(s)"
+    table = Table(title=f"{model}, {sizes}, {options.rounds} rounds of {options.steps} steps")
+    for column in ("", "images/s", "images/CPU s", "litesort: times", "quartiles", "by CPU"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows(clocks, options.steps * options.batch):
+        table.add_row(*row)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(RIVALS))
+    parser.add_argument("--root", help="folder of class folders (default: the built-in photos)")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=30, help="in each turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2, help="processes of each pipeline")
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice, one a core)")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    tables = []
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as scratch:
+            tables.append(report(model, options, measure(model, options, scratch)))
+    console = Console(width=100)
+    for table in tables:
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Is each value of the kind that the code it is meant for takes? Asked before anything is built or read."""
+
+import pydoc
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Values that no class takes as they are: key -> whole numbers only, least, most.
+RANGES: dict[str, tuple[bool, float, float]] = {
+    "seed": (True, 0, 2**32 - 1),
+    "epochs": (True, 1, float("inf")),
+    "trainer.max_epochs": (True, 1, float("inf")),
+    "target_accuracy": (False, 0, 1),
+}
+NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def check(cfg: DictConfig) -> None:
+    """Compare each value beside a `_target_` with the type hint of the parameter that it is for.
+
+    What has no hint, or one that no plain value can be held against, passes: the code itself looks at it.
+
+    Raises:
+        ModelError: A value of another kind, or out of the range of one that belongs to the run as a whole.
+    """
+    raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
+    for key, (whole, least, most) in RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not (fits(value, int if whole else float) and least <= value <= most):
+            limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
+            raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
+    missing = [name for name in NEEDED if "callbacks" in cfg and name not in (cfg.callbacks or {})]
+    if missing:
+        raise _refusal(
+            "callbacks", f"[{','.join(cfg.callbacks or {})}]", f"{' and '.join(missing)} too, as default does"
+        )
+    _walk(raw, values, "")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a plain value can be what a type hint asks for.
+
+    >>> fits(3, float), fits("3", float), fits(None, int | None), fits([1, 0.5], list[int])
+    (True, False, True, False)
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in inner)
+    if origin is typing.Literal:
+        return any(value == part and type(value) is type(part) for part in inner)
+    if hint in (None, type(None)):
+        return value is None
+    if hint in (bool, int):
+        return type(value) is hint
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (str, Path):
+        return isinstance(value, str)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return isinstance(value, list) and all(fits(part, inner[0]) for part in value)
+    return True
+
+
+def describe(hint: Any) -> str:
+    """Say in words what a type hint asks for."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in inner))
+    if origin is typing.Literal:
+        return " or ".join(str(part) for part in inner)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each {describe(inner[0])}"
+    return "null" if hint in (None, type(None)) else KINDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _walk(raw: Any, values: Any, path: str) -> None:
+    if not isinstance(raw, dict):
+        return
+    hints = _hints(values.get("_target_"))
+    for key, value in values.items():
+        link = re.fullmatch(r"\$\{([\w.]+)\}", raw[key]) if isinstance(raw[key], str) else None
+        name = link[1] if link else f"{path}{key}"  # the user's own key, where the value comes from another place
+        if key in hints and value != "???" and not fits(value, hints[key]):
+            raise _refusal(name, value, describe(hints[key]))
+        _walk(raw[key], value, f"{path}{key}.")
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Type hints of what a `_target_` is called with; those that it hands on to its bases included."""
+    found = pydoc.locate(target) if isinstance(target, str) else None
+    hints: dict[str, Any] = {}
+    calls = [vars(base).get("__init__") for base in reversed(found.__mro__)] if isinstance(found, type) else [found]
+    for call in calls:
+        try:
+            hints |= typing.get_type_hints(call)
+        except (NameError, TypeError):  # a hint that only the type checker can read, or nothing that is called
+            continue
+    return hints
+
+
+def _refusal(key: str, value: Any, wanted: str) -> Exception:
+    from lightning_modules import ModelError
+
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    quoted = f", e.g. {key}='\"{shown}\"'" if isinstance(value, int | float) and KINDS[str] in wanted else ""
+    return ModelError(f"{key}={shown} is of no use: give {wanted}{quoted}")

@@ -1,0 +1,188 @@
+"""Photos that show the same: copies, also re-encoded, brightened or cropped, and second shots from the same place.
+
+A photo is brought to 64 x 64 px, whatever its shape; what varies slowly (light, the shadow of a hand, the colour of the
+table) is taken out and the contrast is made even. What is left is described by 16 x 16 numbers, so that the likeness of
+two photos is a scalar product: one matrix product finds all candidates, with no bucket to miss one. Beside the whole
+photo five windows of it are described, so that a copy whose edges were cut off still meets its likeness. Candidates are
+looked at again with 32 x 32 numbers and moved a little over each other.
+
+Photos of one plain background have the same light and shadow. Compared by brightness alone, as a mean or difference
+hash does it, they are all alike, and groups grow through the whole set.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from datamodules import DataError
+from datamodules.cache import open_pixels
+from datamodules.cache_file import Pixels
+from datamodules.groups import components
+from datamodules.sources.base import Source
+
+SIDE = 64  # px of the photo that is described
+COARSE, FINE = 16, 32  # numbers a side of its description, at the first and the second look
+RADIUS = 3  # of 32: what varies more slowly than this is light, not content
+FLOOR = 4.0  # levels of contrast that are taken for noise
+LIKELY = 0.6  # likeness at the first look from which a second is worth while
+LIKE = 0.75  # likeness from which two photos show the same; how it was chosen: docs/data.md
+SHIFT = 2  # of 32: how far two shots of the same may be moved
+TINT = 0.08  # what the colours of a pair may differ by at the first look, as a share of the light
+COLOUR = 0.06  # ... and at the second, where there is content
+WINDOW = 0.9  # share of a side that a window keeps
+BATCH = 512  # photos that are compared with all others at once
+
+
+def duplicate_groups(
+    source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool = False
+) -> np.ndarray:
+    """Number the photos of a source, (N,) int64, equal where they show the same, directly or through a chain.
+
+    It depends on the photos alone, not on the size or the policy that a network is fed with: runs that are compared are
+    split alike. Broken photos are alone.
+    """
+    pixels = small_photos(source, cache_dir, budget_gb, progress)
+    first, second, _ = alike(pixels.array, skip=pixels.broken)
+    keys: list[list[tuple[object, ...]]] = [[] for _ in range(len(pixels.array))]
+    for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        for row in pair:
+            keys[row].append((number,))
+    return components(keys)
+
+
+def small_photos(source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool) -> Pixels:
+    """All photos of a source at 64 x 64 px, cached."""
+    pixels = open_pixels(source, SIDE, "squash", cache_dir=cache_dir, budget_gb=budget_gb, progress=progress)
+    if pixels is None:
+        raise DataError("finding duplicates needs a cache of small photos: raise data.cache_budget_gb")
+    return pixels
+
+
+def alike(
+    pixels: np.ndarray, likeness: float = LIKE, skip: dict[int, str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pairs of photos that show the same.
+
+    pixels: (N, 64, 64, 3) uint8. skip: rows that are no photos.
+    Returns rows (P,) int64 of the one, of the other (larger), and their likeness (P,) float32, at most 1.
+    """
+    first, second = candidates(pixels)
+    found = compare(pixels, first, second)
+    keep = found > likeness
+    table = np.stack([first[keep], second[keep], found[keep]], 1).astype(np.float64)
+    table = np.concatenate([_equal(pixels), table])
+    table = table[np.unique(table[:, :2], axis=0, return_index=True)[1]]
+    table = table[~np.isin(table[:, :2], list(skip or {})).any(1)]
+    return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
+
+
+def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (P,) int64 of pairs that a coarse look finds alike: all against all, some rows of the matrix at a time."""
+    views = [
+        torch.cat([F.avg_pool2d(maps, FINE // COARSE) for maps in parts]).flatten(1)
+        for parts in zip(*map(_views, _batches(pixels)), strict=True)
+    ]
+    views = [(view - view.mean(1, keepdim=True)) for view in views]
+    views = [view / (view.norm(dim=1, keepdim=True) + 1e-3) for view in views]
+    whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
+    found = [torch.empty(0, 2, dtype=torch.int64)]
+    for start in range(0, len(whole), BATCH):
+        rows = slice(start, start + BATCH)
+        best = whole[rows] @ whole.T
+        for window in views[1:]:  # either may be the one that was cut
+            torch.maximum(best, window[rows] @ whole.T, out=best)
+            torch.maximum(best, whole[rows] @ window.T, out=best)
+        best[torch.cdist(tint[rows], tint, p=1) > TINT * tint.shape[1]] = 0
+        one, other = torch.nonzero(best.triu(start + 1) > likely, as_tuple=True)
+        found.append(torch.stack([one + start, other], 1))
+    pairs = torch.cat(found).numpy()
+    return pairs[:, 0], pairs[:, 1]
+
+
+def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(first), BATCH):
+        one, other = (_windows(next(_batches(pixels[rows[start : start + BATCH]]))) for rows in (first, second))
+        ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
+        found.append(torch.stack([_likeness(*way) for way in ways]).amax(0).numpy())
+    return np.concatenate(found)
+
+
+def _likeness(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Likeness (B,) of photos or parts of them, (B, 3, H, W) each: 0 where the colours are others."""
+    first, second = _describe(one), _describe(other)
+    apart = _colours_apart(one, other, torch.maximum(first.abs(), second.abs()))
+    return torch.where(apart > COLOUR, 0, _moved(first, second))
+
+
+def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the part that both show."""
+    best = torch.full((len(one),), -1.0)
+    for down in range(-SHIFT, SHIFT + 1):
+        for right in range(-SHIFT, SHIFT + 1):
+            a = one[:, 0, max(0, down) : FINE + min(0, down), max(0, right) : FINE + min(0, right)].flatten(1)
+            b = other[:, 0, max(0, -down) : FINE + min(0, -down), max(0, -right) : FINE + min(0, -right)].flatten(1)
+            a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+            best = torch.maximum(best, (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-3))
+    return best
+
+
+def _equal(pixels: np.ndarray) -> np.ndarray:
+    """Pairs (P, 3) float64 of rows with equal pixels, each with the first of its kind: flat photos have no content."""
+    first: dict[bytes, int] = {}
+    pairs = [(first.setdefault(photo.tobytes(), row), row, 1.0) for row, photo in enumerate(pixels)]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.float64).reshape(-1, 3)
+
+
+def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
+    """Photos as (B, 3, 64, 64) float32 in [0, 255]."""
+    for start in range(0, len(pixels), BATCH):
+        yield torch.from_numpy(np.array(pixels[start : start + BATCH])).permute(0, 3, 1, 2).float()
+
+
+def _views(photos: torch.Tensor) -> list[torch.Tensor]:
+    """Maps (B, 1, 32, 32) float32 of the whole photos and of their five windows."""
+    return [_describe(part) for part in _windows(photos)]
+
+
+def _windows(photos: torch.Tensor) -> list[torch.Tensor]:
+    """The whole photos (B, 3, 64, 64), and their four corners and middle, 58 px of 64."""
+    cut = round(SIDE * (1 - WINDOW))
+    keep = SIDE - cut
+    places = [(0, 0), (0, cut), (cut, 0), (cut, cut), (cut // 2, cut // 2)]
+    return [photos, *(photos[:, :, top : top + keep, left : left + keep] for top, left in places)]
+
+
+def _describe(photos: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) float32 -> (B, 1, 32, 32) float32, content without light; 0 where there is none."""
+    small = F.adaptive_avg_pool2d(photos, FINE)
+    grey = (small * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    detail = grey - _blur(grey)
+    return detail / (_blur(detail.square()).sqrt() + FLOOR)
+
+
+def _blur(photos: torch.Tensor) -> torch.Tensor:
+    """Twice a box, which is nearly a bell; rows and columns apart, which is what makes it fast."""
+    for _ in range(2):
+        photos = F.pad(photos, [RADIUS] * 4, mode="reflect")
+        photos = F.avg_pool2d(F.avg_pool2d(photos, (2 * RADIUS + 1, 1), 1), (1, 2 * RADIUS + 1), 1)
+    return photos
+
+
+def _tint(photos: torch.Tensor, grid: int = 2) -> torch.Tensor:
+    """Colour without light, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
+    red, green, blue = F.adaptive_avg_pool2d(photos, grid).flatten(2).unbind(1)
+    light = red + green + blue + 30
+    return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)
+
+
+def _colours_apart(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Mean difference of colour (B,) where there is content (B, 1, 32, 32); what all of a photo shares is its light."""
+    apart = (_tint(one, COARSE) - _tint(other, COARSE)).unflatten(1, (2, COARSE * COARSE))
+    apart = (apart - apart.median(2, keepdim=True).values).abs().mean(1)
+    weight = F.avg_pool2d(content, FINE // COARSE).flatten(1).square() + 1e-6
+    return (weight * apart).sum(1) / weight.sum(1)

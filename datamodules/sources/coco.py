@@ -1,0 +1,169 @@
+"""COCO annotations: each box of each photo becomes a sample, cut out as it is read."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from datamodules import DataError, boxes, images
+from datamodules.quarantine import first_process
+from datamodules.sources.base import Sample, Source
+from datamodules.sources.coco_json import Box, Photo, read_coco
+from datamodules.sources.folder import natural
+
+log = logging.getLogger(__name__)
+
+REST = "*"  # in a category map: all that are not named
+_last = threading.local()  # the photo that this thread read last: its other boxes follow
+
+
+class CocoSource(Source):
+    """The boxes of a COCO file, cut out of its photos.
+
+    All boxes of one photo are one group, so that they never straddle a split. Crowds are left out: they are no single
+    object. Boxes that reach over the edge of their photo are cut off there. A photo that is missing, or has not the
+    shape that was annotated, is broken; `boxes.placed` says what becomes of turned and scaled photos.
+
+    Args:
+        file: the COCO file.
+        root: folder that the file names in it start from; None is the folder of the file.
+        categories: category name -> class name, or None to leave its boxes out; "*" stands for the rest. None makes
+            each category a class.
+        margin: what a box is widened by on each side, as a share of its width and height.
+        min_side: boxes whose shorter side, without margin, has fewer px are left out.
+
+    Raises:
+        DataError: no such file, no COCO, a category that the map does not name or that is not there, or no box left.
+    """
+
+    def __init__(
+        self,
+        file: str | Path | None,
+        root: str | Path | None = None,
+        categories: Mapping[str, str | None] | None = None,
+        margin: float = 0.1,
+        min_side: float = 16,
+    ) -> None:
+        if file is None:
+            raise DataError("data.file is not given: name the COCO file of boxes: data.file=annotations.json")
+        self.list = Path(file).expanduser()
+        if not self.list.is_file():
+            raise DataError(f"data.file={file} is not a file: give a COCO file of boxes")
+        self.root = Path(root).expanduser() if root is not None else self.list.parent
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root={root} is not a folder: give the one that the file names of the list start from"
+            )
+        if not 0 <= margin <= 10:
+            raise DataError(f"data.source.margin={margin} must lie between 0 and 10: a share of the box, e.g. 0.1")
+        if not min_side >= 1:
+            raise DataError(f"data.source.min_side={min_side} must be at least 1 px")
+        names, photos, found = read_coco(self.list)
+        classes = _class_of(self.list, names, categories)
+        kept, self.left_out = _chosen(found, classes, min_side)
+        if not kept:
+            raise DataError(f"data.file={file}: no box is left ({_listed(self.left_out)}): see data.source")
+        self.classes = sorted({name for name, _ in kept}, key=natural)
+        self._photos = {photo.name: photo for photo in photos}
+        self._smallest = _smallest_sides([box for _, box in kept], margin)
+        place = {photo.name: number for number, photo in enumerate(photos)}
+        labels = {name: label for label, name in enumerate(self.classes)}
+        self.samples = [
+            _sample(box, labels[name], margin) for name, box in sorted(kept, key=lambda item: place[item[1].photo.name])
+        ]
+
+    def prepare(self) -> None:
+        """Say what became crops and what was left out."""
+        if first_process():
+            left_out = f"; left out: {_listed(self.left_out)}" if any(self.left_out.values()) else ""
+            photos = len({sample.group for sample in self.samples})
+            log.info("data: %d crops of %d photos%s", len(self.samples), photos, left_out)
+
+    def photo(self, index: int) -> Photo:
+        """The photo of sample `index`, as the file records it."""
+        return self._photos[self.samples[index].group or ""]
+
+    def file(self, index: int) -> Path:
+        return self.root / self.photo(index).name
+
+    def read(self, index: int, min_side: int | None = None) -> np.ndarray:
+        """Cut one box out; the boxes of one photo, read in a row by one thread, cost one decoding together."""
+        box, photo = self.samples[index].box, self.photo(index)
+        assert box is not None
+        recorded = photo.width, photo.height
+        if min_side is not None:  # the smallest box decides, so that one decoding serves all
+            min_side = -(-min_side * min(recorded) // self._smallest[photo.name])
+        data = images.read_bytes(self.file(index))
+        whole, orientation = _whole(data, min_side)
+        left, top, right, bottom = boxes.placed(box, recorded, (whole.shape[1], whole.shape[0]), orientation)
+        return np.ascontiguousarray(whole[top:bottom, left:right])
+
+
+def _whole(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
+    """Decode a photo, unless it is the one that this thread decoded last: the bytes tell, so it is never stale."""
+    if getattr(_last, "key", None) != (data, min_side):
+        _last.key = None  # what is held and what is made need not fit into memory together
+        _last.photo = images.read_image(data, min_side=min_side), boxes.orientation(data)
+        _last.key = data, min_side
+    return _last.photo
+
+
+def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Category name -> class name or None."""
+    if categories is None:
+        return {name: name for name in names}
+    strangers = [name for name in categories if name not in names and name != REST]
+    if strangers:
+        raise DataError(
+            f"data.source.categories names {strangers[0]!r:.80}, which is no category of {file}: mend the name"
+        )
+    missing = [name for name in names if name not in categories]
+    if missing and REST not in categories:
+        raise DataError(
+            f"data.source.categories says nothing of {missing[0]!r:.80}: give it a class or null, or the rest by '*'"
+        )
+    return {name: categories[name if name in categories else REST] for name in names}
+
+
+def _chosen(
+    found: list[Box], classes: Mapping[str, str | None], min_side: float
+) -> tuple[list[tuple[str, Box]], Counter[str]]:
+    """The boxes that become samples, with their class, and why the others do not."""
+    kept, left_out = [], Counter[str]()
+    for box in found:
+        left, top, right, bottom = box.edges
+        name = classes[box.category]
+        if name is None:
+            left_out["of no class"] += 1
+        elif box.crowd:
+            left_out["crowds"] += 1
+        elif min(right - left, bottom - top) < min_side:
+            left_out[f"smaller than {min_side:g} px"] += 1
+        else:
+            kept.append((name, box))
+    return kept, left_out
+
+
+def _listed(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are none"
+
+
+def _smallest_sides(kept: list[Box], margin: float) -> dict[str, int]:
+    """Photo name -> shortest side of its boxes, px."""
+    smallest: dict[str, int] = {}
+    for box in kept:
+        left, top, right, bottom = boxes.widened(box.edges, margin, (box.photo.width, box.photo.height))
+        side = min(right - left, bottom - top)
+        smallest[box.photo.name] = min(side, smallest.get(box.photo.name, side))
+    return smallest
+
+
+def _sample(box: Box, label: int, margin: float) -> Sample:
+    photo = box.photo
+    frame = photo.width, photo.height
+    return Sample(
+        f"{photo.name}#{box.id}", label, group=photo.name, box=boxes.widened(box.edges, margin, frame), frame=frame
+    )

@@ -1,0 +1,21 @@
+"""Memory of the host that one training step leaves for the next."""
+
+import ctypes
+import sys
+
+# of <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for this process instead of giving it back to the system.
+
+    A step on a CPU frees hundreds of megabytes of activations, and the next one asks for them again: glibc would return
+    them in between, and the system clear each page anew, which costs small networks 10 to 20 % of their time. The peak
+    of memory stays the same. Returns whether the C library took it; those other than glibc have no such setting.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

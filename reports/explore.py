@@ -1,0 +1,121 @@
+"""What a survey of photos comes to: on the terminal, as numbers, and as lists that `data.exclude` reads."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.files import write_text
+from reports.summary import shown_path
+
+SPLITS = ("train", "val", "test")
+
+
+def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of a survey (see `datamodules.survey`): counts, quantiles, duplicates, and what leaks between splits.
+
+    Args:
+        found: `classes`, `photos` (rows) and `pairs` (duplicates).
+
+    Returns:
+        counts: class -> split -> photos; imbalance: largest class over smallest; quantiles: of width, height, aspect
+        (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %; broken, equal, near: how many photos and
+        pairs; crossing: pairs on two sides of the split; leaked: share of test photos that have a twin in training;
+        disagreeing: pairs under two labels.
+    """
+    photos, pairs = found["photos"], found["pairs"]
+    readable = [photo for photo in photos if photo["broken"] is None]
+    counted = Counter((photo["label"], photo["split"]) for photo in readable)
+    counts = {name: {split: counted[name, split] for split in SPLITS} for name in found["classes"]}
+    totals = [sum(of.values()) for of in counts.values()]
+    sized = [photo for photo in readable if photo["width"] and photo["height"]]
+    series = {key: [photo[key] for photo in sized] for key in ("width", "height", "bytes", "brightness")}
+    series["aspect"] = [photo["width"] / photo["height"] for photo in sized]
+    twins = [(photos[pair["rows"][0]], photos[pair["rows"][1]]) for pair in pairs]
+    leaked = {p["path"] for a, b in twins for p, q in ((a, b), (b, a)) if (p["split"], q["split"]) == ("test", "train")}
+    tested = sum(photo["split"] == "test" for photo in readable)
+    return {
+        "counts": counts,
+        "imbalance": max(totals) / max(1, min(totals)),
+        "quantiles": {key: _quantiles(values) for key, values in series.items()},
+        "broken": len(photos) - len(readable),
+        "equal": sum(pair["equal"] for pair in pairs),
+        "near": sum(not pair["equal"] for pair in pairs),
+        "crossing": sum(a["split"] != b["split"] for a, b in twins),
+        "disagreeing": sum(a["label"] != b["label"] for a, b in twins),
+        "leaked": len(leaked) / tested if tested else 0.0,
+    }
+
+
+def _quantiles(values: Sequence[float]) -> list[float]:
+    return np.round(np.percentile(values, [0, 5, 50, 95, 100]), 3).tolist() if len(values) else []
+
+
+def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
+    """Write exclude.csv (path, reason: broken photos, and each copy but the first) and duplicates.csv (all pairs).
+
+    Example: `python train.py ... data.exclude=runs/explore/.../exclude.csv`.
+    """
+    photos = found["photos"]
+    out = {photo["path"]: photo["broken"] for photo in photos if photo["broken"] is not None}
+    for pair in found["pairs"]:
+        if pair["equal"]:
+            first, second = (photos[row]["path"] for row in pair["rows"])
+            out.setdefault(second, f"equal to {first}")
+    rows = [
+        (photos[a]["path"], photos[b]["path"], pair["likeness"], pair["equal"], photos[a]["split"], photos[b]["split"])
+        for pair in found["pairs"]
+        for a, b in [pair["rows"]]
+    ]
+    header = ("path", "other", "likeness", "equal", "split", "other_split")
+    return [
+        _write(folder / "exclude.csv", [("path", "reason"), *out.items()]),
+        _write(folder / "duplicates.csv", [header, *rows]),
+    ]
+
+
+def _write(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+    """Plain CSV: the paths must read back as they are, so none gets a spreadsheet's apostrophe."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return write_text(path, text.getvalue().encode("utf-8", "backslashreplace").decode())
+
+
+def print_overview(results: Mapping[str, Any], files: Sequence[Path] = (), console: Console | None = None) -> None:
+    """Print counts a class and split, sizes and faults, then the files that were written."""
+    console = console or Console()
+    table = Table("class", *SPLITS, "all", box=None)
+    for name, of in results["counts"].items():
+        table.add_row(Text(name), *(f"{of[split]:,}" for split in SPLITS), f"{sum(of.values()):,}")
+    console.print(Text(f"\n{results['data']}: {len(results['photos']):,} photos", style="bold"))
+    console.print(table)
+    for line, alarming in lines(results):
+        console.print(Text(line, style="red" if alarming else ""))
+    for file in files:
+        console.print(Text(f"  {shown_path(file)}"), soft_wrap=True)
+
+
+def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Sentences about the set, and whether each is a cause for alarm."""
+    said = [(f"largest class over smallest: {results['imbalance']:.1f}", results["imbalance"] > 10)]
+    for key, unit in (("width", "px"), ("height", "px"), ("aspect", "")):
+        if values := results["quantiles"][key]:
+            said.append(
+                (f"{key}: {values[1]:g} to {values[3]:g} {unit}, half below {values[2]:g}".replace(" ,", ","), False)
+            )
+    said.append((f"broken files: {results['broken']}", results["broken"] > 0))
+    said.append((f"pairs of equal files: {results['equal']}, of photos that show the same: {results['near']}", False))
+    if results["disagreeing"]:
+        said.append((f"of these under two labels: {results['disagreeing']}", True))
+    if results["crossing"]:
+        leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
+        mend = "data.group_by=duplicates keeps them together"
+        said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {mend}", True))
+    return said

@@ -1,0 +1,70 @@
+"""The look at a data set: planted faults are found, listed in a form that training reads, and shown."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+import conf
+from explore import explore
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory, cache_dir):
+    """A set of noise with one equal pair, one re-encoded pair under two labels, and a broken file."""
+    root, out = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("out")
+    rng = np.random.default_rng(0)
+    for name in ("bag", "can<b>"):
+        (root / name).mkdir()
+        for number in range(8):
+            blocks = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+            Image.fromarray(blocks).resize((120, 90), Image.Resampling.BICUBIC).save(root / name / f"{number}.png")
+    shutil.copy(root / "bag" / "0.png", root / "bag" / "copy.png")
+    with Image.open(root / "bag" / "1.png") as photo:
+        photo.save(root / "can<b>" / "again.jpg", quality=60)
+    (root / "bag" / "bad.jpg").write_bytes(b"no")
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        cfg = compose("explore", overrides=["data=folder", f"data.root={root}", f"run_dir={out}", "sheet=3"])
+    return explore(cfg), root, out
+
+
+def test_faults_are_counted(looked):
+    results, _, _ = looked
+    assert {key: results[key] for key in ("broken", "equal", "near", "disagreeing")} == {
+        "broken": 1, "equal": 1, "near": 1, "disagreeing": 1,
+    }  # fmt: skip
+    assert [sum(of.values()) for of in results["counts"].values()] == [9, 9]
+    assert results["quantiles"]["width"] == [120] * 5
+    assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_lists_are_what_training_reads(looked):
+    from datamodules.edits import edited
+    from datamodules.sources.folder import FolderSource
+
+    results, root, out = looked
+    with (out / "exclude.csv").open(newline="") as file:
+        listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert listed["bag/copy.png"] == "equal to bag/0.png"
+    assert set(listed) == {"bag/copy.png", "bag/bad.jpg"}
+    assert len(edited(FolderSource(root), out / "exclude.csv", None).samples) == 17
+    with (out / "duplicates.csv").open(newline="") as file:
+        pairs = {(row["path"], row["other"]) for row in csv.DictReader(file)}
+    assert pairs == {("bag/0.png", "bag/copy.png"), ("bag/1.png", "can<b>/again.jpg")}
+    assert json.loads((out / "explore.json").read_text())["broken"] == results["broken"]
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(looked):
+    page = (looked[2] / "explore.html").read_text()
+    assert "<b>" not in page
+    assert "can&lt;b&gt;" in page
+    assert not re.search(r"""(src|href)=['"](?!data:)""", page)
+    assert page.count("<img") == 2 * 3 + 2 * 2
+    assert "pair alarm" in page
+    assert "bag/bad.jpg" in page

@@ -1,0 +1,115 @@
+"""What a user may mistype: one line that names the key, the value and the mend, before any photo is read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import conf
+from conf.check import check
+from evaluate import judges
+from lightning_modules import ModelError
+
+ROOT = Path(__file__).parent.parent
+CONF = Path(conf.__file__).parent
+GROUPS = ("model", "data", "augment", "sampler", "objective", "optimizer", "trainer", "score", "experiment")
+LISTS = ("callbacks", "logger")
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=["run_dir=unused", *overrides])
+
+
+def choices() -> list[str]:
+    files = [(group, file.stem) for group in (*GROUPS, *LISTS) for file in sorted((CONF / group).glob("[!_]*.yaml"))]
+    always = {"default", "checkpoint", "history", "reseed", "wandb_media", "progress"}
+    files = [(group, stem) for group, stem in files if not (group == "callbacks" and stem in always)]
+    forms = {"callbacks": "callbacks=[default,{}]", "logger": "logger=[{}]"}
+    return [forms.get(group, f"{group}={{}}").format(stem) for group, stem in files]
+
+
+@pytest.mark.parametrize("choice", [choice for choice in choices() if choice != "data=checkpoint"])
+def test_every_shipped_value_is_of_the_kind_that_its_code_asks_for(choice):
+    check(composed(choice, *(["model.name=resnet10t"] if choice == "model=timm" else [])))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "epochs=0", "epochs=1.5", "epochs=many", "trainer.max_epochs=-1", "seed=-1", "target_accuracy=2",
+        "data.size=big", "data.size=32.5", "data.root=2024", "data.fold=first", "optimizer.lr=fast", "score.c=x",
+        "latency.batches=1", "latency.batches=[one]", "latency.settings.seconds=long", "classifier.compile=maybe",
+        "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "sampler.power=x", "augment.fill=grey",
+        "callbacks.progress.refresh_rate=x",
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_named(override):
+    key, _, value = override.partition("=")
+    with pytest.raises(ModelError, match="is of no use: give") as caught:
+        check(composed(override))
+    assert str(caught.value).startswith(f"{key}=")
+    assert value.strip("[]") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("score.c=-1", "score.c"),
+        ("score.reference=resnet99", "score.reference"),
+        ("latency.batches=[]", "latency.batches"),
+        ("latency.batches=[0]", "latency.batches"),
+        ("latency.batches=[32]", "latency.batches"),
+        ("latency.photos=0", "latency.photos"),
+        ("latency.device=toaster", "latency.device"),
+    ],
+)
+def test_what_judges_is_refused_before_a_training(override, key):
+    with pytest.raises(Exception, match=rf"{key}=.* (is|lacks) "):
+        judges(composed(override))
+
+
+def test_end_to_end_score_needs_the_end_to_end_clock():
+    with pytest.raises(Exception, match=r"latency\.end_to_end=false"):
+        judges(composed("score=boostcamp", "latency.end_to_end=false"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["model=resnet99"], "model=resnet99 is not there: did you mean resnet"),
+        (["trainer.max_epoch=3"], "trainer.max_epoch is not a setting: did you mean max_epochs?"),
+        (["-m", "experiment=foo"], "experiment=foo is not there: choose one of baseline, finetune"),
+        (["callbacks=[default,foo]"], "callbacks=[foo] is not there: choose from conf/callbacks"),
+        (["model=resnet18,resnet34"], "model=resnet18,resnet34 names several: add -m to sweep over them"),
+        (["data.size"], "data.size cannot be read: write key=value"),
+    ],
+)
+def test_a_command_line_that_does_not_compose_is_one_line(arguments, line, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {line}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_callbacks_that_every_run_needs_are_asked_for():
+    with pytest.raises(ModelError, match=r"callbacks=.*checkpoint and history"):
+        check(composed("callbacks=[ema]"))
+
+
+def test_mistyped_checkpoint_makes_no_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "ckpt=gone/last.ckpt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: ckpt=gone/last.ckpt does not exist: give the path of a file\n"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
+    command = [sys.executable, str(ROOT / "evaluate.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ckpt is not given")
