@@ -1,10 +1,9 @@
-"""Judge a checkpoint: macro F1, calibration, latency, and the one score of F1 and time.
+"""Judge a checkpoint or an exported file: macro F1, calibration, latency, and the one score of F1 and time.
 
-python evaluate.py ckpt=runs/.../best.ckpt                              on the run's own test photos
-python evaluate.py ckpt=runs/.../best.ckpt data=folder data.root=belt   on other photos
+python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test photos; or ckpt=model.onnx, .xml, .pt2
+python evaluate.py ckpt=... data=folder data.root=belt    on other photos
 """
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,12 @@ from omegaconf import DictConfig
 import conf
 from conf.check import check
 from conf.launch import launch
+from conf.trust import trusted
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
     from deployment.clocks import Clocks
+    from deployment.runtimes import Artefact
     from deployment.score import Score
 
 
@@ -37,82 +38,77 @@ def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
 
 
 def judge(
-    ckpt: str,
-    data: "WasteDataModule",
-    cfg: DictConfig,
-    facts: dict[str, Any],
-    split: Any = "test",
-    loggers: Iterable[Any] = (),
-) -> dict[str, Any]:
-    """Judge a checkpoint on a split: writes into `cfg.run_dir`, prints, and returns what metrics.json holds.
-
-    `facts` are further rows of it; `loggers` are those of a training run.
-    """
+    ckpt: str, data: "WasteDataModule", cfg: DictConfig, facts: dict[str, Any], split: Any = "test",
+    loggers: Any = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
     from callbacks.wandb_media import log_answers
     from datamodules.images import load
-    from deployment.profile import profile
-    from deployment.runtimes import TorchPredictor, best_device, predict_all
+    from deployment.profile import cost
+    from deployment.runtimes import predict_all
     from lightning_modules.backbones import create_backbone
-    from lightning_modules.checkpoint import build_net, read_checkpoint
     from lightning_modules.metrics import evaluate
     from reports.environment import versions
     from reports.evaluation import coverage, write_evaluation
     from reports.summary import print_summary
 
-    checkpoint = read_checkpoint(ckpt)
-    net, record, out = build_net(checkpoint), checkpoint["litesort"], Path(cfg.run_dir)
-    predict = TorchPredictor(net, best_device(cfg.accelerator))
+    predict, record, net = open_artefact(ckpt, cfg)
+    classes = record["classes"]
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
-    scores = evaluate(probabilities, targets, record["classes"])
+    scores = evaluate(probabilities, targets, classes)
     score, clocks = judges(cfg)
-    yardstick = create_backbone(score.reference, net.num_classes, pretrained=False)
+    yardstick = create_backbone(score.reference, len(classes), pretrained=False)
     latency = clocks.measure(
-        net, data.size, (score.reference, yardstick, score.reference_size),
+        net or predict, data.size, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
     results = {
         "status": "completed", "error": None, **facts, "ckpt": str(ckpt), "split": split, "photos": len(targets),
-        "model": net.name, "origin": net.origin, "size": data.size, "classes": record["classes"],
+        "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
         **{f"test/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
-        **profile(net, data.size), **score.judge(scores["f1_macro"], latency),
+        **cost(net, record, data.size), **score.judge(scores["f1_macro"], latency),
         "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
     }  # fmt: skip
-    written = write_evaluation(out, results, names, targets, probabilities, record["classes"])
-    log_answers(
-        loggers, probabilities, targets, record["classes"], names,
-        lambda row: data.source.read(indices[row], min_side=256),
-    )  # fmt: skip
+    written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
+    log_answers(loggers, probabilities, targets, classes, names, lambda row: data.source.read(indices[row], 256))
     print_summary(results, [Path(ckpt), *written])
     return results
 
 
-def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", str, str]:
-    """The photos to judge on, which split of them, and their name: the checkpoint's own, where `data` is silent."""
+def open_artefact(ckpt: str, cfg: DictConfig) -> "Artefact":
+    """Load what is to be judged, with the threads that it is timed with and the options of its runtime."""
+    from deployment.runtimes import best_device, load_artefact
+    from lightning_modules.checkpoint import load_net
+
+    device = best_device(cfg.accelerator)
+    return load_artefact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
+
+
+def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", str, dict[str, Any]]:
+    """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
     from hydra.utils import instantiate
 
     said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(said.keys() & {"_target_", "root", "file"})
     if "_target_" not in said:
-        cfg = conf.merged(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
+        cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
         check(cfg)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
     data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
     data.prepare_data()
     data.setup("test")
-    return data, {"auto": "all" if other else "test"}.get(cfg.split, cfg.split), conf.data_name(cfg)
+    facts = {"name": conf.merged(record["config"]).get("name"), "data": conf.data_name(cfg)}
+    return data, {"auto": "all" if other else "test"}.get(cfg.split, cfg.split), facts
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
-    """Judge one checkpoint; returns its score."""
-    from lightning_modules.checkpoint import read_checkpoint
-
-    record = read_checkpoint(cfg.ckpt)["litesort"]
+    """Judge one checkpoint or exported file; returns its score."""
     check(cfg)
-    data, split, name = load_data(record, cfg)
-    return judge(cfg.ckpt, data, cfg, {"name": conf.merged(record["config"]).name, "data": name}, split)["score"]
+    data, split, facts = load_data(open_artefact(cfg.ckpt, cfg).record, cfg)
+    return judge(cfg.ckpt, data, cfg, facts, split)["score"]
 
 
 if __name__ == "__main__":

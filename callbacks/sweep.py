@@ -58,7 +58,8 @@ class SweepCallback(Callback):
             return
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
-        write_text(folder / "error.log", "".join(traceback.format_exception(error)))
+        if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
+            write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         self._message = _mistake(error)
         if _is_sweep(config):
             self._fail(config, job_return, folder, error)

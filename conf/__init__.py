@@ -22,6 +22,11 @@ def resume_dir(ckpt: str | None, fresh: str) -> str:
     return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh
 
 
+def exported_dir(ckpt: str | None) -> str:
+    """Folder of what is exported: beside the checkpoint."""
+    return str(Path(ckpt).parent / "exported") if ckpt else "runs/exported"
+
+
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """Plain form of a config for a checkpoint: its interpolations are kept, so that `data.root=...` later on still
     reaches all that it should; only those of Hydra's own, which end with the job, are filled in."""
@@ -111,3 +116,4 @@ def data_name(cfg: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("resume_dir", resume_dir, replace=True)
+OmegaConf.register_new_resolver("exported_dir", exported_dir, replace=True)

@@ -1,5 +1,17 @@
 """What ships, and how it is judged."""
 
+import importlib
+from types import ModuleType
+
 
 class DeploymentError(ValueError):
     """A deployed file, or a setting of its judging, cannot be used; the message is one line that says what to do."""
+
+
+def optional(module: str, purpose: str) -> ModuleType:
+    """Import one of the packages that only exporting needs; DeploymentError says how to get it where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0].replace("_", "-")
+        raise DeploymentError(f"{purpose} needs the package {package}: pip install 'litesort[export]'") from error

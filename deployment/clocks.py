@@ -1,6 +1,6 @@
-"""A net's time on both clocks, in turn with a reference model."""
+"""The time of nets and exported files on both clocks, in turn with a reference model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 from deployment import DeploymentError
-from deployment.latency import end_to_end_clock, model_clock, torch_contender, torch_pipeline
+from deployment.latency import (
+    Contender,
+    Pipeline,
+    end_to_end_clock,
+    model_clock,
+    predictor_contender,
+    predictor_pipeline,
+    torch_contender,
+    torch_pipeline,
+)
+from deployment.runtimes import Predictor
 from deployment.stopwatch import Settings
 
 MODEL = "model"  # the judged net's name in the records
@@ -52,32 +62,52 @@ class Clocks:
 
     def measure(
         self,
-        net: nn.Module,
+        net: nn.Module | Predictor,
         size: int,
         reference: tuple[str, nn.Module, int],
         reader: Callable[[int], Callable[[Path], np.ndarray]],
         files: Sequence[Path],
     ) -> list[dict[str, Any]]:
-        """Time a net and the reference, round by round.
+        """Time one model, under the name "model", and the reference: see `measure_all`."""
+        return self.measure_all({MODEL: (net, size)}, reference, reader, files)
+
+    def measure_all(
+        self,
+        models: Mapping[str, tuple[nn.Module | Predictor, int]],
+        reference: tuple[str, nn.Module, int],
+        reader: Callable[[int], Callable[[Path], np.ndarray]],
+        files: Sequence[Path],
+    ) -> list[dict[str, Any]]:
+        """Time models and the reference, round by round.
 
         Args:
-            net: (B, 3, S, S) float32 in [0, 1] -> logits (B, C).
-            size: Side S in pixels.
-            reference: Name, net and side of the yardstick. Both nets are moved to `device`, and to channels_last: the
-                layout alone makes a difference of almost two.
+            models: Name -> a net, (B, 3, S, S) float32 in [0, 1] -> logits (B, C), or the predictor of an exported
+                file, which takes (B, S, S, 3) uint8 and normalises by itself; and its side S in pixels. Predictors
+                bring their threads with them.
+            reference: Name, net and side of the yardstick. Nets are moved to `device`, and to channels_last: the layout
+                alone makes a difference of almost two.
             reader: Takes S, returns what turns a file into (S, S, 3) uint8.
             files: Photos for the end-to-end clock.
 
         Returns:
-            Records of `deployment.latency`, with an entry for "model" and one for the reference.
+            Records of `deployment.latency`, with an entry for each model and one for the reference.
         """
         name, yardstick, side = reference
         common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
-        sides = {MODEL: (net, size), name: (yardstick, side)}
+        sides = {**models, name: (yardstick, side)}
         for module, _ in sides.values():
-            module.to(self.device).to(memory_format=torch.channels_last)
-        records = model_clock({key: torch_contender(module, px) for key, (module, px) in sides.items()}, **common)
+            if isinstance(module, nn.Module):
+                module.to(self.device).to(memory_format=torch.channels_last)
+        records = model_clock({key: _contender(model, px) for key, (model, px) in sides.items()}, **common)
         if self.end_to_end:
-            pipelines = {key: torch_pipeline(module, reader(px)) for key, (module, px) in sides.items()}
+            pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
             records += end_to_end_clock(pipelines, files[: self.photos], **common)
         return records
+
+
+def _contender(model: nn.Module | Predictor, size: int) -> Contender:
+    return torch_contender(model, size) if isinstance(model, nn.Module) else predictor_contender(model, size)
+
+
+def _pipeline(model: nn.Module | Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
+    return torch_pipeline(model, prepare) if isinstance(model, nn.Module) else predictor_pipeline(model, prepare)

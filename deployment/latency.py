@@ -18,6 +18,7 @@ from torch import nn
 
 from deployment import DeploymentError
 from deployment.profile import evaluating
+from deployment.runtimes import Predictor
 from deployment.stopwatch import Runner, Settings, measure
 
 
@@ -83,6 +84,20 @@ def torch_pipeline(net: nn.Module, prepare: Callable[[Path], np.ndarray]) -> Pip
         return net(images).softmax(dim=1)
 
     return Pipeline(prepare, predict, str(device), _eager(dtype, layout), net)
+
+
+def predictor_contender(predict: Predictor, size: int) -> Contender:
+    """Contender of an exported file: its graph takes uint8 photos, so conversion and normalisation are timed too."""
+
+    def inputs(batch: int) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+
+    return Contender(predict, inputs, str(predict.device), {**predict.details, "size": size})
+
+
+def predictor_pipeline(predict: Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
+    """Pipeline of an exported file."""
+    return Pipeline(prepare, predict, str(predict.device), predict.details)
 
 
 def model_clock(

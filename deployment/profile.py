@@ -1,8 +1,9 @@
 """What a net costs before any clock runs: parameters and multiply-accumulates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,13 @@ def profile(net: nn.Module, size: int) -> dict[str, int]:
     with evaluating(net), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         net(photo)
     return {"params": sum(math.prod(p.shape) for p in parameters), "macs": counter.get_total_flops() // 2}
+
+
+def cost(net: nn.Module | None, record: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """`profile` of a checkpoint's network, or, for an exported file (`net` None), what its record says of it."""
+    if net is not None:
+        return profile(net, size)
+    return {key: record["exported"].get(key) for key in ("params", "macs")}
 
 
 @contextmanager

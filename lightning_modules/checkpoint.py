@@ -138,6 +138,12 @@ def blank_net(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
     return Backbone(fresh, name=net.name, num_classes=net.num_classes, kwargs=net.kwargs, pruning=pruning).eval()
 
 
+def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
+    """The network of a checkpoint, in eval mode, and its record; errors as in `read_checkpoint` and `build_net`."""
+    checkpoint = read_checkpoint(path)
+    return build_net(checkpoint), checkpoint[RECORD]
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     packages = ("litesort", "torch", "timm", "pytorch-lightning", "torchmetrics", "numpy")

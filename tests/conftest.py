@@ -47,3 +47,36 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ImageDraw.Draw(image).ellipse(box, fill=tuple(int(c + rng.integers(-20, 20)) for c in colour))
             image.save(root / name / f"{name}{number}.jpg", quality=90)
     return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A litesort checkpoint of an lcnet_050 that knows the photos, 32 px, written without a Trainer."""
+    import torch
+    from hydra import compose, initialize_config_dir
+
+    import conf
+    from datamodules import images
+    from lightning_modules.backbones import create_backbone
+    from lightning_modules.checkpoint import RECORD, make_record
+
+    classes = sorted(COLOURS)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        chosen = ["model=lcnet_050", "data=folder", f"data.root={photos}", "data.size=32", f"run_dir={folder}"]
+        cfg = compose("train", overrides=[*chosen, "data.batch_size=8", "data.eval_batch_size=8"])
+    files = sorted(photos.rglob("*.jpg"))
+    pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
+    targets = torch.tensor([classes.index(file.parent.name) for file in files])
+    torch.manual_seed(0)
+    net = create_backbone("lcnet_050", len(classes), pretrained=False)
+    optimizer = torch.optim.AdamW(net.train().parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
+        optimizer.step()
+    square = {"size": 32, "resize": "pad"}
+    record = make_record(net, classes, class_counts=[14] * 3, preprocessing=square, config=conf.portable(cfg))
+    state = {f"net.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state, RECORD: record}, folder / "best.ckpt")
+    return folder / "best.ckpt"

@@ -99,6 +99,11 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def photos_below(folder: Path) -> Iterator[Path]:
+    """Files with a picture suffix at any depth below `folder`, in natural order; hidden ones are passed over."""
+    return _photos(folder, set())
+
+
 def _photos(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Files with a picture suffix below `folder`, in natural order; links are followed, but never in a circle."""
     status = folder.stat()

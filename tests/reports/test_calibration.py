@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import binary_calibration_error
 
-from reports.calibration import calibration_error, coverage_at_accuracy, reliability, risk_coverage
+from reports.calibration import (
+    calibrate,
+    calibration_error,
+    coverage_at_accuracy,
+    fit_temperature,
+    reliability,
+    risk_coverage,
+    tempered,
+)
 
 # Few distinct values, so that ties are common.
 CONFIDENCES = st.lists(st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.9, 1.0]), min_size=1, max_size=12)
@@ -114,3 +122,31 @@ def test_rounding_above_one_is_forgiven_but_percent_is_not():
         reliability(np.array([0.1]), np.array([True]), bins=0)
     with pytest.raises(ValueError, match=r"target=95"):
         coverage_at_accuracy(np.array([0.1]), np.array([True]), target=95)
+
+
+def test_the_temperature_undoes_overconfidence():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3)) * 2
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = np.array([rng.choice(3, p=row) for row in shares])  # these confidences are right
+    sure = tempered(shares, 1 / 2.5)
+    assert fit_temperature(sure, targets) == pytest.approx(2.5, rel=0.1)
+    after, temperature, facts = calibrate(sure, targets, sure, targets)
+    assert facts["ece_after"] < 0.02 < facts["ece_before"]
+    assert facts["temperature"] == temperature
+    np.testing.assert_allclose(after, tempered(sure, temperature))
+    assert (after.argmax(1) == sure.argmax(1)).all()
+    np.testing.assert_allclose(calibrate(sure, targets, sure, targets, 1)[0], sure)
+    with pytest.raises(ValueError, match="expected shapes"):
+        fit_temperature(sure[:0], targets[:0])
+
+
+def test_tempered_divides_logits():
+    logits = np.array([[3.0, 1.0, -2.0], [500.0, 0.0, 0.0]])
+    shares = softmax(logits)
+    np.testing.assert_allclose(tempered(shares[:1], 2.0), softmax(logits[:1] / 2))
+    assert np.isfinite(tempered(shares, 0.1)).all()
+
+
+def softmax(logits):
+    return np.exp(logits - logits.max(1, keepdims=True)) / np.exp(logits - logits.max(1, keepdims=True)).sum(1)[:, None]

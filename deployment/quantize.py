@@ -1,0 +1,207 @@
+"""int8 after training: ranges from real photos, and layers given back to float until little enough is lost."""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deployment import DeploymentError, optional
+from deployment.export import INPUT, save_openvino
+from deployment.record import KEY, pack
+from deployment.runtimes import OnnxPredictor, OpenVINOPredictor, Predictor
+from deployment.writing import Verify, placing
+
+Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; gone through several times
+Judge = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
+
+LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and can be given back
+BETWEEN = (
+    "Add",
+    "Mul",
+    "GlobalAveragePool",
+    "AveragePool",
+    "MaxPool",
+    "Relu",
+    "Clip",
+)  # or int8 would end at each of them
+
+
+def quantize_onnx(
+    source: Path,
+    path: Path,
+    photos: Photos,
+    *,
+    judge: Judge | None = None,
+    max_drop: float = 0.01,
+    verify: Verify | None = None,
+    rounds: int = 6,
+) -> Path:
+    """Make an int8 ONNX file (QDQ, int8 weights a channel, uint8 activations) of a float one.
+
+    Args:
+        source: Float file that litesort wrote.
+        path: Name of the new file.
+        photos: Calibration photos, prepared as for the network, in a form that can be gone through again.
+        judge: Macro F1 of a predictor; with it, layers are given back to float, the most sensitive first and twice as
+            many each round, until the loss is below `max_drop`.
+        max_drop: Macro F1 that may be lost.
+        verify: As in `deployment.export.to_onnx`.
+        rounds: Rounds of giving back.
+
+    Returns:
+        `path`; the names of the layers that were given back are in its metadata, `exported.given_back`.
+
+    Raises:
+        DeploymentError: The package is missing, too much is lost after the last round, and as in `to_onnx`.
+    """
+    optional("onnxruntime.quantization", "precision=int8")
+    base = OnnxPredictor(source)
+    layers, before = _nodes(source)
+    with tempfile.TemporaryDirectory() as room:
+        draft, given_back = Path(room) / "int8.onnx", list[str]()
+        _static(source, draft, photos, nodes_to_exclude=before)
+        if judge is not None:
+            wanted, order = judge(base) - max_drop, list[str]()
+            for number in range(rounds + 1):
+                if (reached := judge(OnnxPredictor(draft))) > wanted:
+                    break
+                if number == rounds:
+                    raise _too_much(path, wanted + max_drop - reached, max_drop, len(given_back))
+                order = order or _by_sensitivity(source, layers, photos, Path(room))
+                given_back = order[: max(1, len(order) >> (rounds - number))]
+                _static(source, draft, photos, nodes_to_exclude=[*before, *given_back])
+        _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, verify)
+    return path
+
+
+def quantize_openvino(
+    source: Path,
+    path: Path,
+    photos: Photos,
+    *,
+    judge: Judge | None = None,
+    max_drop: float = 0.01,
+    verify: Verify | None = None,
+    rounds: int = 6,
+) -> Path:
+    """Make an int8 OpenVINO model of a float one, by NNCF; all else as in `quantize_onnx`."""
+    nncf, openvino = optional("nncf", "precision=int8"), optional("openvino", "precision=int8")
+    base = OpenVINOPredictor(source)
+    single = [batch[place : place + 1] for batch in photos for place in range(len(batch))]
+    data = nncf.Dataset(single)
+    common: dict[str, Any] = {"subset_size": len(single), "preset": nncf.QuantizationPreset.MIXED}
+    model = openvino.Core().read_model(source)
+    with _quiet():
+        nncf.set_log_level(logging.ERROR)
+        if judge is None:
+            small = nncf.quantize(model, data, **common)
+        else:
+            # Answers beside the F1: what NNCF ranks layers by, without asking for an F1 of every photo.
+            def score(compiled: Any, photos: Any) -> tuple[float, list[list[np.ndarray]]]:
+                answers = [[next(iter(compiled(photo).values())).copy()] for photo in photos]
+                return judge(_Compiled(compiled, base)), answers
+
+            restorer = nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds)
+            small = nncf.quantize_with_accuracy_control(
+                model, data, data, score, max_drop=max_drop,
+                drop_type=nncf.DropType.ABSOLUTE, advanced_accuracy_restorer_parameters=restorer, **common,
+            )  # fmt: skip
+    save_openvino(small, path, {**base.record, "exported": _int8(base.record, _in_float(small))}, verify)
+    return path
+
+
+QUANTIZERS: dict[str, Callable[..., Path]] = {"onnx": quantize_onnx, "openvino": quantize_openvino}
+
+
+class _Compiled:
+    """A model that NNCF has compiled, as a predictor."""
+
+    def __init__(self, compiled: Any, like: OpenVINOPredictor) -> None:
+        self.compiled, self.device, self.details = compiled, like.device, like.details
+
+    def __call__(self, photos: np.ndarray | torch.Tensor) -> torch.Tensor:
+        array = photos.cpu().numpy() if isinstance(photos, torch.Tensor) else photos
+        return torch.from_numpy(next(iter(self.compiled(array).values())).copy())
+
+
+def _static(source: Path, target: Path, photos: Photos, **which: list[str]) -> None:
+    quantization = optional("onnxruntime.quantization", "precision=int8")
+    batches = iter(photos)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    with _quiet():
+        # Signed weights and unsigned activations: what CPUs multiply fastest.
+        quantization.quantize_static(
+            str(source), str(target), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=[*LAYERS, *BETWEEN], **which,
+        )  # fmt: skip
+
+
+def _nodes(source: Path) -> tuple[list[str], list[str]]:
+    """Names of the layers with weights, and of the nodes before the first of them: normalisation stays in float."""
+    nodes = optional("onnx", "precision=int8").load(str(source)).graph.node
+    first = next(place for place, node in enumerate(nodes) if node.op_type in LAYERS)
+    return [node.name for node in nodes if node.op_type in LAYERS], [node.name for node in nodes[:first]]
+
+
+def _by_sensitivity(source: Path, layers: Sequence[str], photos: Photos, room: Path) -> list[str]:
+    """Layers by how far the answers move when that layer alone is int8, the farthest first."""
+    some = next(iter(photos))
+    exact, moved = OnnxPredictor(source)(some), {}
+    for layer in layers:
+        _static(source, room / "one.onnx", [some], nodes_to_quantize=[layer])
+        moved[layer] = float((OnnxPredictor(room / "one.onnx")(some) - exact).abs().mean())
+    return sorted(layers, key=lambda layer: -moved[layer])
+
+
+def _rewrite(draft: Path, path: Path, record: dict[str, Any], verify: Verify | None) -> None:
+    onnx = optional("onnx", "precision=int8")
+    model = onnx.load(str(draft))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: pack(record)})
+    with placing(path, verify) as final:
+        final.write_bytes(model.SerializeToString())
+
+
+def _int8(record: dict[str, Any], given_back: Sequence[str]) -> dict[str, Any]:
+    return {**record["exported"], "precision": "int8", "given_back": list(given_back)}
+
+
+def _in_float(model: Any) -> list[str]:
+    """Names of the layers of an OpenVINO model whose input is not quantised."""
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    layers = [node for node in model.get_ordered_ops() if node.get_type_name() in kinds]
+    return [
+        node.get_friendly_name() for node in layers if node.input_value(0).get_node().get_type_name() != "FakeQuantize"
+    ]
+
+
+def _too_much(path: Path, lost: float, max_drop: float, layers: int) -> DeploymentError:
+    return DeploymentError(
+        f"{path.name}: int8 loses {lost:.4f} macro F1 with {layers} layers given back, and max_drop={max_drop:g}: "
+        "take fp32 or fp16, or raise max_drop"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the tools say of themselves off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

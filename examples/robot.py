@@ -1,0 +1,22 @@
+"""Label photos with an exported ONNX file and numpy, onnxruntime, Pillow alone: `python robot.py model.onnx a.jpg`."""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+about = json.loads(session.get_modelmeta().custom_metadata_map["litesort"])
+side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
+for name in sys.argv[2:]:
+    photo = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    if policy == "crop":  # the middle; "squash" takes the whole as it is
+        photo = ImageOps.fit(photo, (min(photo.size),) * 2)
+    shape = [max(1, round(x * side / max(photo.size))) for x in photo.size] if policy == "pad" else [side, side]
+    square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole object, in the middle of grey
+    small = photo.resize(tuple(shape), Image.Resampling.BILINEAR)
+    square.paste(small, ((side - shape[0]) // 2, (side - shape[1]) // 2))
+    shares = session.run(None, {"photos": np.asarray(square)[None]})[0][0]
+    print(f"{name}: {about['classes'][shares.argmax()]} {shares.max():.4f}")

@@ -1,0 +1,81 @@
+"""Turn a checkpoint into files that ship, prove that they compute the same, time them, and recommend one.
+
+python export.py ckpt=runs/.../best.ckpt format=onnx,openvino,torch precision=fp32,int8
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from conf.check import check
+from conf.launch import launch
+from conf.typed import as_typed
+
+
+def export(cfg: DictConfig) -> dict[str, Any]:
+    """Write, prove, time and rank the files of a checkpoint; returns what export.json holds."""
+    from datamodules.images import load
+    from datamodules.stream import some_photos
+    from deployment.parity import tolerances
+    from deployment.profile import profile
+    from deployment.runtimes import TorchPredictor, load_exported, predict_all
+    from deployment.shipping import Exporter, combinations
+    from evaluate import judges, load_data
+    from lightning_modules.backbones import create_backbone
+    from lightning_modules.checkpoint import load_net, versions
+    from lightning_modules.metrics import evaluate
+    from reports.artefacts import checkpoint_row, print_artefacts, recommend, timed, write_artefacts
+    from reports.calibration import calibrate
+
+    wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
+    (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
+    data, split, facts = load_data(record, cfg)
+    classes, eager, out = record["classes"], TorchPredictor(net), Path(cfg.run_dir)
+    answers = {part: predict_all(eager, data.loader(part)) for part in {"val", split}}
+    (shares, targets, indices), (known, truth, _) = answers[split], answers["val"]
+    expected, temperature, calibration = calibrate(shares, targets, known, truth, cfg.temperature)
+    scores = {"split": split, **evaluate(expected, targets, classes)}
+    costs = {**profile(net, data.size), "metrics": scores, "calibration": calibration, "versions": versions()}
+    exporter = Exporter(
+        net, {**record, "exported": costs}, out, expected, passing,
+        answer=lambda predict: predict_all(predict, data.loader(split))[0],
+        f1=lambda shares: evaluate(shares, targets, classes)["f1_macro"],
+        judge=lambda predict: evaluate(*predict_all(predict, data.loader("val"))[:2], classes)["f1_macro"],
+        photos=some_photos(data.loader("train"), cfg.calibration_photos), max_drop=cfg.max_drop,
+        temperature=temperature, name=cfg.name,
+    )  # fmt: skip
+    rows = [exporter.write(kind, precision) for kind, precision in wanted]
+    done = {row["file"]: row["path"] for row in rows if row["status"] == "completed"}
+    models = {name: (load_exported(path, cfg.latency.settings.threads), data.size) for name, path in done.items()}
+    yardstick = create_backbone(score.reference, len(classes), pretrained=False)
+    latency = clocks.measure_all(
+        {"checkpoint": (net, data.size), **models}, (score.reference, yardstick, score.reference_size),
+        lambda size: partial(load, size=size, policy=data.resize), [data.source.file(i) for i in indices],
+    )  # fmt: skip
+    rows = timed([checkpoint_row(cfg.ckpt, scores), *rows], latency, score.judge)
+    chosen, reason = recommend(rows[1:], cfg.max_drop)
+    report = {
+        **facts, "status": "completed", "ckpt": str(cfg.ckpt), "split": split, "photos": len(targets), "rows": rows,
+        "recommended": chosen and chosen["file"], "reason": reason, "temperature": temperature, **costs,
+        "latency": latency,
+    }  # fmt: skip
+    print_artefacts(rows, chosen, reason, calibration)
+    print("".join(f"wrote {path}\n" for path in [*done.values(), *write_artefacts(out, report, rows)]), end="")
+    return report
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+def main(cfg: DictConfig) -> None:
+    """Export one checkpoint; a file that failed its proof makes the exit status 1."""
+    check(cfg)
+    if any(row["status"] == "failed" for row in export(cfg)["rows"]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = as_typed(sys.argv[1:], lists=("format", "precision"), texts=("ckpt",))
+    launch(main)

@@ -1,0 +1,67 @@
+"""Label photos with a checkpoint or an exported file; no data set is needed.
+
+python predict.py ckpt=runs/.../best.ckpt source=photo.jpg
+python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=0.7
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+from conf.check import check
+from conf.launch import launch
+from conf.typed import as_typed
+
+if TYPE_CHECKING:
+    from reports.predictions import Answers
+
+
+def predict(cfg: DictConfig) -> "Answers":
+    """Answer every photo of `cfg.source`, in constant memory: prints, writes what is asked for, returns the counts."""
+    from rich.progress import track
+
+    from datamodules import DataError
+    from datamodules.stream import find_photos, read_batches
+    from deployment.runtimes import best_device, load_artefact
+    from lightning_modules.checkpoint import load_net
+    from reports.predictions import Answers, answer_rows
+
+    if not 0 <= cfg.min_confidence <= 1:
+        raise DataError(f"min_confidence={cfg.min_confidence} is out of range: give a number from 0 to 1")
+    model = load_artefact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
+    classes, square = model.record["classes"], model.record["preprocessing"]
+    total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends
+    batches = read_batches(find_photos(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)
+    csv, json = (Path(name) if name else None for name in (cfg.csv, cfg.json))
+    try:
+        with Answers(classes, csv, json, cfg.show) as answers:
+            rows = (
+                row
+                for files, pixels, reasons in batches
+                for row in answer_rows(
+                    files, reasons, model.predict(pixels).cpu().numpy() if len(pixels) else pixels, classes,
+                    cfg.min_confidence,
+                )
+            )  # fmt: skip
+            for row in track(rows, description="labelling", total=total, transient=True):
+                answers.add(row)
+    except OSError as error:
+        raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
+    answers.print()
+    print("".join(f"wrote {path}\n" for path in (csv, json) if path), end="")
+    return answers
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Label photos; the exit status is 0 also where some are broken."""
+    check(cfg)
+    predict(cfg)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = as_typed(sys.argv[1:], texts=("ckpt", "source", "csv", "json"))
+    launch(main)

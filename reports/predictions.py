@@ -1,0 +1,127 @@
+"""Answers to unlabelled photos: rows that are written as they come, and counted for the terminal."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from csv import writer
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.files import csv_cell, plain, replacing
+from reports.rows import one_line
+
+REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is the third
+
+
+def answer_rows(
+    files: Sequence[Path], reasons: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], least: float
+) -> Iterator[dict[str, Any]]:
+    """One row a file: file, prediction, confidence, status (ok, rejected, broken), reason, and `p_<class>`.
+
+    Args:
+        files: (B,) paths.
+        reasons: (B,) why a file could not be read; "" where it could.
+        probabilities: (b, C) float in [0, 1], of the files that could be read, in order.
+        classes: (C,) names.
+        least: Answers of a lower confidence are marked as rejected.
+    """
+    answers = iter(probabilities)
+    for file, reason in zip(files, reasons, strict=True):
+        row: dict[str, Any] = {"file": str(file), "prediction": None, "confidence": None, "status": BROKEN}
+        if reason:
+            yield row | {"reason": reason}
+            continue
+        answer = next(answers)
+        confidence = float(answer.max())
+        low = confidence < least
+        yield (
+            row
+            | {
+                "prediction": classes[int(answer.argmax())],
+                "confidence": round(confidence, 6),
+                "status": REJECTED if low else "ok",
+                "reason": f"confidence below {least:g}" if low else None,
+            }
+            | {f"p_{name}": round(float(share), 6) for name, share in zip(classes, answer, strict=True)}
+        )
+
+
+class Answers:
+    """Take rows one by one: write them, keep the first few, count the rest; memory stays constant.
+
+    Use it as a context manager: the files get their names when all is well.
+
+    Args:
+        classes: (C,) names.
+        csv: CSV file to write, or None.
+        json: JSON file to write, or None: one object a line where its name ends in .jsonl, else one array.
+        shown: Rows to print.
+    """
+
+    def __init__(self, classes: Sequence[str], csv: Path | None, json: Path | None, shown: int) -> None:
+        self.columns = ["file", "prediction", "confidence", "status", "reason", *(f"p_{name}" for name in classes)]
+        self.csv, self.json, self.shown = csv, json, shown
+        self.first: list[dict[str, Any]] = []
+        self.counts: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Answers":
+        self._table = self._lines = None
+        if self.csv is not None:
+            self._table = writer(self._open(self.csv), lineterminator="\n")
+            self._table.writerow([csv_cell(column) for column in self.columns])
+        if self.json is not None:
+            self._lines = self._open(self.json)
+            self._array = self.json.suffix.lower() != ".jsonl"
+            self._lines.write("[\n" if self._array else "")
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
+        if kind is None and self._lines is not None and self._array:
+            self._lines.write("\n]\n")
+        return self._stack.__exit__(kind, error, trace)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row of `answer_rows`."""
+        if self._table is not None:
+            self._table.writerow([csv_cell(row.get(column)) for column in self.columns])
+        if self._lines is not None:
+            between = (",\n" if self.statuses.total() else "") if self._array else ""
+            text = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+            self._lines.write(between + text + ("" if self._array else "\n"))
+        if len(self.first) < self.shown:
+            self.first.append(dict(row))
+        self.statuses[row["status"]] += 1
+        if row["prediction"] is not None:
+            self.counts[row["prediction"]] += 1
+
+    def print(self, console: Console | None = None) -> None:
+        """The first rows as a table, then how many there are of each class, rejected and broken."""
+        console = console or Console()
+        table = Table(box=None)
+        table.add_column("file", overflow="fold")
+        table.add_column("class", style="cyan", no_wrap=True)
+        table.add_column("confidence", justify="right", no_wrap=True)
+        table.add_column("", overflow="fold")
+        for row in self.first:
+            share = "" if row["confidence"] is None else f"{row['confidence']:.3f}"
+            note = "" if row["status"] == "ok" else f"{row['status']}: {one_line(row['reason'])}"
+            table.add_row(Text(one_line(row["file"])), Text(one_line(row["prediction"] or "", 40)), share, Text(note))
+        console.print(table)
+        total = self.statuses.total()
+        if total > len(self.first):
+            console.print(Text(f"... and {total - len(self.first):,} more"))
+        counts = ", ".join(f"{one_line(name, 40)} {count:,}" for name, count in self.counts.most_common())
+        tail = "".join(f", {self.statuses[name]:,} {name}" for name in (REJECTED, BROKEN) if self.statuses[name])
+        console.print(Text(f"{total:,} photos: {counts or 'none answered'}{tail}", style="bold"))
+
+    def _open(self, path: Path) -> IO[str]:
+        temporary = self._stack.enter_context(replacing(path))
+        return self._stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))

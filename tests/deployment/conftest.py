@@ -1,0 +1,40 @@
+"""A small network, photos as it sees them, and the files that it ships as."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import images
+from deployment.runtimes import TorchPredictor
+from lightning_modules.backbones import create_backbone
+from lightning_modules.checkpoint import make_record
+
+CLASSES = ["bag", "can", "cup"]
+SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def shipped(photos: Path) -> SimpleNamespace:
+    """lcnet_050 that has learned its photos, its record, the pixels and what it answers."""
+    torch.manual_seed(0)
+    net = create_backbone("lcnet_050", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    files = sorted(photos.rglob("*.jpg"))[::5]
+    pixels = np.stack([images.load(file, SIZE, "pad") for file in files])
+    targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
+    optimizer = torch.optim.AdamW(net.train().parameters(), lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        images_ = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+        torch.nn.functional.cross_entropy(net(images_), targets, label_smoothing=0.1).backward()
+        optimizer.step()
+    net.eval()
+    config = {"name": "tiny", "data": {"size": SIZE}}
+    record = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"}, config=config)
+    expected = TorchPredictor(net)(pixels).numpy()
+    assert len(set(expected.argmax(1))) == 3
+    return SimpleNamespace(
+        net=net, record=record, pixels=pixels, targets=targets.numpy(), expected=expected, files=files, classes=CLASSES
+    )

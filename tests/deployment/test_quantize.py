@@ -1,0 +1,63 @@
+"""int8: small, close to the float file, and given back to float where it loses too much."""
+
+import numpy as np
+import pytest
+
+from deployment import DeploymentError
+from deployment.export import SUFFIX, WRITERS
+from deployment.quantize import QUANTIZERS, quantize_onnx
+from deployment.runtimes import load_exported
+
+for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(package, reason="the export extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def floats(shipped, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("floats")
+    return {k: WRITERS[k](shipped.net, folder / f"float{SUFFIX[k]}", shipped.record) for k in QUANTIZERS}
+
+
+@pytest.mark.parametrize("kind", list(QUANTIZERS))
+def test_int8_is_smaller_agrees_and_keeps_the_record(floats, shipped, kind, tmp_path):
+    batches = [shipped.pixels[:6], shipped.pixels[6:]]
+    path = QUANTIZERS[kind](floats[kind], tmp_path / f"int8{SUFFIX[kind]}", batches)
+    predict = load_exported(path)
+    answers = predict(shipped.pixels).numpy()
+    assert (answers.argmax(1) == shipped.expected.argmax(1)).mean() >= 0.8
+    assert 0 < np.abs(answers - shipped.expected).max() < 0.5
+    assert predict(shipped.pixels[:1]).shape == (1, 3)
+    assert predict.record["exported"]["precision"] == "int8"
+    assert predict.record["classes"] == shipped.classes
+    weights = ".bin" if kind == "openvino" else SUFFIX[kind]
+    assert path.with_suffix(weights).stat().st_size < 0.7 * floats[kind].with_suffix(weights).stat().st_size
+
+
+def test_layers_go_back_to_float_until_little_is_lost(floats, shipped, tmp_path):
+    """The F1 is made up: it falls with the distance from the float file."""
+    calls = []
+
+    def judge(predict):
+        calls.append(predict)
+        moved = float(np.abs(predict(shipped.pixels).numpy() - exact).max())
+        return 1 - moved
+
+    exact = load_exported(floats["onnx"])(shipped.pixels).numpy()
+    loose = quantize_onnx(floats["onnx"], tmp_path / "loose.onnx", [shipped.pixels], judge=judge, max_drop=0.9)
+    assert load_exported(loose).record["exported"]["given_back"] == []
+    assert len(calls) == 2
+    lost = 1 - judge(load_exported(loose))
+    tight = quantize_onnx(
+        floats["onnx"], tmp_path / "tight.onnx", [shipped.pixels], judge=judge, max_drop=lost / 2, rounds=3
+    )
+    assert len(load_exported(tight).record["exported"]["given_back"]) >= 1
+    assert 1 - judge(load_exported(tight)) < lost / 2
+
+
+def test_what_still_loses_too_much_is_not_written(floats, shipped, tmp_path):
+    scores = iter([1.0, *[0.1] * 20])
+    with pytest.raises(DeploymentError, match=r"int8 loses 0.9000 macro F1 .* max_drop=0.01"):
+        quantize_onnx(
+            floats["onnx"], tmp_path / "int8.onnx", [shipped.pixels[:2]], judge=lambda _: next(scores), rounds=1
+        )
+    assert list(tmp_path.iterdir()) == []

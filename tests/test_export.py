@@ -1,0 +1,174 @@
+"""The export command: every file proven, timed and ranked; evaluate.py and the robot run what it wrote."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import conf
+from conf.trust import trusted
+from conf.typed import as_typed
+from deployment import DeploymentError
+from evaluate import main as evaluate_main
+from export import export
+from lightning_modules import ModelError
+
+for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(package, reason="the export extra is not installed")
+
+ROOT = Path(__file__).parent.parent
+QUICK = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "score.reference=resnet10t", "score.reference_size=32",
+)  # fmt: skip
+
+
+def configured(config: str, *overrides: str):
+    arguments = as_typed(overrides, lists=("format", "precision"), texts=("ckpt",))
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose(config, overrides=[*QUICK, *arguments])
+
+
+def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """What the command of the documentation wrote, and the report."""
+    folder = tmp_path_factory.mktemp("exported")
+    choice = ("format=onnx,openvino,torch", "precision=fp32,int8", "max_drop=0.5", "calibration_photos=8")
+    small = ("tolerance.fp32=0.01", "agreement.int8=0.3")  # a toy is not robust
+    return folder, export(configured("export", f"ckpt={checkpoint}", f"out={folder}", *choice, *small))
+
+
+def test_every_combination_is_written_proven_and_timed(exported):
+    folder, report = exported
+    rows = {row["file"]: row for row in report["rows"]}
+    assert list(rows) == [
+        "checkpoint", "model-fp32.onnx", "model-int8.onnx", "model-fp32.xml", "model-int8.xml", "model-fp32.pt2",
+        "model-int8.pt2",
+    ]  # fmt: skip
+    assert rows["model-int8.pt2"]["status"] == "not offered"
+    done = [row for row in rows.values() if row["status"] == "completed"]
+    assert len(done) == 6
+    for row in done:
+        assert row["latency_ms"] > 0
+        assert row["end_to_end_ms"] > 0
+        assert row["bytes"] > 0
+        assert 0 <= row["f1_macro"] <= 1
+        assert row["score"] > 0
+    for name in ("model-fp32.onnx", "model-fp32.xml", "model-fp32.pt2"):
+        assert rows[name]["difference"] < 1e-3
+        assert rows[name]["f1_lost"] == 0
+    stored = json.loads((folder / "export.json").read_text())
+    assert stored["recommended"] == report["recommended"]
+    times = {row["file"]: row["latency_ms"] for row in done if row["file"] != "checkpoint" and row["f1_lost"] < 0.5}
+    assert times[report["recommended"]] == min(times.values())
+    with (folder / "export.csv").open() as file:
+        assert [row["file"] for row in csv.DictReader(file)] == list(rows)
+    assert {"temperature", "ece_before", "ece_after"} <= stored["calibration"].keys()
+    entry = report["latency"][0]["entries"]["model-fp32.onnx"]
+    assert (entry["runtime"], entry["runtime_threads"], entry["size"]) == ("ONNX Runtime", 1, 32)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["model-fp32.onnx", "model-fp32.xml", "model-fp32.pt2"])
+def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monkeypatch):
+    folder, report = exported
+    for part in folder.glob(f"{name.partition('.')[0]}.*"):
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    cfg = configured("evaluate", f"ckpt={tmp_path / name}", f"run_dir={tmp_path / 'judged'}")
+    evaluate_main.__wrapped__(cfg)
+    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    metrics = report["metrics"]
+    assert judged["test/f1_macro"] == pytest.approx(metrics["f1_macro"])
+    assert judged["test/ece"] == pytest.approx(metrics["ece"], abs=1e-3)
+    assert judged["photos"] == report["photos"]
+    assert (judged["params"], judged["macs"]) == (report["params"], report["macs"])
+    assert (judged["model"], judged["name"], judged["size"]) == ("lcnet_050", "lcnet_050", 32)
+    assert judged["score"] > 0
+    assert (tmp_path / "judged" / "confusion.png").stat().st_size > 0
+
+
+def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
+    folder, report = exported
+    blocked = {
+        "torch",
+        "torchvision",
+        "timm",
+        "hydra",
+        "deployment",
+        "datamodules",
+        "lightning_modules",
+        "reports",
+        "conf",
+    }
+    files = [str(photos / name / f"{name}{number}.jpg") for name in ("bag", "can", "cup") for number in (0, 1)]
+    code = (
+        "import sys, runpy\n"
+        f"for name in {blocked}: sys.modules[name] = None\n"
+        f"sys.argv = ['robot.py', {str(folder / 'model-fp32.onnx')!r}, *{files}]\n"
+        f"runpy.run_path({str(ROOT / 'examples' / 'robot.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    from datamodules import images
+    from deployment.runtimes import load_exported
+
+    predict = load_exported(folder / "model-fp32.onnx")
+    for line, file in zip(done.stdout.splitlines(), files, strict=True):
+        shares = predict(images.load(file, 32, "pad")[None])[0]
+        name, label, confidence = line.rsplit(" ", 2)
+        assert name == f"{file}:"
+        assert float(confidence) == pytest.approx(float(shares.max()), abs=0.05)  # PIL resizes within one grey level
+        assert label == report_classes(predict)[int(shares.argmax())]
+
+
+def report_classes(predict) -> list[str]:
+    return predict.record["classes"]
+
+
+def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tmp_path):
+    done = run(
+        "export.py", f"ckpt={checkpoint}", "format=onnx,torch", "precision=fp32", "tolerance.fp32=1e-30",
+        f"out={tmp_path / 'out'}", *QUICK, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "does not compute what the checkpoint does" in " ".join(done.stdout.split())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"export.json", "export.csv"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("format=onnx,tflite", "format=tflite is unknown: choose one or more of onnx,openvino,torch"),
+        ("precision=int4", "precision=int4 is unknown"),
+        ("ckpt=nowhere.ckpt", "nowhere.ckpt"),
+        ("calibration_photos=0", "calibration_photos=0"),
+        ("temperature=0", "temperature"),
+    ],
+)
+def test_wrong_settings_are_one_line(checkpoint, tmp_path, override, message):
+    with pytest.raises((DeploymentError, ModelError, ValueError), match=message) as caught:
+        export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", override))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_came_in_a_file_builds_nothing_but_data():
+    stored = {"data": {"_target_": "datamodules.waste.WasteDataModule", "source": {"_target_": "os.system"}}}
+    with pytest.raises(ModelError, match=r"os\.system"):
+        trusted(stored, {})
+    for target in ("datamodules.images.io.FileIO", "datamodules.images.Path", "datamodules.images.load", "x"):
+        stored["data"]["source"] = {"_target_": target, "args": [{"_target_": "y"}]}
+        with pytest.raises(ModelError, match="not litesort's"):
+            trusted(stored, {})
+    stored["data"]["source"] = {"_target_": "datamodules.sources.folder.FolderSource"}
+    assert trusted(stored, {"split": "test"}).split == "test"
+    with pytest.raises(ModelError, match="does not say which photos"):
+        trusted({"data": {}}, {})

@@ -1,0 +1,182 @@
+"""Labels for photos that nobody has seen: every file a row, whatever it is, in constant memory."""
+
+import csv
+import json
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+import conf
+from conf.typed import as_typed
+from datamodules import DataError
+from datamodules.stream import find_photos, read_batches, some_photos
+from deployment import DeploymentError
+from predict import predict
+from reports.predictions import Answers
+
+ROOT = Path(__file__).parent.parent
+
+
+def configured(*overrides: str):
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose("predict", overrides=as_typed(overrides, texts=("ckpt", "source", "csv", "json")))
+
+
+@pytest.fixture
+def belt(photos, tmp_path):
+    """Good photos in odd places, and files that are none."""
+    folder = tmp_path / "a belt, (1) = 'odd'"
+    (folder / "deep" / "er").mkdir(parents=True)
+    for number, place in enumerate(("b.jpg", "deep/c.JPG", "deep/er/=d.jpg")):
+        (folder / place).write_bytes((photos / "can" / f"can{number}.jpg").read_bytes())
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "half.jpg").write_bytes((photos / "can" / "can3.jpg").read_bytes()[:300])
+    (folder / "text.png").write_text("no picture")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "notes.txt").write_text("not taken")
+    (folder / ".hidden.jpg").write_bytes(b"x")
+    return folder
+
+
+def bomb() -> bytes:
+    import struct
+    import zlib
+
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+
+
+def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
+    table, lines = tmp_path / "out" / "answers.csv", tmp_path / "out" / "answers.jsonl"
+    answers = predict(
+        configured(f"ckpt={checkpoint}", f"source={belt}", f"csv={table}", f"json={lines}", "batch_size=2")
+    )
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {Path(row["file"]).name: row["status"] for row in rows} == {
+        "b.jpg": "ok", "c.JPG": "ok", "=d.jpg": "ok", "empty.jpg": "broken", "half.jpg": "broken",
+        "text.png": "broken", "bomb.png": "broken",
+    }  # fmt: skip
+    for row in rows:
+        if row["status"] == "broken":
+            assert row["reason"]
+            assert row["prediction"] is None
+        else:
+            shares = {name: row[f"p_{name}"] for name in ("bag", "can", "cup")}
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+            assert row["prediction"] == max(shares, key=shares.get) == "can"
+            assert row["confidence"] == max(shares.values())
+    with table.open() as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [row["file"] for row in rows]
+    assert (answers.statuses["ok"], answers.statuses["broken"]) == (3, 4)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "7 photos: can 3, 4 broken" in text
+    assert sorted(path.name for path in table.parent.iterdir()) == ["answers.csv", "answers.jsonl"]
+
+
+def test_answers_below_the_threshold_are_marked(checkpoint, photos, tmp_path, capsys):
+    path = tmp_path / "answers.json"
+    answers = predict(
+        configured(
+            f"ckpt={checkpoint}", f"source={photos / 'cup'}/cup1*.jpg", "min_confidence=1", f"json={path}", "show=2"
+        )
+    )
+    rows = json.loads(path.read_text())
+    assert len(rows) == 11
+    assert {row["status"] for row in rows} == {"rejected"}
+    assert rows[0]["reason"] == "confidence below 1"
+    assert rows[0]["prediction"] == "cup"
+    assert len(answers.first) == 2
+    out = capsys.readouterr().out
+    assert "... and 9 more" in out
+    assert "11 rejected" in out
+
+
+def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the export extra is not installed")
+    from deployment.export import to_onnx
+    from lightning_modules.checkpoint import load_net
+
+    path = to_onnx(load_net(checkpoint)[0], tmp_path / "model.onnx", load_net(checkpoint)[1])
+    source = f"source={photos / 'bag' / 'bag0.jpg'}"
+    one, other = (predict(configured(f"ckpt={file}", source, "threads=1")).first[0] for file in (checkpoint, path))
+    assert one["prediction"] == other["prediction"]
+    assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+
+
+def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "predict.py"), f"ckpt={checkpoint}", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+
+    before = set(tmp_path.iterdir())
+    done = run(f"source={belt / 'b.jpg'}")
+    assert done.returncode == 0, done.stderr
+    assert "1 photos: can 1" in done.stdout
+    wrong = run("source=nowhere")
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip() == "error: source=nowhere does not exist: give a photo, a folder or a pattern"
+    assert set(tmp_path.iterdir()) == before  # nothing is written but what is asked for
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("source=null", "source is not given"),
+        ("min_confidence=2", "min_confidence=2"),
+        ("workers=0", "workers=0"),
+        ("ckpt=null", "ckpt is not given"),
+        ("ckpt=model.txt", "model.txt"),
+        ("csv=/proc/none/answers.csv", "cannot be written"),
+    ],
+)
+def test_wrong_settings_are_one_line(checkpoint, photos, override, message):
+    with pytest.raises((DataError, DeploymentError, ValueError), match=message) as caught:
+        predict(configured(f"ckpt={checkpoint}", f"source={photos}", override))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
+        answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_photos_are_read_no_further_ahead_than_a_few_batches(photos, monkeypatch):
+    import datamodules.stream as stream
+
+    read = []
+    monkeypatch.setattr(stream.images, "load", lambda file, *_: read.append(file) or np.zeros((4, 4, 3), np.uint8))
+    endless = (photos / f"{number}.jpg" for number in range(10**9))
+    for batch in islice(read_batches(endless, 4, "pad", batch_size=2, ahead=2), 5):
+        assert batch.pixels.shape == (2, 4, 4, 3)
+    assert len(read) <= 2 * (5 + 3)
+
+
+def test_sources_in_order(tmp_path):
+    for name in ("b10.jpg", "b2.jpg", "a/c.png", "no.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)]
+    assert names == ["a/c.png", "b2.jpg", "b10.jpg"]
+    assert [path.name for path in find_photos(f"{tmp_path}/**/*.png")] == ["c.png"]
+    assert [path.name for path in find_photos(tmp_path / "no.txt")] == ["no.txt"]
+    (tmp_path / "none").mkdir()
+    for empty in (tmp_path / "none", f"{tmp_path}/*.webp"):
+        with pytest.raises(DataError, match="holds no photo"):
+            next(find_photos(empty))
+
+
+def test_some_photos_come_from_all_over(tmp_path):
+    batches = [(np.full((4, 2, 2, 3), number, np.uint8),) for number in range(10)]
+    some = some_photos(batches, 10, batch_size=4)
+    assert [len(batch) for batch in some] == [4, 4, 2]
+    assert [int(photo[0, 0, 0]) for batch in some for photo in batch] == list(range(10))
+    assert sum(len(batch) for batch in some_photos(batches, 1000)) == 40
+    assert sum(len(batch) for batch in some_photos(batches, 3)) == 3
