@@ -3,8 +3,7 @@
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
 python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
-python train.py objective=distill_logit teacher=runs/.../best.ckpt      learn from a trained network
-python train.py ckpt_init=runs/.../best.ckpt prune=structured           cut a trained network down and train it on
+python train.py objective=distill_logit teacher=A/best.ckpt ckpt_init=A/best.ckpt prune=structured: docs/compress.md
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 
@@ -34,8 +33,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     judges(cfg)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
-    start = cfg.ckpt or cfg.ckpt_init
-    # first: a wrong name costs no decoding
+    start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
     net = continue_net(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
@@ -45,8 +43,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent),
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
-    # pruning stands first: averages begin with what it leaves
-    callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}
+    callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net
     loggers = list(instantiate(cfg.logger).values())
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
