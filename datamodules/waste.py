@@ -25,9 +25,6 @@ from datamodules.sources.base import Sample, Source
 
 log = logging.getLogger(__name__)
 
-Part = Literal["train", "val", "test", "all"]
-Loader = PixelLoader | DecodingLoader
-
 
 class WasteDataModule(pl.LightningDataModule):
     """Prepare, split, load and, on the device, augment the photos of one source.
@@ -216,7 +213,7 @@ class WasteDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> Loader:
         return self.test_dataloader()
 
-    def loader(self, split: Part) -> Loader:
+    def loader(self, split: str) -> Loader:
         """Every photo of a split once, in the order of `samples`, not augmented, whatever the number of processes."""
         self.setup()
         if split == "all":

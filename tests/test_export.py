@@ -97,7 +97,7 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
 
 
 def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
-    folder, report = exported
+    folder, _ = exported
     blocked = {
         "torch",
         "torchvision",

@@ -142,9 +142,13 @@ def test_wrong_settings_are_one_line(checkpoint, photos, override, message):
 
 
 def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
-        answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
-        raise KeyboardInterrupt
+    def interrupted():
+        with Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
+            answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
