@@ -25,6 +25,8 @@ from datamodules.sources.base import Sample, Source
 
 log = logging.getLogger(__name__)
 
+Loader = PixelLoader | DecodingLoader
+
 
 class WasteDataModule(pl.LightningDataModule):
     """Prepare, split, load and, on the device, augment the photos of one source.
