@@ -86,7 +86,7 @@ def open_artefact(ckpt: str, cfg: DictConfig) -> "Artefact":
     return load_artefact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
 
 
-def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", str, dict[str, Any]]:
+def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", Any, dict[str, Any]]:
     """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
     from hydra.utils import instantiate
 

@@ -31,12 +31,12 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     from reports.artefacts import checkpoint_row, print_artefacts, recommend, timed, write_artefacts
     from reports.calibration import calibrate
 
+    check(cfg)
     wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
     (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
     data, split, facts = load_data(record, cfg)
     classes, eager, out = record["classes"], TorchPredictor(net), Path(cfg.run_dir)
-    answers = {part: predict_all(eager, data.loader(part)) for part in {"val", split}}
-    (shares, targets, indices), (known, truth, _) = answers[split], answers["val"]
+    (shares, targets, indices), (known, truth, _) = (predict_all(eager, data.loader(part)) for part in (split, "val"))
     expected, temperature, calibration = calibrate(shares, targets, known, truth, cfg.temperature)
     scores = {"split": split, **evaluate(expected, targets, classes)}
     costs = {**profile(net, data.size), "metrics": scores, "calibration": calibration, "versions": versions()}
@@ -71,7 +71,6 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Export one checkpoint; a file that failed its proof makes the exit status 1."""
-    check(cfg)
     if any(row["status"] == "failed" for row in export(cfg)["rows"]):
         sys.exit(1)
 

@@ -29,8 +29,7 @@ def predict(cfg: DictConfig) -> "Answers":
     from lightning_modules.checkpoint import load_net
     from reports.predictions import Answers, answer_rows
 
-    if not 0 <= cfg.min_confidence <= 1:
-        raise DataError(f"min_confidence={cfg.min_confidence} is out of range: give a number from 0 to 1")
+    check(cfg)
     model = load_artefact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
     classes, square = model.record["classes"], model.record["preprocessing"]
     total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends
@@ -58,7 +57,6 @@ def predict(cfg: DictConfig) -> "Answers":
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Label photos; the exit status is 0 also where some are broken."""
-    check(cfg)
     predict(cfg)
 
 

@@ -16,6 +16,14 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "epochs": (True, 1, float("inf")),
     "trainer.max_epochs": (True, 1, float("inf")),
     "target_accuracy": (False, 0, 1),
+    "temperature": (False, 0.01, 100),
+    "max_drop": (False, 0, 1),
+    "calibration_photos": (True, 1, float("inf")),
+    "min_confidence": (False, 0, 1),
+    "show": (True, 0, float("inf")),
+    "batch_size": (True, 1, float("inf")),
+    "workers": (True, 1, float("inf")),
+    "threads": (True, 1, float("inf")),
 }
 NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -32,7 +40,7 @@ def check(cfg: DictConfig) -> None:
     raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
     for key, (whole, least, most) in RANGES.items():
         value = OmegaConf.select(cfg, key)
-        if value is not None and not (fits(value, int if whole else float) and least <= value <= most):
+        if value not in (None, "auto") and not (fits(value, int if whole else float) and least <= value <= most):
             limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
             raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
     missing = [name for name in NEEDED if "callbacks" in cfg and name not in (cfg.callbacks or {})]

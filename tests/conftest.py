@@ -65,7 +65,7 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
         chosen = ["model=lcnet_050", "data=folder", f"data.root={photos}", "data.size=32", f"run_dir={folder}"]
         cfg = compose("train", overrides=[*chosen, "data.batch_size=8", "data.eval_batch_size=8"])
-    files = sorted(photos.rglob("*.jpg"))
+    files = sorted(photos.rglob("*.jpg"))[::3]
     pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
     targets = torch.tensor([classes.index(file.parent.name) for file in files])
     torch.manual_seed(0)

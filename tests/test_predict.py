@@ -16,6 +16,7 @@ from conf.typed import as_typed
 from datamodules import DataError
 from datamodules.stream import find_photos, read_batches, some_photos
 from deployment import DeploymentError
+from lightning_modules import ModelError
 from predict import predict
 from reports.predictions import Answers
 
@@ -136,19 +137,19 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
     ],
 )
 def test_wrong_settings_are_one_line(checkpoint, photos, override, message):
-    with pytest.raises((DataError, DeploymentError, ValueError), match=message) as caught:
+    with pytest.raises((DataError, DeploymentError, ModelError), match=message) as caught:
         predict(configured(f"ckpt={checkpoint}", f"source={photos}", override))
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
-    def interrupted():
+    def stopped():
         with Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
             answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        stopped()
     assert list(tmp_path.iterdir()) == []
 
 
