@@ -1,5 +1,7 @@
 """The progress bar, with one switch."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
@@ -11,4 +13,10 @@ def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
         enabled: The trainer's `enable_progress_bar`.
         refresh_rate: Batches between two redraws.
     """
-    return TQDMProgressBar(refresh_rate=refresh_rate) if enabled else pl.Callback()
+    return _Bar(refresh_rate=refresh_rate) if enabled else pl.Callback()
+
+
+class _Bar(TQDMProgressBar):
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        # v_num is the number of the logger's folder: of no use to who watches.
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
