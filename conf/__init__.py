@@ -23,8 +23,8 @@ def resume_dir(ckpt: str | None, fresh: str) -> str:
 
 
 def exported_dir(ckpt: str | None) -> str:
-    """Folder of what is exported: beside the checkpoint."""
-    return str(Path(ckpt).parent / "exported") if ckpt else "runs/exported"
+    """Folder of what is exported: beside the checkpoint; a mistyped path makes no folder."""
+    return str(Path(ckpt).parent / "exported") if ckpt and Path(ckpt).is_file() else "runs/exported"
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:

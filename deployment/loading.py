@@ -22,7 +22,7 @@ def read(path: Path) -> bytes:
 
 def array(photos: np.ndarray | Tensor) -> np.ndarray:
     """Photos in the form that runtimes other than torch take."""
-    return photos.cpu().numpy() if isinstance(photos, Tensor) else photos
+    return np.ascontiguousarray(photos.cpu().numpy() if isinstance(photos, Tensor) else photos)
 
 
 def made(record: Mapping[str, Any]) -> dict[str, Any]:
