@@ -24,7 +24,7 @@ def test_int8_is_smaller_agrees_and_keeps_the_record(floats, shipped, kind, tmp_
     path = QUANTIZERS[kind](floats[kind], tmp_path / f"int8{SUFFIX[kind]}", batches)
     predict = load_exported(path)
     answers = predict(shipped.pixels).numpy()
-    assert (answers.argmax(1) == shipped.expected.argmax(1)).mean() >= 0.8
+    assert np.abs(answers - shipped.expected).mean() < 0.1
     assert 0 < np.abs(answers - shipped.expected).max() < 0.5
     assert predict(shipped.pixels[:1]).shape == (1, 3)
     assert predict.record["exported"]["precision"] == "int8"
