@@ -4,7 +4,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def quantize_onnx(
     """
     optional("onnxruntime.quantization", "precision=int8")
     base = OnnxPredictor(source)
-    layers, before = _nodes(source)
+    parts, before = _parts(source)
     with tempfile.TemporaryDirectory() as room:
         draft, given_back = Path(room) / "int8.onnx", list[str]()
         _static(source, draft, photos, nodes_to_exclude=before)
@@ -73,9 +73,10 @@ def quantize_onnx(
                     break
                 if number == rounds:
                     raise _too_much(path, wanted + max_drop - reached, max_drop, len(given_back))
-                order = order or _by_sensitivity(source, layers, photos, Path(room))
-                given_back = order[: max(1, len(order) >> (rounds - number))]
-                _static(source, draft, photos, nodes_to_exclude=[*before, *given_back])
+                order = order or _by_sensitivity(source, parts, photos, Path(room))
+                given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                floats = {node for layer in given_back for node in parts[layer]}
+                _static(source, draft, photos, nodes_to_exclude=[*before, *floats])
         _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, verify)
     return path
 
@@ -148,21 +149,33 @@ def _static(source: Path, target: Path, photos: Photos, **which: list[str]) -> N
         )  # fmt: skip
 
 
-def _nodes(source: Path) -> tuple[list[str], list[str]]:
-    """Names of the layers with weights, and of the nodes before the first of them: normalisation stays in float."""
-    nodes = optional("onnx", "precision=int8").load(str(source)).graph.node
-    first = next(place for place, node in enumerate(nodes) if node.op_type in LAYERS)
-    return [node.name for node in nodes if node.op_type in LAYERS], [node.name for node in nodes[:first]]
+def _parts(source: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Layers with weights, each with the nodes between it and the next; and the nodes before all of them.
+
+    What comes before is normalisation, and stays in float. A layer goes back to float with what follows it: to round
+    between float layers costs exactness and saves nothing.
+    """
+    parts: dict[str, list[str]] = {}
+    before: list[str] = []
+    owners: dict[str, set[str]] = {}
+    for node in optional("onnx", "precision=int8").load(str(source)).graph.node:
+        mine = {node.name} if node.op_type in LAYERS else set().union(*(owners.get(name, set()) for name in node.input))
+        owners |= dict.fromkeys(node.output, mine)
+        for layer in mine:
+            parts.setdefault(layer, []).append(node.name)
+        if not mine:
+            before.append(node.name)
+    return parts, before
 
 
-def _by_sensitivity(source: Path, layers: Sequence[str], photos: Photos, room: Path) -> list[str]:
+def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], photos: Photos, room: Path) -> list[str]:
     """Layers by how far the answers move when that layer alone is int8, the farthest first."""
     some = next(iter(photos))
     exact, moved = OnnxPredictor(source)(some), {}
-    for layer in layers:
-        _static(source, room / "one.onnx", [some], nodes_to_quantize=[layer])
+    for layer, nodes in parts.items():
+        _static(source, room / "one.onnx", [some], nodes_to_quantize=nodes)
         moved[layer] = float((OnnxPredictor(room / "one.onnx")(some) - exact).abs().mean())
-    return sorted(layers, key=lambda layer: -moved[layer])
+    return sorted(parts, key=lambda layer: -moved[layer])
 
 
 def _rewrite(draft: Path, path: Path, record: dict[str, Any], verify: Verify | None) -> None:

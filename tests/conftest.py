@@ -51,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A litesort checkpoint of an lcnet_050 that knows the photos, 32 px, written without a Trainer."""
+    """A litesort checkpoint of a resnet10t that knows the photos, 32 px, written without a Trainer."""
     import torch
     from hydra import compose, initialize_config_dir
 
@@ -63,15 +63,22 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = sorted(COLOURS)
     folder = tmp_path_factory.mktemp("checkpoint")
     with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
-        chosen = ["model=lcnet_050", "data=folder", f"data.root={photos}", "data.size=32", f"run_dir={folder}"]
+        chosen = [
+            "model=timm",
+            "model.name=resnet10t",
+            "data=folder",
+            f"data.root={photos}",
+            "data.size=32",
+            f"run_dir={folder}",
+        ]
         cfg = compose("train", overrides=[*chosen, "data.batch_size=8", "data.eval_batch_size=8"])
     files = sorted(photos.rglob("*.jpg"))[::3]
     pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
     targets = torch.tensor([classes.index(file.parent.name) for file in files])
     torch.manual_seed(0)
-    net = create_backbone("lcnet_050", len(classes), pretrained=False)
-    optimizer = torch.optim.AdamW(net.train().parameters(), lr=5e-3)
-    for _ in range(60):
+    net = create_backbone("resnet10t", len(classes), pretrained=False)
+    optimizer = torch.optim.AdamW(net.train().parameters(), lr=3e-3)
+    for _ in range(20):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
         optimizer.step()

@@ -91,7 +91,7 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
     assert judged["test/ece"] == pytest.approx(metrics["ece"], abs=1e-3)
     assert judged["photos"] == report["photos"]
     assert (judged["params"], judged["macs"]) == (report["params"], report["macs"])
-    assert (judged["model"], judged["name"], judged["size"]) == ("lcnet_050", "lcnet_050", 32)
+    assert (judged["model"], judged["name"], judged["size"]) == ("resnet10t", "resnet10t", 32)
     assert judged["score"] > 0
     assert (tmp_path / "judged" / "confusion.png").stat().st_size > 0
 

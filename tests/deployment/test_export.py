@@ -135,7 +135,7 @@ def test_a_network_that_a_format_cannot_express_is_one_line(shipped, monkeypatch
         raise RuntimeError("Exporting the operator 'aten::strange' is not supported\nand more")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(DeploymentError, match=r"format=onnx cannot express lcnet_050: .*strange") as caught:
+    with pytest.raises(DeploymentError, match=r"format=onnx cannot express resnet10t: .*strange") as caught:
         to_onnx(shipped.net, tmp_path / "model.onnx", shipped.record)
     assert "\n" not in str(caught.value)
 
