@@ -116,12 +116,13 @@ def finish(folder: Path) -> list[dict[str, Any]]:
         The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
     """
     # matplotlib and rich: not on the way of `--help`.
-    from reports import leaderboard
+    from reports import leaderboard, page
 
     rows = leaderboard.rank(leaderboard.gather(folder))
     if rows:
         leaderboard.print_table(rows)
-        print("wrote " + ", ".join(str(path) for path in leaderboard.write(rows, folder)))
+        written = [*leaderboard.write(rows, folder), page.write_page(rows, folder / "leaderboard.html")]
+        print("wrote " + ", ".join(map(str, written)))
     return rows
 
 

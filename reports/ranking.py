@@ -33,7 +33,7 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), and of the other values those that are equal.
+        `seeds` (sorted), `folders` (in the order given), and of the other values those that are equal.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
@@ -84,4 +84,5 @@ def _folded(group: Sequence[Row]) -> Row:
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
             folded[key] = group[0][key]
     seeds = [row["seed"] for row in group if "seed" in row]
-    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group)}
+    folders = [row["folder"] for row in group if "folder" in row]
+    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group), "folders": folders}
