@@ -44,18 +44,55 @@ function show(part, x, y) {
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
   tip.style.top = `${y + 14 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 14}px`;
 }
-all("[data-tip]").forEach((part) => {
+const hide = () => { tip.hidden = true; };
+const go = (part) => { if (part.dataset.run !== "0") location.hash = `run-${part.dataset.run}`; };
+
+all(".point").forEach((part) => {
   part.addEventListener("pointermove", (event) => show(part, event.clientX, event.clientY));
-  part.addEventListener("pointerleave", () => { tip.hidden = true; });
+  part.addEventListener("pointerleave", hide);
   part.addEventListener("focus", () => {
     const box = part.getBoundingClientRect();
     show(part, box.left + box.width / 2, box.top + box.height / 2);
   });
-  part.addEventListener("blur", () => { tip.hidden = true; });
-  const go = () => { if (part.dataset.run !== "0") location.hash = `run-${part.dataset.run}`; };
-  part.addEventListener("click", (event) => { if (event.pointerType !== "touch") go(); });
-  part.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
+  part.addEventListener("blur", hide);
+  part.addEventListener("click", (event) => { if (event.pointerType !== "touch") go(part); });
+  part.addEventListener("keydown", (event) => { if (event.key === "Enter") go(part); });
 });
+
+all(".curves").forEach((chart) => { // the curve whose point is nearest to the pointer
+  const curves = all(".curve", chart).map((part) => ({ part, line: part.firstElementChild.points }));
+  let near = null;
+  const mark = (part) => {
+    if (near) near.classList.remove("near");
+    near = part;
+    if (near) near.classList.add("near");
+  };
+  chart.addEventListener("pointermove", (event) => {
+    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
+    let least = 40 * 40, found = null;
+    for (const { part, line } of curves) {
+      if (part.classList.contains("gone")) continue;
+      for (let i = 0; i < line.length; i += 1) {
+        const far = (line[i].x - at.x) ** 2 + (line[i].y - at.y) ** 2;
+        if (far < least) { least = far; found = part; }
+      }
+    }
+    mark(found);
+    if (found) show(found, event.clientX, event.clientY); else hide();
+  });
+  chart.addEventListener("pointerleave", () => { mark(null); hide(); });
+  chart.addEventListener("click", () => { if (near) go(near); });
+});
+
+async function unpack(run) { // what a closed run holds is deflated text until it is asked for
+  const packed = run.dataset.packed;
+  if (!packed) return;
+  delete run.dataset.packed;
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  run.insertAdjacentHTML("beforeend", await new Response(stream).text());
+}
+all("#runs > details").forEach((run) => run.addEventListener("toggle", () => { if (run.open) unpack(run); }));
 
 function arrive() {
   const run = /^#run-\d+$/.test(location.hash) && document.querySelector(location.hash);
@@ -68,9 +105,9 @@ document.addEventListener("click", (event) => { // a second click on the same li
 });
 arrive();
 
-let opened = []; // on paper, a closed run is not there: the first ten are
+let opened = []; // on paper, a closed run is not there: those that need no unpacking, the first ten, are
 addEventListener("beforeprint", () => {
-  opened = all("#runs > details:not([open]):not(.gone)").slice(0, 10);
+  opened = all("#runs > details:not([open]):not(.gone):not([data-packed])");
   opened.forEach((run) => { run.open = true; });
 });
 addEventListener("afterprint", () => opened.forEach((run) => { run.open = false; }));

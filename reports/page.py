@@ -8,6 +8,7 @@ import base64
 import hashlib
 import math
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from reports.rows import Row, f1_macro, failed, gather, number, one_line
 from reports.run_folder import read_answers, read_config, read_curves, read_error, read_mistakes
 
 HERE = Path(__file__).parent
-PICTURES = 8_000_000  # bytes of mistakes' pictures on one page, text of their base64
+PICTURES = 6_000_000  # bytes of mistakes' pictures on one page, text of their base64
 KEYS = 40  # columns of the table of settings
 MOST_CELLS = 30  # classes: a larger confusion matrix is told as a list
 PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
+OPEN = 10  # runs whose details are in the page as they are; the others' are unpacked when asked for, which opens it faster
 LOOKS = 8  # curves that have a colour and a dash of their own, the best ones
 
 
@@ -43,7 +45,7 @@ def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters["percent"] = "{:.1%}".format
+    environment.filters |= {"percent": "{:.1%}".format, "pack": _packed}
     root = path.parent if root is None else root
     script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -82,7 +84,13 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
         "heat": [(setting, cells) for (_, setting), cells in zip(done, heat([r for r, _ in done], names), strict=True)],
         "settings": _differing(settings, {run["id"]: run["config"] for run in runs}),
         "looks": LOOKS,
+        "open": OPEN,
     }
+
+
+def _packed(markup: str) -> str:
+    """Markup as deflated base64: a browser reads a closed run's megabytes only when the run is opened."""
+    return base64.b64encode(zlib.compress(str(markup).encode("utf-8", "backslashreplace"), 6)).decode()
 
 
 def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
