@@ -29,8 +29,9 @@ from reports.rows import gather
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
 MODELS = {
-    "lcnet_050": (1.9, 34e6, 2.1, 0.66), "mobilenetv3_small_100": (2.5, 56e6, 3.0, 0.70), "resnet18": (11.7, 1.8e9, 18, 0.76),
-    "resnet18d": (11.7, 2.0e9, 21, 0.78), "mobilenetv3_large_100": (5.5, 216e6, 7.5, 0.77), "resnet50": (25.6, 4.1e9, 48, 0.80),
+    "lcnet_050": (1.9, 34e6, 2.1, 0.66), "mobilenetv3_small_100": (2.5, 56e6, 3.0, 0.70),
+    "resnet18": (11.7, 1.8e9, 18, 0.76), "resnet18d": (11.7, 2.0e9, 21, 0.78),
+    "mobilenetv3_large_100": (5.5, 216e6, 7.5, 0.77), "resnet50": (25.6, 4.1e9, 48, 0.80),
     "tf_efficientnet_lite0": (4.7, 385e6, 9.5, 0.82), "deit_tiny_distilled_patch16_224": (5.9, 1.1e9, 16, 0.74),
     "repvgg_a0": (9.1, 1.4e9, 11, 0.75), "ghostnet_100": (5.2, 141e6, 8.8, 0.72),
 }  # fmt: skip
@@ -49,21 +50,32 @@ def write_runs(folder: Path, count: int) -> Path:
         run = folder / f"{number}-augment-{augment}__data.size-{size}__model-{model}__seed-{seed}"
         run.mkdir(parents=True)
         overrides = [f"model={model}", f"data.size={size}", f"augment={augment}", f"seed={seed}"]
-        known = {"name": model, "model": model, "seed": seed, "overrides": overrides, "data": "folder waste", "size": size}
+        known = {
+            "name": model,
+            "model": model,
+            "seed": seed,
+            "overrides": overrides,
+            "data": "folder waste",
+            "size": size,
+        }
         if number % 30 == 29:
             _write(run / "metrics.json", {"status": "failed", "error": "RuntimeError: CUDA out of memory", **known})
-            (run / "error.log").write_text("Traceback (most recent call last):\n  ...\nRuntimeError: CUDA out of memory\n")
+            (run / "error.log").write_text(
+                "Traceback (most recent call last):\n  ...\nRuntimeError: CUDA out of memory\n"
+            )
             continue
         params, macs, latency, level = MODELS[model]
         f1 = level + 0.05 * np.log(size / 128) + 0.02 * (augment == "randaugment") + rng.normal(0, 0.008)
         by_class = np.clip(f1 + rng.normal(0, 0.05, 6), 0, 1)
         area = (size / 224) ** 2
         _write(run / "metrics.json", {
-            "status": "completed", "error": None, **known, "classes": CLASSES, "origin": "hub" if number % 2 else "scratch",
+            "status": "completed", "error": None, **known, "classes": CLASSES,
+            "origin": "hub" if number % 2 else "scratch",
             "test/f1_macro": by_class.mean(), "test/accuracy_micro": by_class.mean() + 0.02, "test/ece": 0.04,
             **{f"test/f1/{name}": value for name, value in zip(CLASSES, by_class, strict=True)},
             "params": int(params * 1e6), "macs": int(macs * area), "bytes": int(params * 4e6),
-            "latency_ms": latency * area + rng.normal(0, 0.05), "score": 1.6 - by_class.mean() + latency * area / 60,
+            "latency_ms": latency * area + rng.normal(0, 0.05),
+            "score": 1.6 - by_class.mean() + latency * area / 60,
             "score_name": "relative", "train_seconds": 900 * area + latency, "epochs": 40, "precision": "16-mixed",
         })  # fmt: skip
         (run / "config.yaml").write_text(yaml.safe_dump(base | {"seed": seed, "model": {**base["model"], "name": model},
@@ -90,14 +102,25 @@ def _config() -> dict:
 
 def _picture(rng: np.random.Generator) -> tuple[str, str]:
     """A smooth photo with grain, of the bytes that a real one takes, and a heat map."""
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((128, 128), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
+        (128, 128), Image.Resampling.BICUBIC
+    )
     photo = np.clip(np.asarray(coarse) + rng.normal(0, 6, (128, 128, 3)), 0, 255).astype(np.uint8)
     heat = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((24, 24), Image.Resampling.BICUBIC)
     return data_url(photo), data_url(np.asarray(heat))
 
 
 def _history(path: Path, by_class: np.ndarray, rng: np.random.Generator) -> None:
-    names = ["epoch", "step", "seconds", "train/loss", "val/loss", "val/f1_macro", *(f"val/f1/{n}" for n in CLASSES), "train/lr"]
+    names = [
+        "epoch",
+        "step",
+        "seconds",
+        "train/loss",
+        "val/loss",
+        "val/f1_macro",
+        *(f"val/f1/{n}" for n in CLASSES),
+        "train/lr",
+    ]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)

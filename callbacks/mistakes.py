@@ -78,7 +78,7 @@ def data_url(picture: np.ndarray) -> str:
 
 
 def _maps(net: nn.Module, photos: np.ndarray, answers: np.ndarray) -> list[np.ndarray | None]:
-    """Heat maps (MAP_SIDE, MAP_SIDE, 3) uint8 in colours that rise evenly in brightness; None each where there is none."""
+    """Heat maps (MAP_SIDE, MAP_SIDE, 3) uint8 in colours of evenly rising brightness; None each where there is none."""
     from matplotlib import colormaps
 
     device = next(net.parameters()).device

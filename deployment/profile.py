@@ -50,7 +50,7 @@ def cost(net: nn.Module | None, record: Mapping[str, Any], size: int) -> dict[st
 
 
 def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
-    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with what lies beside it."""
+    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its weights."""
     if net is not None:
         return sum(tensor.nbytes for tensor in net.state_dict().values())
     weights = Path(path).with_suffix(".bin")  # OpenVINO's .xml has its weights there

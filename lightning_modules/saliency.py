@@ -65,7 +65,9 @@ def last_places(net: nn.Module, image: Tensor) -> tuple[nn.Module, int | None, i
             return
         if output.ndim == 4 and output.shape[2] == output.shape[3]:  # (B, heads, N, d) of attention is seldom square
             maps.append((layer, None, output.shape[2]))
-        elif output.ndim == 3 and (side := int((output.shape[1] - tokens) ** 0.5 + 0.5)) ** 2 + tokens == output.shape[1]:
+        elif (
+            output.ndim == 3 and (side := int((output.shape[1] - tokens) ** 0.5 + 0.5)) ** 2 + tokens == output.shape[1]
+        ):
             maps.append((layer, tokens, side))
 
     hooks = [layer.register_forward_hook(look) for layer in net.modules() if layer is not net]

@@ -9,7 +9,6 @@ import hashlib
 import math
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from reports.files import write_text
 from reports.leaderboard import notes
 from reports.page_table import classes, facts, heat, labels, table
 from reports.ranking import group_seeds, rank
-from reports.rows import Row, f1_macro, failed, gather, number, one_line
+from reports.rows import Row, f1_macro, failed, gather, number, one_line, overrides
 from reports.run_folder import read_answers, read_config, read_curves, read_error, read_mistakes
 
 HERE = Path(__file__).parent
@@ -27,7 +26,9 @@ PICTURES = 6_000_000  # bytes of mistakes' pictures on one page, text of their b
 KEYS = 40  # columns of the table of settings
 MOST_CELLS = 30  # classes: a larger confusion matrix is told as a list
 PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
-OPEN = 10  # runs whose details are in the page as they are; the others' are unpacked when asked for, which opens it faster
+OPEN = (
+    10  # runs whose details are in the page as they are; the others' are unpacked when asked for, which opens it faster
+)
 LOOKS = 8  # curves that have a colour and a dash of their own, the best ones
 
 
@@ -66,7 +67,13 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     settings = [_setting(row, name, number_of) for row, name in zip(grouped, labels(grouped), strict=True)]
     done = [(row, setting) for row, setting in zip(grouped, settings, strict=True) if not failed(row)]
     points = [
-        {"cost": number(row, "latency_ms"), "value": f1_macro(row), "name": setting["name"], "tip": facts(row), **setting}
+        {
+            "cost": number(row, "latency_ms"),
+            "value": f1_macro(row),
+            "name": setting["name"],
+            "tip": facts(row),
+            **setting,
+        }
         for row, setting in done
     ]
     names = classes(grouped)
@@ -108,7 +115,7 @@ def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
             "matrix": answers is not None and len(answers.classes) <= MOST_CELLS,
             "mistakes": read_mistakes(folder) if place else [], "config": read_config(folder) if place else {},
             "trace": read_error(folder) if place and failed(row) else "",
-            "overrides": " ".join(one_line(item) for item in row.get("overrides") or []),
+            "overrides": " ".join(overrides(row)),
         }  # fmt: skip
 
 
@@ -132,7 +139,13 @@ def _setting(row: Row, name: str, number_of: Mapping[str, int]) -> dict[str, Any
     folders = row.get("folders") or [row.get("folder") or ""]
     members = [number_of[str(folder)] for folder in folders if str(folder) in number_of]
     found = one_line(f"{name} {' '.join(map(str, folders))}", 400).lower()
-    return {"name": name, "run": members[0] if members else 0, "find": found, "rank": row["rank"], "failed": failed(row)}
+    return {
+        "name": name,
+        "run": members[0] if members else 0,
+        "find": found,
+        "rank": row["rank"],
+        "failed": failed(row),
+    }
 
 
 def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> str:
@@ -142,22 +155,24 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
         count += f" of {len(settings)} settings"
     if not done:
         return f"{count}; none has a result"
-    return f"{count}; first by {'score' if math.isfinite(number(ranked[0], 'score')) else 'macro F1'}: {settings[0]['name']}"
+    judge = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"
+    return f"{count}; first by {judge}: {settings[0]['name']}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], configs: Mapping[int, dict[str, str]]) -> dict[str, Any]:
-    """Settings that are not the same in all runs; columns with equal values are one, the most telling ones first."""
+    """Settings that are not the same in all runs; those that change together are one column."""
     shown = [(setting, configs.get(setting["run"], {})) for setting in settings]
     shown = [(setting, config) for setting, config in shown if config]
     keys = list(dict.fromkeys(key for _, config in shown for key in config if key.split(".")[-1] != "seed"))
-    columns: dict[tuple[str | None, ...], list[str]] = {}
+    columns: dict[tuple[int, ...], list[str]] = {}
     for key in keys:
-        values = tuple(config.get(key) for _, config in shown)
-        if len(set(values)) > 1:
-            columns.setdefault(values, []).append(key)
-    order = sorted(columns, key=lambda values: -len(Counter(values)))[:KEYS] if len(columns) > KEYS else list(columns)
-    heads = [(columns[values][0], columns[values][1:]) for values in order]
-    body = [(setting, [values[i] for values in order]) for i, (setting, _) in enumerate(shown)]
+        values = [config.get(key) for _, config in shown]
+        pattern = tuple(map(values.index, values))  # equal for keys that change together, whatever their values
+        if any(pattern):
+            columns.setdefault(pattern, []).append(key)
+    order = sorted(columns, key=lambda pattern: -len(set(pattern)))[:KEYS] if len(columns) > KEYS else list(columns)
+    heads = [(columns[pattern][0], columns[pattern][1:]) for pattern in order]
+    body = [(setting, [config.get(head) for head, _ in heads]) for setting, config in shown]
     return {"heads": heads, "rows": body, "left_out": len(columns) - len(order)}
 
 

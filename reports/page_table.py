@@ -63,7 +63,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
         text("model", model),
         Column("setting", [Cell(one_line(t, 90), t.lower() or None, t) for t in told], False),
         text("runs as", lambda row: f"{row['format']} {row.get('precision', '')}" if row.get("format") else ""),
-        text("seeds", lambda row: " ".join(map(str, row.get("seeds") or [row.get("seed", "")]))),
+        text("seeds", _seeds),
         Column("weights", [_weights(row) for row in ranked], False),
         numbers("score", "{:.4f}".format, "score"),
         numbers("macro F1", "{:.4f}".format, "test/f1_macro", "val/f1_macro", falling=True),
@@ -80,7 +80,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
 
 
 def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, float] | None]]:
-    """F1 of each row and class: its text and its place between the lowest and the highest, 0 to 1; None where unknown."""
+    """F1 of each row and class: its text, and its place from the lowest, 0, to the highest, 1; None where unknown."""
     values = [[f1_by_class(row).get(name, math.nan) for name in names] for row in ranked]
     known = [value for row in values for value in row if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
@@ -97,9 +97,14 @@ def facts(row: Row) -> str:
         ("latency", _number(row, "{:.2f} ms".format, "latency_ms").text),
         ("score", _number(row, "{:.4f}".format, "score").text),
         ("weights", _weights(row).text),
-        ("seeds", " ".join(map(str, row.get("seeds", [])))),
+        ("seeds", _seeds(row)),
     ]
     return "\n".join(f"{name} {value}" for name, value in said if value)
+
+
+def _seeds(row: Row) -> str:
+    several = row.get("seeds")
+    return " ".join(map(str, several)) if isinstance(several, list) else str(row.get("seed", ""))
 
 
 def _number(row: Row, form: Callable[[float], str], *keys: str) -> Cell:

@@ -1,4 +1,4 @@
-"""What a run's folder has to show beside its results: curves, answers, mistakes, config; whatever is missing is empty."""
+"""What a run's folder has to show beside its results: curves, answers, mistakes, config. What is missing is empty."""
 
 import csv
 import json
