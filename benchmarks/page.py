@@ -70,7 +70,7 @@ def write_runs(folder: Path, count: int) -> Path:
         area = (size / 224) ** 2
         _write(run / "metrics.json", {
             "status": "completed", "error": None, **known, "classes": CLASSES,
-            "origin": "hub" if number % 2 else "scratch",
+            "origin": "hub" if augment == "light" else "scratch",
             "test/f1_macro": by_class.mean(), "test/accuracy_micro": by_class.mean() + 0.02, "test/ece": 0.04,
             **{f"test/f1/{name}": value for name, value in zip(CLASSES, by_class, strict=True)},
             "params": int(params * 1e6), "macs": int(macs * area), "bytes": int(params * 4e6),
@@ -78,8 +78,9 @@ def write_runs(folder: Path, count: int) -> Path:
             "score": 1.6 - by_class.mean() + latency * area / 60,
             "score_name": "relative", "train_seconds": 900 * area + latency, "epochs": 40, "precision": "16-mixed",
         })  # fmt: skip
-        (run / "config.yaml").write_text(yaml.safe_dump(base | {"seed": seed, "model": {**base["model"], "name": model},
-            "data": {**base["data"], "size": size, "augment": augment}, "run_dir": str(run)}, sort_keys=False))  # fmt: skip
+        chosen = {"model": {**base["model"], "name": model}, "data": {**base["data"], "size": size, "augment": augment}}
+        config = base | chosen | {"seed": seed, "run_dir": str(run)}
+        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         _history(run / "history.csv", by_class, rng)
         _predictions(run / "predictions.csv", by_class, rng)
         chosen = rng.choice(len(pictures), 12, replace=False)

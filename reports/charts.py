@@ -96,13 +96,14 @@ def curve_chart(
 
 def _name(placed: Sequence[dict[str, Any]], width: int) -> None:
     """Put names on the upper left of front points, or lower right, unless they would cover one that is there."""
+    crowded = len(placed) > 20  # then the lower right belongs to the marks of those that are beaten
     taken: list[tuple[float, float, float, float]] = []
     for point in sorted(placed, key=lambda p: (not p["best"], p["x"])):
-        if not point["best"] and len(placed) > 20:
+        if not point["best"] and crowded:
             continue
         wide = 6.6 * len(point["name"])
         choices = [("end", point["x"] - 8, point["y"] - 8), ("start", point["x"] + 9, point["y"] + 14)]
-        for anchor, x, y in choices:
+        for anchor, x, y in choices[: 1 if crowded else 2]:
             left = x - wide if anchor == "end" else x
             box = (left, y - 10, left + wide, y + 3)
             inside = box[0] > 60 and box[2] < width - 4

@@ -33,7 +33,7 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), `folders` (in the order given), and of the other values those that are equal.
+        `seeds` (sorted), `folders` (in the order given), the command line without the seed, and of the other values those that are equal.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
@@ -85,4 +85,6 @@ def _folded(group: Sequence[Row]) -> Row:
             folded[key] = group[0][key]
     seeds = [row["seed"] for row in group if "seed" in row]
     folders = [row["folder"] for row in group if "folder" in row]
+    if chosen := [item for item in overrides(group[0]) if not item.startswith("seed=")]:
+        folded["overrides"] = chosen  # equal but for their order, or they were not folded
     return folded | {"seeds": sorted(seeds, key=str), "runs": len(group), "folders": folders}
