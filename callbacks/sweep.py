@@ -116,12 +116,13 @@ def finish(folder: Path) -> list[dict[str, Any]]:
         The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
     """
     # matplotlib and rich: not on the way of `--help`.
-    from reports import leaderboard, page
+    from callbacks.wandb_sweep import write_dashboards
+    from reports import leaderboard
 
     rows = leaderboard.rank(leaderboard.gather(folder))
     if rows:
         leaderboard.print_table(rows)
-        written = [*leaderboard.write(rows, folder), page.write_page(rows, folder / "leaderboard.html")]
+        written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]
         print("wrote " + ", ".join(map(str, written)))
     return rows
 

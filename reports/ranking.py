@@ -33,7 +33,8 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), `folders` (in the order given), the command line without the seed, and of the other values those that are equal.
+        `seeds` (sorted), `folders` (in the order given), `overrides` without the seed, and of the other values those
+        that are equal.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
