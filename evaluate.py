@@ -43,6 +43,7 @@ def judge(
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
     from callbacks.mistakes import write_mistakes
+    from callbacks.pictures import log_pictures
     from callbacks.wandb_media import log_answers
     from datamodules.images import load, resize
     from deployment.profile import cost, size_in_bytes
@@ -79,6 +80,7 @@ def judge(
         data.size, net, cfg.get("mistakes", 12),
     )  # fmt: skip
     log_answers(loggers, *answers, lambda row: data.source.read(indices[row], 256))
+    log_pictures(loggers, Path(cfg.run_dir))
     print_summary(results, [Path(ckpt), *written, *([mistakes] if mistakes else [])])
     return results
 

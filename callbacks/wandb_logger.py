@@ -30,10 +30,10 @@ class Wandb(WandbLogger):
         job_type: "train", "evaluate", ...
         tags: Words to filter by.
         notes: A sentence about the run.
-        offline: "auto": offline where there is no key (`WANDB_API_KEY` or netrc); `WANDB_MODE` is heeded.
+        offline: "auto": offline where there is no key (`WANDB_API_KEY`, netrc); `WANDB_MODE` is heeded.
         init_timeout: Seconds a server may take to answer; after that the run goes on offline.
-        log_model: Keep the best checkpoint and what was exported from it as artefacts; "all": every checkpoint, as it is
-            written, and only online.
+        log_model: Keep the best checkpoint and what was exported from it as artefacts; "all": every checkpoint too, as
+            it is written, and only online.
     """
 
     def __init__(

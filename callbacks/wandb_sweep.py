@@ -49,9 +49,13 @@ def log_sweep(rows: Sequence[Row], folder: Path, config: dict[str, str]) -> None
 
     entity = config.get("logger.wandb.entity", "null")
     logger = Wandb(
-        str(folder), project=config.get("logger.wandb.project", "litesort"), entity=None if entity == "null" else entity,
-        name=folder.name, group=folder.name, job_type="sweep",
-    )  # fmt: skip
+        str(folder),
+        project=config.get("logger.wandb.project", "litesort"),
+        entity=None if entity == "null" else entity,
+        name=folder.name,
+        group=folder.name,
+        job_type="sweep",
+    )
     ranked, grouped = rank(rows), [row for row in rank(group_seeds(rows)) if not failed(row)]
     run = logger.experiment
     run.log({"leaderboard": _table(ranked), "pareto": (pareto := _pareto(grouped))})

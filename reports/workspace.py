@@ -49,7 +49,8 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
         wr.LinePlot(title=title, x=step, y=[key])
         for title, key in (
             ("Validation macro F1", "val/f1_macro"), ("Validation loss", "val/loss"), ("Training loss", "train/loss"),
-            ("Learning rate", "train/lr"), ("Calibration error", "val/ece"), ("Photos a second", "train/images_per_second"),
+            ("Learning rate", "train/lr"), ("Calibration error", "val/ece"),
+            ("Photos a second", "train/images_per_second"),
         )
     ]  # fmt: skip
     by_class = [wr.LinePlot(title=f"F1 of {c}", x=step, y=[f"val/f1/{c}"]) for c in classes]
