@@ -44,23 +44,23 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net
-    loggers = list(instantiate(cfg.logger).values())
+    watchers = list(filter(None, callbacks.values()))  # null switches one off
+    loggers = list(filter(None, instantiate(cfg.logger).values()))
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
+    trainer = instantiate(cfg.trainer, precision=precision, callbacks=watchers, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, conf.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
     if not trainer.is_global_zero:
         return {}
-    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
     facts = {
         "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
-        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds,
-        "images_per_second": history.images_per_second, "precision": precision,
+        "epochs": trainer.current_epoch, "train_seconds": callbacks["history"].train_seconds,
+        "images_per_second": callbacks["history"].images_per_second, "precision": precision,
         "precision_requested": cfg.trainer.precision, "git": record["git"],
-        "val/f1_macro": float(checkpoint.best_model_score),
+        "val/f1_macro": float(callbacks["checkpoint"].best_model_score),
     }  # fmt: skip
-    results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
+    results = judge(callbacks["checkpoint"].best_model_path, data, cfg, facts, loggers=loggers)
     log_results(loggers, results)
     finish(loggers)
     return results
