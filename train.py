@@ -23,7 +23,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from callbacks.wandb_run import finish, log_config, log_results
+    from callbacks.wandb_run import finish, log_config, log_models, log_results
     from evaluate import judge, judges
     from lightning_modules.checkpoint import continue_net, make_record
     from lightning_modules.precision import supported_precision
@@ -62,6 +62,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     }  # fmt: skip
     results = judge(callbacks["checkpoint"].best_model_path, data, cfg, facts, loggers=loggers)
     log_results(loggers, results)
+    log_models(loggers, Path(checkpoint.best_model_path), results)
     finish(loggers)
     return results
 

@@ -116,12 +116,14 @@ def finish(folder: Path) -> list[dict[str, Any]]:
         The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
     """
     # matplotlib and rich: not on the way of `--help`.
+    from callbacks.wandb_sweep import write_dashboards
     from reports import leaderboard
 
     rows = leaderboard.rank(leaderboard.gather(folder))
     if rows:
         leaderboard.print_table(rows)
-        print("wrote " + ", ".join(str(path) for path in leaderboard.write(rows, folder)))
+        written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]
+        print("wrote " + ", ".join(map(str, written)))
     return rows
 
 

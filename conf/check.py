@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "calibration_photos": (True, 1, float("inf")),
     "min_confidence": (False, 0, 1),
     "show": (True, 0, float("inf")),
+    "mistakes": (True, 0, float("inf")),
     "batch_size": (True, 1, float("inf")),
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),

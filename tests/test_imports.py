@@ -36,7 +36,7 @@ ONLY_IN = {
     "omegaconf": {"", "conf", "callbacks/sweep.py"},
 }
 # Packages that cost seconds or are optional: only inside functions, everywhere.
-NEVER_AT_TOP = {"wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning"}
+NEVER_AT_TOP = {"wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "captum"}
 
 
 def sources() -> list[PurePosixPath]:
