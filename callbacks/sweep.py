@@ -1,6 +1,7 @@
 """What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
 
 import atexit
+import json
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from conf.launch import composed, reason
 
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
 MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
+HOPELESS = "Hopeless"  # a trial that a search stopped
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
 
@@ -65,6 +67,7 @@ class SweepCallback(Callback):
         if _is_sweep(config):
             # W&B reads it: the jobs of a sweep are one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
+            os.environ["LITESORT_TRIAL"] = _trial(config)
             if config.hydra.output_subdir is not None:
                 _keep(config)
 
@@ -77,6 +80,10 @@ class SweepCallback(Callback):
             return
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
+        if type(error).__name__ == HOPELESS:
+            _write_failure(folder, job_return.cfg, resume.asked(job_return.overrides or []), str(error), "pruned")
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
+            return
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
             write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         self._message = _mistake(error)
@@ -137,8 +144,18 @@ def _keep(config: DictConfig) -> None:
     if row.get("status") == "failed":
         for name in ("metrics.json", "error.log"):
             (folder / name).unlink(missing_ok=True)
-    overrides = list(config.hydra.overrides.task)
-    write_json(folder / resume.ASKED, {"overrides": resume.asked(overrides), "config": _task(config)})
+    overrides = resume.asked(config.hydra.overrides.task)
+    asked = {"num": config.hydra.job.num, "overrides": overrides, "config": _task(config)}
+    write_json(folder / resume.ASKED, asked)
+
+
+def _trial(config: DictConfig) -> str:
+    """What `callbacks.trial` has to know where the sweep is a search; else nothing."""
+    search = config.hydra.sweeper
+    if OmegaConf.select(search, "study_name") is None:
+        return ""
+    place = {"storage": search.storage, "name": search.study_name, "number": config.hydra.job.num}
+    return json.dumps(place | dict(search.pruning or {}))
 
 
 def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -201,7 +218,7 @@ def _is_sweep(config: DictConfig) -> bool:
     return config.hydra.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
 
 
-def _write_failure(folder: Path, config: Any, overrides: list[str], message: str) -> None:
+def _write_failure(folder: Path, config: Any, overrides: list[str], message: str, status: str = "failed") -> None:
     from reports.files import write_json
 
     def read(key: str) -> Any:
@@ -212,7 +229,7 @@ def _write_failure(folder: Path, config: Any, overrides: list[str], message: str
         return value if isinstance(value, str | int | float | bool) and value == value else None
 
     row = {
-        "status": "failed",
+        "status": status,
         "error": message,
         "name": read("name") or read("model.name") or folder.name,
         "overrides": overrides,
