@@ -145,7 +145,7 @@ def _keep(config: DictConfig) -> None:
         for name in ("metrics.json", "error.log"):
             (folder / name).unlink(missing_ok=True)
     overrides = resume.asked(config.hydra.overrides.task)
-    asked = {"num": config.hydra.job.num, "overrides": overrides, "config": _task(config)}
+    asked = {"num": config.hydra.job.num, "pid": os.getpid(), "overrides": overrides, "config": _task(config)}
     write_json(folder / resume.ASKED, asked)
 
 
