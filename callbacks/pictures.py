@@ -30,7 +30,7 @@ def log_picture(loggers: Iterable[Logger], key: str, picture: np.ndarray, step: 
 
 
 def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -> None:
-    """Log what an evaluation drew into `folder`: `<split>/confusion_matrix`, `/reliability`, and `/mistakes` in a row."""
+    """Log what an evaluation drew into `folder`: `<split>/confusion_matrix`, `/reliability`, `/mistakes` in a row."""
     chosen = [logger for logger in loggers if takes_pictures(logger)]
     if not chosen:
         return
