@@ -46,8 +46,8 @@ def test_models_are_artefacts_with_the_alias_best_if_wanted(tmp_path, offline_ru
         return
     (name, model), (_, exported) = sorted(run.logged.items())
     assert name == f"{run.run.run_id}-checkpoint"
-    assert (model.type, list(model.aliases)) == ("model", ["best"])
-    assert (exported.type, list(exported.aliases)) == ("exported model", ["best"])
+    assert (model.type, list(model.aliases)) == ("model", ["best", "latest"])
+    assert (exported.type, list(exported.aliases)) == ("exported model", ["best", "latest"])
     assert json.loads(model.metadata) == {"test/f1_macro": 0.75}
     assert run.artifacts["best.ckpt"].read_bytes() == b"weights"
     assert run.artifacts["model-fp32.onnx"].read_bytes() == b"graph"
