@@ -2,8 +2,7 @@
 
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
-python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
-python train.py objective=distill_logit teacher=A/best.ckpt ckpt_init=A/best.ckpt prune=structured: docs/compress.md
+python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard; smaller and faster: docs/compress.md
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 
@@ -31,6 +30,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from reports.files import write_text
 
     judges(cfg)  # first: a mistake there must not cost a training
+    ship = instantiate(cfg.ship)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
@@ -55,14 +55,14 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     checkpoint, history = callbacks["checkpoint"], callbacks["history"]
     facts = {
         "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
-        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds,
-        "images_per_second": history.images_per_second, "precision": precision,
-        "precision_requested": cfg.trainer.precision, "git": record["git"],
-        "val/f1_macro": float(checkpoint.best_model_score),
+        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds, "git": record["git"],
+        "images_per_second": history.images_per_second, "val/f1_macro": float(checkpoint.best_model_score),
+        "precision": precision, "precision_requested": cfg.trainer.precision,
     }  # fmt: skip
     results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
     log_results(loggers, results)
     finish(loggers)
+    ship(checkpoint.best_model_path)
     return results
 
 
