@@ -29,8 +29,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from reports.environment import git_revision
     from reports.files import write_text
 
-    judges(cfg)  # first: a mistake there must not cost a training
-    ship = instantiate(cfg.ship)
+    _, ship = judges(cfg), instantiate(cfg.ship)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
@@ -44,25 +43,26 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net
-    loggers = list(instantiate(cfg.logger).values())
+    watchers = list(filter(None, callbacks.values()))  # null switches one off
+    loggers = list(filter(None, instantiate(cfg.logger).values()))
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
+    trainer = instantiate(cfg.trainer, precision=precision, callbacks=watchers, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, conf.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
     if not trainer.is_global_zero:
         return {}
-    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
     facts = {
         "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
-        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds, "git": record["git"],
-        "images_per_second": history.images_per_second, "val/f1_macro": float(checkpoint.best_model_score),
+        "epochs": trainer.current_epoch, "train_seconds": callbacks["history"].train_seconds, "git": record["git"],
+        "images_per_second": callbacks["history"].images_per_second,
+        "val/f1_macro": float(callbacks["checkpoint"].best_model_score),
         "precision": precision, "precision_requested": cfg.trainer.precision,
     }  # fmt: skip
-    results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
+    results = judge(callbacks["checkpoint"].best_model_path, data, cfg, facts, loggers=loggers)
     log_results(loggers, results)
     finish(loggers)
-    ship(checkpoint.best_model_path)
+    ship(callbacks["checkpoint"].best_model_path)
     return results
 
 

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-SHARED = ("name", "overrides", "model", "origin", "seed", "data", "size", "params", "macs", "git")  # by a run and its files
+SHARED = (
+    "name",
+    "overrides",
+    "model",
+    "origin",
+    "seed",
+    "data",
+    "size",
+    "params",
+    "macs",
+    "git",
+)  # by a run and its files
 
 
 def gather(folder: Path) -> list[Row]:
