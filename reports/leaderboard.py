@@ -140,7 +140,7 @@ def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
         shown.remove(max(shown, key=lambda column: column.leaves))
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in shown:
-        free = column.title in ("model", "setting", "file", "weights")
+        free = column.title in ("model", "setting", "weights")
         table.add_column(column.title, justify="left" if free else "right", overflow="fold", no_wrap=not free)
     for row in ranked:
         style = "red" if failed(row) else "bold green" if row["rank"] == 1 else ""

@@ -1,4 +1,4 @@
-"""Results of runs as plain rows: each run's metrics.json, whatever state it is in, and the files that it was exported to."""
+"""Results of runs as plain rows: each run's metrics.json, whatever state it is in, and its exported files."""
 
 import json
 import math
