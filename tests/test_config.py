@@ -38,11 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-<<<<<<< HEAD
-    assert len(OPTIONS) == 74
-=======
     assert len(OPTIONS) == 86
->>>>>>> main
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
