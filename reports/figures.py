@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from reports.files import replacing
 from reports.pareto import front
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision.
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#222222"
+BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#999999", "#222222"
 STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -105,36 +105,6 @@ def reliability_diagram(
     return path
 
 
-def f1_bars(
-    f1: Mapping[str, float], path: Path, support: Mapping[str, int] | None = None, title: str = "F1 by class"
-) -> Path:
-    """Draw F1 of each class, the best on top, with the macro mean as a line.
-
-    Args:
-        f1: Class -> F1 in [0, 1].
-        path: PNG to write.
-        support: Class -> photos, shown beside its name.
-        title: Above the picture.
-    """
-    names = sorted(f1, key=lambda name: -f1[name])
-    values = [f1[name] for name in names]
-    with _figure(6.4, max(1.9, 0.36 * len(names) + 1.2), path) as figure:
-        axes = figure.add_subplot()
-        axes.barh(range(len(names)), values, color=BLUE, height=0.72)
-        for row, value in enumerate(values):
-            axes.text(1.02, row, f"{value:.3f}", va="center", fontsize=9)
-        axes.set_yticks(range(len(names)), [f"{n} ({support[n]})" if support else n for n in names])
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.set(xlabel="F1", xlim=(0, 1), xticks=np.linspace(0, 1, 6), title=title)
-        if values:
-            mean = float(np.mean(values))
-            axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.4, label=f"macro {mean:.3f}")
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, borderaxespad=0.3)
-    return path
-
-
 def pareto(
     points: Sequence[tuple[str, float, float]],
     path: Path,
@@ -177,35 +147,6 @@ def pareto(
     return path
 
 
-def training_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> Path:
-    """Draw loss, macro F1 and learning rate by epoch, as far as they were logged.
-
-    Args:
-        history: Rows with `epoch` and metrics such as `train/loss`, `val/loss`, `val/f1_macro`, `lr`, in any order; as
-            numbers or as text of a CSV file, empty where nothing was logged.
-        path: PNG to write.
-        title: Above the picture.
-    """
-    panels = {"loss": "loss", "macro F1": "f1_macro", "learning rate": "lr"}
-    curves = {
-        panel: {key: _curve(history, key) for key in _logged(history) if part in key.split("/")[-1]}
-        for panel, part in panels.items()
-    }
-    drawn = {panel: {key: xy for key, xy in named.items() if len(xy[0])} for panel, named in curves.items()}
-    drawn = {panel: named for panel, named in drawn.items() if named} or {"loss": {}}
-    with _figure(4.2 * len(drawn), 3.4, path) as figure:
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-        for axes, (panel, named) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
-            for (key, (epochs, values)), look in zip(named.items(), _looks(), strict=False):
-                axes.plot(epochs, values, label=key, linewidth=1.8, **look)
-            axes.set(xlabel="epoch", ylabel=panel)
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
-            axes.grid()
-            if named:
-                axes.legend(fontsize=9)
-    return path
-
-
 @contextmanager
 def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings(), replacing(path) as temporary:
@@ -232,25 +173,3 @@ def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: S
             side = "left" if across < 0.2 else "right" if across > 0.8 else "center"  # inside of the picture
             look: Any = {"fontsize": 8.5, "color": "#666666", "ha": side}
             axes.annotate(name, (cost, value), (0, 8), textcoords="offset points", **look)
-
-
-def _logged(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in history for key in row if key != "epoch" and not key.endswith("_step")))
-
-
-def _curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    found: dict[float, float] = {}
-    for row in history:
-        try:
-            epoch, value = float(row.get("epoch", "")), float(row.get(key, ""))
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(epoch) and math.isfinite(value):
-            found[epoch] = value
-    return sorted(found), [found[epoch] for epoch in sorted(found)]
-
-
-def _looks() -> Iterator[dict[str, Any]]:
-    for line in ("-", "--", ":"):
-        for colour in (BLUE, ORANGE, GREEN, GREY):
-            yield {"color": colour, "linestyle": line}

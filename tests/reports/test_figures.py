@@ -47,12 +47,6 @@ def test_overconfidence_shows_as_a_gap(tmp_path):
     assert colour_share(sure, figures.ORANGE) > colour_share(honest, figures.ORANGE)
 
 
-def test_bars_are_as_long_as_f1(tmp_path):
-    low = figures.f1_bars(dict.fromkeys(CLASSES, 0.2), tmp_path / "low.png")
-    high = figures.f1_bars(dict.fromkeys(CLASSES, 0.8), tmp_path / "high.png", support=dict.fromkeys(CLASSES, 7))
-    assert colour_share(high, figures.BLUE) > 2.5 * colour_share(low, figures.BLUE)
-
-
 def test_beaten_points_are_grey_and_odd_ones_left_out(tmp_path):
     alone = [("a", 1.0, 0.5), ("lost", math.nan, 0.9), ("broken", 2.0, math.nan)]
     first = figures.pareto(alone, tmp_path / "alone.png")
@@ -62,20 +56,8 @@ def test_beaten_points_are_grey_and_odd_ones_left_out(tmp_path):
     assert figures.pareto([(f"run {i}", 1.0 + i, i / 50) for i in range(40)], tmp_path / "many.png").is_file()
 
 
-def test_curves_read_numbers_and_csv_text_with_gaps(tmp_path):
-    logged = [
-        {"epoch": "0", "train/loss": "2.0", "val/f1_macro": ""},
-        {"epoch": "0", "train/loss": "", "val/f1_macro": "0.1"},
-    ]
-    rows = [*logged, {"epoch": 1, "train/loss": 1.0, "val/f1_macro": 0.6, "lr-AdamW": math.nan, "note": None}]
-    two = pixels(figures.training_curves(rows, tmp_path / "a.png", title="run"))
-    one = pixels(figures.training_curves([{"epoch": 0, "val/loss": 1.0}], tmp_path / "b.png"))
-    assert two.shape[1] == 2 * one.shape[1]  # loss and F1, but no panel for a rate that is NaN throughout
-    assert figures.training_curves([], tmp_path / "c.png").is_file()
-
-
 def test_names_in_any_script_are_drawn_without_a_warning(tmp_path):
-    assert figures.f1_bars({"플라스틱": 0.5, "紙": 0.7}, tmp_path / "a.png").is_file()
+    assert figures.confusion_matrix(np.eye(2, dtype=int), ["플라스틱", "紙"], tmp_path / "a.png").is_file()
 
 
 def test_drawing_leaves_no_global_state():
