@@ -28,7 +28,7 @@ TARGETS = {"exact copies": 0.99, "changed copies": 0.95, "wrong labels": 0.6, "b
 
 
 def changed(photo: Image.Image, kind: int, random: np.random.Generator) -> Image.Image:
-    """Re-encode at three quarters of the size and quality 25 to 60, keep 85 to 95 % of each side, or change the light."""
+    """Re-encode at 3/4 of the size and quality 25 to 60, keep 85 to 95 % of each side, or change the light."""
     if kind == 0:
         stream = io.BytesIO()
         small = photo.resize((photo.width * 3 // 4, photo.height * 3 // 4))

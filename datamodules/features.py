@@ -25,7 +25,7 @@ class Embed(Protocol):
 
 
 class ByHand:
-    """Colour and gradient histograms, for where no weights are installed: they tell colours and textures, not things."""
+    """Colour and gradient histograms, for where no weights are installed: they tell colours, not things."""
 
     name, size = "colour and gradient histograms", 64
 

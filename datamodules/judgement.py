@@ -58,7 +58,10 @@ def judgement(
             }
             for place, label in zip(places, likely, strict=True)
         ],
-        "outlying": [{"row": int(rows[i]), "distance": round(float(distances[i]), 4)} for i in outlying(distances, labels)],
+        "outlying": [
+            {"row": int(rows[place]), "distance": round(float(distances[place]), 4)}
+            for place in outlying(distances, labels)
+        ],
         "leakage": _leakage(data, pairs),
     }  # fmt: skip
 
