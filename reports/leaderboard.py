@@ -76,9 +76,12 @@ def markdown(rows: Sequence[Row]) -> str:
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the ranking has to know: failures, and scores that must not be compared."""
     found = []
-    broken = sum(failed(row) for row in rows)
+    hopeless = sum(row.get("status") == "pruned" for row in rows)
+    broken = sum(failed(row) for row in rows) - hopeless
     if broken:
         found.append(f"{broken} of {len(rows)} runs failed.")
+    if hopeless:
+        found.append(f"{hopeless} of {len(rows)} runs were stopped early, without hope.")
     kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
     if len(kinds) > 1:
         found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
@@ -90,7 +93,8 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
     told = {id(row): difference for row, difference in _with_differences(ranked)}
 
     def setting(row: Row) -> str:
-        reason = f"failed: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
+        how = "stopped" if row.get("status") == "pruned" else "failed"
+        reason = f"{how}: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
         return "  ".join(part for part in (told[id(row)], reason) if part)
 
     wanted = [
