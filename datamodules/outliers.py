@@ -15,7 +15,8 @@ def neighbourhood(
     features: (N, D) float32, rows of length 1. Distance is 1 - cosine, from 0 to 2. The whole matrix never exists.
     """
     count = len(features)
-    mean, pairs = np.zeros(count, np.float32), []
+    mean = np.zeros(count, np.float32)
+    pairs: list[tuple[int, int, float]] = []
     neighbours = min(neighbours, count - 1)
     for start in range(0, count if neighbours > 0 else 0, BLOCK):
         alike = features[start : start + BLOCK] @ features.T
