@@ -164,15 +164,9 @@ def _allocate(
     scarce = int(units.argmin())
     if units[scarce] < len(shares):
         kind, mend = ("photo", "") if len(ids) == len(labels) else ("group", ", or make the groups smaller")
-<<<<<<< HEAD
         kind += "s" * (units[scarce] != 1)
         raise DataError(
             f"data: class {classes[scarce]} has {units[scarce]} {kind}, fewer than {what}: add photos{mend}"
-=======
-        has = f"{units[scarce]} {kind if one else kind + 's'}"
-        raise DataError(
-            f"data: class {classes[scarce]} has {has}, fewer than {what}: add photos{mend}"
->>>>>>> main
             + (", or lower data.folds" if "folds" in what else "")
         )
     random = np.random.default_rng(seed)

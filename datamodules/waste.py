@@ -32,40 +32,36 @@ Loader = PixelLoader | DecodingLoader
 class WasteDataModule(pl.LightningDataModule):
     """Prepare, split, load and, on the device, augment the photos of one source.
 
-        Args:
-            source: where the photos come from.
-            size: side of the square that the network sees, px.
-            resize: how a photo becomes a square: "pad" (grey bars), "squash" or "crop" (the middle).
-            batch_size: photos a training batch and process; may be changed at any time (a batch-size finder does).
-            eval_batch_size: the same for validation, test and prediction.
-            sampler: called with labels (n,) and seed, rank, world_size; the order of training photos. None shuffles.
-            augment: what training photos go through; None leaves them as they are.
-            num_workers: processes that decode each batch, or threads that fill the cache; "auto" is one a core.
-            cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded each time).
-            cache_dir: folder of the cache; None is litesort's own.
-            cache_budget_gb: a larger cache is not built, and photos are decoded each time.
-            val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
-            fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
-    <<<<<<< HEAD
+    Args:
+        source: where the photos come from.
+        size: side of the square that the network sees, px.
+        resize: how a photo becomes a square: "pad" (grey bars), "squash" or "crop" (the middle).
+        batch_size: photos a training batch and process; may be changed at any time (a batch-size finder does).
+        eval_batch_size: the same for validation, test and prediction.
+        sampler: called with labels (n,) and seed, rank, world_size; the order of training photos. None shuffles.
+        augment: what training photos go through; None leaves them as they are.
+        num_workers: processes that decode each batch, or threads that fill the cache; "auto" is one a core.
+        cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded each time).
+        cache_dir: folder of the cache; None is litesort's own.
+        cache_budget_gb: a larger cache is not built, and photos are decoded each time.
+        val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
+        fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
             group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or a list.
-    =======
-            group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or several.
-    >>>>>>> main
             group_block: the last number an expression captures counts in blocks of this many: neighbours stay together.
-            seed: of the split, the order and the augmentation.
-            keep: class -> share of its training photos that is used, to see what scarcity costs; others are whole.
-            on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
-            quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
-            classes: class names in the order that a trained network has them; the source's are mapped by name.
-            exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels.
-            root, file: flat names of settings of the source, which has read them already: not used here.
+        seed: of the split, the order and the augmentation.
+        keep: class -> share of its training photos that is used, to see what scarcity costs; others are whole.
+        on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
+        quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
+        classes: class names in the order that a trained network has them; the source's are mapped by name.
+        exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels.
+        root, file: flat names of settings of the source, which has read them already: not used here.
 
-        Attributes:
-            classes: names in label order.
-            samples, labels: of the whole source, broken photos included; `labels` is (N,) int64.
+    Attributes:
+        classes: names in label order.
+        samples, labels: of the whole source, broken photos included; `labels` is (N,) int64.
 
-        Raises:
-            DataError: a setting or the data cannot be used.
+    Raises:
+        DataError: a setting or the data cannot be used.
     """
 
     def __init__(
