@@ -65,13 +65,14 @@ def judge(
         net or predict, data.size, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
+    timed = latency[0]["entries"]["model"]
     results = {
         "status": "completed", "error": None, **facts, "ckpt": str(ckpt), "split": split, "photos": len(targets),
         "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
         **{f"test/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
         **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.judge(scores["f1_macro"], latency),
-        "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
+        "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
     answers = (probabilities, targets, classes, names)

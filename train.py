@@ -2,8 +2,7 @@
 
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
-python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
-python train.py objective=distill_logit teacher=A/best.ckpt ckpt_init=A/best.ckpt prune=structured: docs/compress.md
+python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard (smaller: docs/compress.md)
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 
@@ -24,14 +23,14 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from callbacks.wandb_run import finish, log_config, log_models, log_results
+    from callbacks.wandb_run import finish, log_config, log_results
     from evaluate import judge, judges
     from lightning_modules.checkpoint import continue_net, make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
     from reports.files import write_text
 
-    judges(cfg)  # first: a mistake there must not cost a training
+    _, ship = judges(cfg), instantiate(cfg.ship)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
@@ -62,8 +61,8 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         "precision_requested": cfg.trainer.precision, "val/f1_macro": float(checkpoint.best_model_score),
     }  # fmt: skip
     results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
-    log_results(loggers, results)
-    log_models(loggers, Path(checkpoint.best_model_path), results)
+    ship(checkpoint.best_model_path)
+    log_results(loggers, results, checkpoint.best_model_path)
     finish(loggers)
     return results
 

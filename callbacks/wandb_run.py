@@ -37,13 +37,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def log_results(loggers: Iterable[Logger], results: Mapping[str, Any]) -> None:
+def log_results(loggers: Iterable[Logger], results: Mapping[str, Any], checkpoint: str | Path | None = None) -> None:
     """Put a run's results (`metrics.json`) where tables read them: W&B's summary, metrics of TensorBoard and MLflow.
 
     Args:
         loggers: The trainer's loggers.
         results: Flat; numbers, strings and flags are taken, anything else and NaN left out.
+        checkpoint: best.ckpt, for loggers that keep models: see `log_models`.
     """
+    if checkpoint is not None:
+        log_models(loggers, Path(checkpoint), results)
     known = _known(results)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger | MLFlowLogger):

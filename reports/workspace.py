@@ -53,14 +53,14 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
             ("Photos a second", "train/images_per_second"),
         )
     ]  # fmt: skip
-    by_class = [wr.LinePlot(title=f"F1 of {c}", x=step, y=[f"val/f1/{c}"]) for c in classes]
+    by_class: list[Any] = [wr.LinePlot(title=f"F1 of {c}", x=step, y=[f"val/f1/{c}"]) for c in classes]
     by_class += [wr.BarPlot(title=f"Test F1 of {c}", metrics=[f"test/f1/{c}"]) for c in classes]
     by_class = by_class or [wr.LinePlot(title="F1 a class", x=step, metric_regex="val/f1/.*")]
     tables = ["test/mistakes", "test/per_class"]
-    looked = [wr.WeavePanelSummaryTable(table_name=table) for table in tables]
+    looked: list[Any] = [wr.WeavePanelSummaryTable(table_name=table) for table in tables]
     looked.append(wr.MediaBrowser(title="Augmented photos", media_keys=["preview/augmented"]))
     sweeps = [wr.WeavePanelSummaryTable(table_name=table) for table in ("leaderboard", "pareto")]
-    parts = {
+    parts: dict[str, list[Any]] = {
         "Comparison": comparison, "Curves": curves, "F1 a class": by_class, "Mistakes": looked, "Sweeps": sweeps,
     }  # fmt: skip
     sections = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in parts.items()]

@@ -22,7 +22,9 @@ GROUPS = (
     "callbacks",
     "logger",
     "score",
+    "ship",
     "experiment",
+    "road",
 )
 OPTIONS = sorted(
     (group, file.stem) for group in GROUPS for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_")
@@ -36,7 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 73
+    assert len(OPTIONS) == 88
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -44,11 +46,18 @@ def test_every_option_composes_and_resolves(group, option):
     if (group, option) == ("data", "checkpoint"):
         pytest.skip("belongs to evaluate.yaml")
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
-    extra = ["model.name=resnet10t"] if option == "timm" else []
+    extra = {"timm": ["model.name=resnet10t"]}.get(option, ["experiment=compress_resnet18d"] * (group == "road"))
     cfg = composed(choice, *extra)
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert plain["epochs"] > 0
     assert "${" not in str(plain)
+
+
+@pytest.mark.parametrize("treatment", sorted(file.stem for file in (CONF / "treatment").glob("*.yaml")))
+def test_every_treatment_of_imbalance_is_named_and_composes(treatment):
+    cfg = composed("experiment=imbalance", f"treatment={treatment}")
+    assert cfg.name == treatment
+    assert cfg.data.keep == {"trash": 0.2}
 
 
 def test_evaluation_composes():
