@@ -164,7 +164,7 @@ def _allocate(
     scarce = int(units.argmin())
     if units[scarce] < len(shares):
         kind, mend = ("photo", "") if len(ids) == len(labels) else ("group", ", or make the groups smaller")
-        kind += "s" * (units[scarce] != 1)
+        kind += "" if units[scarce] == 1 else "s"
         raise DataError(
             f"data: class {classes[scarce]} has {units[scarce]} {kind}, fewer than {what}: add photos{mend}"
             + (", or lower data.folds" if "folds" in what else "")
