@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import conf
+import conf.resume
 from conf.check import check
 from conf.launch import launch
 
@@ -52,17 +53,17 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
     if not trainer.is_global_zero:
         return {}
+    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
     facts = {
         "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
-        "epochs": trainer.current_epoch, "train_seconds": callbacks["history"].train_seconds, "git": record["git"],
-        "images_per_second": callbacks["history"].images_per_second,
-        "val/f1_macro": float(callbacks["checkpoint"].best_model_score),
-        "precision": precision, "precision_requested": cfg.trainer.precision,
+        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds, "git": record["git"],
+        "images_per_second": history.images_per_second, "precision": precision,
+        "precision_requested": cfg.trainer.precision, "val/f1_macro": float(checkpoint.best_model_score),
     }  # fmt: skip
-    results = judge(callbacks["checkpoint"].best_model_path, data, cfg, facts, loggers=loggers)
-    log_results(loggers, results)
+    results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
+    ship(checkpoint.best_model_path)
+    log_results(loggers, results, checkpoint.best_model_path)
     finish(loggers)
-    ship(callbacks["checkpoint"].best_model_path)
     return results
 
 
@@ -70,20 +71,20 @@ def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top."""
     from lightning_modules.checkpoint import read_checkpoint
 
-    stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
-    return conf.on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else conf.begun(cfg, stored, overrides)
+    if cfg.ckpt or cfg.ckpt_init:
+        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+        cfg = conf.on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else conf.begun(cfg, stored, overrides)
+    cfg.ckpt = cfg.ckpt or conf.resume.half_done(cfg)
+    return check(cfg)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    """Run one job; returns its score, which is what a sweeper minimises."""
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = list(HydraConfig.get().overrides.task)
-    if cfg.ckpt or cfg.ckpt_init:
-        cfg = continued(cfg, overrides)
-    check(cfg)
-    return train(cfg, overrides).get("score")
+def main(cfg: DictConfig) -> list[float | None]:
+    """Run one job, unless the sweep that goes on has it; returns the sweeper's goals, else its score."""
+    overrides = conf.resume.asked(HydraConfig.get().overrides.task)
+    with conf.resume.alone(Path(cfg.run_dir)):
+        results = conf.resume.finished(cfg) or train(continued(cfg, overrides), overrides)
+    return [results.get(goal) for goal in HydraConfig.get().sweeper.get("goals", ["score"])]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
 
 import atexit
+import json
 import os
 import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
@@ -15,10 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
-from conf.launch import composed
+from conf import plain, resume
+from conf.launch import composed, reason
 
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
 MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
+HOPELESS = "Hopeless"  # a trial that a search stopped
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
 
@@ -40,7 +43,23 @@ class SweepCallback(Callback):
         self._message: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._at_exit = AtExit(Path(str(config.hydra.sweep.dir)))
+        from reports.files import write_json
+
+        folder = Path(str(config.hydra.sweep.dir))
+        command = resume.ask(
+            config.hydra.overrides.task,
+            plain(config.hydra.sweeper, resolve=False),
+            str(plain(config.hydra.sweep, resolve=False)["subdir"]),
+        )
+        again = bool(OmegaConf.select(config, "resume"))
+        try:
+            refusal = resume.refusal(folder, command, again, lambda overrides: _composed(config, overrides))
+        except Exception as error:  # what a job was asked for is no longer there
+            refusal = reason(error)
+        if refusal:
+            _exit(refusal)
+        write_json(folder / resume.SWEEP, command)
+        self._at_exit = AtExit(folder)
         atexit.register(self._at_exit)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -48,6 +67,9 @@ class SweepCallback(Callback):
         if _is_sweep(config):
             # W&B reads it: the jobs of a sweep are one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
+            os.environ["LITESORT_TRIAL"] = _trial(config)
+            if config.hydra.output_subdir is not None:
+                _keep(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         from reports.files import write_text
@@ -58,16 +80,23 @@ class SweepCallback(Callback):
             return
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
+        if type(error).__name__ == HOPELESS:
+            _write_failure(folder, job_return.cfg, resume.asked(job_return.overrides or []), str(error), "pruned")
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
+            return
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
             write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         self._message = _mistake(error)
         if _is_sweep(config):
             self._fail(config, job_return, folder, error)
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
+            _exit("resume=true belongs to a sweep (-m): go on with a single run by ckpt=RUN/last.ckpt")
+
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._message is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":
-            print(f"error: {self._message}", file=sys.stderr)
-            sys.exit(2)
+            _exit(self._message)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         atexit.unregister(self._at_exit)
@@ -77,14 +106,14 @@ class SweepCallback(Callback):
             traceback.print_exc()
             sys.exit(1)
         jobs = [row for row in rows if "file" not in row]
-        failed = sum(row.get("status") != "completed" for row in jobs)
+        failed = sum(row.get("status") == "failed" for row in jobs)
         if failed:
             print(f"{failed} of {len(jobs)} jobs failed; the reason is in their error.log", file=sys.stderr)
             sys.exit(1)
 
     def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
         message = self._message or f"{type(root_cause(error)).__name__}: {_one_line(root_cause(error))}"
-        overrides = list(job_return.overrides or [])
+        overrides = resume.asked(job_return.overrides or [])
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
@@ -107,6 +136,40 @@ class AtExit:
             finish(self.folder)
 
 
+def _keep(config: DictConfig) -> None:
+    """Note what the job was asked, for whoever resumes the sweep, and take away what an earlier try left behind."""
+    from reports.files import write_json
+
+    folder = Path(str(config.hydra.runtime.output_dir))
+    row = resume.read(folder / "metrics.json") or {}
+    if row.get("status") == "failed":
+        for name in ("metrics.json", "error.log"):
+            (folder / name).unlink(missing_ok=True)
+    overrides = resume.asked(config.hydra.overrides.task)
+    asked = {"num": config.hydra.job.num, "pid": os.getpid(), "overrides": overrides, "config": _task(config)}
+    write_json(folder / resume.ASKED, asked)
+
+
+def _trial(config: DictConfig) -> str:
+    """What `callbacks.trial` has to know where the sweep is a search; else nothing."""
+    search = config.hydra.sweeper
+    if OmegaConf.select(search, "study_name") is None:
+        return ""
+    place = {"storage": search.storage, "name": search.study_name, "number": config.hydra.job.num}
+    return json.dumps(place | dict(search.pruning or {}))
+
+
+def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The config that a job of a sweep has by its command line; raises what Hydra does if it has none any more."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return _task(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
+
+
+def _task(config: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in plain(config, resolve=False).items() if key != "hydra"}
+
+
 def finish(folder: Path) -> list[dict[str, Any]]:
     """Print and write the leaderboard of a sweep; a job that left no result is a failed row.
 
@@ -117,13 +180,20 @@ def finish(folder: Path) -> list[dict[str, Any]]:
         The ranked rows of jobs and of their exported files; empty when there is no job.
     """
     # matplotlib and rich: not on the way of `--help`.
+    from callbacks.wandb_sweep import write_dashboards
     from reports import leaderboard
 
     rows = leaderboard.rank(leaderboard.gather(folder))
     if rows:
         leaderboard.print_table(rows)
-        print("wrote " + ", ".join(str(path) for path in leaderboard.write(rows, folder)))
+        written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]
+        print("wrote " + ", ".join(map(str, written)))
     return rows
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -151,7 +221,7 @@ def _is_sweep(config: DictConfig) -> bool:
     return config.hydra.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
 
 
-def _write_failure(folder: Path, config: Any, overrides: list[str], message: str) -> None:
+def _write_failure(folder: Path, config: Any, overrides: list[str], message: str, status: str = "failed") -> None:
     from reports.files import write_json
 
     def read(key: str) -> Any:
@@ -162,7 +232,7 @@ def _write_failure(folder: Path, config: Any, overrides: list[str], message: str
         return value if isinstance(value, str | int | float | bool) and value == value else None
 
     row = {
-        "status": "failed",
+        "status": status,
         "error": message,
         "name": read("name") or read("model.name") or folder.name,
         "overrides": overrides,

@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "calibration_photos": (True, 1, float("inf")),
     "min_confidence": (False, 0, 1),
     "show": (True, 0, float("inf")),
+    "mistakes": (True, 0, float("inf")),
     "batch_size": (True, 1, float("inf")),
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
@@ -29,8 +30,8 @@ NEEDED = ("checkpoint", "history")  # callbacks without which a run has no resul
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
-def check(cfg: DictConfig) -> None:
-    """Compare each value beside a `_target_` with the type hint of the parameter that it is for.
+def check(cfg: DictConfig) -> DictConfig:
+    """Compare each value beside a `_target_` with the type hint of the parameter that it is for; returns the config.
 
     What has no hint, or one that no plain value can be held against, passes: the code itself looks at it.
 
@@ -50,6 +51,7 @@ def check(cfg: DictConfig) -> None:
     _named("callbacks", cfg.get("callbacks"))
     _named("logger", cfg.get("logger"))
     _walk(raw, values, "")
+    return cfg
 
 
 def fits(value: Any, hint: Any) -> bool:

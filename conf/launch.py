@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts: `callbacks.sweep` takes it away
+# Part of an error -> the extra of pyproject.toml that mends it.
+EXTRAS = {"hydra/launcher/submitit": "slurm", "RayLauncher": "ray", "optuna.samplers": "search"}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # with it Hydra raises what it would print
 
 
@@ -24,6 +26,7 @@ def launch(main: Callable[[], Any]) -> None:
         main()
     except Exception as error:
         composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of those are OSErrors too
+        composing |= "Unknown plugin class" in str(error)
         if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
         folder = "" if composing else "the run folder cannot be made, choose another by hydra.run.dir: "
@@ -42,6 +45,9 @@ def composed() -> None:
 def reason(error: BaseException) -> str:
     """One line for what Hydra raises while it composes: the key, and what is there instead."""
     text = " ".join(str(error).split())
+    for part, extra in EXTRAS.items():
+        if part in text:
+            return f"this sweep needs another package: pip install -e '.[{extra}]'"
     cause: Any = error.__cause__
     missing, options = getattr(error, "missing_cfg_file", None), getattr(error, "options", None)
     if missing and options:

@@ -80,8 +80,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the ranking has to know: failures, and scores that must not be compared."""
     found = []
     for what, part in (("runs", [r for r in rows if "file" not in r]), ("files", [r for r in rows if "file" in r])):
-        if broken := sum(failed(row) for row in part):
+        hopeless = sum(row.get("status") == "pruned" for row in part)
+        if broken := sum(failed(row) for row in part) - hopeless:
             found.append(f"{broken} of {len(part)} {what} failed.")
+        if hopeless:
+            found.append(f"{hopeless} of {len(part)} {what} were stopped early, without hope.")
     kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
     if len(kinds) > 1:
         found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
@@ -94,7 +97,8 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
     told = {id(row): difference for row, difference in _with_differences(ranked)}
 
     def setting(row: Row) -> str:
-        reason = f"failed: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
+        how = "stopped" if row.get("status") == "pruned" else "failed"
+        reason = f"{how}: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
         return "  ".join(part for part in (told[id(row)], reason) if part)
 
     wanted = [

@@ -50,7 +50,8 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), and of the other values those that are equal.
+        `seeds` (sorted), `folders` (in the order given), `overrides` without the seed, and of the other values those
+        that are equal.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
@@ -101,4 +102,7 @@ def _folded(group: Sequence[Row]) -> Row:
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
             folded[key] = group[0][key]
     seeds = [row["seed"] for row in group if "seed" in row]
-    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group)}
+    folders = [row["folder"] for row in group if "folder" in row]
+    if chosen := [item for item in overrides(group[0]) if not item.startswith("seed=")]:
+        folded["overrides"] = chosen  # equal but for their order, or they were not folded
+    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group), "folders": folders}

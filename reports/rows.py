@@ -76,7 +76,7 @@ def f1_by_class(row: Row) -> dict[str, float]:
 
 
 def failed(row: Row) -> bool:
-    """Whether a row has no result to rank: anything but a status "completed"."""
+    """Whether a row has no result to rank: anything but a status "completed"; "pruned" is one that a search stopped."""
     return row.get("status") != "completed"
 
 
@@ -116,7 +116,7 @@ def _read(run: Path) -> Row:
         return _failure(f"metrics.json cannot be read: {one_line(error)}", overrides=_hydra_overrides(run))
     if not isinstance(row, dict):
         return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
-    if row.get("status") not in ("completed", "failed"):
+    if row.get("status") not in ("completed", "failed", "pruned"):
         return row | _failure(f"metrics.json has the status {row.get('status')!r}")
     return row
 

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "deployment": set(),
     "reports": set(),
     "conf": {"lightning_modules"},  # for the error that a user's mistake raises
+    "hydra_plugins": {"conf", "reports"},  # where Hydra looks for launchers and sweepers
     "callbacks": {"lightning_modules", "deployment", "reports", "conf"},  # of conf only what starts an entry point
 }
 # Room -> packages that it knows nothing of.
@@ -27,16 +28,19 @@ STRANGERS = {
     "deployment": TORCH - {"torch"},
     "reports": TORCH,
     "conf": TORCH,
+    "hydra_plugins": TORCH,
     "callbacks": set(),
 }
 # Package -> where it may be imported: rooms, or single files; "" stands for the entry points.
 ONLY_IN = {
     "wandb": {"callbacks"},
-    "hydra": {"", "callbacks/sweep.py"},
-    "omegaconf": {"", "conf", "callbacks/sweep.py"},
+    "hydra": {"", "callbacks/sweep.py", "hydra_plugins"},
+    "omegaconf": {"", "conf", "callbacks/sweep.py", "hydra_plugins"},
 }
 # Packages that cost seconds or are optional: only inside functions, everywhere.
-NEVER_AT_TOP = {"wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning"}
+NEVER_AT_TOP = {
+    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "captum", "optuna", "joblib",
+}  # fmt: skip
 
 
 def sources() -> list[PurePosixPath]:

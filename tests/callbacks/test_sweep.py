@@ -170,15 +170,6 @@ def test_ctrl_c_leaves_the_ranking_of_what_there_is(app):
     assert rows[2]["overrides"] == ["act=interrupt"]
 
 
-def test_a_job_that_was_killed_is_a_row_of_the_next_ranking(app):
-    status, _, _ = run(app, "-m", "act=kill")
-    assert status == -signal.SIGKILL
-    status, _, _ = run(app, "-m", "act=fine", "hydra.sweep.subdir=again")
-    assert status == 1
-    last = leaderboard(app)[1]
-    assert (last["status"], last["overrides"]) == ("failed", ["act=kill"])
-
-
 def test_importing_the_callback_loads_nothing_heavy():
     code = "import sys, callbacks.sweep; print([m for m in ('torch', 'numpy', 'rich', 'wandb') if m in sys.modules])"
     out = subprocess.run(

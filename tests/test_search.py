@@ -1,0 +1,136 @@
+"""Searches of a small application with the real sweeper and a real study, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+optuna = pytest.importorskip("optuna", reason="hydra/sweeper=tpe needs the extra [search]")
+ROOT = Path(__file__).parents[1]
+APP = """
+import json, os
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from conf import resume
+
+@hydra.main(version_base="1.3", config_path=".", config_name="app")
+def main(cfg):
+    trial = json.loads(os.environ["LITESORT_TRIAL"])
+    assert trial["number"] == HydraConfig.get().job.num
+    with open("ran", "a") as file:
+        print(trial["number"], file=file)
+    if Path("kill").exists() and trial["number"] == 3:
+        os.kill(os.getpid(), 9)
+    if cfg.kind == "broken":
+        raise KeyError("no luck")
+    up = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
+    row = {"status": "completed", "score": 1.0, "overrides": resume.asked(HydraConfig.get().overrides.task)}
+    (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
+    return [up] if len(HydraConfig.get().sweeper.goals) == 1 else [up, cfg.x]
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = f"""
+kind: flat
+x: 0.0
+depth: 0
+resume: false
+hydra:
+  searchpath: ["file://{ROOT}/conf"]
+  sweep: {{dir: sweep, subdir: "${{hydra:job.num}}"}}
+  callbacks: {{sweep: {{_target_: callbacks.sweep.SweepCallback}}}}
+"""
+SPACE = """
+defaults: [{base}, _self_]
+params: {{
+  model: null, data.size: null, augment: null, augment.magnitude: null, objective: null, objective.gamma: null,
+  optimizer.lr: null, kind: "choice(flat,deep)", depth: {{when: {{kind: [deep]}}, space: "range(1,4)"}},
+  x: "interval(0,1)"
+}}
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "app.yaml").write_text(CONFIG)
+    (tmp_path / "hydra" / "sweeper").mkdir(parents=True)
+    for base in ("tpe", "pareto"):
+        (tmp_path / "hydra" / "sweeper" / f"my_{base}.yaml").write_text(SPACE.format(base=base))
+    return tmp_path
+
+
+def search(app, sweeper, *arguments):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
+    command = [sys.executable, "app.py", "-m", f"hydra/sweeper=my_{sweeper}", *arguments]
+    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def trials(app):
+    return optuna.load_study(study_name="litesort", storage=f"sqlite:///{app}/sweep/study.db").trials
+
+
+def test_a_search_goes_on_where_it_was_killed_and_repeats_no_trial(app):
+    (app / "kill").touch()
+    status, _, err = search(app, "tpe", "hydra.sweeper.n_trials=5")
+    assert status == -9, err
+    assert [trial.state.name for trial in trials(app)] == ["COMPLETE"] * 3 + ["RUNNING"]
+    (app / "kill").unlink()
+    status, out, err = search(app, "tpe", "hydra.sweeper.n_trials=6", "resume=true")
+    assert status == 0, err
+    assert (app / "ran").read_text().split() == ["0", "1", "2", "3", "3", "4", "5"]
+    found = trials(app)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 6
+    assert len({json.dumps(trial.params) for trial in found}) == 6
+    for trial in found:  # a setting under a condition is there when the condition holds
+        assert ("depth" in trial.params) == (trial.params["kind"] == "deep")
+    best = max(found, key=lambda trial: trial.value)
+    assert f"job {best.number}: val/f1_macro {best.value:.4g} with {' '.join(best.user_attrs['overrides'])}" in out
+    rows = json.loads((app / "sweep" / "leaderboard.json").read_text())
+    assert len(rows) == 6
+
+
+def test_a_failing_trial_does_not_end_the_study(app):
+    status, _, err = search(app, "tpe", "kind=choice(broken,flat)", "hydra.sweeper.n_trials=8", "hydra.sweeper.seed=1")
+    found = trials(app)
+    assert (status, len(found)) == (1, 8), err
+    assert {trial.state.name for trial in found} == {"COMPLETE", "FAIL"}
+    assert all(trial.state.name == "FAIL" for trial in found if trial.params["kind"] == "broken")
+
+
+def test_settings_that_were_judged_are_not_run_twice(app):
+    status, _, err = search(app, "tpe", "kind=flat", "x=choice(0.1,0.2)", "hydra.sweeper.n_trials=6")
+    assert status == 0, err
+    assert len((app / "ran").read_text().split()) == 2
+    assert {trial.value for trial in trials(app)} == {0.6, 0.7}
+
+
+def test_two_goals_end_in_the_front(app):
+    status, out, err = search(app, "pareto", "kind=flat", "hydra.sweeper.n_trials=8")
+    assert status == 0, err
+    study = optuna.load_study(study_name="litesort", storage=f"sqlite:///{app}/sweep/study.db")
+    front = {trial.number for trial in study.best_trials}
+    assert {line.split(":")[0] for line in out.splitlines() if line.startswith("job ")} == {f"job {n}" for n in front}
+    assert any(trial.values[1] < 0.5 for trial in study.best_trials)
+    assert all("depth" not in trial.params for trial in study.trials)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.goals"),
+        ("hydra.sweeper.direction=minimize", "null"),
+    ],
+)
+def test_goals_that_do_not_fit_are_one_line(app, wrong, hint):
+    (app / "app.py").write_text(APP.replace("    main()\n", "    from conf.launch import launch\n    launch(main)\n"))
+    status, _, err = search(app, "tpe", wrong)
+    assert status == 2
+    assert hint in err
+    assert "Traceback" not in err

@@ -1,0 +1,101 @@
+"""Sweeps of tiny real trainings: resumed, and by each launcher."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
+    "epochs=2", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
+    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
+    "logger=none",
+)  # fmt: skip
+needs = {"slurm_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
+
+
+def start(folder, photos, *arguments, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, f"data.root={photos}", *arguments]
+    return subprocess.Popen(
+        [*command, f"hydra.sweep.dir={folder / 'sweep'}"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "LITESORT_CACHE": str(folder / "cache"), **environment},
+    )  # fmt: skip
+
+
+def ended(sweep):
+    out, err = sweep.communicate(timeout=400)
+    return sweep.returncode, out, err
+
+
+def rows(folder):
+    return {row["seed"]: row for row in json.loads((folder / "sweep" / "leaderboard.json").read_text())}
+
+
+def wait_for(sweep, folder, pattern):
+    while sweep.poll() is None:
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
+        time.sleep(0.005)
+    raise AssertionError(sweep.communicate())
+
+
+def test_a_killed_job_is_a_row_and_goes_on_when_the_sweep_is_resumed(photos, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
+    command = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "epochs=3")
+    sweep = start(tmp_path, photos, *command)
+    half = wait_for(sweep, tmp_path, "sweep/1-*/last.ckpt").parent
+    os.kill(json.loads((half / ".hydra" / "asked.json").read_text())["pid"], signal.SIGKILL)
+    status, _, err = ended(sweep)
+    assert status == 1, err
+    assert (rows(tmp_path)[0]["status"], rows(tmp_path)[1]["status"]) == ("completed", "failed")
+    assert "killed" in rows(tmp_path)[1]["error"]
+    assert "killed" in (half / "error.log").read_text()
+    assert len(list((tmp_path / "cache").glob("*/"))) == 1  # decoded once, though both started together
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").glob("0-*/*.ckpt")}
+    status, _, err = ended(start(tmp_path, photos, *command, "resume=true"))
+    assert status == 0, err
+    assert {row["status"] for row in rows(tmp_path).values()} == {"completed"}
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").glob("0-*/*.ckpt")}
+    assert len((half / "history.csv").read_text().splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize("launcher", needs)
+def test_launchers_run_two_jobs(launcher, photos, tmp_path):
+    if importlib.util.find_spec(needs[launcher]) is None:
+        pytest.skip(f"hydra/launcher={launcher} needs an extra that is not installed")
+    status, _, err = ended(start(tmp_path, photos, f"hydra/launcher={launcher}", "seed=0,1", "epochs=1"))
+    assert status == 0, err
+    assert {seed: row["status"] for seed, row in rows(tmp_path).items()} == {0: "completed", 1: "completed"}
+
+
+def test_ctrl_c_saves_the_running_epoch_and_writes_the_leaderboard(photos, tmp_path):
+    sweep = start(tmp_path, photos, "seed=0,1", "epochs=200")
+    folder = wait_for(sweep, tmp_path, "sweep/0-*/last.ckpt").parent
+    sweep.send_signal(signal.SIGINT)
+    status, out, _ = ended(sweep)
+    assert status == 1
+    assert "stopping after this epoch" in out
+    stopped = int(out.split("stopped after ")[1].split()[0])
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + stopped  # none was broken off
+    assert not list((tmp_path / "sweep").glob("1-*"))
+    assert rows_or_failed(tmp_path) == ["failed"]
+
+
+def rows_or_failed(folder):
+    return [row["status"] for row in json.loads((folder / "sweep" / "leaderboard.json").read_text())]
+
+
+def test_two_processes_of_a_sweep_job_leave_one_row(photos, tmp_path):
+    status, _, err = ended(start(tmp_path, photos, "trainer=ddp", "trainer.devices=2", "seed=0,1", "epochs=1"))
+    assert status == 0, err
+    assert {seed: row["status"] for seed, row in rows(tmp_path).items()} == {0: "completed", 1: "completed"}
+    assert len(list(tmp_path.rglob("metrics.json"))) == 2
+    assert len(list(tmp_path.rglob("leaderboard.json"))) == 1
