@@ -103,7 +103,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
 
     wanted = [
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
-        Column("model", model),
+        Column("model", model, leaves=10 * shipped),  # the setting tells it too, then
         Column("setting", setting),
         Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if shipped else ""), longest=40)),
         Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
@@ -111,7 +111,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
         Column("weakest class", _weakest, leaves=5),
         Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
-        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms")),
+        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms"), leaves=1 * shipped),
         Column("× faster", lambda row: _faster(row, shipped)),
         Column("front", lambda row: "●" if shipped and row.get("front") else ""),
         Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=9),
