@@ -17,7 +17,7 @@ from rich.text import Text
 from reports.figures import pareto
 from reports.files import write_csv, write_json, write_text
 from reports.ranking import differences, group_seeds, rank, time_key
-from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line
+from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line, shipped_as
 
 
 class Column(NamedTuple):
@@ -207,8 +207,7 @@ def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def _point_name(row: Row, difference: str) -> str:
-    file = row.get("file")  # a run's name says which, and the suffix in what form
-    return one_line(f"{row.get('name')} {file}" if file else f"{model(row)} {difference}", longest=40)
+    return shipped_as(row) or one_line(f"{model(row)} {difference}", longest=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
