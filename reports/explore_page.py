@@ -17,7 +17,8 @@ Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
 
 VIEWPORT = "<meta name=viewport content='width=device-width'>"  # else a phone shows it at a third of its size
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-h1{overflow-wrap:anywhere}table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
+h1{overflow-wrap:anywhere}table{border-collapse:collapse;display:block;overflow-x:auto}
+td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.alarm{color:#b00020;font-weight:600}
 .sheet{display:flex;flex-wrap:wrap;gap:6px}.pair{display:flex;gap:2px;padding:4px;border:2px solid #ddd}
 figure{margin:0;width:112px;font-size:11px;overflow-wrap:anywhere}
