@@ -41,7 +41,7 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
         f"<h1>{html.escape(results['data'])}</h1>",
         *(f"<p{' class=alarm' if alarming else ''}>{html.escape(line)}</p>" for line, alarming in lines(results)),
         _counts(results), "<h2>Sizes</h2>", *_histograms(results), _broken(results), *_duplicates(results, read, pairs),
-        *_sheets(results, read, sheet),
+        *_judged(results, read, pairs), *_sheets(results, read, sheet),
     ]  # fmt: skip
     title = html.escape(results["data"])
     head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{title}</title><style>{STYLE}</style>"
@@ -102,6 +102,24 @@ def _duplicates(results: Mapping[str, Any], read: Read, pairs: int) -> list[str]
     return [f"<h2>Duplicates</h2><p>{note}</p><div class=sheet>", *shown, "</div>"]
 
 
+def _judged(results: Mapping[str, Any], read: Read, most: int) -> list[str]:
+    """Photos whose label is doubted, and those that are like no other."""
+    suspects, far = results.get("suspects", [])[:most], results.get("outlying", [])[:most]
+    parts = []
+    if suspects:
+        note = f"{len(suspects)} of {len(results['suspects'])}, worst first; relabel.csv has them all, for data.relabel"
+        figures = (
+            _figure(results["photos"][one["row"]], read, one["row"], f" likely {one['likely']} ({one['other']:.0%})")
+            for one in suspects
+        )
+        parts += [f"<h2>Label suspects</h2><p>{note}</p><div class=sheet>", *figures, "</div>"]
+    if far:
+        figures = (_figure(results["photos"][one["row"]], read, one["row"]) for one in far)
+        note = f"{len(far)} of {len(results['outlying'])}, furthest from all others first"
+        parts += [f"<h2>Rare and outlying</h2><p>{note}</p><div class=sheet>", *figures, "</div>"]
+    return parts
+
+
 def _sheets(results: Mapping[str, Any], read: Read, sheet: int) -> list[str]:
     parts = []
     for name in results["classes"]:
@@ -112,8 +130,8 @@ def _sheets(results: Mapping[str, Any], read: Read, sheet: int) -> list[str]:
     return parts
 
 
-def _figure(photo: Mapping[str, Any], read: Read, row: int) -> str:
-    caption = f"{photo['path']} ({photo['label']}, {photo['split'] or 'in no split'})"
+def _figure(photo: Mapping[str, Any], read: Read, row: int, more: str = "") -> str:
+    caption = f"{photo['path']} ({photo['label']}, {photo['split'] or 'in no split'}){more}"
     return f"<figure>{_picture(read, row)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
