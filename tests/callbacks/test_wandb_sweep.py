@@ -125,13 +125,17 @@ def test_tensorboard_has_the_same_keys(tmp_path, make_module, make_trainer, data
     assert (found.Images("test/mistakes")[0].width, found.Images("test/mistakes")[0].height) == (128, 128)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="no MLflow: pip install mlflow-skinny")
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("mlflow", "sqlalchemy", "alembic"))), reason="no MLflow: pip install mlflow"
+)
+@pytest.mark.filterwarnings("ignore")  # what MLflow warns of inside itself
 def test_mlflow_has_the_same_keys(tmp_path, make_module, make_trainer, data):
-    logger = MLFlowLogger(tracking_uri=f"file:{tmp_path}/mlruns", run_name="tiny")
+    place = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": f"{tmp_path}/mlflow"}
+    logger = MLFlowLogger(run_name="tiny", **place)
     run_with(logger, tmp_path, make_module, make_trainer, data)
     run = logger.experiment.get_run(logger.run_id)
     assert set(run.data.metrics) >= METRICS
     assert run.data.params["model/name"] == "tiny"
     assert run.data.metrics["test/f1_macro"] == pytest.approx(0.7)
-    names = {path.as_posix().partition("/artifacts/")[2] for path in tmp_path.glob("mlruns/*/*/artifacts/**/*.png")}
+    names = {path.as_posix().partition("/artifacts/")[2] for path in tmp_path.glob("mlflow/**/*.png")}
     assert names == {f"{key}.png" for key in PICTURES}
