@@ -42,9 +42,11 @@ def judge(
     loggers: Any = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
+    from callbacks.mistakes import write_mistakes
+    from callbacks.pictures import log_pictures
     from callbacks.wandb_media import log_answers
-    from datamodules.images import load
-    from deployment.profile import cost
+    from datamodules.images import load, resize
+    from deployment.profile import cost, size_in_bytes
     from deployment.runtimes import predict_all
     from lightning_modules.backbones import create_backbone
     from lightning_modules.metrics import evaluate
@@ -63,17 +65,24 @@ def judge(
         net or predict, data.size, (score.reference, yardstick, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
+    timed = latency[0]["entries"]["model"]
     results = {
         "status": "completed", "error": None, **facts, "ckpt": str(ckpt), "split": split, "photos": len(targets),
         "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
         **{f"test/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
-        **cost(net, record, data.size), **score.judge(scores["f1_macro"], latency),
-        "latency_ms": latency[0]["entries"]["model"]["median_ms"], "latency": latency, "versions": versions(),
+        **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.judge(scores["f1_macro"], latency),
+        "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
-    log_answers(loggers, probabilities, targets, classes, names, lambda row: data.source.read(indices[row], 256))
-    print_summary(results, [Path(ckpt), *written])
+    answers = (probabilities, targets, classes, names)
+    mistakes = write_mistakes(
+        Path(cfg.run_dir), *answers, lambda row, size: resize(data.source.read(indices[row], size), size, data.resize),
+        data.size, net, cfg.get("mistakes", 12),
+    )  # fmt: skip
+    log_answers(loggers, *answers, lambda row: data.source.read(indices[row], 256))
+    log_pictures(loggers, Path(cfg.run_dir))
+    print_summary(results, [Path(ckpt), *written, *([mistakes] if mistakes else [])])
     return results
 
 

@@ -2,8 +2,7 @@
 
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
-python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard
-python train.py objective=distill_logit teacher=A/best.ckpt ckpt_init=A/best.ckpt prune=structured: docs/compress.md
+python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard (smaller: docs/compress.md)
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 
@@ -31,7 +30,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from reports.environment import git_revision
     from reports.files import write_text
 
-    judges(cfg)  # first: a mistake there must not cost a training
+    _, ship = judges(cfg), instantiate(cfg.ship)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
@@ -45,9 +44,10 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net
-    loggers = list(instantiate(cfg.logger).values())
+    watchers = list(filter(None, callbacks.values()))  # null switches one off
+    loggers = list(filter(None, instantiate(cfg.logger).values()))
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    trainer = instantiate(cfg.trainer, precision=precision, callbacks=list(callbacks.values()), logger=loggers)
+    trainer = instantiate(cfg.trainer, precision=precision, callbacks=watchers, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, conf.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
@@ -61,7 +61,8 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         "precision_requested": cfg.trainer.precision, "val/f1_macro": float(checkpoint.best_model_score),
     }  # fmt: skip
     results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
-    log_results(loggers, results)
+    ship(checkpoint.best_model_path)
+    log_results(loggers, results, checkpoint.best_model_path)
     finish(loggers)
     return results
 

@@ -1,26 +1,23 @@
 """Prune the network before it trains, and again between epochs where that is asked for."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
-from torch import nn
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.freeze import Freeze
 from callbacks.head_warmup import HeadWarmup
 from callbacks.pruning_report import print_pruning
-from deployment.compare import latency_ratio
+from deployment.compare import Ratio, ratio_in
 from deployment.profile import profile
 from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone
 from lightning_modules.checkpoint import blank_net
 from lightning_modules.pruning import IMPORTANCE, SCOPES, find_ratio, gather_gradients, pruned, untouchable
-
-Ratio = Callable[[nn.Module, nn.Module, int], float]
 
 
 class StructuredPruning(pl.Callback):
@@ -32,7 +29,8 @@ class StructuredPruning(pl.Callback):
 
     Args:
         macs: Share of the multiply-accumulates that stays, in (0, 1).
-        latency: Instead: share of the measured time of one photo, eager and on this machine.
+        latency: Instead: share of the measured time of one photo, on this machine.
+        runtime: What that time is measured in: "openvino", "onnx" or "torch", of the exported nets; or "eager".
         importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.pruned`.
         scope: "uniform" or "global".
         round_to: Layers keep a multiple of this many channels.
@@ -40,7 +38,8 @@ class StructuredPruning(pl.Callback):
         steps: How many prunings.
         every: Epochs between two of them.
         ckpt: The checkpoint that the run resumes from, if it does: its network has been pruned already.
-        ratio_of: Takes a net, what it is compared to, and the photo's side; returns the share of time.
+        ratio_of: Takes a net, what it is compared to, and the photo's side; returns the share of time. None: measured
+            in `runtime`.
 
     Raises:
         ModelError: A setting that is out of range, does nothing, or asks for what this network cannot give.
@@ -50,6 +49,7 @@ class StructuredPruning(pl.Callback):
         self,
         macs: float | None = 0.5,
         latency: float | None = None,
+        runtime: str = "openvino",
         importance: str = "magnitude",
         scope: str = "uniform",
         round_to: int = 8,
@@ -57,12 +57,13 @@ class StructuredPruning(pl.Callback):
         steps: int = 1,
         every: int = 5,
         ckpt: str | None = None,
-        ratio_of: Ratio = latency_ratio,
+        ratio_of: Ratio | None = None,
     ) -> None:
         self.key, self.target = _target(macs, latency)
         _check(importance, scope, round_to, batches, steps, every)
         self.importance, self.scope, self.round_to = importance, scope, round_to
-        self.batches, self.steps, self.every, self.ratio_of = batches, steps, every, ratio_of
+        self.batches, self.steps, self.every = batches, steps, every
+        self.runtime, self.ratio_of = runtime, ratio_of or ratio_in(runtime)
         self._resumes = ckpt is not None  # Lightning's own word for it comes after `setup`
         self._done = 0  # steps
         self._before = 0  # length of the history that the network came with
@@ -124,7 +125,8 @@ class StructuredPruning(pl.Callback):
         self._done += 1
         if trainer.is_global_zero:
             times = self.ratio_of(small.to(memory_format=torch.channels_last), original, size)
-            print_pruning(net, small, settings["protected"], profile(original, size), profile(small, size), times)
+            costs = profile(original, size), profile(small, size)
+            print_pruning(net, small, settings["protected"], *costs, times, self.runtime)
         return small
 
 

@@ -13,6 +13,7 @@ def print_pruning(
     before: Mapping[str, int],
     after: Mapping[str, int],
     latency: float,
+    runtime: str,
 ) -> None:
     """Print a table of layers, and what the whole network costs.
 
@@ -23,6 +24,7 @@ def print_pruning(
         before: `params` and `macs` of the network before any pruning of the run.
         after: The same of `small`.
         latency: Time of one photo through `small`, relative to the network before, measured.
+        runtime: What it was measured in.
     """
     from rich.console import Console
     from rich.table import Table
@@ -47,4 +49,4 @@ def print_pruning(
     for key in ("macs", "params"):
         console.print(f"{key}: {before[key]:,} -> {after[key]:,} ({after[key] / before[key]:.1%})", highlight=False)
     faster = "" if latency < 0.98 else ": NOT FASTER here, in spite of its fewer operations"
-    console.print(f"latency, eager, one photo: {latency:.2f} of the unpruned{faster}", highlight=False)
+    console.print(f"latency in {runtime}, one photo: {latency:.2f} of the unpruned{faster}", highlight=False)

@@ -112,9 +112,10 @@ class SweepCallback(Callback):
         except Exception:  # Hydra would make a warning of it, and the exit status would lie
             traceback.print_exc()
             sys.exit(1)
-        failed = sum(row.get("status") == "failed" for row in rows)
+        jobs = [row for row in rows if "file" not in row]
+        failed = sum(row.get("status") == "failed" for row in jobs)
         if failed:
-            print(f"{failed} of {len(rows)} jobs failed; the reason is in their error.log", file=sys.stderr)
+            print(f"{failed} of {len(jobs)} jobs failed; the reason is in their error.log", file=sys.stderr)
             sys.exit(1)
 
     def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
@@ -168,15 +169,17 @@ def finish(folder: Path) -> list[dict[str, Any]]:
         folder: The sweep's folder, with a folder a job in it.
 
     Returns:
-        The ranked rows, as `reports.leaderboard.rank` orders them; empty when there is no job.
+        The ranked rows of jobs and of their exported files; empty when there is no job.
     """
     # matplotlib and rich: not on the way of `--help`.
+    from callbacks.wandb_sweep import write_dashboards
     from reports import leaderboard
 
     rows = leaderboard.rank(leaderboard.gather(folder))
     if rows:
         leaderboard.print_table(rows)
-        print("wrote " + ", ".join(str(path) for path in leaderboard.write(rows, folder)))
+        written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]
+        print("wrote " + ", ".join(map(str, written)))
     return rows
 
 

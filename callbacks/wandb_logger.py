@@ -30,9 +30,10 @@ class Wandb(WandbLogger):
         job_type: "train", "evaluate", ...
         tags: Words to filter by.
         notes: A sentence about the run.
-        offline: "auto": offline where there is no key (`WANDB_API_KEY` or netrc); `WANDB_MODE` is heeded.
+        offline: "auto": offline where there is no key (`WANDB_API_KEY`, netrc); `WANDB_MODE` is heeded.
         init_timeout: Seconds a server may take to answer; after that the run goes on offline.
-        log_model: Upload checkpoints: False, True (at the end) or "all"; ignored offline.
+        log_model: Keep the best checkpoint and what was exported from it as artefacts; "all": every checkpoint too, as
+            it is written, and only online.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Wandb(WandbLogger):
             name=name,
             save_dir=save_dir,
             project=project,
-            log_model=False if works_offline else log_model,
+            log_model="all" if log_model == "all" and not works_offline else False,
             entity=entity,
             group=group or os.environ.get("WANDB_RUN_GROUP"),
             job_type=job_type,
@@ -63,6 +64,7 @@ class Wandb(WandbLogger):
         )
         del self._wandb_init["anonymous"]  # gone from W&B; passing it, even as None, is warned of
         self.works_offline = works_offline
+        self.keeps_model = bool(log_model)
         self.init_timeout = init_timeout
 
     @property

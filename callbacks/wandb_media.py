@@ -1,4 +1,4 @@
-"""Pictures and tables of a run for W&B; nothing happens where no W&B logger is attached."""
+"""Pictures and tables of a run for W&B, and its first pictures for TensorBoard and MLflow too."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import Logger
 
+from callbacks.pictures import log_picture, takes_pictures
 from callbacks.wandb_run import find_run
 
 
@@ -29,11 +30,14 @@ class WandbMedia(pl.Callback):
             return
         self._done = True
         run = find_run(trainer.loggers)
+        if run is None and not any(map(takes_pictures, trainer.loggers)):
+            return
+        images = batch[0][: self.preview].float().clamp(0, 1).mul(255).round().byte()
+        picture = grid(images.permute(0, 2, 3, 1).cpu().numpy())
+        log_picture(trainer.loggers, "preview/augmented", picture)
         if run is not None:
             import wandb
 
-            images = batch[0][: self.preview].float().clamp(0, 1).mul(255).round().byte()
-            picture = grid(images.permute(0, 2, 3, 1).cpu().numpy())
             run.log({"preview/augmented": wandb.Image(picture), "trainer/global_step": trainer.global_step})
 
 

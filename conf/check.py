@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "calibration_photos": (True, 1, float("inf")),
     "min_confidence": (False, 0, 1),
     "show": (True, 0, float("inf")),
+    "mistakes": (True, 0, float("inf")),
     "batch_size": (True, 1, float("inf")),
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
@@ -43,11 +44,12 @@ def check(cfg: DictConfig) -> DictConfig:
         if value not in (None, "auto") and not (fits(value, int if whole else float) and least <= value <= most):
             limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
             raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
-    missing = [name for name in NEEDED if "callbacks" in cfg and name not in (cfg.callbacks or {})]
+    there = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]
+    missing = [name for name in NEEDED if "callbacks" in cfg and name not in there]
     if missing:
-        raise _refusal(
-            "callbacks", f"[{','.join(cfg.callbacks or {})}]", f"{' and '.join(missing)} too, as default does"
-        )
+        raise _refusal("callbacks", f"[{','.join(there)}]", f"{' and '.join(missing)} too, as default does")
+    _named("callbacks", cfg.get("callbacks"))
+    _named("logger", cfg.get("logger"))
     _walk(raw, values, "")
     return cfg
 
@@ -88,6 +90,18 @@ def describe(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list, each {describe(inner[0])}"
     return "null" if hint in (None, type(None)) else KINDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _named(group: str, entries: Any) -> None:
+    """Refuse settings of something that the group's list leaves out: it would be built as a bare dict."""
+    from lightning_modules import ModelError
+
+    settings = {name: entry for name, entry in (entries or {}).items() if entry is not None}
+    targets = [name for name, entry in settings.items() if "_target_" in entry]
+    for name in settings:
+        if targets and name not in targets:  # none has one in a config that came with a checkpoint: see conf.trust
+            mend = f"give {group}=[...,{name}], or {group}.{name}=null"
+            raise ModelError(f"{group}.{name} is set, but {group} does not name it: {mend}")
 
 
 def _walk(raw: Any, values: Any, path: str) -> None:

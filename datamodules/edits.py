@@ -67,7 +67,7 @@ def edited(source: Source, exclude: str | Path | None, relabel: str | Path | Non
     labels = {path: row["label"] for path, row in _paths("relabel", relabel, ["path", "label"], known).items()}
     if first_process():
         changed = len(labels.keys() - out)
-        log.info("data: %d photos left out by data.exclude, %d relabelled by data.relabel", len(out), changed)
+        log.info("data: left out by data.exclude: %d, relabelled by data.relabel: %d", len(out), changed)
     return EditedSource(source, out, labels)
 
 

@@ -10,40 +10,37 @@ from datamodules import DataError
 
 def group_ids(
     paths: Sequence[str],
-    pattern: str | None,
+    patterns: Sequence[str],
     block: int | None,
     names: Sequence[str | None],
     twins: np.ndarray | None = None,
 ) -> np.ndarray:
     """Number the groups of photos: (N,) int64, equal where two photos must stay on one side.
 
-    Photos belong together if the source says so, or if `pattern` finds the same text in their paths, or through a chain
-    of these.
+    Photos belong together if the source says so, or show the same, or if a pattern finds the same text in their paths,
+    or through a chain of these.
 
     Args:
         paths: of all photos.
-        pattern: regular expression that is searched in each path; its captures, else the whole match, name the group.
+        patterns: regular expressions that are searched in each path; captures, else the whole match, name a group.
         block: the last capture that is a number counts by `number // block`, so that neighbours share a group.
         names: groups that the source gives, None for a photo that it leaves alone.
-        twins: (N,) int64, equal for photos that show the same; they take the place of the expression.
+        twins: (N,) int64, equal for photos that show the same.
 
     Raises:
         DataError: no such expression, a path it does not match, or no number to make blocks of.
 
-    >>> group_ids(["can9.jpg", "can11.jpg", "can12.jpg"], r"([a-z]+)(\\d+)", 10, [None] * 3)
+    >>> group_ids(["can9.jpg", "can11.jpg", "can12.jpg"], [r"([a-z]+)(\\d+)"], 10, [None] * 3)
     array([0, 1, 1])
     """
     keys: list[list[tuple[object, ...]]] = [[("source", name)] if name is not None else [] for name in names]
-    if twins is not None:
-        if block is not None:
-            raise DataError(f"data.group_block={block} has no meaning for data.group_by=duplicates: unset it")
-        for own, twin in zip(keys, twins.tolist(), strict=True):
-            own.append(("twin", twin))
-    elif pattern is not None:
-        for own, key in zip(keys, _matches(paths, pattern, block), strict=True):
-            own.append(key)
-    elif block is not None:
+    if block is not None and not patterns:
         raise DataError(f"data.group_block={block} needs data.group_by: a regular expression that captures the number")
+    for own, twin in zip(keys, twins.tolist() if twins is not None else [], strict=False):
+        own.append(("twin", twin))
+    for place, pattern in enumerate(patterns):
+        for own, key in zip(keys, _matches(paths, pattern, block), strict=True):
+            own.append((place, *key))
     return components(keys)
 
 

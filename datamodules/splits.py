@@ -163,9 +163,11 @@ def _allocate(
     units = (counts > 0).sum(0)
     scarce = int(units.argmin())
     if units[scarce] < len(shares):
-        kind, mend = ("photos", "") if len(ids) == len(labels) else ("groups", ", or make the groups smaller")
+        one = units[scarce] == 1
+        kind, mend = ("photo", "") if len(ids) == len(labels) else ("group", ", or make the groups smaller")
+        has = f"{units[scarce]} {kind if one else kind + 's'}"
         raise DataError(
-            f"data: class {classes[scarce]} has {units[scarce]} {kind}, fewer than {what}: add photos{mend}"
+            f"data: class {classes[scarce]} has {has}, fewer than {what}: add photos{mend}"
             + (", or lower data.folds" if "folds" in what else "")
         )
     random = np.random.default_rng(seed)

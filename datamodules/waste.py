@@ -1,7 +1,7 @@
 """WasteDataModule: any source of photos becomes batches on the device."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,18 +10,19 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from datamodules import DataError, images, splits
+from datamodules import DataError, images
 from datamodules.augment import Augment
 from datamodules.batch import Batch
 from datamodules.cache import open_pixels
 from datamodules.cache_file import Pixels
 from datamodules.duplicates import duplicate_groups
 from datamodules.edits import edited, named
-from datamodules.groups import group_ids
 from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
 from datamodules.quarantine import Quarantine, first_process
 from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
+from datamodules.sides import Sides
 from datamodules.sources.base import Sample, Source
+from datamodules.splits import Rows
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,10 @@ class WasteDataModule(pl.LightningDataModule):
         cache_budget_gb: a larger cache is not built, and photos are decoded each time.
         val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
         fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
-        group_by: regular expression on the path: equal captures stay on one side; "duplicates": what is alike.
-        group_block: with it, the last number captured counts in blocks of this many, so that neighbours stay together.
+        group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or several.
+        group_block: the last number an expression captures counts in blocks of this many: neighbours stay together.
         seed: of the split, the order and the augmentation.
+        keep: class -> share of its training photos that is used, to see what scarcity costs; others are whole.
         on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
         quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
         classes: class names in the order that a trained network has them; the source's are mapped by name.
@@ -79,9 +81,10 @@ class WasteDataModule(pl.LightningDataModule):
         test_fraction: float = 0.15,
         fold: int | None = None,
         folds: int | None = None,
-        group_by: str | None = None,
+        group_by: str | Sequence[str] | None = None,
         group_block: int | None = None,
         seed: int = 0,
+        keep: Mapping[str, float] | None = None,
         on_error: Literal["quarantine", "raise"] = "quarantine",
         quarantine_dir: str | Path | None = None,
         classes: Sequence[str] | None = None,
@@ -97,13 +100,18 @@ class WasteDataModule(pl.LightningDataModule):
             raise DataError(f"data.resize={resize} is not known: use one of {', '.join(images.POLICIES)}")
         if size < 1:
             raise DataError(f"data.size={size} is not a size: use 1 or more pixels, e.g. data.size=128")
+        for key, photos in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if photos < 1:
+                raise DataError(f"data.{key}={photos} is not a size: use 1 or more")
+        if not cache_budget_gb >= 0:
+            raise DataError(f"data.cache_budget_gb={cache_budget_gb} is not a size: use 0 (no cache) or more, in GB")
         auto_workers(num_workers)
         self.source, self.size, self.resize = edited(source, exclude, relabel), size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
         self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
-        self.val_fraction, self.test_fraction, self.fold, self.folds = val_fraction, test_fraction, fold, folds
-        self.group_by, self.group_block, self.seed = group_by, group_block, seed
+        self.sides = Sides(val_fraction, test_fraction, fold, folds, group_by, group_block, seed, keep)
+        self.seed = seed
         self.samples: list[Sample] = self.source.samples
         self.classes, self.labels = named(self.source, classes)
         self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
@@ -156,33 +164,24 @@ class WasteDataModule(pl.LightningDataModule):
         return np.setdiff1d(np.arange(len(self.samples)), np.fromiter(self.broken, np.int64, len(self.broken)))
 
     @cached_property
-    def splits(self) -> splits.Rows:
+    def splits(self) -> Rows:
         """Rows of `samples` in train, val and test, (n,) int64 each; broken photos are in none."""
         self.setup()
-        rows = self.rows
-        samples = [self.samples[row] for row in rows]
+        chosen, notes = self.sided(self.sides)
+        for note in notes if first_process() else ():
+            log.warning("data: %s", note)
+        return chosen
+
+    def sided(self, sides: Sides) -> tuple[Rows, list[str]]:
+        """Rows of `samples` as other settings would split them, and lines that the user should read."""
         small = self.source, self.cache_dir, self.cache_budget_gb, first_process()
-        twins = duplicate_groups(*small)[rows] if self.group_by == "duplicates" else None
-        names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
-        groups = group_ids(paths, self.group_by, self.group_block, names, twins)
-        labels, classes = self.labels[rows], self.classes
+        twins = duplicate_groups(*small)[self.rows] if sides.by_likeness else None
+        labels, classes = self.labels[self.rows], self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
             classes = [classes[label] for label in present]
-        chosen, notes = splits.plan(
-            labels,
-            groups,
-            classes,
-            [sample.split for sample in samples],
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            fold=self.fold,
-            folds=self.folds,
-            seed=self.seed,
-        )
-        for note in notes if first_process() else ():
-            log.warning("data: %s", note)
-        return {name: rows[places] for name, places in chosen.items()}
+        chosen, notes = sides.split([self.samples[row] for row in self.rows], labels, classes, twins)
+        return {name: self.rows[places] for name, places in chosen.items()}, notes
 
     @property
     def class_counts(self) -> list[int]:

@@ -1,9 +1,43 @@
-"""How much time one net takes of another's."""
+"""How much time one net takes of another's, as it runs here or as it ships."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
-from deployment.latency import model_clock, torch_contender
+from deployment import DeploymentError
+from deployment.export import SUFFIX, WRITERS
+from deployment.latency import Contender, model_clock, predictor_contender, torch_contender
+from deployment.runtimes import load_exported
+from deployment.shipping import needs
 from deployment.stopwatch import Settings
+
+Ratio = Callable[[nn.Module, nn.Module, int], float]
+EAGER = "eager"
+
+
+def ratio_in(runtime: str) -> Ratio:
+    """What takes a net, another of the same classes and their photos' side, and returns the share of time.
+
+    Args:
+        runtime: "openvino", "onnx" or "torch": both nets are exported and timed in it; "eager": timed as they are.
+
+    Raises:
+        DeploymentError: An unknown runtime, or one whose packages are missing.
+    """
+    if runtime == EAGER:
+        return latency_ratio
+    if runtime not in WRITERS:
+        raise DeploymentError(f"prune.runtime={runtime} is unknown: give one of {', '.join([*WRITERS, EAGER])}")
+    needs([(runtime, "fp32")])
+
+    def ratio(net: nn.Module, yardstick: nn.Module, size: int) -> float:
+        with tempfile.TemporaryDirectory() as room:
+            nets = {"net": net, "yardstick": yardstick}
+            return _ratio({name: _shipped(part, Path(room) / name, runtime, size) for name, part in nets.items()})
+
+    return ratio
 
 
 def latency_ratio(net: nn.Module, yardstick: nn.Module, size: int, settings: Settings | None = None) -> float:
@@ -18,7 +52,18 @@ def latency_ratio(net: nn.Module, yardstick: nn.Module, size: int, settings: Set
     Returns:
         The median ratio over the rounds, below 1 where `net` is faster.
     """
-    contenders = {"net": torch_contender(net, size), "yardstick": torch_contender(yardstick, size)}
-    quick = settings or Settings(seconds=1.0, min_rounds=7, max_rounds=100)
+    return _ratio({"net": torch_contender(net, size), "yardstick": torch_contender(yardstick, size)}, settings)
+
+
+def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Contender:
+    """A net as a file in its runtime; class names and training, which cost no time, are left out of it."""
+    classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
+    square = {"size": size, "resize": "pad"}
+    record = {"classes": classes, "preprocessing": square, "config": {}, "model": {}, "versions": {}}
+    return predictor_contender(load_exported(WRITERS[runtime](net, stem.with_suffix(SUFFIX[runtime]), record)), size)
+
+
+def _ratio(contenders: dict[str, Contender], settings: Settings | None = None) -> float:
+    quick = settings or Settings(seconds=1.0, min_rounds=15, max_rounds=200)
     (record,) = model_clock(contenders, reference="yardstick", batches=[1], settings=quick)
     return float(record["entries"]["net"]["ratio"])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,14 @@ def cost(net: nn.Module | None, record: Mapping[str, Any], size: int) -> dict[st
     if net is not None:
         return profile(net, size)
     return {key: record["exported"].get(key) for key in ("params", "macs")}
+
+
+def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
+    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its weights."""
+    if net is not None:
+        return sum(tensor.nbytes for tensor in net.state_dict().values())
+    weights = Path(path).with_suffix(".bin")  # OpenVINO's .xml has its weights there
+    return sum(file.stat().st_size for file in {Path(path), weights} if file.is_file())
 
 
 @contextmanager

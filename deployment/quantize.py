@@ -15,6 +15,7 @@ from deployment import DeploymentError, optional
 from deployment.export import INPUT, save_openvino
 from deployment.record import KEY, pack
 from deployment.runtimes import OnnxPredictor, OpenVINOPredictor, Predictor
+from deployment.signals import kept_signal_stack
 from deployment.writing import Verify, placing
 
 Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; gone through several times
@@ -98,7 +99,7 @@ def quantize_openvino(
     data = nncf.Dataset(single)
     common: dict[str, Any] = {"subset_size": len(single), "preset": nncf.QuantizationPreset.MIXED}
     model = openvino.Core().read_model(source)
-    with _quiet():
+    with _quiet(), kept_signal_stack():
         nncf.set_log_level(logging.ERROR)
         if judge is None:
             small = nncf.quantize(model, data, **common)

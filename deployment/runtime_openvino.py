@@ -11,6 +11,7 @@ from torch import Tensor
 from deployment import DeploymentError, optional
 from deployment.loading import array, cannot_run, made, read
 from deployment.record import KEY, unpack
+from deployment.signals import kept_signal_stack
 
 
 class OpenVINOPredictor:
@@ -37,7 +38,8 @@ class OpenVINOPredictor:
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
             self.record = unpack(text, path)
-            compiled = core.compile_model(model, where, chosen)
+            with kept_signal_stack():
+                compiled = core.compile_model(model, where, chosen)
         except DeploymentError:
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """From one checkpoint to several files, each proven against it before it gets its name."""
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deployment import DeploymentError
+from deployment import DeploymentError, optional
 from deployment.export import SUFFIX, WRITERS
 from deployment.parity import Parity, Tolerance, check, compare
 from deployment.quantize import QUANTIZERS
 from deployment.runtimes import Predictor, load_exported
 
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "int8 openvino": ("nncf",)}
 PRECISIONS = ("fp32", "fp16", "int8")
 NOT_OFFERED = {("torch", "int8"): "torch.export has no int8 of its own: take format=onnx or openvino"}
 
@@ -102,6 +104,14 @@ def combinations(kinds: Any, precisions: Any) -> list[tuple[str, str]]:
         for kind in _checked("format", kinds, list(SUFFIX))
         for precision in _checked("precision", precisions, PRECISIONS)
     ]
+
+
+def needs(wanted: Sequence[tuple[str, str]]) -> None:
+    """Raise DeploymentError if a package is missing that these formats and precisions need; loads none of them."""
+    for kind, precision in wanted:
+        for package in (*PACKAGES.get(kind, ()), *PACKAGES.get(f"{precision} {kind}", ())):
+            if importlib.util.find_spec(package) is None:
+                optional(package, f"format={kind} precision={precision}")
 
 
 def _checked(what: str, values: Any, known: Sequence[str]) -> list[str]:

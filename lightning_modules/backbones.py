@@ -65,7 +65,8 @@ class Backbone(nn.Module):
         images: (B, 3, H, W) float in [0, 1]. Returns logits (B, C), unnormalised; a distilled DeiT in training
         returns a pair of them (class head, distillation head).
         """
-        return self.net((images - self.mean) / self.std)
+        scale = 1 / self.std
+        return self.net(torch.addcmul(-self.mean * scale, images, scale))  # (images - mean) / std, in one pass
 
 
 def create_backbone(

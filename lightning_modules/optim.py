@@ -43,6 +43,8 @@ def configure(
     fused kernels where the device has them. Frozen parameters are left out. ModelError for a setting out of range.
     """
     _check(name, lr, weight_decay, layer_decay, warmup_epochs, min_lr, schedule)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ModelError(f"optimizer.betas={list(betas)} must be two numbers from 0 to below 1, e.g. [0.9, 0.999]")
     groups = _groups(net.net, weight_decay, layer_decay)
     extra = [p for p in extra_parameters if p.requires_grad]
     if extra:

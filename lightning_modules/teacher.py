@@ -92,10 +92,14 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def load_teacher(paths: str | Sequence[str] | None, open_other: Callable[[str], Member] | None = None) -> Teacher:
+Opened = tuple[Callable[[Tensor], Tensor], list[str], int]  # what answers, its classes, the side of its photos
+
+
+def load_teacher(paths: str | Sequence[str] | None, open_other: Callable[[str], Opened] | None = None) -> Teacher:
     """Rebuild a teacher from a checkpoint, or several, in evaluation mode and frozen.
 
-    paths: the top-level key `teacher`: a file, or a list of them; open_other: opens what is not a checkpoint.
+    paths: the top-level key `teacher`: a file, or a list of them; open_other: opens what is not a checkpoint; see
+    `Member` for what it returns.
     ModelError for none, and for a file that is missing or not litesort's.
     """
     names = [paths] if isinstance(paths, str) else list(paths or [])
@@ -106,12 +110,13 @@ def load_teacher(paths: str | Sequence[str] | None, open_other: Callable[[str], 
     return Teacher([_open(str(name), open_other) for name in names])
 
 
-def _open(path: str, open_other: Callable[[str], Member] | None) -> Member:
+def _open(path: str, open_other: Callable[[str], Opened] | None) -> Member:
     if not Path(path).is_file():
         kind = "is a folder" if Path(path).is_dir() else "does not exist"
         raise ModelError(f"teacher={path} {kind}: give the file of a trained network, e.g. teacher=runs/.../best.ckpt")
     if open_other is not None and Path(path).suffix != ".ckpt":
-        return open_other(path)
+        answer, classes, size = open_other(path)
+        return Member(answer, classes, size, path)
     checkpoint = read_checkpoint(path)
     net = build_net(checkpoint).requires_grad_(False).to(memory_format=torch.channels_last)
     record = checkpoint[RECORD]

@@ -47,15 +47,20 @@ def write_evaluation(
     probabilities: np.ndarray,
     classes: Sequence[str],
 ) -> list[Path]:
-    """Write the four files into `folder`; returns their paths. Arguments as in `predictions`."""
+    """Write the four files into `folder`; returns their paths, and those of what a training has left beside them.
+
+    Arguments as in `predictions`.
+    """
     rows = predictions(files, targets, probabilities, classes)
     columns = ["file", "label", "prediction", *(f"p_{name}" for name in classes)]
     answers = probabilities.argmax(1)
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (targets, answers), 1)
+    trained = [path for name in ("last.ckpt", "history.csv", "config.yaml") if (path := folder / name).is_file()]
     return [
         write_json(folder / "metrics.json", metrics),
         write_csv(folder / "predictions.csv", rows, columns),
         confusion_matrix(counts, classes, folder / "confusion.png", title=str(metrics.get("name", ""))),
         reliability_diagram(probabilities.max(1), answers == targets, folder / "reliability.png"),
+        *trained,
     ]

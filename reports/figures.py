@@ -135,13 +135,19 @@ def f1_bars(
     return path
 
 
-def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = "Macro F1 against latency") -> Path:
+def pareto(
+    points: Sequence[tuple[str, float, float]],
+    path: Path,
+    title: str = "Macro F1 against latency",
+    time: str = "latency in ms",
+) -> Path:
     """Draw what each run reaches at which cost; the front joins those that no other run beats on both.
 
     Args:
         points: (name, latency in ms, macro F1); one with NaN is left out.
         path: PNG to write.
         title: Above the picture.
+        time: What the second number of the points is.
     """
     points = [point for point in points if math.isfinite(point[1]) and point[1] > 0 and math.isfinite(point[2])]
     costs, values = [point[1] for point in points], [point[2] for point in points]
@@ -165,7 +171,7 @@ def pareto(points: Sequence[tuple[str, float, float]], path: Path, title: str = 
         axes.margins(x=0.1, y=0.14)
         _name_points(axes, points, best)
         axes.grid()
-        axes.set(xlabel="latency in ms (lower is better)", ylabel="macro F1 (higher is better)", title=title)
+        axes.set(xlabel=f"{time} (lower is better)", ylabel="macro F1 (higher is better)", title=title)
         if len(best) < len(points):  # above the axes, where it hides no point
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0.3)
     return path

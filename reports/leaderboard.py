@@ -16,7 +16,7 @@ from rich.text import Text
 
 from reports.figures import pareto
 from reports.files import write_csv, write_json, write_text
-from reports.ranking import differences, group_seeds, rank
+from reports.ranking import differences, group_seeds, rank, time_key
 from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line
 
 
@@ -54,12 +54,15 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         write_json(folder / "leaderboard.json", ranked),
         write_text(folder / "leaderboard.md", markdown(rows)),
     ]
+    folded = group_seeds([row for row in ranked if not failed(row)])
+    shipped, key = any(row.get("file") for row in folded), time_key(folded)
+    time = {"time": "time of one photo, that of the reference = 1"} if shipped and key == "ratio" else {}
     points = [
-        (_point_name(row, difference), number(row, "latency_ms"), f1_macro(row))
-        for row, difference in _with_differences(group_seeds([row for row in ranked if not failed(row)]))
+        (_point_name(row, difference), number(row, key if time else "latency_ms"), f1_macro(row))
+        for row, difference in _with_differences(folded)
     ]
     if any(math.isfinite(latency) and math.isfinite(f1) for _, latency, f1 in points):
-        written.append(pareto(points, folder / "leaderboard.png"))
+        written.append(pareto(points, folder / "leaderboard.png", **time))
     return written
 
 
@@ -76,12 +79,12 @@ def markdown(rows: Sequence[Row]) -> str:
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the ranking has to know: failures, and scores that must not be compared."""
     found = []
-    hopeless = sum(row.get("status") == "pruned" for row in rows)
-    broken = sum(failed(row) for row in rows) - hopeless
-    if broken:
-        found.append(f"{broken} of {len(rows)} runs failed.")
-    if hopeless:
-        found.append(f"{hopeless} of {len(rows)} runs were stopped early, without hope.")
+    for what, part in (("runs", [r for r in rows if "file" not in r]), ("files", [r for r in rows if "file" in r])):
+        hopeless = sum(row.get("status") == "pruned" for row in part)
+        if broken := sum(failed(row) for row in part) - hopeless:
+            found.append(f"{broken} of {len(part)} {what} failed.")
+        if hopeless:
+            found.append(f"{hopeless} of {len(part)} {what} were stopped early, without hope.")
     kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
     if len(kinds) > 1:
         found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
@@ -90,6 +93,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def columns(ranked: Sequence[Row]) -> list[Column]:
     """Columns that have something to say about these rows; lower score is better, of F1 higher."""
+    shipped = any(row.get("file") for row in ranked)
     told = {id(row): difference for row, difference in _with_differences(ranked)}
 
     def setting(row: Row) -> str:
@@ -101,12 +105,16 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
         Column("model", model),
         Column("setting", setting),
+        Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if shipped else ""), longest=40)),
         Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
         Column("score ↓", lambda row: _measured(row, ".4f", "score")),
         Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
         Column("weakest class", _weakest, leaves=5),
         Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
         Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms")),
+        Column("× faster", lambda row: _faster(row, shipped)),
+        Column("front", lambda row: "●" if shipped and row.get("front") else ""),
+        Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=9),
         Column("params M", lambda row: _millions(row, "params"), leaves=8),
         Column("MACs M", lambda row: _millions(row, "macs"), leaves=6),
         Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), leaves=3),
@@ -180,6 +188,12 @@ def _millions(row: Row, key: str) -> str:
     return f"{value / 1e6:.3g}" if 0 <= value < 1e8 else f"{value / 1e6:.0f}" if math.isfinite(value) else ""
 
 
+def _faster(row: Row, shipped: bool) -> str:
+    """How many times as fast as the reference; where runs were exported."""
+    ratio = number(row, "ratio")
+    return f"{1 / ratio:.1f}" if shipped and ratio > 0 else ""
+
+
 def _weakest(row: Row) -> str:
     classes = f1_by_class(row)
     if not classes:
@@ -193,7 +207,8 @@ def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def _point_name(row: Row, difference: str) -> str:
-    return one_line(f"{model(row)} {difference}", longest=40)
+    file = row.get("file")  # a run's name says which, and the suffix in what form
+    return one_line(f"{row.get('name')} {file}" if file else f"{model(row)} {difference}", longest=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from reports.files import plain
+from reports.pareto import front
 from reports.rows import Row, f1_macro, failed, number, overrides
 
 
@@ -16,16 +17,32 @@ def rank(rows: Sequence[Row]) -> list[Row]:
     score follow those that have one, by macro F1. The order does not depend on the order given.
 
     Returns:
-        Copies with `rank`: 1, 2, 2, 4, ... or None where there is nothing to rank by.
+        Copies with `rank`: 1, 2, 2, 4, ... or None where there is nothing to rank by; and `front`: whether no other row
+        beats it on macro F1 and time.
     """
+    best = {id(row) for row in pareto_front(rows)}
     ranked: list[Row] = []
     for position, row in enumerate(sorted(rows, key=_order), start=1):
         place: int | None = None
         if not failed(row) and _merit(row) != (math.inf, math.inf):
             tied = bool(ranked) and _merit(ranked[-1]) == _merit(row)
             place = ranked[-1]["rank"] if tied else position
-        ranked.append({**row, "rank": place})
+        ranked.append({**row, "rank": place, "front": id(row) in best})
     return ranked
+
+
+def pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """Completed rows that no other beats on macro F1 and time, by rising time."""
+    done = [row for row in rows if not failed(row)]
+    key = time_key(done)
+    return [done[i] for i in front([number(row, key) for row in done], [f1_macro(row) for row in done])]
+
+
+def time_key(rows: Sequence[Row]) -> str:
+    """What rows are compared in: "ratio", their time by the reference's in the same run, where all have it and the
+    seconds of different moments need not be compared; else "latency_ms"."""
+    timed = [row for row in rows if math.isfinite(number(row, "latency_ms"))]
+    return "ratio" if timed and all(math.isfinite(number(row, "ratio")) for row in timed) else "latency_ms"
 
 
 def group_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -33,7 +50,8 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), and of the other values those that are equal.
+        `seeds` (sorted), `folders` (in the order given), `overrides` without the seed, and of the other values those
+        that are equal.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
@@ -55,7 +73,7 @@ def _order(row: Row) -> tuple[bool, tuple[float, float], float, float, str]:
         _merit(row),
         -_or(f1_macro(row), -math.inf),
         _or(latency, math.inf),
-        json.dumps(plain({key: value for key, value in row.items() if key != "rank"}), sort_keys=True),
+        json.dumps(plain({key: value for key, value in row.items() if key not in ("rank", "front")}), sort_keys=True),
     )
 
 
@@ -70,13 +88,13 @@ def _or(value: float, otherwise: float) -> float:
 
 def _setting(row: Row) -> str:
     chosen = sorted(item for item in overrides(row) if not item.startswith("seed="))
-    named = [row.get(key) for key in ("name", "model", "data", "size", "origin", "score_name", "precision")]
+    named = [row.get(key) for key in ("name", "model", "data", "size", "origin", "score_name", "precision", "file")]
     return json.dumps(plain([named, chosen]))
 
 
 def _folded(group: Sequence[Row]) -> Row:
     folded: Row = {}
-    for key in dict.fromkeys(key for row in group for key in row if key not in ("seed", "seeds", "rank")):
+    for key in dict.fromkeys(key for row in group for key in row if key not in ("seed", "seeds", "rank", "front")):
         numbers = [number(row, key) for row in group]
         if all(math.isfinite(value) for value in numbers):
             folded[key] = statistics.fmean(numbers)
@@ -84,4 +102,7 @@ def _folded(group: Sequence[Row]) -> Row:
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
             folded[key] = group[0][key]
     seeds = [row["seed"] for row in group if "seed" in row]
-    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group)}
+    folders = [row["folder"] for row in group if "folder" in row]
+    if chosen := [item for item in overrides(group[0]) if not item.startswith("seed=")]:
+        folded["overrides"] = chosen  # equal but for their order, or they were not folded
+    return folded | {"seeds": sorted(seeds, key=str), "runs": len(group), "folders": folders}

@@ -1,4 +1,4 @@
-"""Results of runs as plain rows: the content of each run's metrics.json, whatever state the run left it in."""
+"""Results of runs as plain rows: each run's metrics.json, whatever state it is in, and its exported files."""
 
 import json
 import math
@@ -8,26 +8,43 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+SHARED = (
+    "name",
+    "overrides",
+    "model",
+    "origin",
+    "seed",
+    "data",
+    "size",
+    "params",
+    "macs",
+    "git",
+)  # by a run and its files
 
 
 def gather(folder: Path) -> list[Row]:
-    """Read the metrics.json of every run below `folder`, in the order of their paths.
+    """Read the metrics.json of every run below `folder`, in the order of their paths, and each run's exported files.
 
     A file that cannot be read, and the folder of a job that never wrote one, become failed rows that say why, so that
-    no job of a sweep is silently missing.
+    no job of a sweep is silently missing. Rows of exported files have `file`, and what they share with their run.
 
     Args:
         folder: A run's folder, a sweep's, or any above them.
 
     Returns:
-        One row a run; `folder` in it is the run's path relative to the one searched.
+        One row a run, then one a file; `folder` in it is the run's path relative to the one searched.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: give one that holds runs")
-    return [{**_read(run), "folder": str(run.relative_to(folder))} for run in sorted(_runs(folder))]
+    return [
+        {**row, "folder": str(run.relative_to(folder))}
+        for run in sorted(_runs(folder))
+        for result in [_read(run)]
+        for row in [result, *_exported(run, result)]
+    ]
 
 
 def number(row: Row, *keys: str) -> float:
@@ -102,6 +119,20 @@ def _read(run: Path) -> Row:
     if row.get("status") not in ("completed", "failed", "pruned"):
         return row | _failure(f"metrics.json has the status {row.get('status')!r}")
     return row
+
+
+def _exported(run: Path, result: Row) -> list[Row]:
+    """Rows of the files in a run's export.json; none if there is no such thing to read."""
+    try:
+        files = json.loads((run / "exported" / "export.json").read_text(encoding="utf-8"))["rows"]
+        known = {key: result[key] for key in SHARED if key in result}
+        return [
+            {**known, **row, "test/f1_macro": row.get("f1_macro")}
+            for row in files
+            if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
+        ]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _failure(error: str, **known: Any) -> Row:

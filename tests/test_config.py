@@ -22,7 +22,9 @@ GROUPS = (
     "callbacks",
     "logger",
     "score",
+    "ship",
     "experiment",
+    "road",
 )
 OPTIONS = sorted(
     (group, file.stem) for group in GROUPS for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_")
@@ -36,7 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 74
+    assert len(OPTIONS) == 88
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -44,7 +46,7 @@ def test_every_option_composes_and_resolves(group, option):
     if (group, option) == ("data", "checkpoint"):
         pytest.skip("belongs to evaluate.yaml")
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
-    extra = ["model.name=resnet10t"] if option == "timm" else []
+    extra = {"timm": ["model.name=resnet10t"]}.get(option, ["experiment=compress_resnet18d"] * (group == "road"))
     cfg = composed(choice, *extra)
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert plain["epochs"] > 0

@@ -38,7 +38,9 @@ ONLY_IN = {
     "omegaconf": {"", "conf", "callbacks/sweep.py", "hydra_plugins"},
 }
 # Packages that cost seconds or are optional: only inside functions, everywhere.
-NEVER_AT_TOP = {"wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "optuna", "joblib"}
+NEVER_AT_TOP = {
+    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "captum", "optuna", "joblib",
+}  # fmt: skip
 
 
 def sources() -> list[PurePosixPath]:

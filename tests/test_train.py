@@ -1,12 +1,14 @@
 """From photos to a judged model: the whole road, with real parts, at a tiny size."""
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -39,14 +41,15 @@ def run(*arguments: str, cwd: Path, script: str = "train.py", **options) -> subp
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, photos):
-    """One finished run: its folder and what it returned."""
+    """One finished run: its folder, what it returned and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    results = train(configured(folder, photos))
-    return folder, results
+    with redirect_stdout(printed := io.StringIO()):
+        results = train(configured(folder, photos))
+    return folder, results, printed.getvalue()
 
 
 def test_run_leaves_all_that_it_promises(finished):
-    folder, results = finished
+    folder, results, printed = finished
     for name in (
         "best.ckpt",
         "last.ckpt",
@@ -58,6 +61,7 @@ def test_run_leaves_all_that_it_promises(finished):
         "history.csv",
     ):
         assert (folder / name).stat().st_size > 0, name
+        assert f"/{name}\n" in printed, "each is named, in a line that can be copied"
     stored = json.loads((folder / "metrics.json").read_text())
     assert stored["status"] == "completed"
     assert stored["test/f1_macro"] == pytest.approx(results["test/f1_macro"])
@@ -77,7 +81,7 @@ def test_run_leaves_all_that_it_promises(finished):
 
 
 def test_predictions_name_every_test_photo_once(finished, photos):
-    folder, results = finished
+    folder, results, _ = finished
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len({row["file"] for row in rows}) == len(rows) == results["photos"]
@@ -90,7 +94,8 @@ def test_predictions_name_every_test_photo_once(finished, photos):
 
 def test_same_seed_same_numbers(finished, photos, tmp_path):
     again = train(configured(tmp_path, photos))
-    other = train(configured(tmp_path / "other", photos, "seed=1"))
+    other = train(configured(tmp_path / "other", photos, "seed=1", "callbacks.progress=null", "logger.csv=null"))
+    assert not (tmp_path / "other" / "csv").exists()
     mine = torch.load(finished[0] / "last.ckpt", weights_only=True)["state_dict"]
     same = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     different = torch.load(tmp_path / "other" / "last.ckpt", weights_only=True)["state_dict"]
@@ -101,7 +106,7 @@ def test_same_seed_same_numbers(finished, photos, tmp_path):
 
 
 def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_path):
-    folder, results = finished
+    folder, results, _ = finished
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
     done = run(
         f"ckpt={folder / 'best.ckpt'}",

@@ -75,7 +75,7 @@ def test_the_run_trains_and_keeps_what_pruning_left(make_trainer, tmp_path, caps
     said = " ".join(capsys.readouterr().out.split())
     assert "blocks.5.0.conv_pw" in said
     assert "kept (head): classifier" in said
-    assert "latency, eager, one photo: 0.50 of the unpruned" in said
+    assert "latency in openvino, one photo: 0.50 of the unpruned" in said
 
 
 def test_a_prune_that_is_not_faster_is_said(make_trainer, capsys):

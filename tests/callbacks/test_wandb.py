@@ -65,7 +65,7 @@ def test_a_run_reads_back_whole(tmp_path, capsys, make_module, make_trainer, dat
     assert f"wandb sync {run.path.parent}" in capsys.readouterr().out
     assert (run.run.display_name, run.run.run_group, run.run.job_type) == ("tiny", "sweep 1", "train")
     assert (list(run.run.tags), run.run.notes, run.exit_code) == (["a", "b"], "a try", 0)
-    assert run.config["model"] == {"name": "tiny"}
+    assert run.config["model/name"] == "tiny"
     assert run.config["seed"] == 3
     assert len(run.values("val/f1_macro")) == len(run.values("train/loss")) == 2
     assert len(run.values("train/loss_step")) == 8

@@ -38,6 +38,7 @@ class OfflineRun:
         assert len(paths) == 1 or first
         self.path = paths[0]
         self.artifacts: dict[str, Path] = {}
+        self.logged: dict[str, Any] = {}  # artefacts by name, as recorded
         self.files = self.path.parent / "files"
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
@@ -81,6 +82,7 @@ class OfflineRun:
         return Image.open(self.artifacts[path])
 
     def _add_artifact(self, artifact: Any) -> None:
+        self.logged[artifact.name] = artifact
         self.artifacts.update((entry.path, Path(entry.local_path)) for entry in artifact.manifest.contents)
 
     @staticmethod

@@ -128,7 +128,7 @@ def test_groups_are_numbered_and_broken_photos_are_alone(root, tmp_path):
 
 def test_what_cannot_be_had_is_said(root, tmp_path):
     options = {"cache_dir": tmp_path, "group_by": "duplicates", "size": 8}
-    with pytest.raises(DataError, match=r"data\.group_block=10 has no meaning for data\.group_by=duplicates"):
+    with pytest.raises(DataError, match=r"data\.group_block=10 needs data\.group_by: a regular expression"):
         _ = WasteDataModule(FolderSource(root), group_block=10, **options).splits
     with pytest.raises(DataError, match=r"finding duplicates needs a cache .*data\.cache_budget_gb"):
         _ = WasteDataModule(FolderSource(root), cache_budget_gb=1e-9, cache="off", **options).splits

@@ -74,7 +74,7 @@ def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
         source = edited(FolderSource(photos), lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"), None)
     assert len(source.samples) == 59
     assert "1 of 2 paths are not among the photos, as bag/gone.jpg" in caplog.text
-    assert "1 photos left out by data.exclude" in caplog.text
+    assert "left out by data.exclude: 1," in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,8 @@ def test_warm_up_takes_half_the_run_at_most(backbone, caplog):
         ({"layer_decay": 1.0}, r"optimizer\.layer_decay=1\.0"),
         ({"warmup_epochs": -1}, r"optimizer\.warmup_epochs=-1"),
         ({"min_lr": 0.1, "lr": 0.01}, r"optimizer\.min_lr=0\.1"),
+        ({"betas": [0.9]}, r"optimizer\.betas=\[0\.9\]"),
+        ({"betas": [0.9, 1.0]}, r"optimizer\.betas="),
         ({"schedule": "step"}, r"optimizer\.schedule=step"),
         ({"schedule": "constant", "min_lr": 1e-5}, "does nothing"),
     ],

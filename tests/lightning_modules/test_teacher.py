@@ -92,8 +92,8 @@ def test_a_missing_teacher_is_refused_in_one_line(paths, message):
 
 def test_files_that_are_no_checkpoints_go_through_the_seam(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"")
-    member = Member(lambda photos: photos.mean((2, 3)), CLASSES, 8, "a.onnx")
-    teacher = load_teacher(str(tmp_path / "a.onnx"), open_other=lambda path: member)
+    opened = (lambda photos: photos.mean((2, 3))), CLASSES, 8
+    teacher = load_teacher(str(tmp_path / "a.onnx"), open_other=lambda path: opened)
     assert teacher(torch.rand(2, 3, 16, 16)).shape == (2, 3)
     with pytest.raises(ModelError, match="not a torch file"):
         load_teacher(str(tmp_path / "a.onnx"))

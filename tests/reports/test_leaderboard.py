@@ -200,3 +200,25 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
 )
 def test_durations_carry_over(seconds, text):
     assert duration(seconds) == text
+
+
+def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
+    files = [
+        run("lite0", 0, 0.5, 0.85, 4.0, file="m-fp32.xml", ratio=0.1, bytes=6_700_000),
+        run("lite0", 0, 0.7, 0.60, 9.0, file="m-int8.xml", ratio=0.2, bytes=3_500_000),
+        BROKEN | {"file": "m-int8.onnx"},
+    ]
+    rows = [run("lite0", 0, 0.9, 0.85, 16.0, ratio=0.4), *files]
+    ranked = {row.get("file"): row for row in rank(rows)}
+    assert [ranked[name]["front"] for name in ("m-fp32.xml", "m-int8.xml", None)] == [True, False, False]
+    text = printed(rows, 200)
+    assert "1 of 3 files failed." in text
+    line = next(line for line in text.splitlines() if "m-fp32.xml" in line)
+    assert "10.0" in line  # times as fast as the reference
+    assert "●" in line
+    assert "6.7" in line
+    write(rows, tmp_path)
+    assert (tmp_path / "leaderboard.png").stat().st_size > 0
+    # another moment's milliseconds do not decide where ratios are known
+    slow = [run("a", 0, 1.0, 0.8, 5.0, ratio=0.5), run("b", 0, 1.0, 0.7, 6.0, ratio=0.1)]
+    assert [row["front"] for row in rank(slow)] == [True, True]

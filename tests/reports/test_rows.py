@@ -69,3 +69,23 @@ def test_f1_is_of_the_split_that_was_judged():
 def test_one_line_tames_what_a_terminal_would_obey():
     assert one_line("a\n b\t\x1b[31mred\x07") == "a b [31mred"
     assert one_line("x" * 300) == "x" * 199 + "…"
+
+
+def test_exported_files_are_rows_beside_their_run(tmp_path):
+    job(tmp_path / "a", DONE | {"name": "a", "seed": 1, "params": 5, "test/f1_macro": 0.9, "test/f1/x": 0.9})
+    files = [
+        {"file": "checkpoint", "status": "completed", "f1_macro": 0.9},
+        {"file": "m-fp32.onnx", "status": "completed", "f1_macro": 0.8, "latency_ms": 2.0, "ratio": 0.1, "bytes": 7},
+        {"file": "m-int8.onnx", "status": "failed", "error": "no"},
+        {"file": "m-int8.pt2", "status": "not offered", "error": "never"},
+    ]
+    (tmp_path / "a" / "exported").mkdir()
+    (tmp_path / "a" / "exported" / "export.json").write_text(json.dumps({"rows": files}))
+    run, file, broken = gather(tmp_path)
+    assert "file" not in run
+    assert (file["file"], file["name"], file["seed"], file["params"], file["folder"]) == ("m-fp32.onnx", "a", 1, 5, "a")
+    assert (f1_macro(file), f1_by_class(file), file["ratio"]) == (0.8, {}, 0.1)
+    assert failed(broken)
+    for damaged in ("", "[]", '{"rows": [1]}', '{"rows": null}'):
+        (tmp_path / "a" / "exported" / "export.json").write_text(damaged)
+        assert gather(tmp_path) == [run]

@@ -1,0 +1,84 @@
+"""How the photos of a source are told off to train, val and test, as the settings of a data module ask for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules import DataError, splits
+from datamodules.groups import group_ids
+from datamodules.sources.base import Sample
+
+DUPLICATES = "duplicates"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The settings of a split; see `WasteDataModule`, which takes them under the same names."""
+
+    val_fraction: float = 0.15
+    test_fraction: float = 0.15
+    fold: int | None = None
+    folds: int | None = None
+    group_by: str | Sequence[str] | None = None
+    group_block: int | None = None
+    seed: int = 0
+    keep: Mapping[str, float] | None = None
+
+    @property
+    def ways(self) -> list[str]:
+        """What photos are grouped by, as a list."""
+        return [self.group_by] if isinstance(self.group_by, str) else list(self.group_by or [])
+
+    @property
+    def by_likeness(self) -> bool:
+        """Whether photos that show the same are to stay together."""
+        return DUPLICATES in self.ways
+
+    def split(
+        self, samples: Sequence[Sample], labels: np.ndarray, classes: Sequence[str], twins: np.ndarray | None
+    ) -> tuple[splits.Rows, list[str]]:
+        """Places in `samples` of train, val and test, and lines that the user should read.
+
+        labels: (N,) int64, each class having a photo; twins: (N,) int64, equal for photos that show the same, needed
+        where `by_likeness`.
+
+        Raises:
+            DataError: the settings do not fit the photos.
+        """
+        patterns = [way for way in self.ways if way != DUPLICATES]
+        names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
+        groups = group_ids(paths, patterns, self.group_block, names, twins if self.by_likeness else None)
+        chosen, notes = splits.plan(
+            labels,
+            groups,
+            classes,
+            [sample.split for sample in samples],
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            fold=self.fold,
+            folds=self.folds,
+            seed=self.seed,
+        )
+        chosen["train"] = thinned(chosen["train"], labels, classes, self.keep or {}, self.seed)
+        return chosen, notes
+
+
+def thinned(
+    rows: np.ndarray, labels: np.ndarray, classes: Sequence[str], keep: Mapping[str, float], seed: int
+) -> np.ndarray:
+    """The training rows (n,) int64 with a share of some classes alone, at least one photo of each.
+
+    >>> thinned(np.arange(8), np.array([0, 0, 0, 0, 1, 1, 1, 1]), ["can", "bag"], {"can": 0.25}, seed=0).tolist()[1:]
+    [4, 5, 6, 7]
+    """
+    random = np.random.default_rng([seed, 1])
+    for name, share in keep.items():
+        if name not in classes:
+            raise DataError(f"data.keep names {name:.50}, which is none of {', '.join(classes):.200}: correct the name")
+        if not 0 < share <= 1:
+            raise DataError(f"data.keep={{{name}: {share}}} must be a share above 0 and up to 1, e.g. 0.2")
+        own = rows[labels[rows] == list(classes).index(name)]
+        left = random.permutation(own)[max(1, round(share * len(own))) :]
+        rows = np.setdiff1d(rows, left)
+    return rows

@@ -1,0 +1,31 @@
+"""An exported file as a teacher."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from deployment import DeploymentError
+from deployment.runtimes import load_exported
+
+
+def open_exported(path: str) -> tuple[Callable[[Tensor], Tensor], list[str], int]:
+    """Open an exported file (.onnx, .xml, .pt2) to learn from.
+
+    Returns:
+        What takes photos (B, 3, S, S) float in [0, 1] on any device and returns log-probabilities (B, C) float32 there,
+        of the file's own temperature; the names of its classes; and the side S that it takes, px.
+
+    Raises:
+        DeploymentError: The file cannot be used, named as the teacher that it was given as.
+    """
+    try:
+        predict = load_exported(path, threads=None)
+    except DeploymentError as error:
+        raise DeploymentError(str(error).replace("ckpt=", "teacher=", 1)) from error
+
+    def answer(images: Tensor) -> Tensor:
+        pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return predict(pixels).float().clamp_min(1e-12).log().to(images.device)
+
+    return answer, list(predict.record["classes"]), int(predict.record["preprocessing"]["size"])

@@ -1,0 +1,44 @@
+"""Exported files as teachers, and times of nets as they ship."""
+
+import pytest
+import torch
+
+from deployment import DeploymentError
+from deployment.compare import ratio_in
+from deployment.export import WRITERS
+from deployment.teaching import open_exported
+from lightning_modules.backbones import create_backbone
+from lightning_modules.teacher import load_teacher
+
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+pytest.importorskip("openvino", reason="the export extra is not installed")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch", ".pt2")])
+def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind, suffix):
+    path = WRITERS[kind](shipped.net, tmp_path / f"teacher{suffix}", shipped.record)
+    teacher = load_teacher(str(path), open_other=open_exported)
+    order = list(reversed(shipped.classes))
+    teacher.match(order)
+    photos = torch.from_numpy(shipped.pixels).permute(0, 3, 1, 2) / 255
+    answers = teacher(photos)
+    expected = torch.from_numpy(shipped.expected)[:, [shipped.classes.index(name) for name in order]]
+    torch.testing.assert_close(answers.softmax(1), expected, atol=1e-3, rtol=1e-3)
+    assert teacher(torch.nn.functional.interpolate(photos, (48, 48))).shape == answers.shape  # resized for it
+
+
+def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(DeploymentError, match=r"^teacher=.*bad\.onnx cannot be read as an ONNX file"):
+        load_teacher(str(tmp_path / "bad.onnx"), open_other=open_exported)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "eager"])
+def test_a_net_of_a_tenth_of_the_operations_takes_less_time_as_it_ships(runtime):
+    small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
+    assert ratio_in(runtime)(small, large, 64) < 1 < ratio_in(runtime)(large, small, 64)
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of onnx, openvino"):
+        ratio_in("tflite")

@@ -1,0 +1,62 @@
+"""The road from a teacher to exported files as one sweep, with tiny networks and photos."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+for package in ("onnx", "onnxruntime"):
+    pytest.importorskip(package, reason="the export extra is not installed")
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model=timm", "model.name=lcnet_035", "data=folder", "data.size=32", "data.batch_size=8", "trainer=smoke",
+    "trainer.enable_progress_bar=false", "latency.settings.seconds=0", "latency.settings.min_rounds=1",
+    "latency.batches=[1]", "latency.end_to_end=false", "score.reference=resnet10t", "score.reference_size=64",
+    "ship.format=[onnx]", "ship.precision=[fp32]",
+)  # fmt: skip
+
+
+def sweep(folder: Path, photos: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=compress_resnet18d", *TINY]
+    command += [f"data.root={photos}", f"hydra.sweep.dir={folder / 'road'}", *more]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+
+
+def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_path):
+    done = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_128,lcnet_050'")
+    assert done.returncode == 0, done.stderr
+    road = tmp_path / "road"
+    rows = json.loads((road / "leaderboard.json").read_text())
+    names = {(row["name"], row.get("file")) for row in rows}
+    assert names == {(n, f) for n in ("teacher", "lite0_128", "lcnet_050") for f in (None, "model-fp32.onnx")}
+    for row in rows:
+        assert row["status"] == "completed"
+        assert row["ratio"] > 0  # the reference was measured in the same run
+        assert 0 <= row["test/f1_macro"] <= 1
+    best = {(row["latency_ms"], row["test/f1_macro"]) for row in rows if row["front"]}
+    assert best
+    assert max(row["test/f1_macro"] for row in rows) in {f1 for _, f1 in best}
+    assert (road / "leaderboard.png").stat().st_size > 0
+    assert "model-fp32.onnx" in (road / "leaderboard.md").read_text()
+    with (road / "leaderboard.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    config = (road / "lite0_128-0" / "config.yaml").read_text()
+    assert f"weights: {road}/lite0_128-0/../teacher-0/best.ckpt" in config
+    history = (road / "lcnet_050-0" / "history.csv").read_text()
+    assert "val/agreement" in history.splitlines()[0]
+
+
+def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_path, monkeypatch):
+    import importlib.util
+
+    from deployment import DeploymentError
+    from export import ship
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install 'litesort\[export\]'"):
+        ship(format=["onnx"], precision=["fp32"])
