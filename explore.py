@@ -1,7 +1,7 @@
-"""Look at a data set before training: counts, sizes, broken files, duplicates and where they lie.
+"""Look at a data set before training: counts, sizes, broken files, duplicates, wrong labels, rare photos.
 
 python explore.py data=folder data.root=photos
-python explore.py data=trashnet data.group_by=duplicates data.group_block=null    the split that training would make
+python explore.py data=trashnet                    the split that training would make
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     from hydra.utils import instantiate
 
     from datamodules.survey import survey
+    from lightning_modules.embedding import packaged_embedding
     from reports.explore import print_overview, summarise, write_lists
     from reports.explore_page import write_page
     from reports.files import write_json
@@ -25,7 +26,7 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
-    found, out = survey(data), Path(cfg.run_dir)
+    found, out = survey(data, embed=packaged_embedding()), Path(cfg.run_dir)
     results = {"data": conf.data_name(cfg), **summarise(found), **found}
     written = [write_json(out / "explore.json", results), *write_lists(out, found)]
     page = write_page(out / "explore.html", results, lambda row: data.source.read(row, min_side=128), cfg.sheet)

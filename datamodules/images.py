@@ -41,6 +41,8 @@ class BrokenImage(Exception):
 
 def content_digest(path: str | Path, box: Box | None = None) -> bytes:
     """Return 16 bytes that change with the file's content and with the box; OSError where it cannot be read."""
+    if not stat.S_ISREG((status := Path(path).stat()).st_mode) or status.st_size > MAX_BYTES:
+        raise OSError(f"{path} is no photo")  # a pipe would be waited for, and a device has no end
     digest = hashlib.sha256(Path(path).read_bytes())
     digest.update(repr(None if box is None else tuple(int(edge) for edge in box)).encode())
     return digest.digest()[:16]

@@ -163,11 +163,10 @@ def _allocate(
     units = (counts > 0).sum(0)
     scarce = int(units.argmin())
     if units[scarce] < len(shares):
-        one = units[scarce] == 1
         kind, mend = ("photo", "") if len(ids) == len(labels) else ("group", ", or make the groups smaller")
-        has = f"{units[scarce]} {kind if one else kind + 's'}"
+        kind += "" if units[scarce] == 1 else "s"
         raise DataError(
-            f"data: class {classes[scarce]} has {has}, fewer than {what}: add photos{mend}"
+            f"data: class {classes[scarce]} has {units[scarce]} {kind}, fewer than {what}: add photos{mend}"
             + (", or lower data.folds" if "folds" in what else "")
         )
     random = np.random.default_rng(seed)

@@ -9,16 +9,19 @@ from PIL import Image
 from datamodules import duplicates
 from datamodules.boxes import Size, header
 from datamodules.cache_build import parallel
+from datamodules.features import Embed
+from datamodules.judgement import judgement
 from datamodules.sources.base import Source
 from datamodules.waste import WasteDataModule
 
 
-def survey(data: WasteDataModule, progress: bool = True) -> dict[str, Any]:
+def survey(data: WasteDataModule, progress: bool = True, embed: Embed | None = None) -> dict[str, Any]:
     """Look at every photo of a data module that was set up.
 
     Returns plain data: `photos` holds one row a sample (path, label, split, width and height in px, bytes, brightness
     and colour in levels, broken: the reason or None); `pairs` the duplicates, each with the rows of both, their
-    likeness and whether the files are equal; `classes` the names.
+    likeness, whether the files are equal, and what they were found by ("pixels" or "features"); `classes` the names;
+    and what `judgement.judgement` says. embed: a frozen network that describes photos; None describes them by hand.
     """
     source, small = data.source, duplicates.small_photos(data.source, data.cache_dir, data.cache_budget_gb, progress)
     side = {int(row): name for name, rows in data.splits.items() for row in rows}
@@ -33,7 +36,9 @@ def survey(data: WasteDataModule, progress: bool = True) -> dict[str, Any]:
         }
         for row, sample in enumerate(data.samples)
     ]  # fmt: skip
-    return {"classes": data.classes, "photos": photos, "pairs": _pairs(small.array, digests, broken)}
+    pairs = _pairs(small.array, digests, broken)
+    judged = judgement(data, pairs, broken, embed, progress)
+    return {"classes": data.classes, "photos": photos, "pairs": pairs, **judged}
 
 
 def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes]]:
@@ -75,4 +80,7 @@ def _pairs(pixels: np.ndarray, digests: list[bytes], broken: dict[int, str]) -> 
     for one, other, likeness in zip(*(part.tolist() for part in duplicates.alike(pixels, skip=broken)), strict=True):
         equal = bool(digests[one]) and digests[one] == digests[other]
         pairs.setdefault((one, other), (round(likeness, 3), equal))
-    return [{"rows": list(rows), "likeness": value[0], "equal": value[1]} for rows, value in sorted(pairs.items())]
+    return [
+        {"rows": list(rows), "likeness": value[0], "equal": value[1], "by": "pixels"}
+        for rows, value in sorted(pairs.items())
+    ]

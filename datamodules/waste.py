@@ -46,7 +46,7 @@ class WasteDataModule(pl.LightningDataModule):
         cache_budget_gb: a larger cache is not built, and photos are decoded each time.
         val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
         fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
-        group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or several.
+        group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or a list.
         group_block: the last number an expression captures counts in blocks of this many: neighbours stay together.
         seed: of the split, the order and the augmentation.
         keep: class -> share of its training photos that is used, to see what scarcity costs; others are whole.

@@ -59,9 +59,11 @@ def _quantiles(values: Sequence[float]) -> list[float]:
 
 
 def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write exclude.csv (path, reason: broken photos, and each copy but the first) and duplicates.csv (all pairs).
+    """Write the lists that people go through, and that training reads.
 
-    Example: `python train.py ... data.exclude=runs/explore/.../exclude.csv`.
+    exclude.csv: path, reason: broken photos, and each copy but the first. duplicates.csv: all pairs. relabel.csv: path
+    and likely label of each suspect, worst first, for `data.relabel=FILE` once somebody has looked at them.
+    outlying.csv: path, label, distance, the furthest first.
     """
     photos = found["photos"]
     out = {photo["path"]: photo["broken"] for photo in photos if photo["broken"] is not None}
@@ -74,10 +76,19 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
         for pair in found["pairs"]
         for a, b in [pair["rows"]]
     ]
+    suspects = [
+        (photos[one["row"]]["path"], one["likely"], one["given"], one["own"], one["other"])
+        for one in found.get("suspects", [])
+    ]
+    far = [
+        (photos[one["row"]]["path"], photos[one["row"]]["label"], one["distance"]) for one in found.get("outlying", [])
+    ]
     header = ("path", "other", "likeness", "equal", "split", "other_split")
     return [
         _write(folder / "exclude.csv", [("path", "reason"), *out.items()]),
         _write(folder / "duplicates.csv", [header, *rows]),
+        _write(folder / "relabel.csv", [("path", "label", "given", "own", "other"), *suspects]),
+        _write(folder / "outlying.csv", [("path", "label", "distance"), *far]),
     ]
 
 
@@ -118,4 +129,30 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
         leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
         mend = "data.group_by=duplicates keeps them together"
         said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {mend}", True))
+    return said + _judged(results)
+
+
+def _judged(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Sentences about what features show; none where nobody looked at them."""
+    if "features" not in results:
+        return []
+    suspects, far = len(results["suspects"]), len(results["outlying"])
+    said = [
+        (f"photos compared by {results['features']}; labels judged by a linear probe and {results['method']}", False)
+    ]
+    said.append(
+        (f"labels that are likely wrong: {suspects}" + (": look at relabel.csv" if suspects else ""), suspects > 0)
+    )
+    said.append((f"photos that are like no other: {far}" + (": see outlying.csv" if far else ""), False))
+    for way, numbers in results["leakage"].items():
+        if "impossible" in numbers:
+            said.append((f"split by {way}: impossible, {numbers['impossible']}", False))
+            continue
+        photos = " / ".join(str(numbers["photos"][split]) for split in SPLITS)
+        leaks = (
+            f"{numbers['crossing']} pairs on two sides, {numbers['leaked']:.1%} of test photos have a twin in training"
+        )
+        said.append(
+            (f"{'the present split' if way == 'present' else 'split by data.' + way}: {photos} photos, {leaks}", False)
+        )
     return said

@@ -15,12 +15,16 @@ from reports.files import write_text
 
 Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
 
+VIEWPORT = "<meta name=viewport content='width=device-width'>"  # else a phone shows it at a third of its size
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
+h1{overflow-wrap:anywhere}table{border-collapse:collapse;display:block;overflow-x:auto}
+td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.alarm{color:#b00020;font-weight:600}
 .sheet{display:flex;flex-wrap:wrap;gap:6px}.pair{display:flex;gap:2px;padding:4px;border:2px solid #ddd}
 figure{margin:0;width:112px;font-size:11px;overflow-wrap:anywhere}
-.pair.alarm{border-color:#b00020}img{width:112px;height:112px;object-fit:contain;background:#eee}svg{margin-right:1.5em}"""
+.pair.alarm{border-color:#b00020}svg{max-width:100%}img{width:112px;height:112px;object-fit:contain;background:#eee}svg{margin-right:1.5em}
+@media(prefers-color-scheme:dark){body{background:#14171a;color:#e6e9ec}td,th,.pair{border-color:#363d44}svg{fill:#e6e9ec}
+.alarm{color:#ff8a80}.pair.alarm{border-color:#ff8a80}img{background:#222}}"""
 
 
 def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 24, pairs: int = 60) -> Path:
@@ -37,10 +41,10 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
         f"<h1>{html.escape(results['data'])}</h1>",
         *(f"<p{' class=alarm' if alarming else ''}>{html.escape(line)}</p>" for line, alarming in lines(results)),
         _counts(results), "<h2>Sizes</h2>", *_histograms(results), _broken(results), *_duplicates(results, read, pairs),
-        *_sheets(results, read, sheet),
+        *_judged(results, read, pairs), *_sheets(results, read, sheet),
     ]  # fmt: skip
     title = html.escape(results["data"])
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{title}</title><style>{STYLE}</style>"
     return write_text(path, (head + "\n".join(parts)).encode("utf-8", "backslashreplace").decode() + "</html>\n")
 
 
@@ -98,6 +102,24 @@ def _duplicates(results: Mapping[str, Any], read: Read, pairs: int) -> list[str]
     return [f"<h2>Duplicates</h2><p>{note}</p><div class=sheet>", *shown, "</div>"]
 
 
+def _judged(results: Mapping[str, Any], read: Read, most: int) -> list[str]:
+    """Photos whose label is doubted, and those that are like no other."""
+    suspects, far = results.get("suspects", [])[:most], results.get("outlying", [])[:most]
+    parts = []
+    if suspects:
+        note = f"{len(suspects)} of {len(results['suspects'])}, worst first; relabel.csv has them all, for data.relabel"
+        figures = (
+            _figure(results["photos"][one["row"]], read, one["row"], f" likely {one['likely']} ({one['other']:.0%})")
+            for one in suspects
+        )
+        parts += [f"<h2>Label suspects</h2><p>{note}</p><div class=sheet>", *figures, "</div>"]
+    if far:
+        figures = (_figure(results["photos"][one["row"]], read, one["row"]) for one in far)
+        note = f"{len(far)} of {len(results['outlying'])}, furthest from all others first"
+        parts += [f"<h2>Rare and outlying</h2><p>{note}</p><div class=sheet>", *figures, "</div>"]
+    return parts
+
+
 def _sheets(results: Mapping[str, Any], read: Read, sheet: int) -> list[str]:
     parts = []
     for name in results["classes"]:
@@ -108,8 +130,8 @@ def _sheets(results: Mapping[str, Any], read: Read, sheet: int) -> list[str]:
     return parts
 
 
-def _figure(photo: Mapping[str, Any], read: Read, row: int) -> str:
-    caption = f"{photo['path']} ({photo['label']}, {photo['split'] or 'in no split'})"
+def _figure(photo: Mapping[str, Any], read: Read, row: int, more: str = "") -> str:
+    caption = f"{photo['path']} ({photo['label']}, {photo['split'] or 'in no split'}){more}"
     return f"<figure>{_picture(read, row)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

@@ -38,7 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 88
+    assert len(OPTIONS) == 90
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -51,6 +51,13 @@ def test_every_option_composes_and_resolves(group, option):
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert plain["epochs"] > 0
     assert "${" not in str(plain)
+
+
+@pytest.mark.parametrize("treatment", sorted(file.stem for file in (CONF / "treatment").glob("*.yaml")))
+def test_every_treatment_of_imbalance_is_named_and_composes(treatment):
+    cfg = composed("experiment=imbalance", f"treatment={treatment}")
+    assert cfg.name == treatment
+    assert cfg.data.keep == {"trash": 0.2}
 
 
 @pytest.mark.parametrize(("group", "option"), [("sweeper", "tpe"), ("sweeper", "pareto"), ("launcher", "joblib")])

@@ -60,11 +60,28 @@ def test_lists_are_what_training_reads(looked):
     assert json.loads((out / "explore.json").read_text())["broken"] == results["broken"]
 
 
+def test_labels_and_splits_are_judged(looked):
+    from datamodules.edits import edited
+    from datamodules.sources.folder import FolderSource
+
+    results, root, out = looked
+    assert results["features"]
+    assert results["leakage"]["group_by=duplicates"]["crossing"] == 0
+    assert sum(results["leakage"]["present"]["photos"].values()) == 18
+    with (out / "relabel.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [row["path"] for row in listed] == [results["photos"][one["row"]]["path"] for one in results["suspects"]]
+    if listed:
+        assert len(edited(FolderSource(root), None, out / "relabel.csv").samples) == 19
+    assert (out / "outlying.csv").read_text().startswith("path,label,distance\n")
+
+
 def test_the_page_needs_nothing_else_and_escapes_names(looked):
     page = (looked[2] / "explore.html").read_text()
     assert "<b>" not in page
     assert "can&lt;b&gt;" in page
     assert not re.search(r"""(src|href)=['"](?!data:)""", page)
-    assert page.count("<img") == 2 * 3 + 2 * 2
+    judged = len(looked[0]["suspects"]) + len(looked[0]["outlying"])
+    assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + judged
     assert "pair alarm" in page
     assert "bag/bad.jpg" in page

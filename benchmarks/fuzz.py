@@ -1,0 +1,224 @@
+"""Mutated inputs for all that reads files of others: what comes back is a result, or one line that says why not.
+
+    python benchmarks/fuzz.py                     # 100,000 inputs
+    python benchmarks/fuzz.py --inputs 2000 --seed 7
+
+The decoder, the COCO reader, the list of photos, and the config of a checkpoint get a quarter each: whole ones, of
+which bytes are flipped, cut out, doubled, or replaced by words that have hurt readers before. An input fails if all
+but a result or the error of its reader comes out, or if it takes more than 5 s; the process may grow by 1 GB at most.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from datamodules import DataError, images
+from datamodules.sources.coco_json import read_coco
+from datamodules.sources.filelist import FileListSource
+
+SECONDS = 5
+WORDS = [
+    b"NaN",
+    b"-1",
+    b"1e999",
+    b"null",
+    b"\0",
+    b"\xff\xfe",
+    b'"',
+    b"[" * 50,
+    b"{",
+    b"9" * 30,
+    b"../",
+    b"\n",
+    b",",
+    b"${x}",
+]
+Reader = Callable[[bytes], object]
+
+
+def mutated(whole: bytes, random: np.random.Generator) -> bytes:
+    """One to eight changes of a whole input, (n,) bytes in, at most four times as many out."""
+    data = bytearray(whole)
+    for _ in range(int(random.integers(1, 9))):
+        start = int(random.integers(0, len(data) + 1))
+        stop = min(len(data), start + int(random.integers(1, 1 + max(1, len(data) // 4))))
+        match int(random.integers(0, 6)):
+            case 0 if start < len(data):
+                data[start] ^= 1 << int(random.integers(0, 8))
+            case 1:
+                del data[start:stop]
+            case 2 if len(data) < 4 * len(whole):
+                data[start:start] = data[start:stop]
+            case 3:
+                data[start:start] = WORDS[int(random.integers(0, len(WORDS)))]
+            case 4 if start < len(data):
+                data[start : start + 4] = random.bytes(4)
+            case _:
+                data = data[: max(1, stop)] if random.random() < 0.3 else data
+    return bytes(data)
+
+
+def photos() -> list[bytes]:
+    """One small photo in each of the usual formats."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((24, 20), Image.Resampling.BICUBIC)
+    kinds = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {}), ("TIFF", {})]
+    kinds += [("BMP", {}), ("PPM", {}), ("TGA", {}), ("TIFF", {"compression": "tiff_lzw"})]
+    files = []
+    for kind, options in kinds:
+        stream = io.BytesIO()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        photo.save(stream, kind, **options, **({"exif": exif} if kind == "JPEG" else {}))
+        files.append(stream.getvalue())
+    return files
+
+
+def coco() -> list[bytes]:
+    """A file of three photos and four boxes."""
+    return [
+        json.dumps(
+            {
+                "categories": [{"id": i, "name": name} for i, name in enumerate(("can", "bag"))],
+                "images": [{"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40} for i in range(3)],
+                "annotations": [
+                    {"id": i, "image_id": i % 3, "category_id": i % 2, "bbox": [1, 2, 20, 30.5], "iscrowd": 0}
+                    for i in range(4)
+                ],
+            }
+        ).encode()
+    ]
+
+
+def lists() -> list[bytes]:
+    """Lists of photos as spreadsheets write them."""
+    rows = ["path,label,split,group", "a/1.jpg,can,train,x", '"a,2.jpg",bag,val,', "ü/3.jpg,can,test,y", "4.jpg,bag,,"]
+    text = "\n".join(rows)
+    return [text.encode(), text.replace(",", ";").encode("utf-8-sig"), text.replace("\n", "\r\n").encode()]
+
+
+def configs() -> list[bytes]:
+    """What a checkpoint says of its data."""
+    return [
+        json.dumps(
+            {
+                "seed": 0,
+                "data": {
+                    "_target_": "datamodules.waste.WasteDataModule", "size": 32, "root": "photos", "seed": "${seed}",
+                    "source": {"_target_": "datamodules.sources.folder.FolderSource", "root": "${data.root}"},
+                    "sampler": "${sampler}", "augment": "${augment}",
+                },
+                "sampler": {"_target_": "datamodules.samplers.ShuffleSampler", "_partial_": True},
+                "augment": {"_target_": "datamodules.augment.Augment", "ops": ["Rotate", "ShearX"], "num_ops": 2},
+            }
+        ).encode()
+    ]  # fmt: skip
+
+
+def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exception], ...]]]:
+    """Name -> whole inputs, what reads one, and the errors that are answers."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    import datamodules.augment
+    import datamodules.waste  # noqa: F401  (now, not within the seconds of an input)
+    from conf.trust import trusted
+    from lightning_modules import ModelError
+
+    def from_file(read: Callable[[Path], object]) -> Reader:
+        def write_and_read(data: bytes) -> object:
+            (folder / "input").write_bytes(data)
+            return read(folder / "input")
+
+        return write_and_read
+
+    def config(data: bytes) -> object:
+        stored = json.loads(data)  # as torch hands it over: plain values of any shape
+        return trusted(stored, {}) if isinstance(stored, dict) else None
+
+    broken = (images.BrokenImage,)
+    return {
+        "decoder": (photos(), lambda data: images.load(data, 16, "pad", max_pixels=10_000_000), broken),
+        "COCO reader": (coco(), from_file(read_coco), (DataError,)),
+        "file list": (lists(), from_file(FileListSource), (DataError,)),
+        "config": (configs(), config, (ModelError, OmegaConfBaseException, ValueError)),
+    }
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError where the body takes longer."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"takes longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(name: str, inputs: int, seed: int, folder: Path, progress: bool = False) -> list[tuple[bytes, str]]:
+    """Give a reader `inputs` mutated inputs; returns those that fail, with the traceback."""
+    wholes, read, answers = readers(folder)[name]
+    random, failed = np.random.default_rng(seed), []
+    numbers = track(range(inputs), name, console=Console(stderr=True), disable=not progress)
+    for number in numbers:
+        data = mutated(wholes[number % len(wholes)], random)
+        try:
+            with limited(SECONDS), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read(data)
+        except answers:
+            continue
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failed.append((data, traceback.format_exc()))
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    table, lost = Table("reader", "inputs", "failed", "s"), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        names = list(readers(Path(scratch)))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for name in names:
+            start = time.perf_counter()
+            failed = fuzz(name, options.inputs // len(names), options.seed, Path(scratch), progress=True)
+            table.add_row(
+                name, f"{options.inputs // len(names):,}", str(len(failed)), f"{time.perf_counter() - start:.0f}"
+            )
+            lost += len(failed)
+            for data, text in failed[:3]:
+                print(f"{name}: {data[:300]!r}\n{text}")
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    Console().print(table)
+    print(f"the process grew by {grown:.0f} MB; at most 1000: {grown <= 1000}")
+    sys.exit(int(lost > 0 or grown > 1000))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""How many planted faults a look at the data finds, on a copy of real photos.
+
+    python benchmarks/planted_faults.py --root photos          # one sub-folder a class
+
+Plants, in other photos each: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong labels
+and 1 % broken files. What the photos have of their own is not known, so that a fault of theirs counts as a false alarm.
+"""
+
+import argparse
+import io
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.sources.folder import FolderSource
+from datamodules.survey import survey
+from datamodules.waste import WasteDataModule
+from lightning_modules.embedding import packaged_embedding
+
+SHARES = {"exact copies": 0.03, "changed copies": 0.03, "wrong labels": 0.05, "broken files": 0.01}
+TARGETS = {"exact copies": 0.99, "changed copies": 0.95, "wrong labels": 0.6, "broken files": 1.0}
+
+
+def changed(photo: Image.Image, kind: int, random: np.random.Generator) -> Image.Image:
+    """Re-encode at 3/4 of the size and quality 25 to 60, keep 85 to 95 % of each side, or change the light."""
+    if kind == 0:
+        stream = io.BytesIO()
+        small = photo.resize((photo.width * 3 // 4, photo.height * 3 // 4))
+        small.save(stream, "JPEG", quality=int(random.integers(25, 61)))
+        return Image.open(stream).convert("RGB")
+    if kind == 1:
+        share = random.uniform(0.85, 0.95)
+        width, height = round(photo.width * share), round(photo.height * share)
+        left, top = random.integers(0, photo.width - width + 1), random.integers(0, photo.height - height + 1)
+        return photo.crop((int(left), int(top), int(left) + width, int(top) + height))
+    return ImageEnhance.Brightness(photo).enhance(float(random.choice([0.7, 0.8, 1.2, 1.35])))
+
+
+def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, str]]:
+    """Copy the photos to `root` with faults; returns kind -> path of the fault -> what it is about (path or class)."""
+    random = np.random.default_rng(seed)
+    for sample in source.samples:
+        (root / sample.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.root / sample.path, root / sample.path)
+    order, start, planted = random.permutation(len(source.samples)), 0, {}
+    for kind, share in SHARES.items():
+        count = round(share * len(order))
+        chosen, start, planted[kind] = order[start : start + count], start + count, {}
+        for number, row in enumerate(chosen):
+            name = source.samples[row].path
+            copy = name.replace(".", f"-{number}.", 1) if name.count(".") == 1 else f"{name}-{number}.jpg"
+            if kind == "exact copies":
+                shutil.copyfile(root / name, root / copy)
+                planted[kind][copy] = name
+            elif kind == "changed copies":
+                with Image.open(root / name) as photo:
+                    changed(photo.convert("RGB"), number % 3, random).save(root / copy, quality=85)
+                planted[kind][copy] = name
+            elif kind == "wrong labels":
+                others = [label for label in source.classes if label != source.classes[source.samples[row].label]]
+                wrong = f"{random.choice(others)}/moved-{number}{Path(name).suffix}"
+                (root / name).rename(root / wrong)
+                planted[kind][wrong] = source.classes[source.samples[row].label]
+            else:
+                data = (root / name).read_bytes()
+                faults = [b"", data[: len(data) // 2], bytes(len(data)), b"<html>404</html>"]
+                (root / name).write_bytes(faults[number % 4])
+                planted[kind][name] = ""
+    return planted
+
+
+def judge(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[float, float]]:
+    """Kind -> share of the planted faults that were found, and share of what was found that was planted."""
+    photos = found["photos"]
+    pairs = {frozenset(photos[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
+    exact = {two for two, pair in pairs.items() if pair["equal"]}
+    suspects = {photos[one["row"]]["path"] for one in found["suspects"]}
+    broken = {photo["path"] for photo in photos if photo["broken"] is not None}
+    wanted = {kind: {frozenset(item) for item in planted[kind].items()} for kind in ("exact copies", "changed copies")}
+    sets = {
+        "exact copies": (wanted["exact copies"], exact),
+        "changed copies": (wanted["changed copies"], set(pairs) - exact),
+        "wrong labels": (set(planted["wrong labels"]), suspects),
+        "broken files": (set(planted["broken files"]), broken),
+    }
+    return {kind: (len(a & b) / len(a), len(a & b) / max(1, len(b))) for kind, (a, b) in sets.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="one sub-folder a class")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "photos"
+        planted = plant(FolderSource(options.root), root, options.seed)
+        data = WasteDataModule(FolderSource(root), size=64, cache_dir=Path(scratch) / "cache")
+        data.setup()
+        start, cpu = time.perf_counter(), time.process_time()
+        found = survey(data, embed=packaged_embedding())
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    console = Console()
+    table = Table(title=f"{len(found['photos']):,} photos, compared by {found['features']}")
+    for column in ("planted", "photos", "found", "asked for", "precision"):
+        table.add_column(column, justify="left" if column == "planted" else "right")
+    for kind, (recall, precision) in judge(found, planted).items():
+        table.add_row(kind, str(len(planted[kind])), f"{recall:.1%}", f"{TARGETS[kind]:.0%}", f"{precision:.0%}")
+    console.print(table)
+    console.print(f"labels judged by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""How much a random split flatters: a linear probe on frozen features, judged on splits of several kinds.
+
+    python benchmarks/split_leakage.py --root trashnet
+
+Macro F1 on the test photos (15 %), mean and standard deviation over seeds, of a logistic regression and of the nearest
+training photo, which shows plainest what is only remembered. Then the pairs of photos that show the same (found by
+pixels, and by pixels or features), and the share of them that each way to split keeps on one side.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.duplicates import alike, small_photos
+from datamodules.features import features
+from datamodules.judgement import NEAR, twins
+from datamodules.outliers import neighbourhood
+from datamodules.sides import Sides
+from datamodules.sources.folder import FolderSource
+from datamodules.suspects import fit
+from datamodules.waste import WasteDataModule
+from lightning_modules.embedding import packaged_embedding
+
+NUMBER = r"([a-z]+)(\d+)\.jpg$"
+WAYS = {
+    "random": {},
+    "blocks of ten numbers": {"group_by": NUMBER, "group_block": 10},
+    "duplicates": {"group_by": "duplicates"},
+    "duplicates and blocks": {"group_by": ["duplicates", NUMBER], "group_block": 10},
+}
+
+
+def f1_macro(truth: np.ndarray, answers: np.ndarray) -> float:
+    scores = []
+    for label in np.unique(truth):
+        hits = np.sum((truth == label) & (answers == label))
+        scores.append(2 * hits / max(1, np.sum(truth == label) + np.sum(answers == label)))
+    return float(np.mean(scores))
+
+
+def judged(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Macro F1 of the probe and of the nearest training photo, on the test photos."""
+    train, test = rows["train"], rows["test"]
+    weights = fit(found[train], labels[train], int(labels.max()) + 1).numpy()
+    nearest = train[(found[test] @ found[train].T).argmax(1)]
+    probe = (found[test] @ weights[:-1] + weights[-1]).argmax(1)
+    return f1_macro(labels[test], probe), f1_macro(labels[test], labels[nearest])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="TrashNet: one sub-folder a class")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--cache-dir", type=Path)
+    options = parser.parse_args()
+    embed = packaged_embedding()
+    data = WasteDataModule(FolderSource(options.root), size=64, cache_dir=options.cache_dir)
+    data.setup()
+    found, labels, count = features(data, embed), data.labels, len(data.samples)
+    one, other, likeness = alike(small_photos(data.source, data.cache_dir, 20.0, False).array)
+    by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(one, other, strict=True)]
+    sure = {(int(a), int(b)) for a, b, like in zip(one, other, likeness, strict=True) if like > 0.9}
+    near = {(a, b) for a, b, _ in neighbourhood(found, NEAR)[1]}
+    both = {tuple(pair["rows"]) for pair in by_pixels} | near
+    groups = twins(count, by_pixels)
+    table = Table("split", "probe", "nearest photo", f"{len(sure)} pairs > 0.9", f"{len(both)} by pixels or features")
+    for name, settings in WAYS.items():
+        scores, kept = [], []
+        for seed in range(options.seeds):
+            sides = Sides(seed=seed, **settings)
+            rows, _ = sides.split(data.samples, labels, data.classes, groups)
+            side = {int(row): split for split, own in rows.items() for row in own}
+            kept.append([np.mean([side[a] == side[b] for a, b in pairs]) for pairs in (sure, both)])
+            scores.append(judged(found, labels, rows))
+        mean, spread, together = np.mean(scores, 0), np.std(scores, 0), np.mean(kept, 0)
+        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
+        table.add_row(name, *cells, *(f"{share:.1%}" for share in together))
+    Console().print(table)
+    print(f"{count} photos, compared by {embed.name if embed else 'hand'}, {options.seeds} seeds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What a look at features adds to a survey: likely wrong labels, rare photos, more duplicates, and what leaks."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from datamodules import DataError
+from datamodules.features import ByHand, Embed, features
+from datamodules.groups import components
+from datamodules.outliers import neighbourhood, outlying
+from datamodules.sides import DUPLICATES
+from datamodules.suspects import has_cleanlab, out_of_fold, suspects
+from datamodules.waste import WasteDataModule
+
+NEAR = 0.72  # cosine of standardised features of a frozen network from which two photos show the same
+
+
+def judgement(
+    data: WasteDataModule, pairs: list[dict[str, Any]], broken: Mapping[int, str], embed: Embed | None, progress: bool
+) -> dict[str, Any]:
+    """Judge labels and photos by features; plain data.
+
+    Args:
+        data: set up.
+        pairs: duplicates by likeness; those by features are added to it.
+        broken: row -> reason.
+        embed: a frozen network; None takes features made by hand.
+        progress: show a bar.
+
+    Returns:
+        features: what photos were compared by; method: what found the suspects; suspects: row, given, likely (names),
+        own (probability of the given label), other (of the likely one); outlying: row, distance; leakage: how a split
+        -> its numbers, see `leakage`.
+    """
+    rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
+    how = embed or ByHand()
+    found = features(data, how, progress)[rows]
+    labels = data.labels[rows]
+    distances, near = neighbourhood(found, NEAR if embed is not None else 2.0)
+    known = {tuple(pair["rows"]) for pair in pairs}
+    for one, other, cosine in near:
+        two = int(rows[one]), int(rows[other])
+        if two not in known:
+            pairs.append({"rows": list(two), "likeness": round(cosine, 3), "equal": False, "by": "features"})
+    groups = twins(len(data.samples), pairs)[rows]
+    present, inner = np.unique(labels, return_inverse=True)
+    answers = out_of_fold(found, inner, groups)
+    places, likely = suspects(inner, answers)
+    return {
+        "features": how.name,
+        "method": "cleanlab" if has_cleanlab() else "the plain formula",
+        "suspects": [
+            {
+                "row": int(rows[place]), "given": data.classes[labels[place]], "likely": data.classes[present[label]],
+                "own": round(float(answers[place, inner[place]]), 4), "other": round(float(answers[place, label]), 4),
+            }
+            for place, label in zip(places, likely, strict=True)
+        ],
+        "outlying": [
+            {"row": int(rows[place]), "distance": round(float(distances[place]), 4)}
+            for place in outlying(distances, labels)
+        ],
+        "leakage": _leakage(data, pairs),
+    }  # fmt: skip
+
+
+def twins(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
+    """Number photos (N,) int64, equal where pairs join them."""
+    keys: list[list[tuple[object, ...]]] = [[] for _ in range(count)]
+    for number, pair in enumerate(pairs):
+        for row in pair["rows"]:
+            keys[row].append((number,))
+    return components(keys)
+
+
+def _leakage(data: WasteDataModule, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The present split beside the one that `data.group_by=duplicates` would make."""
+    present = {"present": leakage(data.splits, pairs)}
+    ways = [DUPLICATES, *(way for way in data.sides.ways if way != DUPLICATES)]
+    try:
+        other, _ = data.sided(replace(data.sides, group_by=ways))
+    except DataError as error:
+        return present | {"group_by=duplicates": {"impossible": str(error)}}
+    return present | {"group_by=duplicates": leakage(other, pairs)}
+
+
+def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Photos a side, pairs that lie on two sides, and the share of test photos that have a twin in training."""
+    side = {int(row): name for name, rows in splits.items() for row in rows}
+    across = [pair["rows"] for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
+    leaked = {a for two in across for a, b in (two, two[::-1]) if (side.get(a), side.get(b)) == ("test", "train")}
+    photos = {name: len(rows) for name, rows in splits.items()}
+    return {"photos": photos, "crossing": len(across), "leaked": len(leaked) / max(1, photos["test"])}
