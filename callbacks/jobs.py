@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,19 @@ def trial(sweeper: dict[str, Any], number: int) -> str:
         return ""
     place = {"storage": sweeper["storage"], "name": sweeper["study_name"], "number": number}
     return json.dumps(place | (sweeper.get("pruning") or {}))
+
+
+def leave_group(before: dict[str, str | None]) -> None:
+    """End a job's processes' group, which Lightning leaves to the end of the program, so that the next job has its own.
+
+    Args:
+        before: Environment variables as they were when the job started; None: not there.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

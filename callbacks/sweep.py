@@ -14,15 +14,16 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
-from callbacks.jobs import keep, trial
+from callbacks.jobs import keep, leave_group, trial
 from conf import plain, resume
 from conf.launch import composed, reason
 
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
 MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
+RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # Lightning sets them, and lets them be
 HOPELESS = "Hopeless"  # a trial that a search stopped
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
@@ -44,6 +45,7 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self._message: str | None = None
         self._command = sys.argv
+        self._ranks: dict[str, str | None] = {}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from reports.files import write_json
@@ -72,7 +74,7 @@ class SweepCallback(Callback):
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
             search, number = plain(config.hydra.sweeper), config.hydra.job.num
             os.environ["LITESORT_TRIAL"] = trial(search, number)
-            self._command = sys.argv
+            self._command, self._ranks = sys.argv, {name: os.environ.get(name) for name in RANKS}
             _job_to_the_command_line(config, inspect.getfile(kwargs["task_function"]))
             if config.hydra.output_subdir is not None:
                 keep(Path(str(config.hydra.runtime.output_dir)), number, config.hydra.overrides.task, _task(config))
@@ -81,7 +83,9 @@ class SweepCallback(Callback):
         from reports.files import write_text
 
         failed = job_return.status == JobStatus.FAILED
-        sys.argv = self._command
+        if _is_sweep(config):
+            sys.argv = self._command
+            leave_group(self._ranks)
         _close_wandb(failed)
         if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
             return
@@ -147,7 +151,7 @@ def _job_to_the_command_line(config: DictConfig, script: str) -> None:
     """Lightning starts a run's other processes by the command line and `hydra.run.dir`: give it the job's, not -m's."""
     sys.argv = [script, *config.hydra.overrides.task]
     known: Any = HydraConfig.instance().cfg  # the whole config, whatever Hydra's own hint says
-    with open_dict(known), read_write(known):
+    with read_write(known.hydra.run):
         known.hydra.run.dir = config.hydra.runtime.output_dir
 
 
