@@ -1,7 +1,7 @@
 """What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
 
 import atexit
-import json
+import inspect
 import os
 import re
 import sys
@@ -9,13 +9,15 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
+from callbacks.jobs import keep, trial
 from conf import plain, resume
 from conf.launch import composed, reason
 
@@ -41,6 +43,7 @@ class SweepCallback(Callback):
 
     def __init__(self) -> None:
         self._message: str | None = None
+        self._command = sys.argv
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         from reports.files import write_json
@@ -67,14 +70,18 @@ class SweepCallback(Callback):
         if _is_sweep(config):
             # W&B reads it: the jobs of a sweep are one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
-            os.environ["LITESORT_TRIAL"] = _trial(config)
+            search, number = plain(config.hydra.sweeper), config.hydra.job.num
+            os.environ["LITESORT_TRIAL"] = trial(search, number)
+            self._command = sys.argv
+            _job_to_the_command_line(config, inspect.getfile(kwargs["task_function"]))
             if config.hydra.output_subdir is not None:
-                _keep(config)
+                keep(Path(str(config.hydra.runtime.output_dir)), number, config.hydra.overrides.task, _task(config))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         from reports.files import write_text
 
         failed = job_return.status == JobStatus.FAILED
+        sys.argv = self._command
         _close_wandb(failed)
         if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
             return
@@ -136,27 +143,12 @@ class AtExit:
             finish(self.folder)
 
 
-def _keep(config: DictConfig) -> None:
-    """Note what the job was asked, for whoever resumes the sweep, and take away what an earlier try left behind."""
-    from reports.files import write_json
-
-    folder = Path(str(config.hydra.runtime.output_dir))
-    row = resume.read(folder / "metrics.json") or {}
-    if row.get("status") == "failed":
-        for name in ("metrics.json", "error.log"):
-            (folder / name).unlink(missing_ok=True)
-    overrides = resume.asked(config.hydra.overrides.task)
-    asked = {"num": config.hydra.job.num, "pid": os.getpid(), "overrides": overrides, "config": _task(config)}
-    write_json(folder / resume.ASKED, asked)
-
-
-def _trial(config: DictConfig) -> str:
-    """What `callbacks.trial` has to know where the sweep is a search; else nothing."""
-    search = config.hydra.sweeper
-    if OmegaConf.select(search, "study_name") is None:
-        return ""
-    place = {"storage": search.storage, "name": search.study_name, "number": config.hydra.job.num}
-    return json.dumps(place | dict(search.pruning or {}))
+def _job_to_the_command_line(config: DictConfig, script: str) -> None:
+    """Lightning starts a run's other processes by the command line and `hydra.run.dir`: give it the job's, not -m's."""
+    sys.argv = [script, *config.hydra.overrides.task]
+    known: Any = HydraConfig.instance().cfg  # the whole config, whatever Hydra's own hint says
+    with open_dict(known), read_write(known):
+        known.hydra.run.dir = config.hydra.runtime.output_dir
 
 
 def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts: `callbacks.sweep` takes it away
@@ -18,6 +19,10 @@ def launch(main: Callable[[], Any]) -> None:
 
     `HYDRA_FULL_ERROR=1` shows Hydra's own report instead.
     """
+    # Jobs of a sweep that start elsewhere, by submitit or Ray, find the packages beside the entry point too.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
     if os.environ.get(FULL_ERROR) == "1":
         main()
         return

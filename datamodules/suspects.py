@@ -42,10 +42,10 @@ def fit(features: np.ndarray, labels: np.ndarray, classes: int, steps: int = 60)
         optimizer.zero_grad()
         value = F.cross_entropy(photos @ weights[:-1] + weights[-1], targets)
         value = value + PENALTY / 2 * weights[:-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return weights.detach()
 
 

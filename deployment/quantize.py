@@ -21,6 +21,7 @@ from deployment.writing import Verify, placing
 Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; gone through several times
 Judge = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 
+FIRST = 3  # layers that are given back before any search: a mobile net's stem and first block are what int8 hurts most
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and can be given back
 BETWEEN = (
     "Add",
@@ -49,8 +50,8 @@ def quantize_onnx(
         source: Float file that litesort wrote.
         path: Name of the new file.
         photos: Calibration photos, prepared as for the network, in a form that can be gone through again.
-        judge: Macro F1 of a predictor; with it, layers are given back to float, the most sensitive first and twice as
-            many each round, until the loss is below `max_drop`.
+        judge: Macro F1 of a predictor; with it, layers are given back to float until the loss is below `max_drop`: the
+            first three at first, then the most sensitive, twice as many each round.
         max_drop: Macro F1 that may be lost.
         verify: As in `deployment.export.to_onnx`.
         rounds: Rounds of giving back.
@@ -74,8 +75,11 @@ def quantize_onnx(
                     break
                 if number == rounds:
                     raise _too_much(path, wanted + max_drop - reached, max_drop, len(given_back))
-                order = order or _by_sensitivity(source, parts, photos, Path(room))
-                given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                if number:
+                    order = order or _by_sensitivity(source, parts, photos, Path(room))
+                    given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                else:
+                    given_back = list(parts)[: min(FIRST, len(parts) - 1)]  # the search takes minutes
                 floats = {node for layer in given_back for node in parts[layer]}
                 _static(source, draft, photos, nodes_to_exclude=[*before, *floats])
         _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, verify)
@@ -101,21 +105,37 @@ def quantize_openvino(
     model = openvino.Core().read_model(source)
     with _quiet(), kept_signal_stack():
         nncf.set_log_level(logging.ERROR)
-        if judge is None:
-            small = nncf.quantize(model, data, **common)
-        else:
-            # Answers beside the F1: what NNCF ranks layers by, without asking for an F1 of every photo.
-            def score(compiled: Any, photos: Any) -> tuple[float, list[list[np.ndarray]]]:
-                answers = [[next(iter(compiled(photo).values())).copy()] for photo in photos]
-                return judge(_Compiled(compiled, base)), answers
-
-            restorer = nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds)
-            small = nncf.quantize_with_accuracy_control(
-                model, data, data, score, max_drop=max_drop,
-                drop_type=nncf.DropType.ABSOLUTE, advanced_accuracy_restorer_parameters=restorer, **common,
-            )  # fmt: skip
+        small = nncf.quantize(model, data, **common)
+        wanted = 0.0 if judge is None else judge(base) - max_drop
+        if judge is not None and judge(_compiled(small, base)) <= wanted:
+            common["ignored_scope"] = nncf.IgnoredScope(names=_layers(model)[:FIRST])
+            small = nncf.quantize(openvino.Core().read_model(source), data, **common)
+            if judge(_compiled(small, base)) <= wanted:
+                small = _restored(openvino.Core().read_model(source), data, judge, base, max_drop, rounds, common)
     save_openvino(small, path, {**base.record, "exported": _int8(base.record, _in_float(small))}, verify)
     return path
+
+
+def _compiled(model: Any, like: OpenVINOPredictor) -> "_Compiled":
+    return _Compiled(optional("openvino", "precision=int8").Core().compile_model(model, "CPU"), like)
+
+
+def _restored(
+    model: Any, data: Any, judge: Judge, base: OpenVINOPredictor, max_drop: float, rounds: int, common: dict[str, Any]
+) -> Any:
+    """NNCF's own search for the layers to give back, which takes minutes."""
+    nncf = optional("nncf", "precision=int8")
+
+    # Answers beside the F1: what NNCF ranks layers by, without asking for an F1 of every photo.
+    def score(compiled: Any, photos: Any) -> tuple[float, list[list[np.ndarray]]]:
+        answers = [[next(iter(compiled(photo).values())).copy()] for photo in photos]
+        return judge(_Compiled(compiled, base)), answers
+
+    return nncf.quantize_with_accuracy_control(
+        model, data, data, score, max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds),
+        **common,
+    )  # fmt: skip
 
 
 QUANTIZERS: dict[str, Callable[..., Path]] = {"onnx": quantize_onnx, "openvino": quantize_openvino}
@@ -194,11 +214,14 @@ def _int8(record: dict[str, Any], given_back: Sequence[str]) -> dict[str, Any]:
 
 def _in_float(model: Any) -> list[str]:
     """Names of the layers of an OpenVINO model whose input is not quantised."""
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    return [name for name in _layers(model) if nodes[name].input_value(0).get_node().get_type_name() != "FakeQuantize"]
+
+
+def _layers(model: Any) -> list[str]:
+    """Names of the layers with weights of an OpenVINO model, from photo to answer."""
     kinds = ("Convolution", "GroupConvolution", "MatMul")
-    layers = [node for node in model.get_ordered_ops() if node.get_type_name() in kinds]
-    return [
-        node.get_friendly_name() for node in layers if node.input_value(0).get_node().get_type_name() != "FakeQuantize"
-    ]
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in kinds]
 
 
 def _too_much(path: Path, lost: float, max_drop: float, layers: int) -> DeploymentError:

@@ -78,7 +78,10 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
 def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
     """Bring an older record to today's: the one place that knows what they lack."""
     if config := record.get("config"):
-        later = {"teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"}}
+        later = {
+            "teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"},
+            "ship": {"_target_": "pathlib.Path", "_partial_": True},
+        }  # fmt: skip
         record["config"] = later | dict(config)
     return record
 

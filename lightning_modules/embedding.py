@@ -21,7 +21,7 @@ class Embedding:
 
     def __init__(self) -> None:
         net = create_backbone("tf_efficientnet_lite0", 2, pretrained=True).eval()
-        self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:

@@ -15,12 +15,16 @@ from reports.files import write_text
 
 Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
 
+VIEWPORT = "<meta name=viewport content='width=device-width'>"  # else a phone shows it at a third of its size
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
+h1{overflow-wrap:anywhere}table{border-collapse:collapse;display:block;overflow-x:auto}
+td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.alarm{color:#b00020;font-weight:600}
 .sheet{display:flex;flex-wrap:wrap;gap:6px}.pair{display:flex;gap:2px;padding:4px;border:2px solid #ddd}
 figure{margin:0;width:112px;font-size:11px;overflow-wrap:anywhere}
-.pair.alarm{border-color:#b00020}img{width:112px;height:112px;object-fit:contain;background:#eee}svg{margin-right:1.5em}"""
+.pair.alarm{border-color:#b00020}svg{max-width:100%}img{width:112px;height:112px;object-fit:contain;background:#eee}svg{margin-right:1.5em}
+@media(prefers-color-scheme:dark){body{background:#14171a;color:#e6e9ec}td,th,.pair{border-color:#363d44}svg{fill:#e6e9ec}
+.alarm{color:#ff8a80}.pair.alarm{border-color:#ff8a80}img{background:#222}}"""
 
 
 def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 24, pairs: int = 60) -> Path:
@@ -40,7 +44,7 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
         *_judged(results, read, pairs), *_sheets(results, read, sheet),
     ]  # fmt: skip
     title = html.escape(results["data"])
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{title}</title><style>{STYLE}</style>"
     return write_text(path, (head + "\n".join(parts)).encode("utf-8", "backslashreplace").decode() + "</html>\n")
 
 

@@ -138,7 +138,7 @@ def f1_bars(
 def pareto(
     points: Sequence[tuple[str, float, float]],
     path: Path,
-    title: str = "Macro F1 against latency",
+    title: str = "Macro F1 against time",
     time: str = "latency in ms",
 ) -> Path:
     """Draw what each run reaches at which cost; the front joins those that no other run beats on both.
@@ -155,14 +155,11 @@ def pareto(
     with _figure(7.0, 4.6, path) as figure:
         axes = figure.add_subplot()
         axes.plot([costs[i] for i in best], [values[i] for i in best], color=BLUE, ds="steps-post", lw=1.5)
-        for chosen, marker, colour, label in (
-            (True, "o", BLUE, "on the front"),
-            (False, "X", GREY, "beaten by another"),
-        ):
+        looks = (True, "o", BLUE, "on the front"), (False, "X", GREY, "beaten by another")
+        for chosen, marker, colour, label in looks:
             at = [i for i in range(len(points)) if (i in best) == chosen]
-            axes.scatter(
-                [costs[i] for i in at], [values[i] for i in at], s=52, c=colour, marker=marker, label=label, zorder=3
-            )
+            x, y = [costs[i] for i in at], [values[i] for i in at]
+            axes.scatter(x, y, s=52, c=colour, marker=marker, label=label, zorder=3)
         if costs and max(costs) > 8 * min(costs):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))

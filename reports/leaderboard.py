@@ -17,7 +17,7 @@ from rich.text import Text
 from reports.figures import pareto
 from reports.files import write_csv, write_json, write_text
 from reports.ranking import differences, group_seeds, rank, time_key
-from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line
+from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line, shipped_as
 
 
 class Column(NamedTuple):
@@ -103,7 +103,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
 
     wanted = [
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
-        Column("model", model),
+        Column("model", model, leaves=10 * shipped),  # the setting tells it too, then
         Column("setting", setting),
         Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if shipped else ""), longest=40)),
         Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
@@ -111,7 +111,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
         Column("weakest class", _weakest, leaves=5),
         Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
-        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms")),
+        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms"), leaves=1 * shipped),
         Column("× faster", lambda row: _faster(row, shipped)),
         Column("front", lambda row: "●" if shipped and row.get("front") else ""),
         Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=9),
@@ -207,8 +207,7 @@ def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def _point_name(row: Row, difference: str) -> str:
-    file = row.get("file")  # a run's name says which, and the suffix in what form
-    return one_line(f"{row.get('name')} {file}" if file else f"{model(row)} {difference}", longest=40)
+    return shipped_as(row) or one_line(f"{model(row)} {difference}", longest=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

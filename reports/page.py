@@ -63,7 +63,7 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     grouped = rank(group_seeds(ranked))
     several = len(grouped) < len(ranked)
     runs = list(_runs(ranked, root))
-    number_of = {run["folder"]: run["id"] for run in runs}
+    number_of = {run["folder"]: run["id"] for run, row in zip(runs, ranked, strict=True) if not row.get("file")}
     settings = [_setting(row, name, number_of) for row, name in zip(grouped, labels(grouped), strict=True)]
     done = [(row, setting) for row, setting in zip(grouped, settings, strict=True) if not failed(row)]
     points = [
@@ -102,7 +102,7 @@ def _packed(markup: str) -> str:
 
 def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
     for i, (row, name) in enumerate(zip(ranked, labels(ranked), strict=True), start=1):
-        place = str(row.get("folder") or "")
+        place = "" if row.get("file") else str(row.get("folder") or "")  # what was learned is shown at the run itself
         folder = root / place
         curves = read_curves(folder) if place else {}
         known = row.get("classes")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reports.leaderboard import duration
 from reports.ranking import differences
-from reports.rows import Row, f1_by_class, f1_macro, failed, model, number, one_line
+from reports.rows import Row, f1_by_class, f1_macro, failed, model, number, one_line, shipped_as
 
 MOST_CLASSES = 16  # columns of F1 a class; the heat map has them all
 
@@ -31,7 +31,7 @@ class Column(NamedTuple):
 def labels(ranked: Sequence[Row]) -> list[str]:
     """Short name of each row: its model, and what tells it from the others; equal ones get a number."""
     names = [
-        one_line(f"{model(row)} {told}".strip(), longest=48)
+        shipped_as(row) or one_line(f"{model(row)} {told}".strip(), longest=48)
         for row, told in zip(ranked, differences(ranked), strict=True)
     ]
     seen: dict[str, int] = {}
@@ -70,6 +70,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
         *(_by_class(name, ranked) for name in classes(ranked)[:MOST_CLASSES]),
         numbers("accuracy", "{:.4f}".format, "test/accuracy_micro", "val/accuracy_micro", falling=True),
         numbers("latency ms", "{:.2f}".format, "latency_ms"),
+        numbers("× reference", "{:.3f}".format, "ratio"),
         numbers("params M", lambda v: f"{v / 1e6:.3g}", "params"),
         Column("size MB", [_number(_sized(row), lambda v: f"{v / 1e6:.3g}", "bytes") for row in ranked], True),
         numbers("MACs M", lambda v: f"{v / 1e6:.0f}", "macs"),

@@ -99,6 +99,12 @@ def model(row: Row) -> str:
     return one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
 
 
+def shipped_as(row: Row) -> str:
+    """Name of an exported file's row: its run's, format and precision; empty for a run's own row."""
+    parts = (row.get("name"), row.get("format"), row.get("precision")) if row.get("file") else ()
+    return one_line(" ".join(str(part) for part in parts if part), longest=60)
+
+
 def _runs(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         if "metrics.json" in files or ".hydra" in folders:

@@ -38,7 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 88
+    assert len(OPTIONS) == 90
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -58,6 +58,15 @@ def test_every_treatment_of_imbalance_is_named_and_composes(treatment):
     cfg = composed("experiment=imbalance", f"treatment={treatment}")
     assert cfg.name == treatment
     assert cfg.data.keep == {"trash": 0.2}
+
+
+@pytest.mark.parametrize(("group", "option"), [("sweeper", "tpe"), ("sweeper", "pareto"), ("launcher", "joblib")])
+def test_hydra_options_compose_with_a_comment_on_each_value(group, option):
+    cfg = composed(f"hydra/{group}={option}")
+    assert "hydra" not in cfg
+    for line in (CONF / "hydra" / group / f"{option}.yaml").read_text().splitlines():
+        if ": " in line and not line.startswith(("#", "defaults", "_target_")) and "_target_" not in line:
+            assert " # " in line, line
 
 
 def test_evaluation_composes():

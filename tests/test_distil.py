@@ -53,6 +53,21 @@ def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos,
     assert checkpoint[RECORD]["config"]["teacher"] == str(teacher)
 
 
+def test_an_exported_file_teaches(teacher, photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from deployment.export import to_onnx
+    from lightning_modules.checkpoint import load_net
+
+    net, record = load_net(teacher)
+    path = to_onnx(net, tmp_path / "teacher.onnx", record)
+    student = ("model=lcnet_050", "model.pretrained=false", "epochs=1", "logger=none", "latency.end_to_end=false")
+    train(configured(tmp_path, *DATA, f"data.root={photos}", *student, "objective=distill_logit", f"teacher={path}"))
+    with (tmp_path / "history.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    f1 = json.loads((teacher.parent / "metrics.json").read_text())["val/f1_macro"]
+    assert float(row["val/teacher_f1_macro"]) == pytest.approx(f1, abs=1e-6)
+
+
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)

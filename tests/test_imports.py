@@ -50,7 +50,12 @@ def sources() -> list[PurePosixPath]:
 
 def is_light(file: PurePosixPath) -> bool:
     """Files on the path of `--help`, which has no time for torch."""
-    return len(file.parts) == 1 or file.name == "__init__.py" or str(file) == "callbacks/sweep.py"
+    return (
+        len(file.parts) == 1
+        or file.name == "__init__.py"
+        or file.parts[0] == "hydra_plugins"
+        or str(file) == "callbacks/sweep.py"
+    )
 
 
 def imported(file: PurePosixPath, source: str) -> Iterator[tuple[str, int, bool]]:

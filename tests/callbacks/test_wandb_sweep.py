@@ -38,6 +38,7 @@ def test_models_are_artefacts_with_the_alias_best_if_wanted(tmp_path, offline_ru
     (tmp_path / "best.ckpt").write_bytes(b"weights")
     (tmp_path / "exported" / "model-fp32.onnx").write_bytes(b"graph")
     logger = Wandb(str(tmp_path), log_model=wanted)
+    logger.log_metrics({"a": 1.0})
     log_models([logger], tmp_path / "best.ckpt", {"test/f1_macro": 0.75, "classes": ["a"], "x": np.nan})
     finish([logger])
     run = offline_run(tmp_path)
@@ -46,8 +47,8 @@ def test_models_are_artefacts_with_the_alias_best_if_wanted(tmp_path, offline_ru
         return
     (name, model), (_, exported) = sorted(run.logged.items())
     assert name == f"{run.run.run_id}-checkpoint"
-    assert (model.type, list(model.aliases)) == ("model", ["best"])
-    assert (exported.type, list(exported.aliases)) == ("exported model", ["best"])
+    assert (model.type, set(model.aliases)) == ("model", {"best", "latest"})
+    assert (exported.type, set(exported.aliases)) == ("exported model", {"best", "latest"})
     assert json.loads(model.metadata) == {"test/f1_macro": 0.75}
     assert run.artifacts["best.ckpt"].read_bytes() == b"weights"
     assert run.artifacts["model-fp32.onnx"].read_bytes() == b"graph"
@@ -132,6 +133,5 @@ def test_mlflow_has_the_same_keys(tmp_path, make_module, make_trainer, data):
     assert set(run.data.metrics) >= METRICS
     assert run.data.params["model/name"] == "tiny"
     assert run.data.metrics["test/f1_macro"] == pytest.approx(0.7)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("mlruns/*/*/artifacts/**/*.png")}
     names = {path.as_posix().partition("/artifacts/")[2] for path in tmp_path.glob("mlruns/*/*/artifacts/**/*.png")}
     assert names == {f"{key}.png" for key in PICTURES}

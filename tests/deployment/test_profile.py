@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from deployment import DeploymentError
-from deployment.profile import evaluating, profile
+from deployment.profile import evaluating, profile, size_in_bytes
 
 
 def test_resnet18_costs_what_the_literature_says():
@@ -65,3 +65,11 @@ def test_modes_come_back_after_an_error():
 def test_a_size_below_one_is_an_error():
     with pytest.raises(DeploymentError, match="size=0"):
         profile(nn.Conv2d(3, 1, 1), 0)
+
+
+def test_size_is_that_of_the_weights_or_of_the_files(tmp_path):
+    assert size_in_bytes("any.ckpt", nn.Conv2d(3, 8, 3)) == 4 * (216 + 8)
+    (tmp_path / "model.xml").write_bytes(b"12345")
+    (tmp_path / "model.bin").write_bytes(b"123")
+    assert size_in_bytes(tmp_path / "model.xml", None) == 8
+    assert size_in_bytes(tmp_path / "model.bin", None) == 3

@@ -5,7 +5,7 @@ import pytest
 
 from deployment import DeploymentError
 from deployment.export import SUFFIX, WRITERS
-from deployment.quantize import QUANTIZERS, quantize_onnx
+from deployment.quantize import FIRST, QUANTIZERS, quantize_onnx, quantize_openvino
 from deployment.runtimes import load_exported
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):
@@ -61,3 +61,16 @@ def test_what_still_loses_too_much_is_not_written(floats, shipped, tmp_path):
             floats["onnx"], tmp_path / "int8.onnx", [shipped.pixels[:2]], judge=lambda _: next(scores), rounds=1
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_gives_the_first_layers_back_before_it_searches(floats, shipped, tmp_path):
+    """The F1 is made up: only the second int8 model is good enough."""
+    calls = []
+
+    def judge(predict):
+        calls.append(predict)
+        return 0.5 if len(calls) == 2 else 1.0  # the float one, all int8, and the one with layers in float
+
+    path = quantize_openvino(floats["openvino"], tmp_path / "int8.xml", [shipped.pixels[:4]], judge=judge)
+    assert len(load_exported(path).record["exported"]["given_back"]) >= FIRST
+    assert len(calls) == 3

@@ -1,0 +1,98 @@
+"""8 tiny trainings on one cache, one by one and two at a time, and what a job costs before its first step.
+
+    python benchmarks/sweep.py
+
+Both sweeps are timed from the command to its end, imports included. A job costs the time from its start (in the
+first job: of the process) to its first training step, from a callback's clock.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data.size=64", "data.batch_size=16",
+    "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
+    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
+    "logger=none", "seed=0,1,2,3,4,5,6,7",
+)  # fmt: skip
+# Notes when the process began, and when each job began and made its first step.
+SITE = """
+import json, os, sys, time
+from pathlib import Path
+if os.environ.get("BENCH_LOG"):
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "callbacks.checkpoint" and "pytorch_lightning" in sys.modules:
+                sys.meta_path.remove(self)
+                from pytorch_lightning import Callback, Trainer
+                def note(*a, **k):
+                    with open(os.environ["BENCH_LOG"], "a") as file:
+                        file.write(json.dumps([os.getpid(), time.time()]) + "\\n")
+                class First(Callback):
+                    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+                        if trainer.global_step == 1: note()
+                before = Trainer.__init__
+                def init(self, *a, callbacks=(), **k):
+                    before(self, *a, callbacks=[*callbacks, First()], **k)
+                Trainer.__init__ = init
+            return None
+    sys.meta_path.insert(0, Watch())
+"""
+
+
+def sweep(folder: Path, *arguments: str, **environment: str) -> float:
+    """Wall seconds of a sweep."""
+    start = time.perf_counter()
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *arguments, f"hydra.sweep.dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - start
+
+
+def costs(folder: Path, log: Path, began: float) -> list[float]:
+    """Seconds from the start of each job to its first step."""
+    steps = [json.loads(line)[1] for line in log.read_text().splitlines()]
+    starts = [(job / ".hydra" / "asked.json").stat().st_mtime for job in sorted(folder.glob("[0-9]*-*"))]
+    return [step - start for step, start in zip(steps, [began, *starts[1:]], strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6)
+    options = parser.parse_args()
+    epochs = f"epochs={options.epochs}"
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        (place / "site").mkdir()
+        (place / "site" / "sitecustomize.py").write_text(SITE)
+        os.environ["LITESORT_CACHE"] = str(place / "cache")
+        sweep(place / "warm", "epochs=1", "seed=0")  # the cache is built, files are read
+        began, log = time.time(), place / "log"
+        alone = sweep(place / "alone", epochs, BENCH_LOG=str(log), PYTHONPATH=str(place / "site"))
+        took = costs(place / "alone", log, began)
+        pair = sweep(place / "pair", epochs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    table = Table(title=f"8 jobs of {options.epochs} epochs")
+    for column in ("", "seconds", "times as fast"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("one after the other", f"{alone:.1f}", "1")
+    table.add_row("joblib, 2 processes", f"{pair:.1f}", f"{alone / pair:.2f}")
+    table.add_row("first job, start to first step", f"{took[0]:.1f}", "")
+    table.add_row("later jobs, start to first step (median)", f"{np.median(took[1:]):.2f}", "")
+    table.add_row("... the slowest", f"{max(took[1:]):.2f}", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

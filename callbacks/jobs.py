@@ -1,0 +1,40 @@
+"""What a job of a sweep leaves for those who come after it, and is told by those who started it; plain data."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conf import resume
+
+
+def keep(folder: Path, number: int, overrides: Sequence[str], config: dict[str, Any]) -> None:
+    """Note what a job was asked, for whoever resumes the sweep, and take away what a failed try left behind.
+
+    Args:
+        folder: The job's.
+        number: The job's in its sweep.
+        overrides: Its command line.
+        config: As composed, interpolations kept.
+    """
+    from reports.files import write_json
+
+    row = resume.read(folder / "metrics.json") or {}
+    if row.get("status") == "failed":
+        for name in ("metrics.json", "error.log"):
+            (folder / name).unlink(missing_ok=True)
+    asked = {"num": number, "pid": os.getpid(), "overrides": resume.asked(overrides), "config": config}
+    write_json(folder / resume.ASKED, asked)
+
+
+def trial(sweeper: dict[str, Any], number: int) -> str:
+    """What `callbacks.trial` has to know, as JSON; empty where the sweep is no search.
+
+    >>> trial({"max_batch_size": None}, 3)
+    ''
+    """
+    if "study_name" not in sweeper:
+        return ""
+    place = {"storage": sweeper["storage"], "name": sweeper["study_name"], "number": number}
+    return json.dumps(place | (sweeper.get("pruning") or {}))
