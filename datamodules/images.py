@@ -190,10 +190,8 @@ def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
     orientation = None
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
         orientation = header.getexif().get(_ORIENTATION)  # damaged EXIF is no EXIF
-    if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
+    image = image.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else image
+    image = image[:, ::-1] if orientation in (2, 3, 6, 7) else image
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
@@ -248,5 +246,5 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 def _interpolate(image: np.ndarray, height: int, width: int) -> np.ndarray:
     image = image if image.flags.writeable else image.copy()  # torch knows no read-only arrays
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # seen as channels_last; permute()[None] costs twice
-    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-    return pixels[0].permute(1, 2, 0).contiguous().numpy()
+    resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
+    return resized.permute(1, 2, 0).contiguous().numpy()
