@@ -71,7 +71,9 @@ def imported(file: PurePosixPath, source: str) -> Iterator[tuple[str, int, bool]
             yield from (
                 (str(part.value), node.lineno, at_top) for part in node.args[:1] if isinstance(part, ast.Constant)
             )
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        )
         for child in ast.iter_child_nodes(node):
             yield from visit(child, at_top and not inside)
 

@@ -93,7 +93,7 @@ def test_end_to_end_score_needs_the_end_to_end_clock():
     [
         (["model=resnet99"], "model=resnet99 is not there: did you mean resnet"),
         (["trainer.max_epoch=3"], "trainer.max_epoch is not a setting: did you mean max_epochs?"),
-        (["-m", "experiment=foo"], "experiment=foo is not there: choose one of baseline, finetune"),
+        (["-m", "experiment=foo"], "experiment=foo is not there: choose one of backbones, baseline, "),
         (["callbacks=[default,foo]"], "callbacks=[foo] is not there: choose from conf/callbacks"),
         (["model=resnet18,resnet34"], "model=resnet18,resnet34 names several: add -m to sweep over them"),
         (["data.size"], "data.size cannot be read: write key=value"),

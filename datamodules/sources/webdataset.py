@@ -50,16 +50,16 @@ class WebDatasetSource(UnpackedSource):
 
 
 def _records(shards: Sequence[Path], label: str) -> Iterator[Record]:
-    from webdataset import WebDataset
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     splits = [next((prefix for prefix in PREFIXES if shard.name.startswith(prefix)), "") for shard in shards]
     for shard, split in zip(shards, splits, strict=True):
         try:
-            samples = iter(WebDataset([str(shard)], shardshuffle=False, empty_check=False))
-            for sample in samples:
-                name, content = _photo(sample)
-                if content is not None:
-                    yield Record(name, _label(shard, sample, label), split if all(splits) else "", content)
+            with shard.open("rb") as stream:
+                for sample in group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}])):
+                    name, content = _photo(sample)
+                    if content is not None:
+                        yield Record(name, _label(shard, sample, label), split if all(splits) else "", content)
         except DataError:
             raise
         except Exception as error:  # tar files and their readers fail in many ways
