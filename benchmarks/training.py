@@ -1,6 +1,6 @@
 """Training throughput: litesort with everything on, a bare loop, and the usual pipelines that feed that same bare loop.
 
-    python benchmarks/training.py                                  # on the built-in photos
+    python benchmarks/training.py                                  # on JPEGs of 512 x 384 px, made for it
     python benchmarks/training.py --root photos --models lcnet_050
 
 litesort is `train.train` with its default configuration: Lightning, weighted sampler, metrics, progress bar, csv
@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from photos import write_photos
 from rich.console import Console
 from rich.table import Table
 from rivals import BARE, TIMM, TORCHVISION, Rival, Task, now
@@ -98,11 +99,12 @@ def drawn_files(data: WasteDataModule, count: int) -> list[tuple[str, int]]:
 
 def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, list[np.ndarray]]:
     """Seconds of each round by name."""
-    data = ["data=folder", f"data.root={options.root}"] if options.root else ["data=synthetic"]
+    root = options.root or write_photos(Path(scratch) / "photos", 1200)
     rivals = ",".join(f"'{name}'" for name in RIVALS.get(model, ALL))
     turns = f"_target_:__main__.Turns,rounds:{options.rounds},workers:{options.workers},rivals:[{rivals}]"
     overrides = [
-        f"model={model}", "model.pretrained=false", *data, f"data.size={options.size}", "augment=randaugment",
+        f"model={model}", "model.pretrained=false", "data=folder", f"data.root={root}",
+        f"data.size={options.size}", "augment=randaugment",
         f"data.batch_size={options.batch}", f"epochs={options.rounds + 1}", f"run_dir={scratch}",
         f"trainer.limit_train_batches={options.steps}", "trainer.limit_val_batches=1", "trainer.accelerator=cpu",
         f"+callbacks.turns={{{turns}}}",
@@ -139,7 +141,7 @@ def report(model: str, options: argparse.Namespace, clocks: dict[str, list[np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(RIVALS))
-    parser.add_argument("--root", help="folder of class folders (default: the built-in photos)")
+    parser.add_argument("--root", help="folder of class folders (default: photos made for it)")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=30, help="in each turn")
