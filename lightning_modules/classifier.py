@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone
 from lightning_modules.checkpoint import RECORD, check_plain, make_record
-from lightning_modules.host_memory import keep_freed_memory
+from lightning_modules.host_memory import give_back_memory, keep_freed_memory
 from lightning_modules.metrics import StageMetrics
 from lightning_modules.objectives import Objective
 
@@ -109,6 +109,10 @@ class WasteClassifier(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
+
+    def on_fit_end(self) -> None:
+        if self.device.type == "cpu":
+            give_back_memory()
 
     def on_train_epoch_start(self) -> None:
         self._log_every = getattr(self.trainer, "log_every_n_steps", 0)

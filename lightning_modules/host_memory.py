@@ -13,9 +13,20 @@ def keep_freed_memory() -> bool:
 
     A step on a CPU frees hundreds of megabytes of activations, and the next one asks for them again: glibc would return
     them in between, and the system clear each page anew, which costs small networks 10 to 20 % of their time. The peak
-    of memory stays the same. Returns whether the C library took it; those other than glibc have no such setting.
+    of memory stays the same, until `give_back_memory`. Returns whether the C library took it; others than glibc cannot.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back_memory() -> bool:
+    """Give what is free back to the system, once: a training's activations are of no use to what comes after it.
+
+    Returns whether there was any, and a C library that can.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))

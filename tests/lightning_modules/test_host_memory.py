@@ -34,3 +34,26 @@ def test_memory_is_not_handed_out_anew():
     if not kept:
         pytest.skip("this C library has no such setting")
     assert count < faults("False")[1] / 10
+
+
+RESIDENT = """
+import torch
+from lightning_modules.host_memory import give_back_memory, keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+kept = keep_freed_memory()
+blocks = [torch.ones(2**18) for _ in range(200)]
+del blocks
+before = resident()
+print(kept and give_back_memory(), before - resident())
+"""
+
+
+def test_memory_goes_back_when_it_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=ROOT)
+    able, freed = done.stdout.split()
+    if able != "True":
+        pytest.skip("this C library has no such call")
+    assert int(freed) > 100e6, "of 210 MB that were free"
