@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Pages that the system hands out while 36 MB are taken, written and freed twelve times.
+# Pages that the system hands out while 100 MB are taken, written and freed twelve times.
 FAULTS = """
 import resource, torch
 from lightning_modules.host_memory import keep_freed_memory
@@ -15,7 +15,7 @@ kept = {call}
 for turn in range(20):
     if turn == 8:  # the first ones find their places
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**23), torch.ones(2**20)
+    [torch.ones(2**22) for _ in range(6)]
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
