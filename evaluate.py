@@ -11,30 +11,13 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-import conf
+from conf.build import judges, load_data
 from conf.check import check
 from conf.launch import launch
-from conf.trust import trusted
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
-    from deployment.clocks import Clocks
     from deployment.runtimes import Artefact
-    from deployment.score import Score
-
-
-def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
-    """The score and the clocks that it reads; a training asks first, since a mistake in them must not cost it."""
-    import timm
-    from hydra.utils import instantiate
-
-    from deployment import DeploymentError
-
-    score, clocks = instantiate(cfg.score), instantiate(cfg.latency)
-    score.check(clocks.batches, clocks.end_to_end)
-    if not timm.is_model(score.reference):
-        raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
-    return score, clocks
 
 
 def judge(
@@ -93,23 +76,6 @@ def open_artefact(ckpt: str, cfg: DictConfig) -> "Artefact":
 
     device = best_device(cfg.accelerator)
     return load_artefact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
-
-
-def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", Any, dict[str, Any]]:
-    """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
-    from hydra.utils import instantiate
-
-    said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
-    other = bool(said.keys() & {"_target_", "root", "file"})
-    if "_target_" not in said:
-        cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
-        check(cfg)
-    square = {key: record["preprocessing"][key] for key in ("size", "resize")}
-    data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
-    data.prepare_data()
-    data.setup("test")
-    facts = {"name": conf.merged(record["config"]).get("name"), "data": conf.data_name(cfg)}
-    return data, {"auto": "all" if other else "test"}.get(cfg.split, cfg.split), facts
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -4,8 +4,6 @@ python export.py ckpt=runs/.../best.ckpt format=onnx,openvino,torch precision=fp
 """
 
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-import conf
+from conf.build import judges, load_data
 from conf.check import check
 from conf.launch import launch
 from conf.typed import as_typed
@@ -27,7 +25,6 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     from deployment.profile import profile
     from deployment.runtimes import TorchPredictor, load_exported, predict_all
     from deployment.shipping import Exporter, combinations
-    from evaluate import judges, load_data
     from lightning_modules.backbones import create_backbone
     from lightning_modules.checkpoint import load_net, versions
     from lightning_modules.metrics import evaluate
@@ -69,20 +66,6 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     print_artefacts(rows, chosen, reason, calibration)
     print("".join(f"wrote {path}\n" for path in [*done.values(), *write_artefacts(out, report, rows)]), end="")
     return report
-
-
-def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
-    """What exports a checkpoint that is still to be trained; what it lacks is said now, not after the training."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from deployment.shipping import combinations, needs
-
-    begun = GlobalHydra.instance().is_initialized()  # as in any run that a command line started
-    place = nullcontext() if begun else hydra.initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3")
-    with place:
-        cfg = conf.merged(hydra.compose("export"), settings)
-    needs(combinations(cfg.format, cfg.precision))
-    return lambda ckpt: export(conf.merged(cfg, {"ckpt": ckpt}))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import conf.resume
-from conf.check import check
+from conf.build import continued, judges
 from conf.launch import launch
 
 
@@ -24,7 +24,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from hydra.utils import instantiate
 
     from callbacks.wandb_run import finish, log_config, log_results
-    from evaluate import judge, judges
+    from evaluate import judge
     from lightning_modules.checkpoint import continue_net, make_record
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
@@ -65,17 +65,6 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     log_results(loggers, results, checkpoint.best_model_path)
     finish(loggers)
     return results
-
-
-def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top."""
-    from lightning_modules.checkpoint import read_checkpoint
-
-    if cfg.ckpt or cfg.ckpt_init:
-        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
-        cfg = conf.on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else conf.begun(cfg, stored, overrides)
-    cfg.ckpt = cfg.ckpt or conf.resume.half_done(cfg)
-    return check(cfg)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import conf
+from conf.build import judges
 from conf.check import check
-from evaluate import judges
 from lightning_modules import ModelError
 
 ROOT = Path(__file__).parent.parent

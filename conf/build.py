@@ -1,0 +1,76 @@
+"""What entry points make of a config: one that goes on, the judges, the photos of a checkpoint, what ships it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from conf import begun, data_name, merged, on_top
+from conf.check import check
+from conf.resume import half_done
+from conf.trust import trusted
+
+if TYPE_CHECKING:
+    from datamodules.waste import WasteDataModule
+    from deployment.clocks import Clocks
+    from deployment.score import Score
+
+
+def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top."""
+    from lightning_modules.checkpoint import read_checkpoint
+
+    if cfg.ckpt or cfg.ckpt_init:
+        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+        cfg = on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else begun(cfg, stored, overrides)
+    cfg.ckpt = cfg.ckpt or half_done(cfg)
+    return check(cfg)
+
+
+def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
+    """The score and the clocks that it reads; a training asks first, since a mistake in them must not cost it."""
+    import timm
+    from hydra.utils import instantiate
+
+    from deployment import DeploymentError
+
+    score, clocks = instantiate(cfg.score), instantiate(cfg.latency)
+    score.check(clocks.batches, clocks.end_to_end)
+    if not timm.is_model(score.reference):
+        raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
+    return score, clocks
+
+
+def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule", Any, dict[str, Any]]:
+    """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
+    from hydra.utils import instantiate
+
+    said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
+    other = bool(said.keys() & {"_target_", "root", "file"})
+    if "_target_" not in said:
+        cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
+        check(cfg)
+    square = {key: record["preprocessing"][key] for key in ("size", "resize")}
+    data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
+    data.prepare_data()
+    data.setup("test")
+    facts = {"name": merged(record["config"]).get("name"), "data": data_name(cfg)}
+    return data, {"auto": "all" if other else "test"}.get(cfg.split, cfg.split), facts
+
+
+def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
+    """What exports a checkpoint that is still to be trained; what it lacks is said now, not after the training."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from deployment.shipping import combinations, needs
+    from export import export
+
+    begun = GlobalHydra.instance().is_initialized()  # as in any run that a command line started
+    place = nullcontext() if begun else hydra.initialize_config_dir(str(Path(__file__).parent), version_base="1.3")
+    with place:
+        cfg = merged(hydra.compose("export"), settings)
+    needs(combinations(cfg.format, cfg.precision))
+    return lambda ckpt: export(merged(cfg, {"ckpt": ckpt}))
