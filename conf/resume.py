@@ -98,8 +98,11 @@ def finished(cfg: DictConfig) -> dict[str, Any] | None:
     """What metrics.json of a job that goes on holds if it has nothing left to do; None otherwise."""
     if not OmegaConf.select(cfg, "resume"):
         return None
-    results = read(Path(cfg.run_dir) / "metrics.json")
-    return results if results and results.get("status") in ("completed", "pruned") else None
+    results = read(Path(cfg.run_dir) / "metrics.json") or {}
+    if results.get("status") == "completed" and OmegaConf.select(cfg, "ship.format"):
+        exported = Path(cfg.run_dir) / "exported" / "export.json"  # written after all files
+        return results if exported.is_file() else None
+    return results if results.get("status") in ("completed", "pruned") else None
 
 
 def half_done(cfg: DictConfig) -> str | None:

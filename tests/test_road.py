@@ -49,12 +49,26 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
     history = (road / "lcnet_050-0" / "history.csv").read_text()
     assert "val/agreement" in history.splitlines()[0]
 
+    exported = road / "lite0_128-0" / "exported"  # as if the job had been killed while it exported
+    epochs, judged = (road / "lite0_128-0" / "history.csv").read_text(), (road / "lcnet_050-0" / "metrics.json").stat()
+    (exported / "export.json").unlink()
+    (exported / "model-fp32.onnx").unlink()
+    resumed = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_128,lcnet_050'", "resume=true")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (exported / "export.json").is_file()
+    assert (exported / "model-fp32.onnx").is_file()
+    assert (road / "lite0_128-0" / "history.csv").read_text() == epochs  # nothing was trained again
+    assert (road / "lcnet_050-0" / "metrics.json").stat() == judged
+    again = {(row["name"], row.get("file")): row for row in json.loads((road / "leaderboard.json").read_text())}
+    assert again.keys() == names
+    assert all(again[row["name"], row.get("file")]["test/f1_macro"] == row["test/f1_macro"] for row in rows)
+
 
 def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_path, monkeypatch):
     import importlib.util
 
+    from conf.build import ship
     from deployment import DeploymentError
-    from export import ship
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "onnx", None)
