@@ -60,14 +60,14 @@ all(".point").forEach((part) => {
 });
 
 all(".curves").forEach((chart) => { // the curve whose point is nearest to the pointer
-  const curves = all(".curve", chart).map((part) => ({ part, line: part.firstElementChild.points }));
-  let near = null;
+  let near = null, curves = null;
   const mark = (part) => {
     if (near) near.classList.remove("near");
     near = part;
     if (near) near.classList.add("near");
   };
   chart.addEventListener("pointermove", (event) => {
+    curves ??= all(".curve", chart).map((part) => ({ part, line: part.firstElementChild.points }));
     const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
     let least = 40 * 40, found = null;
     for (const { part, line } of curves) {
