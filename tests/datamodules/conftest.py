@@ -1,12 +1,16 @@
-"""A web server on this machine that can be told to misbehave."""
+"""Photos to cache, and a web server on this machine that can be told to misbehave."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from cache_photos import SIZE, Photos, draw
+
+from datamodules.cache import open_pixels
 
 
 class Server:
@@ -83,3 +87,24 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        draw(folder / f"{number}.{'png' if number % 2 else 'jpg'}", number)
+    return folder
+
+
+@pytest.fixture
+def opened(root, tmp_path):
+    """Open the folder's cache anew, as another run would."""
+
+    def opener(**options):
+        source = Photos(root)
+        options = {"size": SIZE, "policy": "pad", "cache_dir": tmp_path / "cache", "progress": False} | options
+        return source, open_pixels(source, **options)
+
+    return opener

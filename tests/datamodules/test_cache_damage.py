@@ -3,64 +3,13 @@
 import errno
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from cache_photos import SIZE, Photos, expected
 
-from datamodules import DataError, cache, cache_file, cache_key, images
+from datamodules import DataError, cache, cache_file, cache_key
 from datamodules.cache import open_pixels
-from datamodules.sources.base import Sample, Source
-
-SIZE = 12
-
-
-class Photos(Source):
-    """A folder of photos that counts how often it is asked."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.classes = root, ["a"]
-        self.samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
-        self.reads: list[int] = []
-        self.digests: list[int] = []
-
-    def read(self, index: int, min_side: int | None = None) -> np.ndarray:
-        self.reads.append(index)
-        return super().read(index, min_side)
-
-    def digest(self, index: int) -> bytes:
-        self.digests.append(index)
-        return super().digest(index)
-
-
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (20, 30)) -> None:
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        draw(folder / f"{number}.{'png' if number % 2 else 'jpg'}", number)
-    return folder
-
-
-@pytest.fixture
-def opened(root, tmp_path):
-    """Open the folder's cache anew, as another run would."""
-
-    def opener(**options):
-        source = Photos(root)
-        options = {"size": SIZE, "policy": "pad", "cache_dir": tmp_path / "cache", "progress": False} | options
-        return source, open_pixels(source, **options)
-
-    return opener
-
-
-def expected(source: Photos, policy: str = "pad", size: int = SIZE) -> np.ndarray:
-    return np.stack([images.load(source.file(i), size, policy) for i in range(len(source.samples))])
 
 
 @pytest.mark.parametrize("place", [3, 20, 200, cache_file.PAGE + 5, -200, -3, "short", "long", "empty"])

@@ -8,63 +8,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import pytest
-from PIL import Image
+from cache_photos import SIZE, Photos, expected
 
 import datamodules
-from datamodules import cache, cache_clean, images
+from datamodules import cache, cache_clean
 from datamodules.cache import open_pixels
-from datamodules.sources.base import Sample, Source
-
-SIZE = 12
-
-
-class Photos(Source):
-    """A folder of photos that counts how often it is asked."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.classes = root, ["a"]
-        self.samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
-        self.reads: list[int] = []
-        self.digests: list[int] = []
-
-    def read(self, index: int, min_side: int | None = None) -> np.ndarray:
-        self.reads.append(index)
-        return super().read(index, min_side)
-
-    def digest(self, index: int) -> bytes:
-        self.digests.append(index)
-        return super().digest(index)
-
-
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (20, 30)) -> None:
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        draw(folder / f"{number}.{'png' if number % 2 else 'jpg'}", number)
-    return folder
-
-
-@pytest.fixture
-def opened(root, tmp_path):
-    """Open the folder's cache anew, as another run would."""
-
-    def opener(**options):
-        source = Photos(root)
-        options = {"size": SIZE, "policy": "pad", "cache_dir": tmp_path / "cache", "progress": False} | options
-        return source, open_pixels(source, **options)
-
-    return opener
-
-
-def expected(source: Photos, policy: str = "pad", size: int = SIZE) -> np.ndarray:
-    return np.stack([images.load(source.file(i), size, policy) for i in range(len(source.samples))])
-
 
 # Processes: forked from one that has the imports, since importing torch costs seconds.
 PRELUDE = """
