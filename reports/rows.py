@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Row = dict[str, Any]
 SHARED = (
     "name",
@@ -146,9 +148,9 @@ def _failure(error: str, **known: Any) -> Row:
 
 
 def _hydra_overrides(run: Path) -> list[str]:
-    # Hydra writes a flat YAML list, one plain or quoted string a line.
     try:
-        lines = (run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        given = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return []
-    return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
+    items = [str(item) for item in given] if isinstance(given, list) else []
+    return [item for item in items if not item.startswith("resume=")]  # says that it goes on, not what it is
