@@ -1,6 +1,7 @@
 """OpenVINO models, run by OpenVINO."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ class OpenVINOPredictor:
             self.record = unpack(text, path)
             with kept_signal_stack():
                 compiled = core.compile_model(model, where, chosen)
+            self._compile_one = partial(_compile_one, core, model, where, chosen)
         except DeploymentError:
             raise
         except Exception as error:
             raise cannot_run(path, f"OpenVINO {openvino.__version__}", error) from error
         self.request = compiled.create_infer_request()
+        self._request_of_one: Any = None
         self.device = torch.device("cpu")
         self.details = {
             "runtime": "OpenVINO", "version": openvino.__version__.partition("-")[0], "runtime_threads": threads,
@@ -53,5 +56,17 @@ class OpenVINOPredictor:
 
     def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        answer = self.request.infer([array(photos)], share_inputs=True)
+        images = array(photos)
+        if len(images) == 1 and self._request_of_one is None:
+            self._request_of_one = self._compile_one()
+        request = self._request_of_one if len(images) == 1 else self.request
+        answer = request.infer([images], share_inputs=True)
         return torch.from_numpy(next(iter(answer.values())).copy())
+
+
+def _compile_one(core: Any, model: Any, where: str, chosen: Mapping[str, str]) -> Any:
+    """A request for single photos: what a belt asks for is up to a tenth faster where no shape is left open."""
+    height, width, channels = (dimension.get_length() for dimension in model.inputs[0].get_partial_shape()[1:])
+    model.reshape([1, height, width, channels])
+    with kept_signal_stack():
+        return core.compile_model(model, where, chosen).create_infer_request()

@@ -92,7 +92,7 @@ def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_agai
 
         return Pipeline(prepare, predict)
 
-    settings = Settings(seconds=0, min_rounds=3, max_rounds=3, warmup=0)
+    settings = Settings(seconds=0, min_rounds=3, max_rounds=3, warmup=0, lead_in=0)
     (record,) = end_to_end_clock(
         {name: pipeline(name) for name in read}, files, reference="b", batches=(2,), settings=settings
     )

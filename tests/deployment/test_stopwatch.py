@@ -62,7 +62,7 @@ def test_a_machine_that_slows_down_moves_no_ratio(clock):
 def test_all_take_turns_and_nobody_is_always_first():
     log = []
     runners = {name: Runner(lambda number, name=name: log.append((number, name))) for name in "abc"}
-    measure(runners, clock="model", settings=Settings(seconds=0, min_rounds=6, warmup=1))
+    measure(runners, clock="model", settings=Settings(seconds=0, min_rounds=6, warmup=1, lead_in=0))
     rounds = [log[start : start + 3] for start in range(0, len(log), 3)]
     assert [[number for number, _ in turn] for turn in rounds] == [[number] * 3 for number in range(-1, 6)]
     assert all({name for _, name in turn} == set("abc") for turn in rounds)
@@ -72,7 +72,7 @@ def test_all_take_turns_and_nobody_is_always_first():
 @pytest.mark.parametrize(
     ("each_ms", "settings", "rounds"),
     [
-        (10, Settings(seconds=0.1, min_rounds=2, max_rounds=50, warmup=4), 10),  # the time is used up
+        (10, Settings(seconds=0.2, min_rounds=2, max_rounds=50, warmup=4), 10),  # the time is used up
         (10, Settings(seconds=9.0, min_rounds=2, max_rounds=5, warmup=0), 5),  # enough
         (500, Settings(seconds=0.1, min_rounds=3, max_rounds=50, warmup=1), 3),  # at least
     ],
@@ -93,6 +93,27 @@ def test_warm_up_is_not_counted(clock):
         settings=Settings(seconds=0, min_rounds=3, warmup=2),
     )  # fmt: skip
     assert record["entries"]["a"]["mean_ms"] == pytest.approx(1)
+
+
+def test_every_turn_begins_as_if_it_were_alone(clock):
+    """A cache that holds one network: who comes after another one is slow at first."""
+    cached = []
+
+    def network(name):
+        def call(number):
+            clock.ns += 1_000_000 if cached == [name] else 3_000_000
+            cached[:] = [name]
+
+        return Runner(call)
+
+    def median(**settings):
+        record = measure(
+            {name: network(name) for name in "abc"}, clock="model", settings=Settings(0, min_rounds=5, **settings)
+        )
+        return record["lead_in"], record["entries"]["a"]["median_ms"]
+
+    assert median() == (1, 1)
+    assert median(lead_in=0) == (0, 3)
 
 
 def test_surroundings_are_set_and_restored_even_after_an_error():
