@@ -69,12 +69,17 @@ def _bars(title: str, values: np.ndarray) -> str:
     counts, edges = np.histogram(values, 30)
     bars = "".join(
         f"<rect x='{10 * i}' y='{100 - 100 * n / counts.max():.1f}' width='9' height='{100 * n / counts.max():.1f}' "
-        f"fill='#0072B2'><title>{edges[i]:.4g} to {edges[i + 1]:.4g}: {n}</title></rect>"
+        f"fill='#0072B2'><title>{_short(edges[i])} to {_short(edges[i + 1])}: {n}</title></rect>"
         for i, n in enumerate(counts)
     )
-    ends = f"<text x='0' y='114'>{edges[0]:.4g}</text><text x='300' y='114' text-anchor='end'>{edges[-1]:.4g}</text>"
+    ends = f"<text x='0' y='114'>{_short(edges[0])}</text><text x='300' y='114' text-anchor='end'>{_short(edges[-1])}</text>"
     drawn = f"<text y='-6'>{title}</text>{bars}{ends}"
     return f"<svg width='320' height='140' viewBox='0 -18 310 140' font-size='12'>{drawn}</svg>"
+
+
+def _short(value: float) -> str:
+    """Four digits, never a power of ten: 0.749, 224.5, 37,790."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _broken(results: Mapping[str, Any]) -> str:
