@@ -72,7 +72,8 @@ def _bars(title: str, values: np.ndarray) -> str:
         f"fill='#0072B2'><title>{_short(edges[i])} to {_short(edges[i + 1])}: {n}</title></rect>"
         for i, n in enumerate(counts)
     )
-    ends = f"<text x='0' y='114'>{_short(edges[0])}</text><text x='300' y='114' text-anchor='end'>{_short(edges[-1])}</text>"
+    ends = f"<text x='0' y='114'>{_short(edges[0])}</text>"
+    ends += f"<text x='300' y='114' text-anchor='end'>{_short(edges[-1])}</text>"
     drawn = f"<text y='-6'>{title}</text>{bars}{ends}"
     return f"<svg width='320' height='140' viewBox='0 -18 310 140' font-size='12'>{drawn}</svg>"
 
