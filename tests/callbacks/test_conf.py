@@ -17,7 +17,8 @@ from lightning_modules import ModelError
 CONF = Path(conf.__file__).parent
 DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress", "trial", "stop"]
 OPTIONAL = [
-    "batch_size_finder", "early_stopping", "ema", "freeze", "head_warmup", "lr_finder", "lr_monitor", "progressive_resizing",
+    "batch_size_finder", "early_stopping", "ema", "freeze", "head_warmup", "lr_finder", "lr_monitor",
+    "progressive_resizing",
 ]  # fmt: skip
 LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "mlflow": ["mlflow"], "none": []}
 
