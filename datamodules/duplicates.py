@@ -11,7 +11,9 @@ hash does it, they are all alike, and groups grow through the whole set.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -90,33 +92,44 @@ def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, 
     whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
     found = [torch.empty(0, 2, dtype=torch.int64)]
     for start in range(0, len(whole), BATCH):
-        rows = slice(start, start + BATCH)
-        best = whole[rows] @ whole.T
+        rows, later = slice(start, start + BATCH), slice(start, None)
+        best = whole[rows] @ whole[later].T
         for window in views[1:]:  # either may be the one that was cut
-            torch.maximum(best, window[rows] @ whole.T, out=best)
-            torch.maximum(best, whole[rows] @ window.T, out=best)
-        best[torch.cdist(tint[rows], tint, p=1) > TINT * tint.shape[1]] = 0
-        one, other = torch.nonzero(best.triu(start + 1) > likely, as_tuple=True)
-        found.append(torch.stack([one + start, other], 1))
+            torch.maximum(best, window[rows] @ whole[later].T, out=best)
+            torch.maximum(best, whole[rows] @ window[later].T, out=best)
+        best[torch.cdist(tint[rows], tint[later], p=1) > TINT * tint.shape[1]] = 0
+        found.append(torch.nonzero(best.triu(1) > likely) + start)
     pairs = torch.cat(found).numpy()
     return pairs[:, 0], pairs[:, 1]
+
+
+class Look(NamedTuple):
+    """What a second look sees of photos or of parts of them: content (B, 1, 32, 32) and colour (B, 512), float32."""
+
+    content: torch.Tensor
+    tint: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> "Look":
+        return Look(self.content[rows], self.tint[rows])
 
 
 def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
     found = [np.empty(0, np.float32)]
     for start in range(0, len(first), BATCH):
-        one, other = (_windows(next(_batches(pixels[rows[start : start + BATCH]]))) for rows in (first, second))
+        pairs = np.stack([rows[start : start + BATCH] for rows in (first, second)])
+        rows, places = np.unique(pairs, return_inverse=True)  # a photo of several pairs is looked at once
+        looks = [Look(_describe(part), _tint(part, COARSE)) for part in _windows(_photos(pixels[rows]))]
+        one, other = ([look.of(place) for look in looks] for place in torch.from_numpy(places.reshape(pairs.shape)))
         ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
         found.append(torch.stack([_likeness(*way) for way in ways]).amax(0).numpy())
     return np.concatenate(found)
 
 
-def _likeness(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Likeness (B,) of photos or parts of them, (B, 3, H, W) each: 0 where the colours are others."""
-    first, second = _describe(one), _describe(other)
-    apart = _colours_apart(one, other, torch.maximum(first.abs(), second.abs()))
-    return torch.where(apart > COLOUR, 0, _moved(first, second))
+def _likeness(one: Look, other: Look) -> torch.Tensor:
+    """Likeness (B,) of photos or parts of them: 0 where the colours are others."""
+    apart = _colours_apart(one.tint, other.tint, torch.maximum(one.content.abs(), other.content.abs()))
+    return torch.where(apart > COLOUR, 0, _moved(one.content, other.content))
 
 
 def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -139,9 +152,13 @@ def _equal(pixels: np.ndarray) -> np.ndarray:
 
 
 def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
-    """Photos as (B, 3, 64, 64) float32 in [0, 255]."""
     for start in range(0, len(pixels), BATCH):
-        yield torch.from_numpy(np.array(pixels[start : start + BATCH])).permute(0, 3, 1, 2).float()
+        yield _photos(pixels[start : start + BATCH])
+
+
+def _photos(pixels: np.ndarray) -> torch.Tensor:
+    """(B, 64, 64, 3) uint8 -> (B, 3, 64, 64) float32 in [0, 255]."""
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
 
 
 def _views(photos: torch.Tensor) -> list[torch.Tensor]:
@@ -158,19 +175,27 @@ def _windows(photos: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _describe(photos: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) float32 -> (B, 1, 32, 32) float32, content without light; 0 where there is none."""
-    small = F.adaptive_avg_pool2d(photos, FINE)
-    grey = (small * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    detail = grey - _blur(grey)
-    return detail / (_blur(detail.square()).sqrt() + FLOOR)
+    """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32, content without light; 0 where there is none."""
+    shrink, blur = _shrink(photos.shape[-1]), _blur()
+    grey = torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]), photos)
+    small = shrink @ grey @ shrink.T
+    detail = small - blur @ small @ blur.T
+    return (detail / ((blur @ detail.square() @ blur.T).clamp_min(0).sqrt() + FLOOR)).unsqueeze(1)
 
 
-def _blur(photos: torch.Tensor) -> torch.Tensor:
-    """Twice a box, which is nearly a bell; rows and columns apart, which is what makes it fast."""
+@cache
+def _shrink(side: int) -> torch.Tensor:
+    """Matrix (32, side) that averages a line of a photo down to 32 numbers."""
+    return F.adaptive_avg_pool1d(torch.eye(side).unsqueeze(0), FINE)[0].T.contiguous()
+
+
+@cache
+def _blur() -> torch.Tensor:
+    """Matrix (32, 32) that blurs a line: twice a box, which is nearly a bell, with the line mirrored at its ends."""
+    lines = torch.eye(FINE).unsqueeze(0)
     for _ in range(2):
-        photos = F.pad(photos, [RADIUS] * 4, mode="reflect")
-        photos = F.avg_pool2d(F.avg_pool2d(photos, (2 * RADIUS + 1, 1), 1), (1, 2 * RADIUS + 1), 1)
-    return photos
+        lines = F.avg_pool1d(F.pad(lines, [RADIUS, RADIUS], mode="reflect"), 2 * RADIUS + 1, 1)
+    return lines[0].T.contiguous()
 
 
 def _tint(photos: torch.Tensor, grid: int = 2) -> torch.Tensor:
@@ -181,8 +206,8 @@ def _tint(photos: torch.Tensor, grid: int = 2) -> torch.Tensor:
 
 
 def _colours_apart(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Mean difference of colour (B,) where there is content (B, 1, 32, 32); what all of a photo shares is its light."""
-    apart = (_tint(one, COARSE) - _tint(other, COARSE)).unflatten(1, (2, COARSE * COARSE))
+    """Mean difference of tints (B, 512) where there is content (B, 1, 32, 32), without what all of a photo shares."""
+    apart = (one - other).unflatten(1, (2, COARSE * COARSE))
     apart = (apart - apart.median(2, keepdim=True).values).abs().mean(1)
     weight = F.avg_pool2d(content, FINE // COARSE).flatten(1).square() + 1e-6
     return (weight * apart).sum(1) / weight.sum(1)

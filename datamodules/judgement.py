@@ -79,8 +79,9 @@ def _leakage(data: WasteDataModule, pairs: list[dict[str, Any]]) -> dict[str, An
     """The present split beside the one that `data.group_by=duplicates` would make."""
     present = {"present": leakage(data.splits, pairs)}
     ways = [DUPLICATES, *(way for way in data.sides.ways if way != DUPLICATES)]
+    by_pixels = twins(len(data.samples), [pair for pair in pairs if pair["by"] == "pixels"])
     try:
-        other, _ = data.sided(replace(data.sides, group_by=ways))
+        other, _ = data.sided(replace(data.sides, group_by=ways), by_pixels)
     except DataError as error:
         return present | {"group_by=duplicates": {"impossible": str(error)}}
     return present | {"group_by=duplicates": leakage(other, pairs)}

@@ -172,10 +172,14 @@ class WasteDataModule(pl.LightningDataModule):
             log.warning("data: %s", note)
         return chosen
 
-    def sided(self, sides: Sides) -> tuple[Rows, list[str]]:
-        """Rows of `samples` as other settings would split them, and lines that the user should read."""
-        small = self.source, self.cache_dir, self.cache_budget_gb, first_process()
-        twins = duplicate_groups(*small)[self.rows] if sides.by_likeness else None
+    def sided(self, sides: Sides, twins: np.ndarray | None = None) -> tuple[Rows, list[str]]:
+        """Rows of `samples` as other settings would split them, and lines that the user should read.
+
+        twins: (N,) int64, equal for `samples` that show the same, where that is known already.
+        """
+        if twins is None and sides.by_likeness:
+            twins = duplicate_groups(self.source, self.cache_dir, self.cache_budget_gb, first_process())
+        twins = None if twins is None else twins[self.rows]
         labels, classes = self.labels[self.rows], self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
