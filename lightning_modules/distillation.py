@@ -22,7 +22,7 @@ class Distillation(CrossEntropy):
     Args:
         teacher: Who answers; see `teacher.load_teacher`.
         label_weight: Factor of the cross-entropy with the labels, 0 or more.
-        label_smoothing, class_weight_power, class_counts: As in CrossEntropy.
+        label_smoothing, class_weight_power, tau, class_counts: As in CrossEntropy, for the labels' part.
 
     Terms: "labels", the subclass's own, and "loss", their weighted sum. While judging, the teacher's macro F1 and how
     often student and teacher agree are kept for `compute`.
@@ -34,9 +34,10 @@ class Distillation(CrossEntropy):
         label_weight: float = 1.0,
         label_smoothing: float = 0.0,
         class_weight_power: float = 0.0,
+        tau: float = 0.0,
         class_counts: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(label_smoothing, class_weight_power, class_counts)
+        super().__init__(label_smoothing, class_weight_power, tau, class_counts)
         if not label_weight and (label_smoothing or class_weight_power):
             raise ModelError(
                 f"objective.label_smoothing={label_smoothing} and class_weight_power={class_weight_power} do nothing "

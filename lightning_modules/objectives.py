@@ -53,26 +53,38 @@ class Objective(nn.Module):
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy with label smoothing, and class weights where class_weight_power is above 0.
+    """Cross-entropy with label smoothing; rare classes weigh more, or get a margin, where that is asked for.
 
-    label_smoothing in [0, 1); class_weight_power in [0, 1] (see `losses.class_weights`); class_counts: training
-    photos a class, needed for a power above 0. A teacher, which all objectives are offered, is refused.
+    label_smoothing in [0, 1); class_weight_power in [0, 1] (see `losses.class_weights`); tau >= 0 shifts the logits by
+    tau times the log of the class frequencies (Menon et al. 2021), in the loss only: the network's own logits are then
+    those of balanced classes; class_counts: training photos a class as they are drawn, needed for a power or tau above
+    0. A teacher, which all objectives are offered, is refused.
     """
 
     class_weights: Tensor | None
+    log_prior: Tensor | None
 
     def __init__(
         self,
         label_smoothing: float = 0.0,
         class_weight_power: float = 0.0,
+        tau: float = 0.0,
         class_counts: Sequence[int] | None = None,
         teacher: Any = None,
     ) -> None:
         no_teacher(teacher)
         super().__init__(label_smoothing)
+        if class_weight_power and tau:
+            raise ModelError(
+                f"objective.class_weight_power={class_weight_power} and tau={tau} both push rare classes: set one to 0"
+            )
         self.register_buffer("class_weights", _weights(class_weight_power, class_counts), persistent=False)
+        self.register_buffer("log_prior", _log_prior(tau, class_counts), persistent=False)
+        self.tau = tau
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.log_prior is not None:
+            logits = losses.adjust_logits(logits, self.log_prior, self.tau)
         return losses.cross_entropy(logits, targets, self.class_weights)
 
 
@@ -102,13 +114,11 @@ class Focal(Objective):
         return losses.focal(logits, targets, self.gamma, self.class_weights)
 
 
-class LogitAdjustment(Objective):
-    """Cross-entropy on logits shifted by tau times the log of the class frequencies (Menon et al. 2021).
+class LogitAdjustment(CrossEntropy):
+    """Cross-entropy with a margin for rare classes: tau > 0, others as in CrossEntropy.
 
-    The shift is part of the loss only: the network's own logits are then those of balanced classes.
+    Where classes are drawn alike it is plain cross-entropy.
     """
-
-    log_prior: Tensor
 
     def __init__(
         self,
@@ -117,16 +127,9 @@ class LogitAdjustment(Objective):
         class_counts: Sequence[int] | None = None,
         teacher: Any = None,
     ) -> None:
-        no_teacher(teacher)
-        super().__init__(label_smoothing)
-        if not tau > 0:
+        if tau == 0:
             raise ModelError(f"objective.tau={tau} does nothing: give a positive number, or objective=cross_entropy")
-        counts = torch.tensor(_usable_counts(f"objective.tau={tau}", class_counts), dtype=torch.float64)
-        self.tau = tau
-        self.register_buffer("log_prior", (counts / counts.sum()).log().float(), persistent=False)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return losses.cross_entropy(losses.adjust_logits(logits, self.log_prior, self.tau), targets)
+        super().__init__(label_smoothing, tau=tau, class_counts=class_counts, teacher=teacher)
 
 
 def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
@@ -137,6 +140,18 @@ def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
     if power == 0:
         return None
     return losses.class_weights(_usable_counts(f"objective.class_weight_power={power}", counts), power)
+
+
+def _log_prior(tau: float, counts: Sequence[int] | None) -> Tensor | None:
+    """Log of the class frequencies, (C,) float32; a class without photos counts as one, for its log to be a number."""
+    if not tau >= 0:
+        raise ModelError(f"objective.tau={tau} is out of range: give a positive number, or 0 for no margins")
+    if tau == 0:
+        return None
+    if counts is None:
+        raise ModelError(f"objective.tau={tau} needs the training photos a class: give class_counts")
+    known = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    return (known / known.sum()).log().float()
 
 
 def _usable_counts(setting: str, counts: Sequence[int] | None) -> list[int]:

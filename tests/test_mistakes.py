@@ -42,7 +42,7 @@ def test_every_shipped_value_is_of_the_kind_that_its_code_asks_for(choice):
         "epochs=0", "epochs=1.5", "epochs=many", "trainer.max_epochs=-1", "seed=-1", "target_accuracy=2",
         "data.size=big", "data.size=32.5", "data.root=2024", "data.fold=first", "optimizer.lr=fast", "score.c=x",
         "latency.batches=1", "latency.batches=[one]", "latency.settings.seconds=long", "classifier.compile=maybe",
-        "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "sampler.power=x", "augment.fill=grey",
+        "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "objective.tau=x", "augment.fill=grey",
         "callbacks.progress.refresh_rate=x",
     ],
 )  # fmt: skip

@@ -101,6 +101,13 @@ def test_smoothing_and_mixed_targets_reach_the_labels_only():
     torch.testing.assert_close(plain(LOGITS, mixed, PHOTOS)["teacher"], soft(LOGITS, TARGETS, PHOTOS)["teacher"])
 
 
+def test_margins_of_rare_classes_reach_the_labels_only():
+    plain, margins = LogitDistillation(wise()), LogitDistillation(wise(), tau=1.0, class_counts=[9, 3, 1])
+    alone = LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"]
+    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["labels"], alone)
+    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["teacher"], plain(LOGITS, TARGETS, PHOTOS)["teacher"])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -54,6 +54,25 @@ def test_two_heads_learn_the_labels_alike():
     torch.testing.assert_close(objective((LOGITS, LOGITS * 2), TARGETS)["loss"], (one + two) / 2)
 
 
+def test_adjustment_is_plain_where_classes_are_drawn_alike():
+    even = LogitAdjustment(class_counts=[7, 7, 7])(LOGITS, TARGETS)["loss"]
+    torch.testing.assert_close(even, F.cross_entropy(LOGITS, TARGETS))
+
+
+def test_adjusted_logits_are_shifted_by_the_log_of_the_frequencies():
+    shifted = LOGITS + 0.5 * torch.tensor(COUNTS).div(sum(COUNTS)).log()
+    torch.testing.assert_close(
+        LogitAdjustment(tau=0.5, class_counts=COUNTS)(LOGITS, TARGETS)["loss"], F.cross_entropy(shifted, TARGETS)
+    )
+
+
+def test_a_class_without_photos_leaves_the_adjusted_loss_a_number():
+    loss = LogitAdjustment(label_smoothing=0.1, class_counts=[9, 3, 0])(LOGITS, torch.tensor([0, 1, 0, 0, 1, 0]))[
+        "loss"
+    ]
+    assert loss.isfinite()
+
+
 def test_weights_are_not_part_of_the_checkpoint():
     assert not CrossEntropy(class_weight_power=1.0, class_counts=COUNTS).state_dict()
     assert not LogitAdjustment(class_counts=COUNTS).state_dict()
@@ -70,7 +89,8 @@ def test_weights_are_not_part_of_the_checkpoint():
         (lambda: Focal(gamma=0.0), "gamma=0.0 does nothing"),
         (lambda: LogitAdjustment(tau=0.0, class_counts=COUNTS), "tau=0.0 does nothing"),
         (lambda: LogitAdjustment(tau=1.0), "needs the training photos"),
-        (lambda: LogitAdjustment(tau=1.0, class_counts=[3, 3, 3]), "does nothing"),
+        (lambda: LogitAdjustment(tau=-1.0, class_counts=COUNTS), "tau=-1.0 is out of range"),
+        (lambda: CrossEntropy(class_weight_power=0.5, tau=1.0, class_counts=COUNTS), "both push rare classes"),
     ],
 )
 def test_a_setting_that_does_nothing_or_cannot_is_refused_in_one_line(make, message):
