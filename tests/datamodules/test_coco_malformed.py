@@ -1,0 +1,235 @@
+"""What is no COCO file ends in one line; of what is one, every box is a sample or counted."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from coco_files import BOXES, CATEGORIES, annotation, content
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules import DataError, boxes
+from datamodules.images import BrokenImage
+from datamodules.sources import coco_json
+from datamodules.sources.coco import CocoSource
+
+
+@pytest.fixture
+def make(tmp_path):
+    def build(data):
+        (tmp_path / "boxes.json").write_text(json.dumps(data))
+        return CocoSource(tmp_path / "boxes.json", margin=0)
+
+    return build
+
+
+def broken(**changes):
+    """A file with one thing wrong: `annotations__bbox=...` changes that of the first annotation; DELETE removes it."""
+    data = content([dict(BOXES[0])])
+    for key, value in changes.items():
+        where, _, name = key.partition("__")
+        target = data[where][0] if name else data
+        target[name or where] = value
+        if value is DELETE:
+            del target[name or where]
+    return data
+
+
+DELETE = object()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "a list of 0, expected images, annotations and categories"),
+        (broken(images=DELETE), "images is missing, expected a list"),
+        (broken(annotations={"a": 1}), "annotations is a dict of 1, expected a list"),
+        (broken(categories=None), "categories is missing"),
+        (broken(annotations=[3]), r"annotations\[0\] is 3, expected an object"),
+        (broken(annotations__id=DELETE), r"annotations\[0\]: id is missing"),
+        (broken(annotations__bbox=DELETE), r"annotations\[0\]: bbox is missing"),
+        (broken(annotations__bbox="1,2,3,4"), "bbox is '1,2,3,4'"),
+        (broken(annotations__bbox=[1, 2, 3]), "bbox is a list of 3"),
+        (broken(annotations__bbox=[1, 2, None, 3]), "bbox holds missing, expected px"),
+        (broken(annotations__bbox=[1, 2, math.nan, 3]), "bbox holds nan, expected finite px"),
+        (broken(annotations__bbox=[1, 2, 3, math.inf]), "bbox holds inf"),
+        (broken(annotations__bbox=[1, 2, 3, True]), "bbox holds True"),
+        (broken(annotations__bbox=[1, 2, 3, 10**400]), "bbox holds a huge number"),
+        (broken(annotations__bbox=[1, 2, -3, 4]), "negative side"),
+        (broken(annotations__bbox=[61, 2, 3, 4]), r"lies outside its photo two\.png of 60 x 100"),
+        (broken(annotations__bbox=[-9, 2, 3, 4]), "lies outside its photo"),
+        (broken(annotations__image_id=99), "image_id is 99, expected the id of one of the images"),
+        (broken(annotations__image_id=[1]), "image_id is a list of 1"),
+        (broken(annotations__category_id="7"), "category_id is '7', expected the id of one of the categories"),
+        (broken(annotations__iscrowd="no"), "iscrowd is 'no', expected 0 or 1"),
+        (broken(images__width=DELETE), r"images\[0\]: width holds missing"),
+        (broken(images__width=0), "width and height are 0 and 60"),
+        (broken(images__height=10.5), "width and height are 100 and 10.5"),
+        (broken(images__id=2), r"images\[1\]: id 2 is there twice"),
+        (broken(images__id=True), r"images\[0\]: id is True"),
+        (broken(images__file_name=5), r"file_name is 5, expected text"),
+        (broken(images__file_name="two.png"), r"images\[1\]: file_name two\.png is that of images\[0\] too"),
+        (broken(images__file_name="../secret.png"), "expected a path below data.root"),
+        (broken(images__file_name="/etc/passwd"), "expected a path below data.root"),
+        (broken(images__file_name="C:\\secret.png"), "expected a path below data.root"),
+        (broken(images__file_name="a\nb.png"), "expected a path below data.root"),
+        (broken(images__file_name="."), "expected a path below data.root"),
+        (broken(images__file_name="\ud800.png"), "expected text"),
+        (broken(categories__name=None), r"categories\[0\]: name is missing, expected text"),
+        (broken(categories__id=3), "id 3 is there twice"),
+        (content([BOXES[0], BOXES[0]]), r"annotations\[1\]: id 1 is there twice in photo two\.png"),
+        (content([]), r"no box is left \(there are none\)"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_the_place(make, data, says):
+    with pytest.raises(DataError, match=says) as caught:
+        make(data)
+    assert "boxes.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"", "is no JSON"),
+        (b"\x00\x01", "is no JSON"),
+        (b"\xff\xfe\xfa", "is no JSON"),
+        (b'{"images": [', "is no JSON"),
+        (b"[" * 500_000, "is nested too deeply"),
+        (b'{"a":' * 500_000, "is nested too deeply"),
+        (b'{"images": [' + b"9" * 5000 + b"]}", "is no JSON"),
+        (b"<html>404</html>", "is no JSON"),
+    ],
+)
+def test_what_is_no_json_is_one_line(tmp_path, raw, says):
+    (tmp_path / "a.json").write_bytes(raw)
+    with pytest.raises(DataError, match=says) as caught:
+        CocoSource(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_an_enormous_file_is_not_even_read(tmp_path, monkeypatch):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(coco_json.MAX_BYTES + 1)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
+    with pytest.raises(DataError, match="512 MB long, more than the limit of 512"):
+        CocoSource(tmp_path / "a.json")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from([10**400, "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_anything_anywhere_is_read_or_refused_in_one_line(tmp_path_factory, data):
+    """Up to three values of a good file, on any level, become anything."""
+    coco = json.loads(json.dumps(content(BOXES)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        spots = list(_spots(coco))
+        parent, key = data.draw(st.sampled_from(spots))
+        parent[key] = data.draw(ANYTHING)
+    file = tmp_path_factory.getbasetemp() / "mutated.json"
+    file.write_text(json.dumps(coco))
+    source, line = attempt(file)
+    assert "\n" not in line
+    assert len(line) < 800
+    if source:
+        check_samples(source)
+
+
+def attempt(file, **options):
+    """The source, or the line that refuses it."""
+    try:
+        return CocoSource(file, **options), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _spots(value):
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _spots(inner)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_refused_in_one_line(tmp_path_factory, raw):
+    file = tmp_path_factory.getbasetemp() / "raw.json"
+    file.write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        CocoSource(file)
+    assert "\n" not in str(caught.value)
+
+
+def check_samples(source):
+    assert len({sample.path for sample in source.samples}) == len(source.samples)
+    for index, sample in enumerate(source.samples):
+        left, top, right, bottom = sample.box
+        photo = source.photo(index)
+        assert 0 <= left < right <= photo.width
+        assert 0 <= top < bottom <= photo.height
+        assert sample.frame == (photo.width, photo.height)
+        assert sample.group == photo.name
+        assert source.root in source.file(index).parents
+
+
+SIDE = st.integers(1, 5000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 3), *[st.floats(0, 1)] * 4, st.sampled_from(sorted(CATEGORIES)), st.booleans()),
+        min_size=1,
+        max_size=12,
+    ),
+    st.floats(0, 2),
+    st.floats(1, 50),
+)
+def test_every_box_is_a_sample_or_counted(tmp_path_factory, sizes, found, margin, min_side):
+    photos = [(number, f"{number}.jpg", *size) for number, size in enumerate(sizes)]
+    annotations = []
+    for number, (photo, x, y, w, h, category, crowd) in enumerate(found):
+        width, height = sizes[photo % len(sizes)]
+        bbox = [x * width, y * height, w * width, h * height]
+        annotations.append(annotation(number, photo % len(sizes), category, bbox, iscrowd=int(crowd)))
+    file = tmp_path_factory.getbasetemp() / "valid.json"
+    file.write_text(json.dumps(content(annotations, photos)))
+    source, line = attempt(file, margin=margin, min_side=min_side)
+    if source is None:
+        assert "no box is left" in line
+        return
+    check_samples(source)
+    assert len(source.samples) + sum(source.left_out.values()) == len(annotations)
+    for sample in source.samples:
+        assert min(sample.box[2] - sample.box[0], sample.box[3] - sample.box[1]) >= math.floor(min_side)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIDE, SIDE, st.integers(1, 8), st.floats(0.1, 2), st.data())
+def test_a_placed_box_lies_in_the_photo_and_keeps_its_area(width, height, orientation, scale, data):
+    left, right = sorted(data.draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
+    top, bottom = sorted(data.draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True)))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    upright = size if orientation < 5 or data.draw(st.booleans()) else size[::-1]
+    try:
+        box = boxes.placed((left, top, right, bottom), (width, height), upright, orientation)
+    except BrokenImage:
+        assert upright != size or max(size) < 100  # a few pixels have no shape to speak of
+        return
+    assert 0 <= box[0] < box[2] <= upright[0]
+    assert 0 <= box[1] < box[3] <= upright[1]
