@@ -3,7 +3,7 @@
     python benchmarks/training.py                                  # on JPEGs of 512 x 384 px, made for it
     python benchmarks/training.py --root photos --models lcnet_050
 
-litesort is `train.train` with its default configuration: Lightning, weighted sampler, metrics, progress bar, csv
+litesort is `train.train` with its default configuration: Lightning, sampler, metrics, progress bar, csv
 logger, checkpoints; and two of 14 operations a photo. The bare loop takes the same step (network, channels_last,
 objective, optimiser, clipping, schedule) on one batch that lies in memory. The pipelines read the same photos with
 worker processes: torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has a
