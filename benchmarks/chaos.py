@@ -24,7 +24,17 @@ TINY = (
     "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
     "logger=none", "seed=0,1,2", "optimizer.lr=1e-3,3e-3",
 )  # fmt: skip
-CLOCK = ("second", "latency", "score", "rank", "versions", "ckpt", "time", "ratio")  # in names of what a clock measured
+CLOCK = (
+    "second",
+    "latency",
+    "score",
+    "rank",
+    "versions",
+    "ckpt",
+    "time",
+    "ratio",
+    "front",
+)  # in names of what hangs on a clock
 
 
 def sweep(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
