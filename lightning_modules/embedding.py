@@ -1,14 +1,12 @@
 """Frozen features of photos, from a network that knows ImageNet: what a look at the data compares photos by."""
 
 import importlib.util
-from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_modules.backbones import create_backbone
+from lightning_modules.folding import folded
 from lightning_modules.weights import LITE0_PACKAGE
 
 
@@ -23,8 +21,7 @@ class Embedding:
     name, size = "EfficientNet-Lite0, frozen", 160
 
     def __init__(self) -> None:
-        net = create_backbone("tf_efficientnet_lite0", 2, pretrained=True).eval()
-        _fold_norms(net)
+        net = folded(create_backbone("tf_efficientnet_lite0", 2, pretrained=True).eval())
         self._net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -33,17 +30,6 @@ class Embedding:
         images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
         features = self._net.net.forward_features((images - self._net.mean) / self._net.std)  # type: ignore[operator]
         return features.mean((2, 3)).numpy()
-
-
-def _fold_norms(module: nn.Module) -> None:
-    """Make batch norms part of the convolutions before them, for a quarter less time; activations stay."""
-    children = list(module.named_children())
-    for (name, conv), (norm_name, norm) in pairwise(children):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(conv, norm))
-            setattr(module, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms hold the activation
-    for _, child in children:
-        _fold_norms(child)
 
 
 def packaged_embedding() -> Embedding | None:

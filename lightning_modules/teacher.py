@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone
 from lightning_modules.checkpoint import RECORD, build_net, read_checkpoint
+from lightning_modules.folding import folded
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ def _open(path: str, open_other: Callable[[str], Opened] | None) -> Member:
         answer, classes, size = open_other(path)
         return Member(answer, classes, size, path)
     checkpoint = read_checkpoint(path)
-    net = build_net(checkpoint).requires_grad_(False).to(memory_format=torch.channels_last)
+    net = folded(build_net(checkpoint)).requires_grad_(False).to(memory_format=torch.channels_last)
     record = checkpoint[RECORD]
     return Member(net, list(record["classes"]), record["preprocessing"].get("size"), path, net)
 
