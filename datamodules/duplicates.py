@@ -83,12 +83,7 @@ def alike(
 
 def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, np.ndarray]:
     """Rows (P,) int64 of pairs that a coarse look finds alike: all against all, some rows of the matrix at a time."""
-    views = [
-        torch.cat([F.avg_pool2d(maps, FINE // COARSE) for maps in parts]).flatten(1)
-        for parts in zip(*map(_views, _batches(pixels)), strict=True)
-    ]
-    views = [(view - view.mean(1, keepdim=True)) for view in views]
-    views = [view / (view.norm(dim=1, keepdim=True) + 1e-3) for view in views]
+    views = [torch.cat(parts) for parts in zip(*map(_coarse_views, _batches(pixels)), strict=True)]
     whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
     found = [torch.empty(0, 2, dtype=torch.int64)]
     for start in range(0, len(whole), BATCH):
@@ -161,9 +156,11 @@ def _photos(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
 
 
-def _views(photos: torch.Tensor) -> list[torch.Tensor]:
-    """Maps (B, 1, 32, 32) float32 of the whole photos and of their five windows."""
-    return [_describe(part) for part in _windows(photos)]
+def _coarse_views(photos: torch.Tensor) -> list[torch.Tensor]:
+    """(B, 256) float32 of the whole photos and of their five windows: of mean 0 and length 1, or 0 without content."""
+    views = [F.avg_pool2d(_describe(part), FINE // COARSE).flatten(1) for part in _windows(photos)]
+    views = [view - view.mean(1, keepdim=True) for view in views]
+    return [view / (view.norm(dim=1, keepdim=True) + 1e-3) for view in views]
 
 
 def _windows(photos: torch.Tensor) -> list[torch.Tensor]:

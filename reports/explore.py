@@ -127,7 +127,7 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
         said.append((f"of these under two labels: {results['disagreeing']}", True))
     if results["crossing"]:
         leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
-        mend = "data.group_by=duplicates keeps them together"
+        mend = "data.group_by=duplicates keeps together what pixels show"
         said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {mend}", True))
     return said + _judged(results)
 
