@@ -163,10 +163,10 @@ class FeatureDistillation(Distillation):
     def __init__(
         self,
         teacher: Teacher,
-        alpha: float = 1.0,
-        beta: float = 1.0,
+        alpha: float = 0.0,
+        beta: float = 20.0,
         temperature: float = 4.0,
-        levels: Sequence[int] = (-2, -1),
+        levels: Sequence[int] = (-1,),
         **labels: Any,
     ) -> None:
         _weigh(beta=beta)
