@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from reports.calibration import calibration_error, reliability
 from reports.files import replacing
 from reports.pareto import front
 
+# Where the name of a point may stand: to its right and upwards, in points, and whether a line leads there; best first.
+PLACES = (
+    *((right, up, False) for right, up in ((-5, 4), (5, -4), (0, 6), (0, -6), (5, 4), (-5, -4))),
+    *((right, up, True) for far in (18, 32, 48) for right, up in ((-far, far), (far, -far), (-far, -far), (far, far))),
+)
 # Okabe and Ito's palette, told apart by all common kinds of colour vision.
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#999999", "#222222"
 STYLE: Any = {
@@ -136,11 +144,12 @@ def pareto(
             axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.margins(x=0.1, y=0.14)
-        _name_points(axes, points, best)
         axes.grid()
         axes.set(xlabel=f"{time} (lower is better)", ylabel="macro F1 (higher is better)", title=title)
         if len(best) < len(points):  # above the axes, where it hides no point
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0.3)
+        if best:
+            _name_points(axes, points, best)
     return path
 
 
@@ -156,17 +165,34 @@ def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], best: Sequence[int]) -> None:
-    # The front comes from below and goes to the right, so that its names are free to stand on the upper left, or, where
-    # the left has no room, on the lower right. Where it is crowded, the rest go without.
-    axes.autoscale_view()
-    place = axes.transData + axes.transAxes.inverted()
-    for i, (name, cost, value) in enumerate(points):
-        if i in best and place.transform((cost, value))[0] > 0.3:
-            axes.annotate(name, (cost, value), (-6, 5), textcoords="offset points", fontsize=8.5, ha="right")
-        elif i in best:
-            axes.annotate(name, (cost, value), (7, -12), textcoords="offset points", fontsize=8.5, ha="left")
-        elif len(points) <= 20:
-            across = place.transform((cost, value))[0]
-            side = "left" if across < 0.2 else "right" if across > 0.8 else "center"  # inside of the picture
-            look: Any = {"fontsize": 8.5, "color": "#666666", "ha": side}
-            axes.annotate(name, (cost, value), (0, 8), textcoords="offset points", **look)
+    """Name the front, and where there are few points, all: each beside its point, where it hides no other.
+
+    A name that fits nowhere close stands further away, on a line; one that fits nowhere at all is left out.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # only now is known where points are
+    room, size = axes.get_window_extent(), figure.dpi * 4 / 72
+    spots = [axes.transData.transform(point[1:]) for point in points]
+    steps = [spots[best[0]], *(at for a, b in pairwise(best) for at in ((spots[b][0], spots[a][1]), spots[b]))]
+    taken = [Bbox([spot - size, spot + size]) for spot in spots]
+    taken += [Bbox([np.minimum(a, b) - 1, np.maximum(a, b) + 1]) for a, b in pairwise(steps)]
+    rest = [i for i in range(len(points)) if i not in best] if len(points) <= 20 else []
+    for i in [*best, *rest]:
+        name, at = points[i][0], points[i][1:]
+        colour = INK if i in best else "#666666"
+        for right, up, line in PLACES:
+            look: Any = {
+                "color": colour, "fontsize": 8.5, "va": "bottom" if up > 0 else "top",
+                "ha": "left" if right > 0 else "right" if right < 0 else "center",
+            }  # fmt: skip
+            if line:
+                look["arrowprops"] = {"arrowstyle": "-", "color": GREY, "lw": 0.8, "shrinkA": 0, "shrinkB": 4}
+            text = axes.annotate(name, at, (right, up), textcoords="offset points", **look)
+            text.get_window_extent()  # puts it in its place; with its line, which a name may cross
+            box = Text.get_window_extent(text)
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()

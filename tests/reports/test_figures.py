@@ -1,8 +1,10 @@
 import math
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from reports import figures
@@ -54,6 +56,30 @@ def test_beaten_points_are_grey_and_odd_ones_left_out(tmp_path):
     assert colour_share(first, figures.GREY) < colour_share(second, figures.GREY)
     assert figures.pareto([], tmp_path / "empty.png").is_file()
     assert figures.pareto([(f"run {i}", 1.0 + i, i / 50) for i in range(40)], tmp_path / "many.png").is_file()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_of_a_crowded_front_hide_nothing(tmp_path, seed, monkeypatch):
+    """Eighteen points on a patch, six of them on the front: names stand clear of each other and of all points."""
+    seen = {}
+
+    def name_and_look(axes, points, best):
+        name_points(axes, points, best)
+        seen["names"] = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+        seen["spots"] = axes.transData.transform([point[1:] for point in points])
+        seen["room"] = axes.get_window_extent()
+
+    name_points = figures._name_points
+    monkeypatch.setattr(figures, "_name_points", name_and_look)
+    crowd = np.random.default_rng(seed).uniform([1, 0.7], [4, 0.8], (12, 2))
+    points = [(f"resnet18d_quarter openvino {i}", cost, value) for i, (cost, value) in enumerate(crowd)]
+    points += [(f"front {i}", 0.9 + 0.2 * i, 0.81 + 0.003 * i) for i in range(6)]
+    figures.pareto(points, tmp_path / "crowd.png")
+    assert sum(name.startswith("front") for name in seen["names"]) == 6
+    assert not any(a.overlaps(b) for a, b in combinations(seen["names"].values(), 2))
+    for box in seen["names"].values():
+        assert not any(box.contains(*spot) for spot in seen["spots"])
+        assert seen["room"].x0 <= box.x0 < box.x1 <= seen["room"].x1
 
 
 def test_names_in_any_script_are_drawn_without_a_warning(tmp_path):
