@@ -57,12 +57,12 @@ def judge(
         **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.judge(scores["f1_macro"], latency),
         "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),
     }  # fmt: skip
-    written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
     answers = (probabilities, targets, classes, names)
     mistakes = write_mistakes(
         Path(cfg.run_dir), *answers, lambda row, size: resize(data.source.read(indices[row], size), size, data.resize),
         data.size, net, cfg.get("mistakes", 12),
     )  # fmt: skip
+    written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
     log_answers(loggers, *answers, lambda row: data.source.read(indices[row], 256))
     log_pictures(loggers, Path(cfg.run_dir))
     print_summary(results, [Path(ckpt), *written, *([mistakes] if mistakes else [])])

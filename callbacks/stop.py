@@ -15,10 +15,11 @@ class StopAfterEpoch(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._over = False
         self._before: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._over = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._ask)
 
@@ -31,7 +32,14 @@ class StopAfterEpoch(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._restore()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._over = True  # no teardown follows, and Lightning puts its handlers, this one, back after it
+
     def _ask(self, number: int, frame: Any) -> None:
+        if self._over:
+            self._restore()
+            signal.raise_signal(number)
+            return
         self._asked = True
         self._restore()  # the next one is meant
         print("\nstopping after this epoch; Ctrl-C again stops now", flush=True)

@@ -53,8 +53,9 @@ def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
     """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its weights."""
     if net is not None:
         return sum(tensor.nbytes for tensor in net.state_dict().values())
-    weights = Path(path).with_suffix(".bin")  # OpenVINO's .xml has its weights there
-    return sum(file.stat().st_size for file in {Path(path), weights} if file.is_file())
+    path = Path(path)
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]  # OpenVINO's weights lie beside it
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import nn
 from deployment import DeploymentError, optional
 from deployment.export import SUFFIX, WRITERS
 from deployment.parity import Parity, Tolerance, check, compare
+from deployment.profile import size_in_bytes
 from deployment.quantize import QUANTIZERS
 from deployment.runtimes import Predictor, load_exported
 
@@ -70,7 +71,7 @@ class Exporter:
             parity, f1 = self._write(kind, precision, path)
         except DeploymentError as error:
             return row | {"status": "failed", "error": str(error)}
-        size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file())
+        size = size_in_bytes(path, None)
         given_back = load_exported(path).record["exported"].get("given_back", [])
         return row | {
             "status": "completed", "error": None, "f1_macro": f1,

@@ -44,6 +44,7 @@ def pruned(
     small = copy.deepcopy(net).eval().requires_grad_(True)
     for module in small.modules():
         module._forward_hooks.clear()  # those of feature taps, which watch the network that was copied
+        module._forward_pre_hooks.clear()  # progressive resizing's, which would shrink photos twice
     for old, new in zip(net.parameters(), small.parameters(), strict=True):
         new.grad = None if old.grad is None else old.grad.clone()
     heads = {module.qkv: module.num_heads for module in _attentions(small)}

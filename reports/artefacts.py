@@ -21,24 +21,24 @@ _EXACTNESS = {"fp32": 0, "fp16": 1, "int8": 2}
 
 
 def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
-    """Choose the fastest file among those that lose less than `max_drop` macro F1, and say why.
+    """Choose the fastest file among those that lose at most `max_drop` macro F1, and say why.
 
     Equally fast ones: the more exact. A file that was not measured, or failed, is never chosen.
 
     Args:
         rows: `status`, `file`, `precision`, `latency_ms` (median, batch 1), `f1_lost` against the checkpoint.
-        max_drop: Macro F1, above 0.
+        max_drop: Macro F1, 0 or more.
 
     Returns:
         The row (None if there is none to choose), and one line.
     """
     done = [row for row in rows if row.get("status") == "completed" and math.isfinite(number(dict(row), "latency_ms"))]
-    good = [row for row in done if number(dict(row), "f1_lost") < max_drop]
+    good = [row for row in done if number(dict(row), "f1_lost") <= max_drop]
     if not good:
         return None, f"no file keeps macro F1 within {max_drop:g} of the checkpoint's: train again, or raise max_drop"
     best = min(good, key=lambda row: (row["latency_ms"], _EXACTNESS.get(row["precision"], 9)))
     others = [row for row in good if row is not best]
-    reason = f"the fastest of {len(good)} that lose less than {max_drop:g} macro F1" if others else "the only one"
+    reason = f"the fastest of {len(good)} that lose at most {max_drop:g} macro F1" if others else "the only one"
     if others:
         second = min(others, key=lambda row: row["latency_ms"])
         reason += f": {best['latency_ms']:.2f} ms, next is {second['file']} with {second['latency_ms']:.2f}"

@@ -57,10 +57,9 @@ def write_evaluation(
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (targets, answers), 1)
     trained = [path for name in ("last.ckpt", "history.csv", "config.yaml") if (path := folder / name).is_file()]
-    return [
-        write_json(folder / "metrics.json", metrics),
+    others = [
         write_csv(folder / "predictions.csv", rows, columns),
         confusion_matrix(counts, classes, folder / "confusion.png", title=str(metrics.get("name", ""))),
         reliability_diagram(probabilities.max(1), answers == targets, folder / "reliability.png"),
-        *trained,
     ]
+    return [write_json(folder / "metrics.json", metrics), *others, *trained]  # last: it says that all is there

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text with the line ends as given; returns `path`."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    """Write UTF-8 text with the line ends as given, bytes of a name that are not UTF-8 as \\udcff; returns `path`."""
+    with replacing(path) as temporary, open_text(temporary) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -86,6 +86,11 @@ def plain(data: Any) -> Any:
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     return data if data is None or isinstance(data, str | int) else str(data)
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a file to write UTF-8 into: half a character, as in names that are not UTF-8, is spelt out, as JSON does."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _umask() -> int:

@@ -1,6 +1,7 @@
 """The page's table: what stands in each cell, and what it is sorted by."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -35,9 +36,10 @@ def labels(ranked: Sequence[Row]) -> list[str]:
         for row, told in zip(ranked, differences(ranked), strict=True)
     ]
     seen: dict[str, int] = {}
+    counts = Counter(names)
     for i, name in enumerate(names):
         seen[name] = seen.get(name, 0) + 1
-        if names.count(name) > 1:
+        if counts[name] > 1:
             names[i] = f"{name} #{seen[name]}" if "seed" not in ranked[i] else f"{name} seed {ranked[i]['seed']}"
     return names
 

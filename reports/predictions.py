@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.files import csv_cell, plain, replacing
+from reports.files import csv_cell, open_text, plain, replacing
 from reports.rows import one_line
 
 REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is the third
@@ -124,4 +124,4 @@ class Answers:
 
     def _open(self, path: Path) -> IO[str]:
         temporary = self._stack.enter_context(replacing(path))
-        return self._stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        return self._stack.enter_context(open_text(temporary))
