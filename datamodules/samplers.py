@@ -63,6 +63,7 @@ class Sampler(Protocol):
     """What a loader asks of a sampler. It yields places in the list of labels it was given (0 to n - 1)."""
 
     longest: int  # the longest share of any rank: the loaders of all ranks take as many steps as that one needs
+    repeat_after: int | None  # epochs after which their orders and keys come again; None is never
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
@@ -89,9 +90,10 @@ class _Strided:
             )
         self.seed, self.rank, self.world_size, self.epoch = int(seed), rank, world_size, 0
         self.longest = -(-len(self.labels) // world_size)
+        self.repeat_after: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = int(epoch)
+        self.epoch = int(epoch) if self.repeat_after is None else int(epoch) % self.repeat_after
 
     def __len__(self) -> int:
         return self.longest

@@ -59,6 +59,7 @@ class WasteDataModule(pl.LightningDataModule):
     Attributes:
         classes: names in label order.
         samples, labels: of the whole source, broken photos included; `labels` is (N,) int64.
+        repeat_after: epochs after which training batches come again as they were, to be set before a fit; None: never.
 
     Raises:
         DataError: a setting or the data cannot be used.
@@ -112,6 +113,7 @@ class WasteDataModule(pl.LightningDataModule):
         self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
         self.sides = Sides(val_fraction, test_fraction, fold, folds, group_by, group_block, seed, keep)
         self.seed = seed
+        self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
         self.classes, self.labels = named(self.source, classes)
         self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
@@ -205,6 +207,7 @@ class WasteDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         rows, (rank, world_size) = self.splits["train"], self._place()
         sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)
+        sampler.repeat_after = self.repeat_after
         draw = self.augment.draw if self.augment is not None else None
         # a last batch of one or two photos would upset batch norm
         return self._load(rows, sampler, self.batch_size, drop_last=True, draw=draw)

@@ -11,6 +11,7 @@ from lightning_modules.agreement import Agreement
 from lightning_modules.backbones import Backbone
 from lightning_modules.features import Taps, channels
 from lightning_modules.objectives import CrossEntropy, Output
+from lightning_modules.recall import Recall
 from lightning_modules.teacher import Teacher
 
 
@@ -46,6 +47,7 @@ class Distillation(CrossEntropy):
         self.teacher = teacher
         self.label_weight = label_weight
         self.agreement: Agreement | None = None
+        self.recall: Recall | None = None  # of batches that come again; given by a callback
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         self.teacher.match(classes)
@@ -55,16 +57,16 @@ class Distillation(CrossEntropy):
         """Terms by name, each with its weight, from logits (B, C) float32 and targets as `forward` gets them."""
         raise NotImplementedError
 
-    def answers(self, images: Tensor) -> Tensor:
-        """Teacher's logits (B, C) float32 for photos (B, 3, H, W)."""
-        return self.teacher(images)
+    def look(self, images: Tensor) -> list[Tensor]:
+        """What the teacher makes of photos (B, 3, H, W): logits (B, C) float32, and what a subclass takes beside."""
+        return [self.teacher(images)]
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
         if images is None:
             raise ModelError("an objective with a teacher needs the photos: hand them in as `images`")
         heads = output if isinstance(output, tuple) else (output,)
         first, last = heads[0].float(), heads[-1].float()
-        answers = self.answers(images)
+        answers, *self._beside = self.look(images) if self.recall is None else self.recall(images, self.look)
         if not self.training and self.agreement is not None:
             self.agreement.update(last, answers, targets)
         terms = {"labels": self.loss(first, losses.soft_targets(targets, first.shape[1], self.label_smoothing))}
@@ -182,7 +184,6 @@ class FeatureDistillation(Distillation):
         self.projections = nn.ModuleList()
         self._teacher_taps = Taps(teacher.members[0].net, self.levels)
         self._student_taps: Taps | None = None
-        self._maps: tuple[list[Tensor], list[Tensor]] | None = None
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         super().attach(net, classes)
@@ -195,17 +196,14 @@ class FeatureDistillation(Distillation):
         self.projections = nn.ModuleList(nn.Conv2d(own, theirs, 1, bias=False) for own, theirs in pairs)
         self.projections.to(net.mean.device)
 
-    def answers(self, images: Tensor) -> Tensor:
-        answers = super().answers(images)
-        assert self._student_taps is not None
-        self._maps = self._student_taps.take(), self._teacher_taps.take()
-        return answers
+    def look(self, images: Tensor) -> list[Tensor]:
+        return super().look(images) + self._teacher_taps.take()
 
     def taught(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
-        assert self._maps is not None
-        pairs = zip(self.projections, *self._maps, strict=True)
+        assert self._student_taps is not None
+        pairs = zip(self.projections, self._student_taps.take(), self._beside, strict=True)
         distances = [losses_distil.feature_distance(see(own).float(), theirs.float()) for see, own, theirs in pairs]
-        self._maps = None
+        self._beside = []
         terms = {"features": (self.beta, torch.stack(distances).mean())}
         if self.alpha:
             terms["teacher"] = (self.alpha, losses_distil.soft_divergence(student, teacher, self.temperature))

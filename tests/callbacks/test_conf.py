@@ -18,7 +18,7 @@ CONF = Path(conf.__file__).parent
 DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress", "trial", "stop"]
 OPTIONAL = [
     "batch_size_finder", "early_stopping", "ema", "freeze", "head_warmup", "lr_finder", "lr_monitor",
-    "progressive_resizing",
+    "progressive_resizing", "remember",
 ]  # fmt: skip
 LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "mlflow": ["mlflow"], "none": []}
 

@@ -1,0 +1,68 @@
+"""A teacher that is asked once about each view of a photo, not in every epoch."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lightning_modules import ModelError
+from lightning_modules.distillation import Distillation
+from lightning_modules.recall import Recall
+
+
+class Remember(pl.Callback):
+    """Let the epochs come again, as they were augmented and mixed, and remember what the teacher made of them.
+
+    Epoch i shows the batches of epoch i modulo `epochs`. From the second round on, and in all validations but the
+    first, the teacher is not run, so that an epoch costs what it costs without one (Shen and Xing 2022, FKD, who keep
+    answers to several crops of a photo). A resumed run asks once more, and gets the same. Nothing is asked twice in one
+    round, so of photos that grow (progressive_resizing) each size is asked about.
+
+    Args:
+        epochs: Length of a round, 1 or more; more vary the photos more and cost more.
+        max_gb: Memory of the device for it; what does not fit in is asked for each time.
+
+    Raises:
+        ModelError: A value is out of range, or the objective has no teacher.
+    """
+
+    def __init__(self, epochs: int = 12, max_gb: float = 4.0) -> None:
+        if epochs < 1:
+            raise ModelError(f"callbacks.remember.epochs={epochs} is out of range: give 1 or more")
+        if not max_gb > 0:
+            raise ModelError(f"callbacks.remember.max_gb={max_gb} keeps nothing: give more than 0, or leave it out")
+        self.epochs, self.max_gb = epochs, max_gb
+        self._recall: Recall | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        objective: Any = pl_module.objective
+        if not isinstance(objective, Distillation):
+            raise ModelError(
+                "callbacks=remember does nothing without a teacher: choose objective=distill_logit, distill_decoupled, "
+                "distill_dist or distill_feature, or leave remember out"
+            )
+        objective.recall = self._recall = Recall(self.max_gb * 1e9)
+        trainer.datamodule.repeat_after = self.epochs  # type: ignore[attr-defined]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._expect("train", trainer.current_epoch % self.epochs, batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._expect("val", batch_idx)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._recall is not None:
+            self._recall.place = None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        objective: Any = pl_module.objective
+        objective.recall = self._recall = None  # gives the memory back
+
+    def _expect(self, *place: Any) -> None:
+        if self._recall is not None:
+            self._recall.place = place

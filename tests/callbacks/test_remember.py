@@ -1,0 +1,135 @@
+"""A teacher that is asked once about each view of a photo."""
+
+import functools
+
+import pytest
+import torch
+from waste_photos import data_module, noise
+
+from callbacks.remember import Remember
+from datamodules.augment import Augment
+from datamodules.mixing import Mixing
+from lightning_modules import ModelError
+from lightning_modules.backbones import create_backbone
+from lightning_modules.classifier import WasteClassifier
+from lightning_modules.distillation import FeatureDistillation, LogitDistillation
+from lightning_modules.optim import configure
+from lightning_modules.recall import Recall
+from lightning_modules.teacher import Member, Teacher
+
+
+class Counted:
+    """A teacher's network that keeps the photos which it is asked about."""
+
+    def __init__(self, classes):
+        torch.manual_seed(1)
+        self.net = create_backbone("lcnet_050", len(classes), pretrained=False).eval().requires_grad_(False)
+        self.photos = []
+        self.teacher = Teacher([Member(self, classes, None, "counted.ckpt", self.net)])
+
+    def __call__(self, images):
+        self.photos.append(images)
+        return self.net(images)
+
+    @property
+    def count(self):
+        return sum(map(len, self.photos))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    augment = Augment(num_ops=2, hflip=0.5, crop_p=1.0, mixing=Mixing(mixup_alpha=0.2))
+    return data_module(noise(tmp_path / "photos"), tmp_path / "cache", size=32, augment=augment)
+
+
+def student(photos, objective, lr=1e-3):
+    torch.manual_seed(0)
+    net = create_backbone("lcnet_050", len(photos.classes), pretrained=False)
+    return WasteClassifier(net, objective, functools.partial(configure, lr=lr), photos.classes)
+
+
+def seen(photos, epochs):
+    """Photos of so many epochs; a last batch that is not full is left out."""
+    return epochs * (len(photos.splits["train"]) // 8 * 8)
+
+
+def test_the_teacher_is_asked_in_one_round_and_one_validation(photos, make_trainer):
+    counted = Counted(photos.classes)
+    module = student(photos, LogitDistillation(counted.teacher))
+    make_trainer(Remember(epochs=2), epochs=5).fit(module, datamodule=photos)
+    assert counted.count == seen(photos, 2) + len(photos.splits["val"])
+    assert module.objective.recall is None  # the memory is given back
+
+
+@pytest.mark.parametrize("objective", [LogitDistillation, functools.partial(FeatureDistillation, levels=[-2, -1])])
+def test_what_is_remembered_is_what_it_says_of_that_view(photos, make_trainer, objective):
+    """A round of one epoch, three times over: as if the teacher were asked each time, up to float16."""
+    photos.repeat_after, histories = 1, []
+    for watchers in ([], [Remember(epochs=1)]):
+        counted = Counted(photos.classes)
+        module = student(photos, objective(counted.teacher), lr=1e-7)  # or rounding would grow
+        trainer = make_trainer(*watchers, epochs=3)
+        trainer.fit(module, datamodule=photos)
+        assert counted.count == (1 if watchers else 3) * (seen(photos, 1) + len(photos.splits["val"]))
+        histories.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+    live, remembered = histories
+    assert remembered == pytest.approx(live, rel=0.02)
+
+
+def test_epochs_of_a_round_differ_and_rounds_do_not(photos, make_trainer):
+    class Views(Remember):
+        def __init__(self):
+            super().__init__(epochs=2)
+            self.epochs_seen = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            if batch_idx == 0:
+                self.epochs_seen.append(batch.images.clone())
+
+    views = Views()
+    module = student(photos, LogitDistillation(Counted(photos.classes).teacher))
+    make_trainer(views, epochs=4).fit(module, datamodule=photos)
+    first, second, third, fourth = views.epochs_seen
+    assert torch.equal(first, third)
+    assert torch.equal(second, fourth)
+    assert not torch.equal(first, second)
+
+
+def test_a_test_after_training_asks_the_teacher(photos, make_trainer):
+    counted = Counted(photos.classes)
+    module = student(photos, LogitDistillation(counted.teacher))
+    trainer = make_trainer(Remember(epochs=1), epochs=1)
+    trainer.fit(module, datamodule=photos)
+    before = counted.count
+    trainer.test(module, datamodule=photos, verbose=False)
+    assert counted.count - before == len(photos.splits["test"])
+
+
+def test_an_objective_without_a_teacher_is_refused(make_module, make_trainer, data):
+    with pytest.raises(ModelError, match="does nothing without a teacher"):
+        make_trainer(Remember()).fit(make_module(), datamodule=data)
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"epochs": 0}, "epochs=0"), ({"max_gb": 0}, "max_gb=0")])
+def test_values_that_do_nothing_are_refused(settings, message):
+    with pytest.raises(ModelError, match=message):
+        Remember(**settings)
+
+
+def test_what_does_not_fit_in_is_looked_at_each_time():
+    looks = []
+
+    def look(images):
+        looks.append(images)
+        return [images.mean((2, 3))]
+
+    recall = Recall(max_bytes=2 * 3 * 2)  # two photos of three values
+    for _ in range(2):
+        for place in range(2):
+            recall.place = place
+            assert recall(torch.ones(2, 3, 4, 4), look)[0].dtype == torch.float32
+    assert (len(looks), recall.size) == (3, 12)
+    recall.place = 0
+    recall(torch.ones(2, 3, 2, 2), look)  # smaller photos are others
+    assert len(looks) == 4
