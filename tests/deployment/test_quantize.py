@@ -1,5 +1,8 @@
 """int8: small, close to the float file, and given back to float where it loses too much."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from deployment import DeploymentError
 from deployment.export import SUFFIX, WRITERS
 from deployment.quantize import FIRST, QUANTIZERS, quantize_onnx, quantize_openvino
 from deployment.runtimes import load_exported
+from deployment.shipping import Exporter
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason="the export extra is not installed")
@@ -110,4 +114,16 @@ def test_what_the_search_of_openvino_does_not_reach_is_not_written(floats, shipp
     scores = iter([1.0, *[0.1] * 20])
     with pytest.raises(DeploymentError, match=r"int8.xml: every layer would go back to float"):
         quantize_openvino(floats["openvino"], path, [shipped.pixels[:4]], judge=lambda _: next(scores))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_for_what_is_written_on_the_way_is_one_line(shipped, tmp_path, monkeypatch):
+    """The quantiser's own error is of a corrupt file."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    exporter = Exporter(
+        shipped.net, shipped.record, tmp_path, shipped.expected, {}, answer=None, f1=None, judge=None, photos=[]
+    )
+    row = exporter.write("onnx", "int8")
+    assert row["status"] == "failed"
+    assert re.match(r"precision=int8 needs \d+ MB .* the disk is full: free some space, or set TMPDIR", row["error"])
     assert list(tmp_path.iterdir()) == []
