@@ -23,7 +23,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     from datamodules.stream import some_photos
     from deployment.parity import tolerances
     from deployment.profile import profile
-    from deployment.runtimes import TorchPredictor, load_exported, predict_all
+    from deployment.runtimes import TorchPredictor, best_device, load_exported, predict_all
     from deployment.shipping import Exporter, combinations
     from lightning_modules.backbones import create_backbone
     from lightning_modules.checkpoint import load_net, versions
@@ -33,9 +33,10 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
     check(cfg)
     wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
+    device = best_device(cfg.accelerator)  # of the checkpoint's answers alone: files are made, and answer, on the CPU
     (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
     data, split, facts = load_data(record, cfg)
-    classes, eager, out = record["classes"], TorchPredictor(net), Path(cfg.run_dir)
+    classes, eager, out = record["classes"], TorchPredictor(net, device), Path(cfg.run_dir)
     (shares, targets, indices), (known, truth, _) = (predict_all(eager, data.loader(part)) for part in (split, "val"))
     expected, temperature, calibration = calibrate(shares, targets, known, truth, cfg.temperature)
     scores = {"split": split, **evaluate(expected, targets, classes)}

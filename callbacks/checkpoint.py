@@ -1,5 +1,6 @@
 """`best.ckpt` and `last.ckpt`: complete at every moment, and right after a resume wherever the run folder lies."""
 
+import errno
 import os
 import shutil
 import signal
@@ -123,5 +124,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             torch.save(checkpoint, part)
             part.replace(target)
+        except RuntimeError as error:
+            if shutil.disk_usage(target.parent).free > 1 << 16:  # beside the part that was begun
+                raise
+            raise OSError(errno.ENOSPC, "the disk is full", str(target)) from error  # torch does not say so
         finally:
             part.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
 
 import atexit
+import contextlib
+import errno
 import inspect
 import os
 import re
@@ -96,7 +98,8 @@ class SweepCallback(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
-            write_text(folder / "error.log", "".join(traceback.format_exception(error)))
+            with contextlib.suppress(OSError):  # a full disk, which the message will name
+                write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         self._message = _mistake(error)
         if _is_sweep(config):
             self._fail(config, job_return, folder, error)
@@ -204,6 +207,8 @@ def _mistake(error: BaseException) -> str | None:
     cause = root_cause(error)
     if any(base.__name__ in MISTAKES for base in type(cause).__mro__) or isinstance(cause, CONFIG_MISTAKES):
         return _one_line(cause)
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
     part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
     # A class of another package that refuses what it was given; it cannot know what the setting is called here.
     return f"{part[1]}: {_one_line(cause)}" if part and isinstance(cause, ValueError | TypeError) else None

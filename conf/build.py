@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from conf import begun, data_name, merged, on_top
 from conf.check import check
 from conf.resume import half_done
-from conf.trust import trusted
+from conf.trust import familiar, trusted
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 
 def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top."""
+    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top.
+
+    ModelError where it would build what neither `conf/` nor the command line names: a file is not to run anything.
+    """
     from lightning_modules.checkpoint import read_checkpoint
 
     if cfg.ckpt or cfg.ckpt_init:
-        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+        stored, composed = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"], cfg
         cfg = on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else begun(cfg, stored, overrides)
+        familiar(cfg, composed, [str(key) for key in stored] if cfg.ckpt else ["model", "data"])
     cfg.ckpt = cfg.ckpt or half_done(cfg)
     return check(cfg)
 

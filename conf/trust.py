@@ -2,6 +2,8 @@
 
 import importlib
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +36,36 @@ def trusted(stored: dict[str, Any], over: dict[str, Any]) -> DictConfig:
             raise ModelError(f"ckpt: it reads its photos with {target}, not litesort's: say data=folder data.root=...")
     if not targets:
         raise ModelError("ckpt: it does not say which photos it was trained with: say data=folder data.root=...")
+    return cfg
+
+
+def familiar(cfg: DictConfig, composed: DictConfig, parts: Sequence[str]) -> DictConfig:
+    """A config of which parts came in a file, if all that they would build is named in `conf/` too; else one line.
+
+    Args:
+        cfg: The config of a run that goes on or begins with a stored one, nothing of it built yet.
+        composed: What this command line composed: what the user has named is the user's affair.
+        parts: Top-level keys that came in the file.
+
+    Raises:
+        ModelError: A target that neither names.
+    """
+    from lightning_modules import ModelError
+
+    texts = [file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("*.yaml")]
+    ours = {name for text in texts for name in re.findall(r"\b_target_: *([\w.]+)", text)}
+    ours |= set(_targets(OmegaConf.to_container(composed, resolve=False)))
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    for key in parts:
+        for target in _targets(values.get(key)):
+            if target not in ours:
+                raise ModelError(
+                    f"ckpt: its {key} would run {target}, which no file of conf/ names: if it is yours, name it in "
+                    "one; else take the weights alone into a new run, model.weights=FILE"
+                )
+    if "ship" in parts and "${" in str(values.get("ship")):  # it is composed once more, after this look at it
+        raise ModelError("ckpt: its ship holds a value that would become another one later: it is refused")
     return cfg
 
 

@@ -1,7 +1,9 @@
 """One verb a format: each writes one file that holds all that a robot needs, and returns its path."""
 
 import contextlib
+import errno
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -83,6 +85,8 @@ def save_openvino(model: Any, path: Path, record: Mapping[str, Any], verify: Ver
         try:
             openvino.save_model(model, draft, compress_to_fp16=record["exported"]["precision"] == "fp16")
         except RuntimeError as error:
+            if "iostream" in str(error):  # all that it says of a disk that is full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise OSError(_first_line(error)) from error
     return path
 

@@ -22,6 +22,7 @@ Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; 
 Judge = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 
 FIRST = 3  # layers that are given back before any search: a mobile net's stem and first block are what int8 hurts most
+SLACK = 1e-9  # 0.9 - 0.89 is a little more than 0.01
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and can be given back
 BETWEEN = (
     "Add",
@@ -60,7 +61,8 @@ def quantize_onnx(
         `path`; the names of the layers that were given back are in its metadata, `exported.given_back`.
 
     Raises:
-        DeploymentError: The package is missing, too much is lost after the last round, and as in `to_onnx`.
+        DeploymentError: The package is missing, too much is lost after the last round or by the file as written, and
+            as in `to_onnx`.
     """
     optional("onnxruntime.quantization", "precision=int8")
     base = OnnxPredictor(source)
@@ -68,13 +70,14 @@ def quantize_onnx(
     with tempfile.TemporaryDirectory() as room:
         draft, given_back = Path(room) / "int8.onnx", list[str]()
         _static(source, draft, photos, nodes_to_exclude=before)
-        if judge is not None:
-            wanted, order = judge(base) - max_drop, list[str]()
+        exact = None if judge is None else judge(base)
+        if judge is not None and exact is not None:
+            wanted, order = exact - max_drop, list[str]()
             for number in range(rounds + 1):
                 if (reached := judge(OnnxPredictor(draft))) > wanted:
                     break
                 if number == rounds:
-                    raise _too_much(path, wanted + max_drop - reached, max_drop, len(given_back))
+                    raise _too_much(path, exact - reached, max_drop, len(given_back))
                 if number:
                     order = order or _by_sensitivity(source, parts, photos, Path(room))
                     given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
@@ -82,7 +85,8 @@ def quantize_onnx(
                     given_back = list(parts)[: min(FIRST, len(parts) - 1)]  # the search takes minutes
                 floats = {node for layer in given_back for node in parts[layer]}
                 _static(source, draft, photos, nodes_to_exclude=[*before, *floats])
-        _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, verify)
+        proof = _proof(path, OnnxPredictor, judge, exact, max_drop, len(given_back), verify)
+        _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, proof)
     return path
 
 
@@ -106,14 +110,38 @@ def quantize_openvino(
     with _quiet(), kept_signal_stack():
         nncf.set_log_level(logging.ERROR)
         small = nncf.quantize(model, data, **common)
-        wanted = 0.0 if judge is None else judge(base) - max_drop
-        if judge is not None and judge(_compiled(small, base)) <= wanted:
+        exact = None if judge is None else judge(base)
+        if judge is not None and exact is not None and judge(_compiled(small, base)) <= (wanted := exact - max_drop):
             common["ignored_scope"] = nncf.IgnoredScope(names=_layers(model)[:FIRST])
             small = nncf.quantize(openvino.Core().read_model(source), data, **common)
             if judge(_compiled(small, base)) <= wanted:
                 small = _restored(openvino.Core().read_model(source), data, judge, base, max_drop, rounds, common)
-    save_openvino(small, path, {**base.record, "exported": _int8(base.record, _in_float(small))}, verify)
+    given_back = _in_float(small)
+    if len(given_back) == len(_layers(small)):
+        raise DeploymentError(f"{path.name}: every layer would go back to float: take fp32 or fp16, or raise max_drop")
+    proof = _proof(path, OpenVINOPredictor, judge, exact, max_drop, len(given_back), verify)
+    save_openvino(small, path, {**base.record, "exported": _int8(base.record, given_back)}, proof)
     return path
+
+
+def _proof(
+    path: Path,
+    kind: Callable[[Path], Predictor],
+    judge: Judge | None,
+    exact: float | None,
+    max_drop: float,
+    layers: int,
+    verify: Verify | None,
+) -> Verify:
+    """What the written file has to pass: a search may stop before it has found what it looked for, and says nothing."""
+
+    def proof(draft: Path) -> None:
+        if judge is not None and exact is not None and (lost := exact - judge(kind(draft))) > max_drop + SLACK:
+            raise _too_much(path, lost, max_drop, layers)
+        if verify is not None:
+            verify(draft)
+
+    return proof
 
 
 def _compiled(model: Any, like: OpenVINOPredictor) -> "_Compiled":
@@ -227,7 +255,7 @@ def _layers(model: Any) -> list[str]:
 def _too_much(path: Path, lost: float, max_drop: float, layers: int) -> DeploymentError:
     return DeploymentError(
         f"{path.name}: int8 loses {lost:.4f} macro F1 with {layers} layers given back, and max_drop={max_drop:g}: "
-        "take fp32 or fp16, or raise max_drop"
+        "nothing was written: take fp32 or fp16, or raise max_drop"
     )
 
 

@@ -1,6 +1,7 @@
 """From one checkpoint to several files, each proven against it before it gets its name."""
 
 import importlib.util
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,9 +94,20 @@ class Exporter:
             WRITERS[kind](self.net, path, self.record, precision=precision, verify=verify, **settings)
             return proven[-1]
         with tempfile.TemporaryDirectory() as room:
+            _check_space(Path(room), self.net)
             source = WRITERS[kind](self.net, Path(room) / f"float{SUFFIX[kind]}", self.record, **settings)
             QUANTIZERS[kind](source, path, self.photos, judge=self.judge, max_drop=self.max_drop, verify=verify)
         return proven[-1]
+
+
+def _check_space(room: Path, net: nn.Module) -> None:
+    """Quantisers keep several float copies of a network on disk, and say nothing of use where there is no space."""
+    wanted = 4 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    if shutil.disk_usage(room).free < wanted:
+        raise DeploymentError(
+            f"precision=int8 needs {wanted / 1e6:.0f} MB for a while in {room.parent}, where the disk is full: free "
+            "some space, or set TMPDIR to a folder that has it"
+        )
 
 
 def combinations(kinds: Any, precisions: Any) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
     """
     done = [row for row in rows if row.get("status") == "completed" and math.isfinite(number(dict(row), "latency_ms"))]
     good = [row for row in done if number(dict(row), "f1_lost") <= max_drop]
+    if not done:
+        return None, "no file was written: the lines above say why"
     if not good:
         return None, f"no file keeps macro F1 within {max_drop:g} of the checkpoint's: train again, or raise max_drop"
     best = min(good, key=lambda row: (row["latency_ms"], _EXACTNESS.get(row["precision"], 9)))
@@ -120,7 +122,7 @@ def print_artefacts(
         if row["status"] != "completed":
             console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
         if row.get("given_back"):
-            console.print(f"{row['file']}: {len(row['given_back'])} layers stay in float")
+            console.print(f"{row['file']}: layers that stay in float: {len(row['given_back'])}")
     console.print(
         f"confidence: temperature {calibration['temperature']:.2f}, expected calibration error "
         f"{calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after"

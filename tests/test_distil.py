@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import conf
+from conf.build import continued
+from conf.trust import familiar
+from lightning_modules import ModelError
 from lightning_modules.checkpoint import RECORD, read_checkpoint
 from train import train
 
@@ -134,3 +138,46 @@ def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
     other = ["data=synthetic"]
     begun = conf.begun(configured(Path("unused"), *other), stored, other)
     assert (begun.data.size, begun.data.root) == (32, None)
+
+
+@pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])
+@pytest.mark.parametrize(
+    ("key", "harm"),
+    [
+        ("data", {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["harm"]}}),
+        ("data.source", {"_target_": "os.system", "command": "touch harm"}),
+        ("data.source.kinds", [{"_target_": "os.system", "command": "touch harm"}]),
+        ("data.source", "${model.harm}"),
+        ("data.source", "${oc.decode:'{_target_: os.system, command: touch harm}'}"),
+        ("trainer.plugins", [{"_target_": "os.system", "command": "touch harm"}]),
+        ("objective", {"_target_": "${tags.0}", "command": "touch harm"}),
+        ("ship", {"_target_": "conf.build.ship", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
+    ],
+)
+def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, harm, teacher, tmp_path, monkeypatch):
+    if start == "ckpt_init" and not key.startswith("data"):
+        pytest.skip("not taken over")
+    monkeypatch.chdir(tmp_path)
+    checkpoint = torch.load(teacher, weights_only=True)
+    stored = OmegaConf.create(checkpoint[RECORD]["config"])
+    OmegaConf.update(stored, "tags", ["os.system"])
+    OmegaConf.update(stored, "model.harm", {"_target_": "os.system", "command": "touch harm"}, force_add=True)
+    if start == "ckpt" and harm != "${model.harm}":
+        del stored.model.harm
+    OmegaConf.update(stored, key, harm, merge=False, force_add=True)
+    checkpoint[RECORD]["config"] = conf.plain(stored, resolve=False)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    said = [f"{start}={tmp_path / 'last.ckpt'}"]
+    with pytest.raises(ModelError, match=r"which no file of conf/ names|it is refused") as caught:
+        continued(configured(tmp_path / "run", *said), said)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_what_the_command_line_names_may_be_built(teacher, photos):
+    own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
+    cfg = configured(Path("unused"), *DATA, f"data.root={photos}", *own)
+    assert continued(cfg, own).data.source._target_ == "collections.Counter"
+    for objective in ("distill_logit", "focal"):  # each run of litesort's own goes on
+        checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "ship=export")
+        assert familiar(checkpoint, OmegaConf.create(), list(checkpoint)) is checkpoint

@@ -160,6 +160,12 @@ def test_wrong_settings_are_one_line(checkpoint, tmp_path, override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_where_the_checkpoint_answers_is_as_said(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeploymentError, match=r"accelerator=cuda is not here: .* give accelerator=cpu"):
+        export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", "accelerator=cuda"))
+
+
 def test_a_config_that_came_in_a_file_builds_nothing_but_data():
     stored = {"data": {"_target_": "datamodules.waste.WasteDataModule", "source": {"_target_": "os.system"}}}
     with pytest.raises(ModelError, match=r"os\.system"):

@@ -155,6 +155,24 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
+
+    def full(checkpoint, path):
+        path.write_bytes(b"begun")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):  # of another kind: nothing is known of it
+            AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
+        patched.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        with pytest.raises(OSError, match=r"the disk is full: .*last\.ckpt"):
+            AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
+    assert read(tmp_path / "last.ckpt") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_killed_at_any_moment_the_last_checkpoint_loads(tmp_path):
     script = tmp_path / "save.py"
     script.write_text(

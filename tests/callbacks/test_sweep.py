@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 APP = """
-import json, os, time
+import errno, json, os, time
 from pathlib import Path
 import hydra
 from datamodules import DataError
@@ -35,6 +35,9 @@ def main(cfg):
         return cfg.needed
     if cfg.act == "bug":
         return {}["key"]
+    if cfg.act == "full":  # as if there were no space, for the log either
+        (folder / "error.log").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "export.json")
     if cfg.act == "memory":
         raise MemoryError
     if cfg.act == "kill":
@@ -97,6 +100,11 @@ def test_a_mistake_is_one_line_and_status_2(app):
     assert (status, err) == (2, "error: data.root=/x does not exist: give a folder\n")
     assert "DataError" in (app / "run" / "error.log").read_text()
     assert "Traceback" in (app / "run" / "error.log").read_text()
+
+
+def test_a_full_disk_is_one_line(app):
+    status, _, err = run(app, "act=full")
+    assert (status, err) == (2, "error: export.json cannot be written: the disk is full: free some space\n")
 
 
 def test_a_missing_value_is_a_mistake_too(app):

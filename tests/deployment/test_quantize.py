@@ -1,5 +1,8 @@
 """int8: small, close to the float file, and given back to float where it loses too much."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from deployment import DeploymentError
 from deployment.export import SUFFIX, WRITERS
 from deployment.quantize import FIRST, QUANTIZERS, quantize_onnx, quantize_openvino
 from deployment.runtimes import load_exported
+from deployment.shipping import Exporter
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason="the export extra is not installed")
@@ -45,7 +49,7 @@ def test_layers_go_back_to_float_until_little_is_lost(floats, shipped, tmp_path)
     exact = load_exported(floats["onnx"])(shipped.pixels).numpy()
     loose = quantize_onnx(floats["onnx"], tmp_path / "loose.onnx", [shipped.pixels], judge=judge, max_drop=0.9)
     assert load_exported(loose).record["exported"]["given_back"] == []
-    assert len(calls) == 2
+    assert len(calls) == 3  # the float file, the int8 one, and that as written
     lost = 1 - judge(load_exported(loose))
     tight = quantize_onnx(
         floats["onnx"], tmp_path / "tight.onnx", [shipped.pixels], judge=judge, max_drop=0.5 * lost, rounds=3
@@ -69,8 +73,57 @@ def test_openvino_gives_the_first_layers_back_before_it_searches(floats, shipped
 
     def judge(predict):
         calls.append(predict)
-        return 0.5 if len(calls) == 2 else 1.0  # the float one, all int8, and the one with layers in float
+        return 0.5 if len(calls) == 2 else 1.0  # the float one, all int8, with layers in float, and that as written
 
     path = quantize_openvino(floats["openvino"], tmp_path / "int8.xml", [shipped.pixels[:4]], judge=judge)
     assert len(load_exported(path).record["exported"]["given_back"]) >= FIRST
-    assert len(calls) == 3
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("kind", list(QUANTIZERS))
+def test_the_written_file_is_judged_once_more(floats, kind, shipped, tmp_path):
+    """The search says it is good enough; the file under its temporary name is not."""
+    judged = []
+
+    def judge(predict):
+        judged.append(predict)
+        return 1.0 if len(judged) < 3 else 0.8  # the float file, the int8 model, and what was written
+
+    with pytest.raises(DeploymentError, match=r"int8 loses 0\.2000 macro F1 .* nothing was written"):
+        QUANTIZERS[kind](floats[kind], tmp_path / f"int8{SUFFIX[kind]}", [shipped.pixels[:4]], judge=judge)
+    assert len(judged) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_search_of_openvino_does_not_reach_is_not_written(floats, shipped, tmp_path, monkeypatch):
+    """NNCF returns its best after the last round, however little that is."""
+    import nncf
+
+    def search(model, data, *rest, **settings):
+        settings = {key: settings[key] for key in ("subset_size", "preset")}
+        return nncf.quantize(model, data, **settings)
+
+    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", search)
+    scores = iter([1.0, *[0.1] * 20])
+    path = tmp_path / "int8.xml"
+    with pytest.raises(
+        DeploymentError, match=r"int8.xml: int8 loses 0\.9000 macro F1 with \d+ layers .* max_drop=0.01"
+    ):
+        quantize_openvino(floats["openvino"], path, [shipped.pixels[:4]], judge=lambda _: next(scores))
+    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", lambda model, *_, **settings: model)
+    scores = iter([1.0, *[0.1] * 20])
+    with pytest.raises(DeploymentError, match=r"int8.xml: every layer would go back to float"):
+        quantize_openvino(floats["openvino"], path, [shipped.pixels[:4]], judge=lambda _: next(scores))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_for_what_is_written_on_the_way_is_one_line(shipped, tmp_path, monkeypatch):
+    """The quantiser's own error is of a corrupt file."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    exporter = Exporter(
+        shipped.net, shipped.record, tmp_path, shipped.expected, {}, answer=None, f1=None, judge=None, photos=[]
+    )
+    row = exporter.write("onnx", "int8")
+    assert row["status"] == "failed"
+    assert re.match(r"precision=int8 needs \d+ MB .* the disk is full: free some space, or set TMPDIR", row["error"])
+    assert list(tmp_path.iterdir()) == []
