@@ -27,12 +27,12 @@ def sweep(folder: Path, photos: Path, *more: str) -> subprocess.CompletedProcess
 
 
 def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_path):
-    done = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_128,lcnet_050'")
+    done = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_96,lcnet_050'")
     assert done.returncode == 0, done.stderr
     road = tmp_path / "road"
     rows = json.loads((road / "leaderboard.json").read_text())
     names = {(row["name"], row.get("file")) for row in rows}
-    assert names == {(n, f) for n in ("teacher", "lite0_128", "lcnet_050") for f in (None, "model-fp32.onnx")}
+    assert names == {(n, f) for n in ("teacher", "lite0_96", "lcnet_050") for f in (None, "model-fp32.onnx")}
     for row in rows:
         assert row["status"] == "completed"
         assert row["ratio"] > 0  # the reference was measured in the same run
@@ -44,20 +44,20 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
     assert "model-fp32.onnx" in (road / "leaderboard.md").read_text()
     with (road / "leaderboard.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
-    config = (road / "lite0_128-0" / "config.yaml").read_text()
-    assert f"weights: {road}/lite0_128-0/../teacher-0/best.ckpt" in config
+    config = (road / "lite0_96-0" / "config.yaml").read_text()
+    assert f"weights: {road}/lite0_96-0/../teacher-0/best.ckpt" in config
     history = (road / "lcnet_050-0" / "history.csv").read_text()
     assert "val/agreement" in history.splitlines()[0]
 
-    exported = road / "lite0_128-0" / "exported"  # as if the job had been killed while it exported
-    epochs, judged = (road / "lite0_128-0" / "history.csv").read_text(), (road / "lcnet_050-0" / "metrics.json").stat()
+    exported = road / "lite0_96-0" / "exported"  # as if the job had been killed while it exported
+    epochs, judged = (road / "lite0_96-0" / "history.csv").read_text(), (road / "lcnet_050-0" / "metrics.json").stat()
     (exported / "export.json").unlink()
     (exported / "model-fp32.onnx").unlink()
-    resumed = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_128,lcnet_050'", "resume=true")
+    resumed = sweep(tmp_path, photos, "hydra.sweeper.params.road='teacher,lite0_96,lcnet_050'", "resume=true")
     assert resumed.returncode == 0, resumed.stderr
     assert (exported / "export.json").is_file()
     assert (exported / "model-fp32.onnx").is_file()
-    assert (road / "lite0_128-0" / "history.csv").read_text() == epochs  # nothing was trained again
+    assert (road / "lite0_96-0" / "history.csv").read_text() == epochs  # nothing was trained again
     assert (road / "lcnet_050-0" / "metrics.json").stat() == judged
     again = {(row["name"], row.get("file")): row for row in json.loads((road / "leaderboard.json").read_text())}
     assert again.keys() == names
