@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
-from callbacks.jobs import keep, leave_group, trial
+from callbacks.jobs import keep, leave_group, trial, write_failure
 from conf import plain, resume
 from conf.launch import composed, reason
 
@@ -94,7 +94,7 @@ class SweepCallback(Callback):
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
         if type(error).__name__ == HOPELESS:
-            _write_failure(folder, job_return.cfg, resume.asked(job_return.overrides or []), str(error), "pruned")
+            write_failure(folder, job_return.cfg, resume.asked(job_return.overrides or []), str(error), "pruned")
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
@@ -131,7 +131,7 @@ class SweepCallback(Callback):
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
-        _write_failure(folder, job_return.cfg, overrides, message)
+        write_failure(folder, job_return.cfg, overrides, message)
         # Hydra raises a failed job's exception after the batch; NaN is what a sweeper may make of this job.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = float("nan")
@@ -220,29 +220,6 @@ def _one_line(error: BaseException) -> str:
 
 def _is_sweep(config: DictConfig) -> bool:
     return config.hydra.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
-
-
-def _write_failure(folder: Path, config: Any, overrides: list[str], message: str, status: str = "failed") -> None:
-    from reports.files import write_json
-
-    def read(key: str) -> Any:
-        try:
-            value = OmegaConf.select(config, key, throw_on_missing=False)
-        except Exception:  # an interpolation that only holds inside the job
-            return None
-        return value if isinstance(value, str | int | float | bool) and value == value else None
-
-    row = {
-        "status": status,
-        "error": message,
-        "name": read("name") or read("model.name") or folder.name,
-        "overrides": overrides,
-        "model": read("model.name"),
-        "seed": read("seed"),
-        "data": read("data.name"),
-        "size": read("data.size"),
-    }
-    write_json(folder / "metrics.json", row)
 
 
 def _close_wandb(failed: bool) -> None:

@@ -96,11 +96,14 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def finished(cfg: DictConfig) -> dict[str, Any] | None:
     """What metrics.json of a job that goes on holds if it has nothing left to do; None otherwise."""
-    if not OmegaConf.select(cfg, "resume"):
-        return None
-    results = read(Path(cfg.run_dir) / "metrics.json") or {}
+    return left(Path(cfg.run_dir), cfg) if OmegaConf.select(cfg, "resume") else None
+
+
+def left(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
+    """What metrics.json in a job's folder holds if the job came to its end; None otherwise."""
+    results = read(folder / "metrics.json") or {}
     if results.get("status") == "completed" and OmegaConf.select(cfg, "ship.format"):
-        exported = Path(cfg.run_dir) / "exported" / "export.json"  # written after all files
+        exported = folder / "exported" / "export.json"  # written after all files
         return results if exported.is_file() else None
     return results if results.get("status") in ("completed", "pruned") else None
 

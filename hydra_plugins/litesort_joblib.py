@@ -6,22 +6,27 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from conf import resume
+
+SIGTERM = "SIGTERMException"  # what Lightning makes of the signal; by name, for importing Lightning costs 6 s
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -83,7 +88,8 @@ class SlotsLauncher(Launcher):
                 except KeyboardInterrupt:
                     self.stopped = True
                     for pid in [pid for executor in workers.values() for pid in list(executor._processes or {})]:
-                        os.kill(pid, signal.SIGINT)
+                        with suppress(ProcessLookupError):  # it died meanwhile
+                            os.kill(pid, signal.SIGINT)
 
     def _slot(self, jobs: Iterator[Any], lock: Any, returned: Any, workers: Any, sweep: Path, state: Any) -> None:
         from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
@@ -99,12 +105,46 @@ class SlotsLauncher(Launcher):
                     _run, number, list(overrides), self.hydra_context, self.config, self.task_function, state
                 ).result()
                 self.stopped |= returned[number] is None
-            except BrokenProcessPool as error:
-                executor = None
+            except BaseException as error:  # its process died, or what it returned did not arrive
+                executor = None if isinstance(error, BrokenProcessPool) else executor
+                self.stopped |= isinstance(error, KeyboardInterrupt)
                 if not self.stopped:
-                    returned[number] = _lost(sweep, number, list(overrides), error)
+                    with lock:
+                        returned[number] = self._lost(sweep, number, list(overrides), error)
         if executor is not None:
             executor.shutdown(wait=True)
+
+    def _lost(self, sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
+        """Make a failed row of a job that returned nothing, unless it had finished; returns its result."""
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        from callbacks.jobs import write_failure
+        from reports.files import write_text
+        from reports.rows import one_line
+
+        config, folder = self._composed(sweep, number, overrides)
+        done = resume.left(folder, config)
+        if done is not None:
+            values = [done.get(goal) for goal in self.config.hydra.sweeper.get("goals", ["score"])]
+            return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=values)
+        killed = isinstance(error, TerminatedWorkerError)
+        reason = "its process was killed: out of memory?" if killed else f"{type(error).__name__}: {one_line(error)}"
+        write_failure(folder, config, resume.asked(overrides), reason)
+        write_text(folder / "error.log", f"{reason}\n{''.join(traceback.format_exception(error))}")
+        print(f"error: job {number} ({' '.join(overrides)}): {reason}", file=sys.stderr)
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))
+
+    def _composed(self, sweep: Path, number: int, overrides: list[str]) -> tuple[DictConfig, Path]:
+        """A job's config and folder, as its process would have made them: it may have died before it did."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = number
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().cfg = config  # its folder's name asks for it
+        try:
+            return config, sweep / str(config.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = before
 
 
 def _in_turn(jobs: Iterator[Any], lock: Any) -> Iterator[Any]:
@@ -134,22 +174,8 @@ def _run(number: int, overrides: list[str], context: Any, config: Any, task: Any
 
     try:
         return execute_job(number, overrides, context, config, task, state)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as error:
+        if type(error).__name__ == SIGTERM:  # only this process was asked to end, by what looks after memory: it does
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         return None
-
-
-def _lost(sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
-    """Make a failed row of a job whose process died; returns what stands for its result."""
-    from reports.files import write_json, write_text
-
-    reason = "its process was killed: out of memory?"
-    asked = {file.parents[1]: resume.read(file) or {} for file in sweep.glob(f"*/{resume.ASKED}")}
-    folder = next((folder for folder, job in asked.items() if job.get("num") == number), sweep / f"{number}-lost")
-    config = asked.get(folder, {}).get("config", {})
-    known = {"name": config.get("name"), "model": config.get("model", {}).get("name"), "seed": config.get("seed")}
-    known = {key: value for key, value in known.items() if not str(value).startswith("${")}
-    row = {"status": "failed", "error": reason, "overrides": resume.asked(overrides), **known}
-    write_json(folder / "metrics.json", row)
-    write_text(folder / "error.log", f"{reason}\n{error}\n")
-    print(f"error: job {number} ({' '.join(overrides)}): {reason}", file=sys.stderr)
-    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))

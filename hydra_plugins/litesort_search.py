@@ -104,17 +104,18 @@ class StudySweeper(Sweeper):
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
         """A new trial's number and overrides; None for one whose values are known, or that no job can be made of."""
-        trial = study.ask()
+        trial, judged = study.ask(), (_states().COMPLETE, _states().PRUNED)
         chosen = dict(item.partition("=")[::2] for item in fixed)
         for key, (override, when) in space.items():
             if all(self._value(chosen, name) in _listed(values) for name, values in when.items()):
                 chosen[key] = str(suggest(trial, key, override))
         overrides = [f"{key}={value}" for key, value in chosen.items() if key in space]
         trial.set_user_attr("overrides", overrides)
-        same = next((t for t in study.trials if t.values and t.params == trial.params), None)
+        same = next((t for t in study.trials if t.state in judged and t.params == trial.params), None)
         if same is not None:
             trial.set_user_attr("same_as", same.number)
-            study.tell(trial, same.values)
+            stopped = same.state == _states().PRUNED  # its value is that of the epoch it was stopped at, no result
+            study.tell(trial, None if stopped else same.values, state=same.state)
             return None
         try:
             self.validate_batch_is_legal([[*fixed, *overrides]])
@@ -189,6 +190,7 @@ def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], 
 
 
 def _tell_best(study: "Study", goals: list[str]) -> None:
-    for trial in study.best_trials if any(trial.values for trial in study.trials) else []:
+    best = study.best_trials if any(trial.values for trial in study.trials) else []
+    for trial in (trial for trial in best if "same_as" not in trial.user_attrs):  # a copy has no job
         reached = ", ".join(f"{goal} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
         print(f"job {trial.number}: {reached} with {' '.join(trial.user_attrs['overrides'])}")

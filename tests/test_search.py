@@ -25,6 +25,13 @@ def main(cfg):
         print(trial["number"], file=file)
     if Path("kill").exists() and trial["number"] == 3:
         os.kill(os.getpid(), 9)
+    if cfg.kind == "hopeless":
+        import optuna
+        study = optuna.load_study(study_name="litesort", storage="sqlite:///sweep/study.db")
+        mine = optuna.trial.Trial(study, study.trials[trial["number"]]._trial_id)
+        mine.report(0.9, 0)
+        mine.set_user_attr("pruned", "why")
+        raise type("Hopeless", (Exception,), {})
     if cfg.kind == "broken":
         raise KeyError("no luck")
     up = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
@@ -109,6 +116,24 @@ def test_settings_that_were_judged_are_not_run_twice(app):
     assert status == 0, err
     assert len((app / "ran").read_text().split()) == 2
     assert {trial.value for trial in trials(app)} == {0.6, 0.7}
+
+
+def test_a_copy_of_a_stopped_or_failed_trial_is_no_result(app):
+    """A stopped trial has the value of its last epoch in the study, which is not what it would have reached."""
+    space = ("kind=choice(hopeless,broken,flat)", "x=0.1", "hydra.sweeper.n_trials=12")
+    status, out, err = search(app, "tpe", *space)
+    assert status == 1, err
+    states = {"hopeless": "PRUNED", "broken": "FAIL", "flat": "COMPLETE"}
+    found = trials(app)
+    assert len(found) == 12
+    assert [trial.state.name for trial in found] == [states[trial.params["kind"]] for trial in found]
+    copies = [trial for trial in found if "same_as" in trial.user_attrs]
+    assert {"hopeless", "flat"} <= {trial.params["kind"] for trial in copies}
+    assert all(trial.params == found[trial.user_attrs["same_as"]].params for trial in copies)
+    ran = [int(number) for number in (app / "ran").read_text().split()]
+    assert not {trial.number for trial in copies} & set(ran)
+    first = min(trial.number for trial in found if trial.params["kind"] == "flat")
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("job ")] == [f"job {first}"]
 
 
 def test_two_goals_end_in_the_front(app):

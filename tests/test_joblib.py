@@ -1,0 +1,110 @@
+"""Sweeps of a small application by hydra/launcher=joblib: whatever becomes of a process, no row is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
+ROOT = Path(__file__).parents[1]
+KILLER = """
+import os
+from pathlib import Path
+from hydra.experimental.callback import Callback
+
+class Killer(Callback):
+    def on_job_start(self, config, **kwargs):
+        if config.act == "early" and not Path("mended").exists():
+            os.kill(os.getpid(), 9)
+"""
+APP = """
+import json, os, signal, threading
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+class SIGTERMException(SystemExit):
+    pass
+
+def end(*_):
+    raise SIGTERMException
+
+@hydra.main(version_base="1.3", config_path=".", config_name="app")
+def main(cfg):
+    if cfg.act == "asked" and not Path("mended").exists():
+        signal.signal(signal.SIGTERM, end)
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    row = {"status": "completed", "score": cfg.score, "overrides": [f"act={cfg.act}"]}
+    (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
+    if cfg.act == "late":
+        os.kill(os.getpid(), 9)
+    return threading.Lock() if cfg.act == "unpicklable" else cfg.score
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = """
+act: fine
+score: 1.0
+seed: 3
+model: {name: tiny}
+resume: false
+hydra:
+  sweep: {dir: sweep, subdir: "${hydra:job.num}/${act}"}
+  callbacks:
+    killer: {_target_: killer.Killer}
+    sweep: {_target_: callbacks.sweep.SweepCallback}
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "killer.py").write_text(KILLER)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "app.yaml").write_text(CONFIG)
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "slots.yaml").write_text((ROOT / "conf/hydra/launcher/joblib.yaml").read_text())
+    return tmp_path
+
+
+def sweep(app, acts, *arguments):
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=slots", "hydra.launcher.n_jobs=1", f"act={acts}"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
+    done = subprocess.run([*command, *arguments], cwd=app, env=environment, capture_output=True, text=True, timeout=120)
+    board = app / "sweep" / "leaderboard.json"
+    rows = json.loads(board.read_text()) if board.exists() else []
+    return done.returncode, {row["overrides"][0].removeprefix("act="): row for row in rows}, done.stderr
+
+
+def test_a_process_that_dies_before_its_job_wrote_anything_is_a_row_that_goes_when_the_job_is_done(app):
+    status, rows, err = sweep(app, "early,fine,asked,last")
+    assert status == 1, err
+    assert {act: row["status"] for act, row in rows.items()} == {
+        "early": "failed", "fine": "completed", "asked": "failed", "last": "completed"
+    }  # fmt: skip
+    for act, number in (("early", 0), ("asked", 2)):
+        assert "killed" in rows[act]["error"]
+        assert (rows[act]["folder"], rows[act]["model"], rows[act]["seed"]) == (f"{number}/{act}", "tiny", 3)
+        assert "SIG" in (app / "sweep" / rows[act]["folder"] / "error.log").read_text()
+    (app / "mended").touch()
+    status, rows, err = sweep(app, "early,fine,asked,last", "resume=true")
+    assert status == 0, err
+    assert len(rows) == 4
+    assert {row["status"] for row in rows.values()} == {"completed"}
+    assert not list(app.glob("sweep/**/error.log"))
+
+
+def test_a_job_that_had_finished_when_its_process_died_keeps_its_result(app):
+    status, rows, err = sweep(app, "late,fine")
+    assert status == 0, err
+    assert {act: row["status"] for act, row in rows.items()} == {"late": "completed", "fine": "completed"}
+
+
+def test_a_result_that_does_not_arrive_takes_no_later_job_with_it(app):
+    status, rows, err = sweep(app, "unpicklable,fine")
+    assert status == 0, err
+    assert {act: row["status"] for act, row in rows.items()} == {"unpicklable": "completed", "fine": "completed"}
