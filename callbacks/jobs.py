@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from conf import resume
 
 
@@ -57,35 +55,3 @@ def leave_group(before: dict[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def write_failure(folder: Path, config: Any, overrides: list[str], message: str, status: str = "failed") -> None:
-    """Make a row of a job that has no result.
-
-    Args:
-        folder: The job's.
-        config: As composed; what cannot be resolved outside the job is left out.
-        overrides: Its command line.
-        message: Why, in one line.
-        status: "failed", or "pruned" for one that a search stopped.
-    """
-    from reports.files import write_json
-
-    def read(key: str) -> Any:
-        try:
-            value = OmegaConf.select(config, key, throw_on_missing=False)
-        except Exception:  # an interpolation that only holds inside the job
-            return None
-        return value if isinstance(value, str | int | float | bool) and value == value else None
-
-    row = {
-        "status": status,
-        "error": message,
-        "name": read("name") or read("model.name") or folder.name,
-        "overrides": overrides,
-        "model": read("model.name"),
-        "seed": read("seed"),
-        "data": read("data.name"),
-        "size": read("data.size"),
-    }
-    write_json(folder / "metrics.json", row)

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
 
-from callbacks.jobs import keep, leave_group, trial, write_failure
+from callbacks.jobs import keep, leave_group, trial
 from conf import plain, resume
 from conf.launch import composed, reason
 
@@ -83,6 +83,7 @@ class SweepCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         from reports.files import write_text
+        from reports.rows import write_failure
 
         failed = job_return.status == JobStatus.FAILED
         if _is_sweep(config):
@@ -94,7 +95,8 @@ class SweepCallback(Callback):
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
         if type(error).__name__ == HOPELESS:
-            write_failure(folder, job_return.cfg, resume.asked(job_return.overrides or []), str(error), "pruned")
+            known, overrides = resume.described(job_return.cfg), resume.asked(job_return.overrides or [])
+            write_failure(folder, known, overrides, str(error), "pruned")
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
         if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
@@ -126,12 +128,14 @@ class SweepCallback(Callback):
             sys.exit(1)
 
     def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
+        from reports.rows import write_failure
+
         message = self._message or f"{type(root_cause(error)).__name__}: {_one_line(root_cause(error))}"
         overrides = resume.asked(job_return.overrides or [])
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
-        write_failure(folder, job_return.cfg, overrides, message)
+        write_failure(folder, resume.described(job_return.cfg), overrides, message)
         # Hydra raises a failed job's exception after the batch; NaN is what a sweeper may make of this job.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = float("nan")

@@ -99,6 +99,20 @@ def finished(cfg: DictConfig) -> dict[str, Any] | None:
     return left(Path(cfg.run_dir), cfg) if OmegaConf.select(cfg, "resume") else None
 
 
+def described(cfg: DictConfig | None) -> dict[str, Any]:
+    """What the row of a job without results is known by; what was not composed, or only holds inside it, is None."""
+
+    def plain(key: str) -> Any:
+        try:
+            value = None if cfg is None else OmegaConf.select(cfg, key, throw_on_missing=False)
+        except Exception:  # an interpolation that only holds inside the job
+            return None
+        return value if isinstance(value, str | int | float | bool) and value == value else None
+
+    keys = {"model": "model.name", "seed": "seed", "data": "data.name", "size": "data.size"}
+    return {"name": plain("name") or plain("model.name")} | {name: plain(key) for name, key in keys.items()}
+
+
 def left(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
     """What metrics.json in a job's folder holds if the job came to its end; None otherwise."""
     results = read(folder / "metrics.json") or {}

@@ -118,9 +118,8 @@ class SlotsLauncher(Launcher):
         """Make a failed row of a job that returned nothing, unless it had finished; returns its result."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        from callbacks.jobs import write_failure
         from reports.files import write_text
-        from reports.rows import one_line
+        from reports.rows import one_line, write_failure
 
         config, folder = self._composed(sweep, number, overrides)
         done = resume.left(folder, config)
@@ -129,7 +128,7 @@ class SlotsLauncher(Launcher):
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=values)
         killed = isinstance(error, TerminatedWorkerError)
         reason = "its process was killed: out of memory?" if killed else f"{type(error).__name__}: {one_line(error)}"
-        write_failure(folder, config, resume.asked(overrides), reason)
+        write_failure(folder, resume.described(config), resume.asked(overrides), reason)
         write_text(folder / "error.log", f"{reason}\n{''.join(traceback.format_exception(error))}")
         print(f"error: job {number} ({' '.join(overrides)}): {reason}", file=sys.stderr)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))

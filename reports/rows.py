@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from reports.files import write_json
+
 Row = dict[str, Any]
 SHARED = (
     "name",
@@ -145,6 +147,22 @@ def _exported(run: Path, result: Row) -> list[Row]:
 
 def _failure(error: str, **known: Any) -> Row:
     return {"status": "failed", "error": error, **known}
+
+
+def write_failure(
+    folder: Path, known: dict[str, Any], overrides: list[str], message: str, status: str = "failed"
+) -> None:
+    """Make a row of a job that has no result.
+
+    Args:
+        folder: The job's.
+        known: What the job is known by, its `name` among it.
+        overrides: Its command line.
+        message: Why, in one line.
+        status: "failed", or "pruned" for one that a search stopped.
+    """
+    named = known | {"name": known.get("name") or folder.name}
+    write_json(folder / "metrics.json", {"status": status, "error": message, "overrides": overrides, **named})
 
 
 def _hydra_overrides(run: Path) -> list[str]:
