@@ -71,13 +71,15 @@ class CocoSource(Source):
         self._smallest = _smallest_sides([box for _, box in kept], margin)
         place = {photo.name: number for number, photo in enumerate(photos)}
         labels = {name: label for label, name in enumerate(self.classes)}
+        self._said = False
         self.samples = [
             _sample(box, labels[name], margin) for name, box in sorted(kept, key=lambda item: place[item[1].photo.name])
         ]
 
     def prepare(self) -> None:
-        """Say what became crops and what was left out."""
-        if first_process():
+        """Say, once, what became crops and what was left out."""
+        if first_process() and not self._said:
+            self._said = True
             left_out = f"; left out: {_listed(self.left_out)}" if any(self.left_out.values()) else ""
             photos = len({sample.group for sample in self.samples})
             log.info("data: %d crops of %d photos%s", len(self.samples), photos, left_out)

@@ -3,12 +3,16 @@
 import json
 import logging
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from coco_files import BOXES, annotation, content
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image, ImageOps
 
+import conf
 from datamodules import DataError, images
 from datamodules.cache import open_pixels
 from datamodules.sources.coco import CocoSource
@@ -64,13 +68,22 @@ def test_what_is_left_out_is_counted_and_said_once(make, caplog):
     assert source.left_out == {"of no class": 1, "crowds": 1, "smaller than 16 px": 1}
     with caplog.at_level(logging.INFO):
         source.prepare()
-    assert "3 crops of 2 photos; left out: 1 of no class" in caplog.text
+        source.prepare()  # as a data module does that is prepared and then set up
+    assert caplog.text.count("3 crops of 2 photos; left out: 1 of no class") == 1
     assert len(make(min_side=5).samples) == 5
 
 
 def test_many_categories_make_one_class(make):
     source = make(categories={"can": "Metal", "foil": "Metal", "bag": "Bag"})
     assert [source.classes[s.label] for s in source.samples] == ["Metal", "Metal", "Bag", "Bag"]
+
+
+def test_the_map_that_is_told_of_is_one_that_the_command_line_takes():
+    told = [Path("docs/data.md"), Path("conf/data/coco.yaml")]
+    maps = [re.search(r"'(\{can: .*?\})'", (Path(conf.__file__).parents[1] / file).read_text()) for file in told]
+    for found in maps:
+        (override,) = OverridesParser.create().parse_overrides([f"data.source.categories={found[1]}"])
+        assert override.value() == {"can": "Metal", "foil": "Metal", "*": None}
 
 
 def test_margin_widens_each_side_up_to_the_edge(make):
