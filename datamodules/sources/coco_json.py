@@ -67,6 +67,8 @@ def _load(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_bytes(), object_hook=_lighter)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}: give a COCO file of boxes") from error
+    except DataError:  # a ValueError, and already one line
+        raise
     except (ValueError, RecursionError, MemoryError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON ({error or 'too large'})"
         raise DataError(f"{file} {reason:.200}: give a COCO file of boxes") from error
@@ -167,6 +169,8 @@ def _encodable(text: str) -> bool:
 def _number(where: str, key: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FARTHEST:
         return float(value)
+    if value is None:
+        raise DataError(f"{where}: {key} is missing or null, expected px below {FARTHEST:g}")
     extra = " finite" if isinstance(value, float) and not math.isfinite(value) else ""
     raise DataError(f"{where}: {key} holds {_shown(value)}, expected{extra} px below {FARTHEST:g}")
 
