@@ -43,9 +43,11 @@ class ByHand:
         return torch.cat([colours, (cells / (cells.sum(1, keepdim=True) + 1)).sqrt()], 1).numpy()
 
 
-def features(data: WasteDataModule, embed: Embed, progress: bool = True) -> np.ndarray:
-    """Features (N, D) float32 of all samples, standardised and of length 1; those of broken photos mean nothing.
+def features(data: WasteDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> np.ndarray:
+    """Features (n, D) float32 of some samples, standardised among themselves and of length 1.
 
+    rows: (n,) int64, those that can be read. The others are left out before anything is averaged: where half of the
+    photos are missing, their grey would be the mean, and all that are there would be alike.
     Memory: one batch of photos and the result; pixels come from the cache, which is a file.
     """
     where = {"cache_dir": data.cache_dir, "budget_gb": data.cache_budget_gb, "progress": progress}
@@ -54,10 +56,10 @@ def features(data: WasteDataModule, embed: Embed, progress: bool = True) -> np.n
     elif (opened := open_pixels(data.source, embed.size, "pad", **where)) is not None:  # type: ignore[arg-type]
         pixels = opened.array
     else:
-        return features(data, ByHand(), progress)
-    starts = range(0, len(pixels), BATCH)
+        return features(data, ByHand(), rows, progress)
+    starts = range(0, len(rows), BATCH)
     shown = track(starts, f"Describing photos: {embed.name}", console=Console(stderr=True), disable=not progress)
-    found = np.concatenate([embed(pixels[start : start + BATCH]) for start in shown])
+    found = np.concatenate([embed(pixels[rows[start : start + BATCH]]) for start in shown])
     found -= found.mean(0)
     found /= found.std(0) + 1e-6
     found /= np.linalg.norm(found, axis=1, keepdims=True) + 1e-6

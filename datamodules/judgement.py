@@ -36,7 +36,7 @@ def judgement(
     """
     rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
     how = embed or ByHand()
-    found = features(data, how, progress)[rows]
+    found = features(data, how, rows, progress)
     labels = data.labels[rows]
     distances, near = neighbourhood(found, NEAR if embed is not None else 2.0)
     known = {tuple(pair["rows"]) for pair in pairs}
@@ -88,9 +88,12 @@ def _leakage(data: WasteDataModule, pairs: list[dict[str, Any]]) -> dict[str, An
 
 
 def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Photos a side, pairs that lie on two sides, and the share of test photos that have a twin in training."""
+    """Photos a side, pairs on two sides, those by pixels of them, and the share of test photos with a training twin."""
     side = {int(row): name for name, rows in splits.items() for row in rows}
-    across = [pair["rows"] for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
-    leaked = {a for two in across for a, b in (two, two[::-1]) if (side.get(a), side.get(b)) == ("test", "train")}
+    across = [pair for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
+    both = [two for pair in across for two in (pair["rows"], pair["rows"][::-1])]
+    leaked = {a for a, b in both if (side.get(a), side.get(b)) == ("test", "train")}
     photos = {name: len(rows) for name, rows in splits.items()}
-    return {"photos": photos, "crossing": len(across), "leaked": len(leaked) / max(1, photos["test"])}
+    by_pixels = sum(pair["by"] == "pixels" for pair in across)
+    share = len(leaked) / max(1, photos["test"])
+    return {"photos": photos, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}

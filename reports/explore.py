@@ -27,8 +27,8 @@ def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         counts: class -> split -> photos; imbalance: largest class over smallest; quantiles: of width, height, aspect
         (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %; broken, equal, near: how many photos and
-        pairs; crossing: pairs on two sides of the split; leaked: share of test photos that have a twin in training;
-        disagreeing: pairs under two labels.
+        pairs; crossing, crossing_by_pixels: pairs on two sides of the split; leaked: share of test photos that have a
+        twin in training; disagreeing: pairs under two labels.
     """
     photos, pairs = found["photos"], found["pairs"]
     readable = [photo for photo in photos if photo["broken"] is None]
@@ -49,6 +49,9 @@ def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
         "equal": sum(pair["equal"] for pair in pairs),
         "near": sum(not pair["equal"] for pair in pairs),
         "crossing": sum(a["split"] != b["split"] for a, b in twins),
+        "crossing_by_pixels": sum(
+            a["split"] != b["split"] and pair["by"] == "pixels" for pair, (a, b) in zip(pairs, twins, strict=True)
+        ),
         "disagreeing": sum(a["label"] != b["label"] for a, b in twins),
         "leaked": len(leaked) / tested if tested else 0.0,
     }
@@ -118,9 +121,8 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
     said = [(f"largest class over smallest: {results['imbalance']:.1f}", results["imbalance"] > 10)]
     for key, unit in (("width", "px"), ("height", "px"), ("aspect", "")):
         if values := results["quantiles"][key]:
-            said.append(
-                (f"{key}: {values[1]:g} to {values[3]:g} {unit}, half below {values[2]:g}".replace(" ,", ","), False)
-            )
+            middle = f"{values[2]:g} {unit}".rstrip()
+            said.append((f"{key}: median {middle}, 90 % of photos from {values[1]:g} to {values[3]:g}", False))
     said.append((f"broken files: {results['broken']}", results["broken"] > 0))
     said.append((f"pairs of equal files: {results['equal']}, of photos that show the same: {results['near']}", False))
     if results["disagreeing"]:
@@ -128,6 +130,8 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
     if results["crossing"]:
         leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
         mend = "data.group_by=duplicates keeps together what pixels show"
+        if not results["crossing_by_pixels"]:  # nothing that it could mend
+            mend = "alike to a network, not by pixels, which are all that data.group_by=duplicates looks at"
         said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {mend}", True))
     return said + _judged(results)
 
@@ -150,7 +154,8 @@ def _judged(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
             continue
         photos = " / ".join(str(numbers["photos"][split]) for split in SPLITS)
         leaks = (
-            f"{numbers['crossing']} pairs on two sides, {numbers['leaked']:.1%} of test photos have a twin in training"
+            f"{numbers['crossing']} pairs on two sides ({numbers['by_pixels']} by pixels), "
+            f"{numbers['leaked']:.1%} of test photos have a twin in training"
         )
         said.append(
             (f"{'the present split' if way == 'present' else 'split by data.' + way}: {photos} photos, {leaks}", False)

@@ -74,6 +74,8 @@ def _bars(title: str, values: np.ndarray) -> str:
     )
     ends = f"<text x='0' y='114'>{_short(edges[0])}</text>"
     ends += f"<text x='300' y='114' text-anchor='end'>{_short(edges[-1])}</text>"
+    if values.min() == values.max():  # the edges are then made up
+        ends = f"<text x='150' y='114' text-anchor='middle'>{_short(values[0])}</text>"
     drawn = f"<text y='-6'>{title}</text>{bars}{ends}"
     return f"<svg width='320' height='140' viewBox='0 -18 310 140' font-size='12'>{drawn}</svg>"
 

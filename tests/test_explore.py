@@ -85,3 +85,20 @@ def test_the_page_needs_nothing_else_and_escapes_names(looked):
     assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + judged
     assert "pair alarm" in page
     assert "bag/bad.jpg" in page
+
+
+def test_one_size_of_all_is_said_as_it_is(looked):
+    page = (looked[2] / "explore.html").read_text()
+    assert "width: median 120 px, 90 % of photos from 120 to 120" in page
+    assert ">120</text>" in page
+    assert ">119.5</text>" not in page
+
+
+def test_what_no_pixels_join_is_not_promised_to_be_mended(looked):
+    from reports.explore import lines
+
+    results = {**looked[0], "crossing": 3, "leaked": 0.1}
+    said = {count: " ".join(line for line, _ in lines({**results, "crossing_by_pixels": count})) for count in (0, 2)}
+    assert "keeps together what pixels show" in said[2]
+    assert "keeps together" not in said[0]
+    assert "alike to a network, not by pixels" in said[0]

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules import suspects as module
-from datamodules.features import ByHand
+from datamodules.features import ByHand, features
 from datamodules.judgement import leakage, twins
 from datamodules.outliers import neighbourhood, outlying
+from datamodules.sources.folder import FolderSource
 from datamodules.suspects import FOLDS, confident_learning, out_of_fold, suspects
+from datamodules.waste import WasteDataModule
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +83,12 @@ def test_two_photos_or_one_have_no_neighbourhood_to_speak_of():
 
 
 def test_leaks_are_counted():
-    pairs = [{"rows": [0, 3]}, {"rows": [1, 2]}, {"rows": [2, 5]}]
+    pairs = [
+        {"rows": [0, 3], "by": "pixels"}, {"rows": [1, 2], "by": "pixels"}, {"rows": [2, 5], "by": "features"},
+    ]  # fmt: skip
     splits = {"train": np.array([0, 1, 2]), "val": np.array([5]), "test": np.array([3, 4])}
-    assert leakage(splits, pairs) == {"photos": {"train": 3, "val": 1, "test": 2}, "crossing": 2, "leaked": 0.5}
+    photos = {"train": 3, "val": 1, "test": 2}
+    assert leakage(splits, pairs) == {"photos": photos, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
     assert twins(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
 
 
@@ -94,3 +100,20 @@ def test_features_by_hand_tell_colours_apart():
     assert np.isfinite(described).all()
     assert np.abs(described[0] - described[4]).max() > 0.5
     assert np.array_equal(described[0], described[3])
+
+
+def test_photos_that_are_missing_do_not_make_the_others_alike(tmp_path, cache_dir):
+    rng = np.random.default_rng(0)
+    for name in ("bag", "can"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            photo = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
+            photo.save(tmp_path / name / f"{number}.png")
+        for number in range(10, 100):
+            (tmp_path / name / f"{number}.png").write_bytes(b"")
+    data = WasteDataModule(FolderSource(tmp_path), cache_dir=cache_dir)
+    data.setup()
+    found = features(data, ByHand(), data.rows, progress=False)
+    assert len(found) == 20
+    assert np.abs(found.mean(0)).max() < 0.05
+    assert (found @ found.T)[np.triu_indices(20, 1)].max() < 0.5
