@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.duplicates import alike, small_photos
-from datamodules.features import features
+from datamodules.features import ByHand, features
 from datamodules.judgement import NEAR, twins
 from datamodules.outliers import neighbourhood
 from datamodules.sides import Sides
@@ -59,7 +59,8 @@ def main() -> None:
     embed = packaged_embedding()
     data = WasteDataModule(FolderSource(options.root), size=64, cache_dir=options.cache_dir)
     data.setup()
-    found, labels, count = features(data, embed), data.labels, len(data.samples)
+    labels, count = data.labels, len(data.samples)
+    found, made_by = features(data, embed or ByHand(), np.arange(count))
     one, other, likeness = alike(small_photos(data.source, data.cache_dir, 20.0, False).array)
     by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(one, other, strict=True)]
     sure = {(int(a), int(b)) for a, b, like in zip(one, other, likeness, strict=True) if like > 0.9}
@@ -79,7 +80,7 @@ def main() -> None:
         cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
         table.add_row(name, *cells, *(f"{share:.1%}" for share in together))
     Console().print(table)
-    print(f"{count} photos, compared by {embed.name if embed else 'hand'}, {options.seeds} seeds")
+    print(f"{count} photos, compared by {made_by.name}, {options.seeds} seeds")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,10 @@ class ByHand:
         return torch.cat([colours, (cells / (cells.sum(1, keepdim=True) + 1)).sqrt()], 1).numpy()
 
 
-def features(data: WasteDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> np.ndarray:
-    """Features (n, D) float32 of some samples, standardised among themselves and of length 1.
+def features(data: WasteDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> tuple[np.ndarray, Embed]:
+    """Features (n, D) float32 of some samples, standardised among themselves and of length 1, and what made them.
 
+    Where the budget of the cache is too small for the photos of `embed`, they are made by hand.
     rows: (n,) int64, those that can be read. The others are left out before anything is averaged: where half of the
     photos are missing, their grey would be the mean, and all that are there would be alike.
     Memory: one batch of photos and the result; pixels come from the cache, which is a file.
@@ -63,4 +64,4 @@ def features(data: WasteDataModule, embed: Embed, rows: np.ndarray, progress: bo
     found -= found.mean(0)
     found /= found.std(0) + 1e-6
     found /= np.linalg.norm(found, axis=1, keepdims=True) + 1e-6
-    return found
+    return found, embed

@@ -35,10 +35,9 @@ def judgement(
         -> its numbers, see `leakage`.
     """
     rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
-    how = embed or ByHand()
-    found = features(data, how, rows, progress)
+    found, how = features(data, embed or ByHand(), rows, progress)
     labels = data.labels[rows]
-    distances, near = neighbourhood(found, NEAR if embed is not None else 2.0)
+    distances, near = neighbourhood(found, 2.0 if isinstance(how, ByHand) else NEAR)
     known = {tuple(pair["rows"]) for pair in pairs}
     for one, other, cosine in near:
         two = int(rows[one]), int(rows[other])

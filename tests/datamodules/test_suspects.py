@@ -6,7 +6,7 @@ from PIL import Image
 
 from datamodules import suspects as module
 from datamodules.features import ByHand, features
-from datamodules.judgement import leakage, twins
+from datamodules.judgement import judgement, leakage, twins
 from datamodules.outliers import neighbourhood, outlying
 from datamodules.sources.folder import FolderSource
 from datamodules.suspects import FOLDS, confident_learning, out_of_fold, suspects
@@ -113,7 +113,24 @@ def test_photos_that_are_missing_do_not_make_the_others_alike(tmp_path, cache_di
             (tmp_path / name / f"{number}.png").write_bytes(b"")
     data = WasteDataModule(FolderSource(tmp_path), cache_dir=cache_dir)
     data.setup()
-    found = features(data, ByHand(), data.rows, progress=False)
+    found, _ = features(data, ByHand(), data.rows, progress=False)
     assert len(found) == 20
     assert np.abs(found.mean(0)).max() < 0.05
     assert (found @ found.T)[np.triu_indices(20, 1)].max() < 0.5
+
+
+def test_features_are_called_what_they_are_where_the_budget_is_too_small(tmp_path, cache_dir):
+    class Network:
+        name, size = "a network", 512
+
+        def __call__(self, pixels):
+            raise AssertionError("its photos do not fit")
+
+    rng = np.random.default_rng(0)
+    for name in ("bag", "can"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
+    data = WasteDataModule(FolderSource(tmp_path), size=16, cache_dir=cache_dir, cache_budget_gb=0.001)
+    data.setup()
+    assert judgement(data, [], {}, Network(), progress=False)["features"] == ByHand.name
