@@ -230,6 +230,7 @@ def test_help_and_config_import_no_torch(tmp_path):
 
 def test_two_processes_train_one_run(photos, tmp_path):
     arguments = [*TINY, f"data.root={photos}", "epochs=2", f"hydra.run.dir={tmp_path / 'ddp'}"]
+    arguments.append("trainer.enable_progress_bar=true")  # as it comes: only the first process has a bar
     done = run(*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "ddp" / "metrics.json").read_text())
