@@ -33,7 +33,8 @@ def test_memory_is_not_handed_out_anew():
     kept, count = faults("keep_freed_memory()")
     if not kept:
         pytest.skip("this C library has no such setting")
-    assert count < faults("False")[1] / 10
+    # with glibc's first threshold, said aloud: left alone it moves, and may keep all of it by chance
+    assert count < faults("__import__('ctypes').CDLL(None).mallopt(-3, 2**17)")[1] / 10
 
 
 RESIDENT = """
