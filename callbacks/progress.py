@@ -18,8 +18,8 @@ def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
 
 class _Bar(TQDMProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # What callbacks logged with sync_dist is reduced when it is first read, by all processes or by none: Lightning's
-        # bar reads it in the first process only, and a run of several would wait for ever.
+        # What callbacks logged with sync_dist is reduced when it is first read, by all processes or by none: Lightning
+        # reads it for its bar in the first process only, and a run of several would wait for ever.
         self.get_metrics(trainer, pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 
