@@ -11,6 +11,7 @@ from datamodules.boxes import Size, header
 from datamodules.cache_build import parallel
 from datamodules.features import Embed
 from datamodules.judgement import judgement
+from datamodules.oddities import oddities, plain
 from datamodules.sources.base import Source
 from datamodules.waste import WasteDataModule
 
@@ -19,20 +20,22 @@ def survey(data: WasteDataModule, progress: bool = True, embed: Embed | None = N
     """Look at every photo of a data module that was set up.
 
     Returns plain data: `photos` holds one row a sample (path, label, split, width and height in px, bytes, brightness
-    and colour in levels, broken: the reason or None); `pairs` the duplicates, each with the rows of both, their
-    likeness, whether the files are equal, and what they were found by ("pixels" or "features"); `classes` the names;
-    and what `judgement.judgement` says. embed: a frozen network that describes photos; None describes them by hand.
+    and colour in levels, broken: the reason or None, odd: what is unusual about a file that is not broken); `pairs` the
+    duplicates, each with the rows of both, their likeness, whether the files are equal, and what they were found by
+    ("pixels" or "features"); `classes` the names; and what `judgement.judgement` says. embed: a frozen network that
+    describes photos; None describes them by hand.
     """
     source, small = data.source, duplicates.small_photos(data.source, data.cache_dir, data.cache_budget_gb, progress)
     side = {int(row): name for name, rows in data.splits.items() for row in rows}
     broken = {**small.broken, **data.broken}
-    sizes, lengths, digests = _files(source, progress)
-    light, colour = _looks(small.array)
+    sizes, lengths, digests, odd = _files(source, progress)
+    light, colour, blank = _looks(small.array)
     photos = [
         {
             "path": sample.path, "label": data.classes[data.labels[row]], "split": side.get(row),
             "width": sizes[row][0], "height": sizes[row][1], "bytes": lengths[row],
             "brightness": light[row], "colour": colour[row], "broken": broken.get(row),
+            "odd": [] if row in broken else odd[row] + ["of one colour"] * blank[row],
         }
         for row, sample in enumerate(data.samples)
     ]  # fmt: skip
@@ -41,11 +44,11 @@ def survey(data: WasteDataModule, progress: bool = True, embed: Embed | None = N
     return {"classes": data.classes, "photos": photos, "pairs": pairs, **judged}
 
 
-def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes]]:
-    """Width and height in px (of the box, where there is one), bytes and digest of each sample; 0 where unknown."""
+def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes], list[list[str]]]:
+    """Width and height in px (of the box, where there is one), bytes, digest and oddities a sample; 0 where unknown."""
     count = len(source.samples)
     sizes: list[Size] = [(0, 0)] * count
-    lengths, digests = [0] * count, [b""] * count
+    lengths, digests, odd = [0] * count, [b""] * count, [list[str]() for _ in range(count)]
 
     def look(row: int) -> None:
         box = source.samples[row].box
@@ -53,21 +56,23 @@ def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[
             file = source.file(row)
             lengths[row], digests[row] = file.stat().st_size, source.digest(row)
             sizes[row] = header(file) if box is None else (box[2] - box[0], box[3] - box[1])
+            odd[row] = oddities(file) if box is None else []  # of a box it is the photo's own affair
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return  # broken: the decoder says why
 
     parallel(look, range(count), "Looking at files", progress=progress)
-    return sizes, lengths, digests
+    return sizes, lengths, digests, odd
 
 
-def _looks(pixels: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean brightness and mean colourfulness (largest less smallest channel) of each photo, in levels 0 to 255."""
-    light, colour = np.empty(len(pixels)), np.empty(len(pixels))
+def _looks(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
+    """Mean brightness and mean colourfulness (largest less smallest channel), 0 to 255; whether of one colour."""
+    light, colour, blank = np.empty(len(pixels)), np.empty(len(pixels)), np.empty(len(pixels), bool)
     for start in range(0, len(pixels), 512):
         part = pixels[start : start + 512]
         light[start : start + 512] = part.mean((1, 2, 3))
         colour[start : start + 512] = (part.max(3) - part.min(3)).mean((1, 2))
-    return light.round(1).tolist(), colour.round(1).tolist()
+        blank[start : start + 512] = plain(part)
+    return light.round(1).tolist(), colour.round(1).tolist(), blank.tolist()
 
 
 def _pairs(pixels: np.ndarray, digests: list[bytes], broken: dict[int, str]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
         found: `classes`, `photos` (rows) and `pairs` (duplicates).
 
     Returns:
-        counts: class -> split -> photos; imbalance: largest class over smallest; quantiles: of width, height, aspect
-        (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %; broken, equal, near: how many photos and
-        pairs; crossing, crossing_by_pixels: pairs on two sides of the split; leaked: share of test photos that have a
-        twin in training; disagreeing: pairs under two labels.
+        counts: class -> split -> photos; imbalance: largest class over smallest; imbalance_of: split -> the same;
+        looks: class -> median brightness and colour; quantiles: of width, height, aspect (width over height), bytes
+        and brightness at 0, 5, 50, 95 and 100 %; odd: what is unusual -> photos; broken, equal, near: how many photos
+        and pairs; crossing, crossing_by_pixels: pairs on two sides of the split; leaked: share of test photos that have
+        a twin in training; disagreeing: pairs under two labels.
     """
     photos, pairs = found["photos"], found["pairs"]
     readable = [photo for photo in photos if photo["broken"] is None]
@@ -44,6 +46,9 @@ def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "counts": counts,
         "imbalance": max(totals) / max(1, min(totals)),
+        "imbalance_of": {split: _ratio([of[split] for of in counts.values()]) for split in SPLITS},
+        "looks": {name: _look(readable, name) for name in found["classes"]},
+        "odd": dict(Counter(reason for photo in readable for reason in photo["odd"]).most_common()),
         "quantiles": {key: _quantiles(values) for key, values in series.items()},
         "broken": len(photos) - len(readable),
         "equal": sum(pair["equal"] for pair in pairs),
@@ -57,6 +62,17 @@ def summarise(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _ratio(counts: Sequence[int]) -> float | None:
+    """Largest count over smallest; None where a class has no photo."""
+    return max(counts) / min(counts) if min(counts) else None
+
+
+def _look(photos: Sequence[Mapping[str, Any]], label: str) -> dict[str, float | None]:
+    """Median brightness and colour of a class, in levels; None where it has no photo."""
+    own = [photo for photo in photos if photo["label"] == label]
+    return {key: median(photo[key] for photo in own) if own else None for key in ("brightness", "colour")}
+
+
 def _quantiles(values: Sequence[float]) -> list[float]:
     return np.round(np.percentile(values, [0, 5, 50, 95, 100]), 3).tolist() if len(values) else []
 
@@ -66,7 +82,7 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
 
     exclude.csv: path, reason: broken photos, and each copy but the first. duplicates.csv: all pairs. relabel.csv: path
     and likely label of each suspect, worst first, for `data.relabel=FILE` once somebody has looked at them.
-    outlying.csv: path, label, distance, the furthest first.
+    outlying.csv: path, label, distance, the furthest first. odd.csv: path, label, what is unusual about the file.
     """
     photos = found["photos"]
     out = {photo["path"]: photo["broken"] for photo in photos if photo["broken"] is not None}
@@ -86,12 +102,14 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
     far = [
         (photos[one["row"]]["path"], photos[one["row"]]["label"], one["distance"]) for one in found.get("outlying", [])
     ]
+    odd = [(photo["path"], photo["label"], "; ".join(photo["odd"])) for photo in photos if photo["odd"]]
     header = ("path", "other", "likeness", "equal", "split", "other_split")
     return [
         _write(folder / "exclude.csv", [("path", "reason"), *out.items()]),
         _write(folder / "duplicates.csv", [header, *rows]),
         _write(folder / "relabel.csv", [("path", "label", "given", "own", "other"), *suspects]),
         _write(folder / "outlying.csv", [("path", "label", "distance"), *far]),
+        _write(folder / "odd.csv", [("path", "label", "odd"), *odd]),
     ]
 
 
@@ -124,6 +142,8 @@ def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
             middle = f"{values[2]:g} {unit}".rstrip()
             said.append((f"{key}: median {middle}, 90 % of photos from {values[1]:g} to {values[3]:g}", False))
     said.append((f"broken files: {results['broken']}", results["broken"] > 0))
+    if results["odd"]:
+        said.append(("odd files: " + ", ".join(f"{n:,} {what}" for what, n in results["odd"].items()), False))
     said.append((f"pairs of equal files: {results['equal']}, of photos that show the same: {results['near']}", False))
     if results["disagreeing"]:
         said.append((f"of these under two labels: {results['disagreeing']}", True))

@@ -40,8 +40,9 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
     parts = [
         f"<h1>{html.escape(results['data'])}</h1>",
         *(f"<p{' class=alarm' if alarming else ''}>{html.escape(line)}</p>" for line, alarming in lines(results)),
-        _counts(results), "<h2>Sizes</h2>", *_histograms(results), _broken(results), *_duplicates(results, read, pairs),
-        *_judged(results, read, pairs), *_sheets(results, read, sheet),
+        _counts(results), "<h2>Sizes</h2>", *_histograms(results), _broken(results),
+        _odd(results), *_duplicates(results, read, pairs), *_judged(results, read, pairs),
+        *_sheets(results, read, sheet),
     ]  # fmt: skip
     title = html.escape(results["data"])
     head = f"<!doctype html><html lang=en><meta charset=utf-8>{VIEWPORT}<title>{title}</title><style>{STYLE}</style>"
@@ -49,11 +50,18 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
 
 
 def _counts(results: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("class", *SPLITS, "all"))
-    rows = []
+    head = "".join(f"<th>{name}</th>" for name in ("class", *SPLITS, "all", "share", "brightness", "colour"))
+    rows, total = [], sum(sum(of.values()) for of in results["counts"].values())
     for name, of in results["counts"].items():
-        numbers = "".join(f"<td>{count}</td>" for count in (*(of[split] for split in SPLITS), sum(of.values())))
-        rows.append(f"<tr><td>{html.escape(name)}</td>{numbers}</tr>")
+        own, look = sum(of.values()), results["looks"][name]
+        cells = [*(of[split] for split in SPLITS), own, f"{own / max(1, total):.1%}"]
+        cells += ["" if level is None else f"{level:.0f}" for level in (look["brightness"], look["colour"])]
+        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    ratios = [*(results["imbalance_of"][split] for split in SPLITS), results["imbalance"]]
+    cells = ["" if ratio is None else f"{ratio:.1f}" for ratio in ratios]
+    rows.append(
+        f"<tr><td>largest / smallest</td>{''.join(f'<td>{cell}</td>' for cell in cells)}<td colspan=3></td></tr>"
+    )
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
@@ -89,6 +97,15 @@ def _broken(results: Mapping[str, Any]) -> str:
     broken = [photo for photo in results["photos"] if photo["broken"] is not None]
     items = "".join(f"<li>{html.escape(photo['path'])}: {html.escape(photo['broken'])}</li>" for photo in broken[:200])
     return f"<h2>Broken files</h2><ul>{items}</ul>" if broken else ""
+
+
+def _odd(results: Mapping[str, Any]) -> str:
+    odd = [photo for photo in results["photos"] if photo["odd"]]
+    items = "".join(
+        f"<li>{html.escape(photo['path'])}: {html.escape('; '.join(photo['odd']))}</li>" for photo in odd[:200]
+    )
+    note = f"<p>{min(200, len(odd))} of {len(odd)}; odd.csv has them all. They are read like all others.</p>"
+    return f"<h2>Odd files</h2>{note}<ul>{items}</ul>" if odd else ""
 
 
 def _duplicates(results: Mapping[str, Any], read: Read, pairs: int) -> list[str]:

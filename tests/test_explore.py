@@ -28,6 +28,8 @@ def looked(tmp_path_factory, cache_dir):
     shutil.copy(root / "bag" / "0.png", root / "bag" / "copy.png")
     with Image.open(root / "bag" / "1.png") as photo:
         photo.save(root / "can<b>" / "again.jpg", quality=60)
+    with Image.open(root / "bag" / "2.png") as photo:
+        photo.convert("RGBA").save(root / "bag" / "2.png")
     (root / "bag" / "bad.jpg").write_bytes(b"no")
     with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
         cfg = compose("explore", overrides=["data=folder", f"data.root={root}", f"run_dir={out}", "sheet=3"])
@@ -42,6 +44,22 @@ def test_faults_are_counted(looked):
     assert [sum(of.values()) for of in results["counts"].values()] == [9, 9]
     assert results["quantiles"]["width"] == [120] * 5
     assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_odd_files_are_named(looked):
+    results, _, out = looked
+    assert results["odd"] == {"transparency": 1}
+    with (out / "odd.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"path": "bag/2.png", "label": "bag", "odd": "transparency"}]
+    assert "<li>bag/2.png: transparency</li>" in (out / "explore.html").read_text()
+
+
+def test_classes_are_compared_a_split_and_by_their_looks(looked):
+    results, _, _ = looked
+    for split, ratio in results["imbalance_of"].items():
+        counts = [of[split] for of in results["counts"].values()]
+        assert ratio == pytest.approx(max(counts) / min(counts))
+    assert all(0 < look[key] < 255 for look in results["looks"].values() for key in ("brightness", "colour"))
 
 
 def test_lists_are_what_training_reads(looked):
