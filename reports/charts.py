@@ -69,7 +69,8 @@ def pareto_chart(points: Sequence[Mapping[str, Any]], width: int = 760, height: 
     if not points:
         return None
     best = front([p["cost"] for p in points], [p["value"] for p in points])
-    x = axis([p["cost"] for p in points], 64, width - 24, log=True)
+    left = 84  # room for the labels of the other axis, as large as a phone has them
+    x = axis([p["cost"] for p in points], left, width - 24, log=True)
     y = axis([p["value"] for p in points], height - 52, 20)
     placed = [{**p, "x": x(p["cost"]), "y": y(p["value"]), "best": i in set(best)} for i, p in enumerate(points)]
     corners: list[str] = []
@@ -88,7 +89,8 @@ def curve_chart(
     drawn = {key: points for key, points in curves.items() if points}
     if not drawn:
         return None
-    x = axis([px for points in drawn.values() for px, _ in points], 56, width - 12, margin=0.01)
+    left = 80  # room for the labels of the other axis, as large as a phone has them
+    x = axis([px for points in drawn.values() for px, _ in points], left, width - 12, margin=0.01)
     y = axis([py for points in drawn.values() for _, py in points], height - 44, 14, log=log)
     lines = {key: " ".join(f"{x(px)},{y(py)}" for px, py in points) for key, points in drawn.items()}
     return {"width": width, "height": height, "x": x, "y": y, "lines": lines}
@@ -106,7 +108,7 @@ def _name(placed: Sequence[dict[str, Any]], width: int) -> None:
         for anchor, x, y in choices[: 1 if crowded else 2]:
             left = x - wide if anchor == "end" else x
             box = (left, y - 10, left + wide, y + 3)
-            inside = box[0] > 60 and box[2] < width - 4
+            inside = box[0] > 80 and box[2] < width - 4
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 point["label"] = {"anchor": anchor, "x": round(x, 1), "y": round(y, 1)}

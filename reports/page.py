@@ -152,7 +152,7 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
     done = sum(not failed(row) for row in ranked)
     count = f"{len(ranked)} run{'s' * (len(ranked) != 1)}"
     if len(settings) < len(ranked):
-        count += f" of {len(settings)} settings"
+        count += f" of {len(settings)} setting{'s' * (len(settings) != 1)}"
     if not done:
         return f"{count}; none has a result"
     judge = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"

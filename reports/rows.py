@@ -119,11 +119,11 @@ def _runs(folder: Path) -> Iterator[Path]:
 def _read(run: Path) -> Row:
     file = run / "metrics.json"
     if not file.is_file():
-        return _failure("no metrics.json: it was killed, or still runs", overrides=_hydra_overrides(run))
+        return _failure("no metrics.json: it was killed, or still runs", **_asked(run))
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        return _failure(f"metrics.json cannot be read: {one_line(error)}", overrides=_hydra_overrides(run))
+        return _failure(f"metrics.json cannot be read: {one_line(error)}", **_asked(run))
     if not isinstance(row, dict):
         return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
     if row.get("status") not in ("completed", "failed", "pruned"):
@@ -163,6 +163,13 @@ def write_failure(
     """
     named = known | {"name": known.get("name") or folder.name}
     write_json(folder / "metrics.json", {"status": status, "error": message, "overrides": overrides, **named})
+
+
+def _asked(run: Path) -> Row:
+    """Command line of a run that left nothing else, and the seed in it: what tells its row from its neighbours'."""
+    given = _hydra_overrides(run)
+    seeds = [item.removeprefix("seed=") for item in given if item.startswith("seed=")]
+    return {"overrides": given} | ({"seed": int(seeds[-1])} if seeds and seeds[-1].isdecimal() else {})
 
 
 def _hydra_overrides(run: Path) -> list[str]:

@@ -48,7 +48,9 @@ def pages(tmp_path_factory):
             }  # fmt: skip
             (folder / "metrics.json").write_text(json.dumps(row))
             (folder / "config.yaml").write_text(f"size: {64 + number // 3}\nname: '<script>alert(1)</script>'\n")
-            (folder / "history.csv").write_text(f"epoch,train/loss,val/loss,val/f1_macro\n0,2,2,0.1\n1,1,1,{f1}\n")
+            (folder / "history.csv").write_text(
+                f"epoch,train/loss,val/loss,val/f1_macro\n0,2,1.7224,0.1\n1,1,1.7216,{f1}\n"
+            )
             answers = "".join(f"{i},<i>can,{'cup' if i % 3 else '<i>can'},0.4,0.6\n" for i in range(9))
             (folder / "predictions.csv").write_text("file,label,prediction,p_<i>can,p_cup\n" + answers)
             mistake = {"file": "a'\"<b>.jpg", "label": "cup", "prediction": "<i>can", "confidence": 0.9}
@@ -174,6 +176,8 @@ def test_a_phone_scrolls_down_only_and_can_read(pages, visit):
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     height = tab.locator("#pareto text").first.bounding_box()["height"]
     assert height >= 9
+    outside = "texts => texts.filter(text => text.getBBox().x < 0).map(text => text.textContent)"
+    assert tab.locator("svg.curves text, #pareto text").evaluate_all(outside) == []
     tab.locator("#pareto .point.best .hit").first.tap()
     assert tab.locator("#tip").is_visible()
 

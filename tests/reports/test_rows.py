@@ -26,7 +26,7 @@ def test_every_job_of_a_sweep_is_a_row_whatever_became_of_it(tmp_path):
     job(tmp_path / "8-abyss", "[" * 100_000)
     (tmp_path / "9-killed" / ".hydra").mkdir(parents=True)
     (tmp_path / "9-killed" / ".hydra" / "overrides.yaml").write_text(
-        "- model=resnet50\n- 'name=a b'\n- resume=True\n- data.group_by='([a-z]+)(\\d+)$'\n"
+        "- model=resnet50\n- 'name=a b'\n- resume=True\n- seed=2\n- data.group_by='([a-z]+)(\\d+)$'\n"
     )
     job(tmp_path / "wandb" / "offline-run", DONE)  # not ours
     rows = gather(tmp_path)
@@ -41,8 +41,8 @@ def test_every_job_of_a_sweep_is_a_row_whatever_became_of_it(tmp_path):
     assert "list" in rows[3]["error"]
     assert "status None" in rows[6]["error"]
     assert "killed" in rows[9]["error"]
-    assert overrides(rows[9]) == ["model=resnet50", "name=a b", r"data.group_by='([a-z]+)(\d+)$'"]
-    assert model(rows[9]) == "resnet50"
+    assert overrides(rows[9]) == ["model=resnet50", "name=a b", "seed=2", r"data.group_by='([a-z]+)(\d+)$'"]
+    assert (model(rows[9]), rows[9]["seed"]) == ("resnet50", 2)
 
 
 def test_a_single_run_is_a_row_too(tmp_path):
