@@ -45,11 +45,12 @@ class FolderSource(Source):
             )
         tops = _split_folders(self.root) or {self.root.absolute(): None}
         folders = [(split, folder) for top, split in tops.items() for folder in _folders(top)]
+        above = {_identity(folder) for folder in (self.root, *tops)}  # a link up would show all photos as one class's
         self.classes = sorted({folder.name for _, folder in folders}, key=natural)
         self.samples = [
             Sample(file.relative_to(self.root.absolute()).as_posix(), self.classes.index(folder.name), split)
             for split, folder in folders
-            for file in _photos(folder, set())
+            for file in _photos(folder, above)
         ]
         self._check()
 
@@ -104,12 +105,17 @@ def photos_below(folder: Path) -> Iterator[Path]:
     return _photos(folder, set())
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from all others, whatever path it is reached by."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
 def _photos(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Files with a picture suffix below `folder`, in natural order; links are followed, but never in a circle."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    if (identity := _identity(folder)) in seen:
         return
-    seen = seen | {(status.st_dev, status.st_ino)}
+    seen = seen | {identity}
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if not _hidden(entry.name)), key=lambda entry: natural(entry.name))
     for entry in visible:

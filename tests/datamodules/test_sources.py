@@ -94,6 +94,7 @@ def test_folder_follows_links_but_not_in_a_circle(tmp_path):
     photo(root / "can" / "1.png")
     (root / "bag").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (root / "can" / "again").symlink_to(root / "can", target_is_directory=True)
+    (root / "can" / "up").symlink_to(root, target_is_directory=True)
     assert paths(FolderSource(root)) == ["bag/1.png", "can/1.png"]
 
 
