@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ try:  # an accelerator: libjpeg-turbo as in Pillow, so equal pixels (tested), fe
     import simplejpeg  # type: ignore[import-untyped,import-not-found,unused-ignore]
 except ImportError:
     simplejpeg = None
+
+# Pillow's remarks on a file's metadata: what matters of them is the reason of a BrokenImage
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: pixels of the upright photo
 
@@ -130,7 +134,10 @@ def _one_line(error: Exception) -> str:
         return "is no image that can be recognised"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"is over-large: {error}"
-    return " ".join(f"cannot be decoded ({type(error).__name__}: {error})".split())[:200]
+    # what no reader says of a file is the reader's own stumble over damage
+    known = isinstance(error, OSError | ValueError | SyntaxError | EOFError)
+    said = "cannot be decoded" if known else "is damaged, and its reader failed"
+    return " ".join(f"{said} ({type(error).__name__}: {error})".split())[:200]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
