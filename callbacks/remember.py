@@ -55,13 +55,10 @@ class Remember(pl.Callback):
     ) -> None:
         self._expect("val", batch_idx)
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._recall is not None:
-            self._recall.place = None
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         objective: Any = pl_module.objective
         objective.recall = self._recall = None  # gives the memory back
+        trainer.datamodule.repeat_after = None  # type: ignore[attr-defined]
 
     def _expect(self, *place: Any) -> None:
         if self._recall is not None:

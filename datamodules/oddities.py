@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 SMALL = 24  # px of the shorter side below which there is little to see
 LONG = 4.0  # width over height, or height over width, above which little is left of it in a square
 PLAIN = 2.0  # levels of standard deviation below which a photo is one colour
 UPRIGHT = 1  # EXIF's number for a photo that lies as it is stored
-_ORIENTATION = 0x0112
 _MODES = {"CMYK": "CMYK colours", "LAB": "LAB colours", "1": "black and white only", "F": "floating point values"}
 
 
@@ -32,7 +31,7 @@ def oddities(file: Path) -> list[str]:
             found.append(_MODES[opened.mode])
         if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
             found.append("transparency")
-        if opened.getexif().get(_ORIENTATION, UPRIGHT) != UPRIGHT:
+        if opened.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             found.append("turned by EXIF")
         short, long = sorted(opened.size)
     if short < SMALL:

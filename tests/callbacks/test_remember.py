@@ -59,6 +59,7 @@ def test_the_teacher_is_asked_in_one_round_and_one_validation(photos, make_train
     make_trainer(Remember(epochs=2), epochs=5).fit(module, datamodule=photos)
     assert counted.count == seen(photos, 2) + len(photos.splits["val"])
     assert module.objective.recall is None  # the memory is given back
+    assert photos.repeat_after is None
 
 
 @pytest.mark.parametrize("objective", [LogitDistillation, functools.partial(FeatureDistillation, levels=[-2, -1])])
