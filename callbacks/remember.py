@@ -1,5 +1,6 @@
 """A teacher that is asked once about each view of a photo, not in every epoch."""
 
+import itertools
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,18 +20,21 @@ class Remember(pl.Callback):
 
     Args:
         epochs: Length of a round, 1 or more; more vary the photos more and cost more.
+        flips: Flip whole batches in later rounds, and the teacher's maps with them, left to right and upside down where
+            the augmentation does: two or four views of each that is remembered.
         max_gb: Memory of the device for it; what does not fit in is asked for each time.
 
     Raises:
         ModelError: A value is out of range, or the objective has no teacher.
     """
 
-    def __init__(self, epochs: int = 12, max_gb: float = 4.0) -> None:
+    def __init__(self, epochs: int = 12, flips: bool = True, max_gb: float = 4.0) -> None:
         if epochs < 1:
             raise ModelError(f"callbacks.remember.epochs={epochs} is out of range: give 1 or more")
         if not max_gb > 0:
             raise ModelError(f"callbacks.remember.max_gb={max_gb} keeps nothing: give more than 0, or leave it out")
-        self.epochs, self.max_gb = epochs, max_gb
+        self.epochs, self.flips, self.max_gb = epochs, flips, max_gb
+        self._flips: list[tuple[int, ...]] = [()]  # of a round each
         self._recall: Recall | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -43,23 +47,31 @@ class Remember(pl.Callback):
                 "distill_dist or distill_feature, or leave remember out"
             )
         objective.recall = self._recall = Recall(self.max_gb * 1e9)
-        trainer.datamodule.repeat_after = self.epochs  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.repeat_after = self.epochs
+        chances = (0, 0) if data.augment is None or not self.flips else (data.augment.hflip, data.augment.vflip)
+        sides = [dim for dim, chance in zip((3, 2), chances, strict=True) if chance]
+        self._flips = [some for count in range(len(sides) + 1) for some in itertools.combinations(sides, count)]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._expect("train", trainer.current_epoch % self.epochs, batch_idx)
+        turn, epoch = divmod(trainer.current_epoch, self.epochs)
+        flipped = self._flips[turn % len(self._flips)]
+        if flipped:
+            batch.images.copy_(batch.images.flip(flipped))
+        self._expect(("train", epoch, batch_idx), flipped)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._expect("val", batch_idx)
+        self._expect(("val", batch_idx))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         objective: Any = pl_module.objective
         objective.recall = self._recall = None  # gives the memory back
         trainer.datamodule.repeat_after = None  # type: ignore[attr-defined]
 
-    def _expect(self, *place: Any) -> None:
+    def _expect(self, place: tuple[Any, ...], flipped: tuple[int, ...] = ()) -> None:
         if self._recall is not None:
-            self._recall.place = place
+            self._recall.place, self._recall.flipped = place, flipped

@@ -14,6 +14,8 @@ from lightning_modules.objectives import CrossEntropy, Output
 from lightning_modules.recall import Recall
 from lightning_modules.teacher import Teacher
 
+_DISTANCES = {"pearson": losses_distil.channel_distance, "cosine": losses_distil.direction_distance}
+
 
 class Distillation(CrossEntropy):
     """Cross-entropy with the labels, and what subclasses add by the teacher's answers to the same photos.
@@ -159,7 +161,8 @@ class FeatureDistillation(Distillation):
     objective: the network that ships knows nothing of them.
 
     alpha >= 0 and beta > 0; temperature > 0, of the answers; levels: which levels of timm's `feature_info` are matched,
-    in student and teacher alike, -1 is the last. The teacher is one checkpoint. Other parameters as in Distillation.
+    in student and teacher alike, -1 is the last; distance: "pearson" of each channel, or "cosine" at each place, see
+    `losses_distil`. The teacher is one checkpoint. Other parameters as in Distillation.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class FeatureDistillation(Distillation):
         beta: float = 20.0,
         temperature: float = 4.0,
         levels: Sequence[int] = (-1,),
+        distance: str = "pearson",
         **labels: Any,
     ) -> None:
         _weigh(beta=beta)
@@ -179,8 +183,10 @@ class FeatureDistillation(Distillation):
             raise ModelError("objective=distill_feature looks inside its teacher: give one checkpoint, teacher=PATH")
         if not levels or len(set(levels)) < len(levels):
             raise ModelError(f"objective.levels={list(levels)} must name one level or more, each once, e.g. [-2,-1]")
+        if distance not in _DISTANCES:
+            raise ModelError(f"objective.distance={distance} is unknown: give {' or '.join(_DISTANCES)}")
         self.alpha, self.beta, self.temperature = alpha, beta, _temperature(temperature)
-        self.levels = list(levels)
+        self.levels, self.distance = list(levels), _DISTANCES[distance]
         self.projections = nn.ModuleList()
         self._teacher_taps = Taps(teacher.members[0].net, self.levels)
         self._student_taps: Taps | None = None
@@ -202,7 +208,7 @@ class FeatureDistillation(Distillation):
     def taught(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         assert self._student_taps is not None
         pairs = zip(self.projections, self._student_taps.take(), self._beside, strict=True)
-        distances = [losses_distil.feature_distance(see(own).float(), theirs.float()) for see, own, theirs in pairs]
+        distances = [self.distance(see(own).float(), theirs.float()) for see, own, theirs in pairs]
         self._beside = []
         terms = {"features": (self.beta, torch.stack(distances).mean())}
         if self.alpha:

@@ -67,15 +67,29 @@ def correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
     return F.cosine_similarity(a, b, dim=dim)
 
 
-def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared distance of feature directions: 2 - 2 cos of the channel vectors at each position.
+def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """PKD (Cao et al. 2022): mean squared distance of features whose channels are standardised, 2 - 2 r.
 
     student, teacher: (B, C, H, W) float maps of one number of channels; the student's is resized to the teacher's
-    height and width. Directions only: the scale of features says nothing across networks. Returns a scalar in [0, 4].
+    height and width. r is Pearson's correlation of a channel over all photos and places: scales and means of channels
+    say nothing across networks, and few strong channels do not drown the others. Returns a scalar in [0, 4].
     """
-    if student.shape[2:] != teacher.shape[2:]:
-        student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
-    return (2 - 2 * F.cosine_similarity(student, teacher, dim=1)).mean()
+    student, teacher = (x.transpose(0, 1).flatten(1) for x in (_fitted(student, teacher), teacher))
+    return 2 - 2 * correlation(student, teacher, dim=1).mean()
+
+
+def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared distance of feature directions: 2 - 2 cos of the channel vectors at each position.
+
+    student, teacher: (B, C, H, W) float maps, as for `channel_distance`. Returns a scalar in [0, 4].
+    """
+    return (2 - 2 * F.cosine_similarity(_fitted(student, teacher), teacher, dim=1)).mean()
+
+
+def _fitted(student: Tensor, teacher: Tensor) -> Tensor:
+    if student.shape[2:] == teacher.shape[2:]:
+        return student
+    return F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _one_against_all(logits: Tensor, is_target: Tensor) -> Tensor:

@@ -121,6 +121,7 @@ def test_margins_of_rare_classes_reach_the_labels_only():
         (lambda: RelationDistillation(wise(), beta=0.0, gamma=0.0), "the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
+        (lambda: FeatureDistillation(inside(), distance="l2"), "distance=l2 is unknown: give pearson or cosine"),
         (lambda: FeatureDistillation(inside(), levels=[9]), "levels of features"),
         (lambda: FeatureDistillation(wise()), "looks inside its teacher"),
         (lambda: CrossEntropy(teacher="a.ckpt"), "teacher=a.ckpt does nothing with this objective"),

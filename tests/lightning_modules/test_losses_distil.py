@@ -114,7 +114,8 @@ def test_relations_of_one_photo_are_finite():
         losses_distil.soft_divergence,
         lambda s, t: sum(losses_distil.decoupled(s, t, TARGETS)),
         lambda s, t: sum(losses_distil.relations(s, t)),
-        lambda s, t: losses_distil.feature_distance(s[:, :, None, None], t[:, :, None, None]),
+        lambda s, t: losses_distil.channel_distance(s[:, :, None, None], t[:, :, None, None]),
+        lambda s, t: losses_distil.direction_distance(s[:, :, None, None], t[:, :, None, None]),
     ],
 )
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(loss):
@@ -122,14 +123,39 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(loss):
     assert loss(STUDENT, TEACHER).item() > 0.1
 
 
-def test_features_are_compared_by_direction_at_each_place():
-    student, teacher = (torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+def maps():
+    return (torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+
+
+def test_directions_are_compared_at_each_place():
+    student, teacher = maps()
     a, b = (x.double().numpy() for x in (student, teacher))
     a, b = (x / np.sqrt((x**2).sum(axis=1, keepdims=True)) for x in (a, b))
-    got = losses_distil.feature_distance(student, teacher)
+    got = losses_distil.direction_distance(student, teacher)
     np.testing.assert_allclose(got.item(), ((a - b) ** 2).sum(axis=1).mean(), rtol=1e-5)
-    torch.testing.assert_close(losses_distil.feature_distance(5 * student, teacher), got)
-    flat = torch.ones(2, 4, 6, 6)
-    torch.testing.assert_close(
-        losses_distil.feature_distance(flat, teacher), losses_distil.feature_distance(flat[:, :, :3, :3], teacher)
-    )
+    torch.testing.assert_close(losses_distil.direction_distance(5 * student, teacher), got)
+
+
+def test_channels_are_compared_standardised():
+    student, teacher = maps()
+    a, b = (x.double().numpy() for x in (student, teacher))
+    a, b = ((x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True) for x in (a, b))
+    got = losses_distil.channel_distance(student, teacher)
+    np.testing.assert_allclose(got.item(), ((a - b) ** 2).mean(), rtol=1e-5)
+    scaled = student * torch.tensor([1.0, 2.0, 30.0, 0.1])[:, None, None] + 7
+    torch.testing.assert_close(losses_distil.channel_distance(scaled, teacher), got, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [losses_distil.channel_distance, losses_distil.direction_distance])
+def test_maps_of_another_size_are_fitted(distance):
+    _, teacher = maps()
+    coarse = torch.nn.functional.interpolate(teacher, scale_factor=4, mode="nearest")
+    assert distance(coarse, teacher).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("distance", [losses_distil.channel_distance, losses_distil.direction_distance])
+def test_features_of_one_photo_and_one_place_are_finite(distance):
+    student = torch.ones(1, 4, 1, 1, requires_grad=True)
+    distance(student, torch.randn(1, 4, 1, 1)).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
