@@ -1,6 +1,5 @@
 """A teacher that is asked once about each view of a photo, not in every epoch."""
 
-import itertools
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,22 +19,22 @@ class Remember(pl.Callback):
 
     Args:
         epochs: Length of a round, 1 or more; more vary the photos more and cost more.
-        flips: Flip whole batches in later rounds, and the teacher's maps with them, left to right and upside down where
-            the augmentation does: two or four views of each that is remembered.
+        mirror: Flip every second round left to right, and the teacher's maps with it, where the augmentation does: two
+            views for one question. Not upside down: what a network makes of that is not its map upside down.
         max_gb: Memory of the device for it; what does not fit in is asked for each time.
 
     Raises:
         ModelError: A value is out of range, or the objective has no teacher.
     """
 
-    def __init__(self, epochs: int = 12, flips: bool = True, max_gb: float = 4.0) -> None:
+    def __init__(self, epochs: int = 12, mirror: bool = True, max_gb: float = 4.0) -> None:
         if epochs < 1:
             raise ModelError(f"callbacks.remember.epochs={epochs} is out of range: give 1 or more")
         if not max_gb > 0:
             raise ModelError(f"callbacks.remember.max_gb={max_gb} keeps nothing: give more than 0, or leave it out")
-        self.epochs, self.flips, self.max_gb = epochs, flips, max_gb
-        self._flips: list[tuple[int, ...]] = [()]  # of a round each
+        self.epochs, self.mirror, self.max_gb = epochs, mirror, max_gb
         self._recall: Recall | None = None
+        self._mirrors = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -49,18 +48,16 @@ class Remember(pl.Callback):
         objective.recall = self._recall = Recall(self.max_gb * 1e9)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.repeat_after = self.epochs
-        chances = (0, 0) if data.augment is None or not self.flips else (data.augment.hflip, data.augment.vflip)
-        sides = [dim for dim, chance in zip((3, 2), chances, strict=True) if chance]
-        self._flips = [some for count in range(len(sides) + 1) for some in itertools.combinations(sides, count)]
+        self._mirrors = self.mirror and data.augment is not None and data.augment.hflip > 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         turn, epoch = divmod(trainer.current_epoch, self.epochs)
-        flipped = self._flips[turn % len(self._flips)]
-        if flipped:
-            batch.images.copy_(batch.images.flip(flipped))
-        self._expect(("train", epoch, batch_idx), flipped)
+        mirrored = self._mirrors and turn % 2 == 1
+        if mirrored:
+            batch.images.copy_(batch.images.flip(3))
+        self._expect(("train", epoch, batch_idx), mirrored)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -72,6 +69,6 @@ class Remember(pl.Callback):
         objective.recall = self._recall = None  # gives the memory back
         trainer.datamodule.repeat_after = None  # type: ignore[attr-defined]
 
-    def _expect(self, place: tuple[Any, ...], flipped: tuple[int, ...] = ()) -> None:
+    def _expect(self, place: tuple[Any, ...], mirrored: bool = False) -> None:
         if self._recall is not None:
-            self._recall.place, self._recall.flipped = place, flipped
+            self._recall.place, self._recall.mirrored = place, mirrored

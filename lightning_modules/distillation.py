@@ -169,9 +169,9 @@ class FeatureDistillation(Distillation):
         self,
         teacher: Teacher,
         alpha: float = 0.0,
-        beta: float = 20.0,
+        beta: float = 45.0,
         temperature: float = 4.0,
-        levels: Sequence[int] = (-1,),
+        levels: Sequence[int] = (-3, -2, -1),
         distance: str = "pearson",
         **labels: Any,
     ) -> None:

@@ -18,14 +18,14 @@ class Recall:
 
     Attributes:
         place: Of the batch that comes next: equal for batches of the same photos, varied alike. None keeps nothing.
-        flipped: Dimensions of (B, 3, H, W) along which that batch is flipped this time: none, 2, 3 or both.
+        mirrored: Whether that batch is flipped left to right this time.
         size: Bytes that are kept.
     """
 
     def __init__(self, max_bytes: float) -> None:
         self.max_bytes, self.size = max_bytes, 0
         self.place: Hashable | None = None
-        self.flipped: tuple[int, ...] = ()
+        self.mirrored = False
         self._kept: dict[Hashable, list[Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Recall":
@@ -38,7 +38,7 @@ class Recall:
         place = self.place, images.shape  # the same photos may come smaller: they are others then
         values = self._kept.get(place)
         if values is None:
-            values = [value.to(torch.float16) for value in look(images.flip(self.flipped))]  # as they lay at first
+            values = [value.to(torch.float16) for value in look(images.flip(3) if self.mirrored else images)]
             if self.size + (size := sum(value.nbytes for value in values)) <= self.max_bytes:
                 self._kept[place], self.size = values, self.size + size
-        return [value.float().flip(self.flipped) if value.ndim == 4 else value.float() for value in values]
+        return [value.float().flip(3) if self.mirrored and value.ndim == 4 else value.float() for value in values]

@@ -66,7 +66,7 @@ def test_the_teacher_is_asked_in_one_round_and_one_validation(photos, make_train
 def test_what_is_remembered_is_what_it_says_of_that_view(photos, make_trainer, objective):
     """A round of one epoch, three times over: as if the teacher were asked each time, up to float16."""
     photos.repeat_after, histories = 1, []
-    for watchers in ([], [Remember(epochs=1, flips=False)]):
+    for watchers in ([], [Remember(epochs=1, mirror=False)]):
         counted = Counted(photos.classes)
         module = student(photos, objective(counted.teacher), lr=1e-7)  # or rounding would grow
         trainer = make_trainer(*watchers, epochs=3)
@@ -98,23 +98,20 @@ def views(photos, make_trainer, count, **settings):
 
 
 def test_epochs_of_a_round_differ_and_rounds_do_not(photos, make_trainer):
-    first, second, third, fourth = views(photos, make_trainer, 4, epochs=2, flips=False)
+    first, second, third, fourth = views(photos, make_trainer, 4, epochs=2, mirror=False)
     assert torch.equal(first, third)
     assert torch.equal(second, fourth)
     assert not torch.equal(first, second)
 
 
-def test_rounds_are_flipped_where_the_augmentation_flips(photos, make_trainer):
+def test_every_second_round_is_mirrored_where_the_augmentation_flips(photos, make_trainer):
     first, second, third = views(photos, make_trainer, 3, epochs=1)
     assert torch.equal(second, first.flip(3))
     assert torch.equal(third, first)
-    photos.augment.vflip = 0.5
-    seen = views(photos, make_trainer, 5, epochs=1)
-    for photos_seen, flipped in zip(seen, ([], [3], [2], [3, 2], []), strict=True):
-        assert torch.equal(photos_seen, seen[0].flip(flipped))
-    photos.augment = None
-    first, second = views(photos, make_trainer, 2, epochs=1)
-    assert torch.equal(first, second)
+    for augment in (Augment(num_ops=2, hflip=0.0, vflip=0.5), None):
+        photos.augment = augment
+        first, second = views(photos, make_trainer, 2, epochs=1)
+        assert torch.equal(first, second)
 
 
 def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
@@ -129,15 +126,14 @@ def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
             torch.testing.assert_close(self._beside[0], images, atol=1e-3, rtol=1e-3)  # up to float16
             return terms
 
-    photos.augment.vflip = 0.5
     counted = Counted(photos.classes)
-    make_trainer(Remember(epochs=1), epochs=4).fit(student(photos, SeesPhotos(counted.teacher)), datamodule=photos)
+    make_trainer(Remember(epochs=1), epochs=3).fit(student(photos, SeesPhotos(counted.teacher)), datamodule=photos)
     assert counted.count == seen(photos, 1) + len(photos.splits["val"])
 
 
-def test_a_round_that_is_resumed_flipped_remembers_photos_as_they_lay():
+def test_a_mirrored_round_that_is_resumed_remembers_photos_as_they_lay():
     recall = Recall(1e6)
-    recall.place, recall.flipped = 0, (3,)
+    recall.place, recall.mirrored = 0, True
     images, asked = torch.rand(2, 3, 4, 4), []
 
     def look(photos):
@@ -147,7 +143,7 @@ def test_a_round_that_is_resumed_flipped_remembers_photos_as_they_lay():
     maps = recall(images, look)[0]
     assert torch.equal(asked[0], images.flip(3))
     torch.testing.assert_close(maps, images, atol=1e-3, rtol=1e-3)
-    recall.flipped = ()
+    recall.mirrored = False
     torch.testing.assert_close(recall(images, look)[0], images.flip(3), atol=1e-3, rtol=1e-3)
     assert len(asked) == 1
 
