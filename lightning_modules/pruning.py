@@ -185,5 +185,5 @@ def _pruner_type() -> Any:
 
 def _torch_pruning() -> Any:
     if importlib.util.find_spec("torch_pruning") is None:
-        raise ModelError("prune=structured needs torch-pruning: pip install 'litesort[export]'")
+        raise ModelError("prune=structured needs torch-pruning: pip install -e '.[export]'")
     return importlib.import_module("torch_pruning")

@@ -72,5 +72,5 @@ def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install 'litesort\[export\]'"):
+    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
         ship(format=["onnx"], precision=["fp32"])

@@ -34,7 +34,7 @@ class HfSource(UnpackedSource):
         try:
             import datasets
         except ImportError as error:
-            raise DataError("data=hf needs the package datasets: pip install 'litesort[hf]'") from error
+            raise DataError("data=hf needs the package datasets: pip install -e '.[hf]'") from error
         if root is None or not Path(root).expanduser().is_dir():
             raise DataError(f"data.root={root} is not a folder: give one that datasets' save_to_disk wrote")
         top = Path(root).expanduser()

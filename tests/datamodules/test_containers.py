@@ -108,5 +108,5 @@ def test_a_saved_folder_gives_photos_labels_and_split(tmp_path):
 @pytest.mark.parametrize(("source", "package"), [(WebDatasetSource, "webdataset"), (HfSource, "datasets")])
 def test_a_missing_package_is_one_line(source, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"needs the package {package}: pip install 'litesort\["):
+    with pytest.raises(DataError, match=rf"needs the package {package}: pip install -e '\.\["):
         source(tmp_path)

@@ -149,7 +149,7 @@ def test_a_network_that_a_format_cannot_express_is_one_line(shipped, monkeypatch
 
 def test_a_missing_package_is_named(shipped, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install 'litesort\[export\]'"):
+    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
         export.to_onnx(shipped.net, tmp_path / "model.onnx", shipped.record)
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
     with pytest.raises(DeploymentError, match="torch-pruning"):
