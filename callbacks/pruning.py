@@ -53,7 +53,7 @@ class StructuredPruning(pl.Callback):
         importance: str = "magnitude",
         scope: str = "uniform",
         round_to: int = 8,
-        batches: int = 8,
+        batches: int = 16,
         steps: int = 1,
         every: int = 5,
         ckpt: str | None = None,
@@ -131,9 +131,9 @@ class StructuredPruning(pl.Callback):
 
 
 def _photos(trainer: pl.Trainer) -> Iterable[Any]:
-    """Training batches as the network gets them, without augmentation."""
+    """Training batches of all classes as the network gets them, without augmentation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train"))
+    return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train", mixed=True))
 
 
 def _rebuild_optimizer(trainer: pl.Trainer) -> None:

@@ -117,8 +117,8 @@ def some_photos(loader: Iterable[Any], count: int, batch_size: int = 8) -> list[
     if count < 1:
         raise DataError(f"calibration_photos={count} is out of range: give 1 or more")
     photos = [np.asarray(photo).copy() for images, *_ in loader for photo in _every(images, len(loader), count)]  # type: ignore[arg-type]
-    step = max(1, len(photos) // count)
-    chosen = photos[::step][:count]
+    places = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
+    chosen = [photos[place] for place in places]
     return [np.stack(chosen[place : place + batch_size]) for place in range(0, len(chosen), batch_size)]
 
 

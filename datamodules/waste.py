@@ -221,14 +221,20 @@ class WasteDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> Loader:
         return self.test_dataloader()
 
-    def loader(self, split: str) -> Loader:
-        """Every photo of a split once, in the order of `samples`, not augmented, whatever the number of processes."""
+    def loader(self, split: str, mixed: bool = False) -> Loader:
+        """Every photo of a split once, not augmented, whatever the number of processes.
+
+        In the order of `samples`, in which classes may lie one after the other; or mixed, in batches of `batch_size`.
+        """
         self.setup()
         if split == "all":
             return self._in_order(self.rows)
         if split not in ("train", "val", "test"):
             raise DataError(f"split={split} is not known: use train, val, test or all")
-        return self._in_order(self.splits[split])
+        rows = self.splits[split]
+        if mixed:
+            return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.seed), self.batch_size)
+        return self._in_order(rows)
 
     def _in_order(self, rows: np.ndarray, rank: int = 0, world_size: int = 1) -> Loader:
         sampler = OrderedSampler(self.labels[rows], rank=rank, world_size=world_size)

@@ -185,3 +185,15 @@ def test_some_photos_come_from_all_over(tmp_path):
     assert [int(photo[0, 0, 0]) for batch in some for photo in batch] == list(range(10))
     assert sum(len(batch) for batch in some_photos(batches, 1000)) == 40
     assert sum(len(batch) for batch in some_photos(batches, 3)) == 3
+
+
+@pytest.mark.parametrize("count", [20, 100, 128, 130, 500])
+def test_some_photos_reach_to_the_last_class(count):
+    """A loader in the order of a folder: class after class, the last of them the smallest."""
+    labels = np.repeat(np.arange(6, dtype=np.uint8), [300, 300, 300, 250, 110, 80])
+    photos = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))
+    some = np.concatenate(some_photos([(photos[i : i + 64],) for i in range(0, len(photos), 64)], count))[:, 0, 0, 0]
+    shares = np.bincount(some, minlength=6) / len(some)
+    assert len(some) == count
+    np.testing.assert_allclose(shares, np.bincount(labels) / len(labels), atol=1.5 / 20)
+    assert shares.min() > 0
