@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def predict(cfg: DictConfig) -> "Answers":
     """Answer every photo of `cfg.source`, in constant memory: prints, writes what is asked for, returns the counts."""
+    import torch
     from rich.progress import track
 
     from datamodules import DataError
@@ -30,6 +31,8 @@ def predict(cfg: DictConfig) -> "Answers":
     from reports.predictions import Answers, answer_rows
 
     check(cfg)
+    if cfg.threads and Path(str(cfg.ckpt)).suffix in (".ckpt", ".pt2"):
+        torch.set_num_threads(cfg.threads)  # other runtimes take theirs with the file
     model = load_artefact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
     classes, square = model.record["classes"], model.record["preprocessing"]
     total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends

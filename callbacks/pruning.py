@@ -12,7 +12,7 @@ from callbacks.checkpoint import RunCheckpoint
 from callbacks.freeze import Freeze
 from callbacks.head_warmup import HeadWarmup
 from callbacks.pruning_report import print_pruning
-from deployment.compare import Ratio, ratio_in
+from deployment.compare import Clock, clock_in
 from deployment.profile import profile
 from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone
@@ -38,8 +38,8 @@ class StructuredPruning(pl.Callback):
         steps: How many prunings.
         every: Epochs between two of them.
         ckpt: The checkpoint that the run resumes from, if it does: its network has been pruned already.
-        ratio_of: Takes a net, what it is compared to, and the photo's side; returns the share of time. None: measured
-            in `runtime`.
+        clock: Takes a net, what it is compared to, and the photo's side; returns their times. None: measured in
+            `runtime`.
 
     Raises:
         ModelError: A setting that is out of range, does nothing, or asks for what this network cannot give.
@@ -57,13 +57,13 @@ class StructuredPruning(pl.Callback):
         steps: int = 1,
         every: int = 5,
         ckpt: str | None = None,
-        ratio_of: Ratio | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.key, self.target = _target(macs, latency)
         _check(importance, scope, round_to, batches, steps, every)
         self.importance, self.scope, self.round_to = importance, scope, round_to
         self.batches, self.steps, self.every = batches, steps, every
-        self.runtime, self.ratio_of = runtime, ratio_of or ratio_in(runtime)
+        self.runtime, self.clock = runtime, clock or clock_in(runtime)
         self._resumes = ckpt is not None  # Lightning's own word for it comes after `setup`
         self._done = 0  # steps
         self._before = 0  # length of the history that the network came with
@@ -117,14 +117,14 @@ class StructuredPruning(pl.Callback):
             small = pruned(net, size, ratio, **settings)
             if self.key == "macs":
                 return profile(small, size)["macs"] / macs
-            return self.ratio_of(small.to(memory_format=torch.channels_last), original, size)
+            return self.clock(small.to(memory_format=torch.channels_last), original, size).ratio
 
         ratio = find_ratio(cost, share, f"prune.{self.key}={self.target}") if trainer.is_global_zero else 0.0
         small = pruned(net, size, trainer.strategy.broadcast(ratio), **settings)
         net.zero_grad(set_to_none=True)
         self._done += 1
         if trainer.is_global_zero:
-            times = self.ratio_of(small.to(memory_format=torch.channels_last), original, size)
+            times = self.clock(small.to(memory_format=torch.channels_last), original, size)
             costs = profile(original, size), profile(small, size)
             print_pruning(net, small, settings["protected"], *costs, times, self.runtime)
         return small

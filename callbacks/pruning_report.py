@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from deployment.compare import Times
 from lightning_modules.backbones import Backbone
 from lightning_modules.pruning import widths
 
@@ -12,7 +13,7 @@ def print_pruning(
     protected: Mapping[str, str],
     before: Mapping[str, int],
     after: Mapping[str, int],
-    latency: float,
+    times: Times,
     runtime: str,
 ) -> None:
     """Print a table of layers, and what the whole network costs.
@@ -23,8 +24,8 @@ def print_pruning(
         protected: Layers that were not to be touched, and why.
         before: `params` and `macs` of the network before any pruning of the run.
         after: The same of `small`.
-        latency: Time of one photo through `small`, relative to the network before, measured.
-        runtime: What it was measured in.
+        times: Of one photo through `small` and through the network before, measured in turn.
+        runtime: What they were measured in.
     """
     from rich.console import Console
     from rich.table import Table
@@ -48,5 +49,6 @@ def print_pruning(
             console.print(f"kept ({reason}): {', '.join(names[:4])}{rest}", highlight=False)
     for key in ("macs", "params"):
         console.print(f"{key}: {before[key]:,} -> {after[key]:,} ({after[key] / before[key]:.1%})", highlight=False)
-    faster = "" if latency < 0.98 else ": NOT FASTER here, in spite of its fewer operations"
-    console.print(f"latency in {runtime}, one photo: {latency:.2f} of the unpruned{faster}", highlight=False)
+    faster = "" if times.ratio < 0.98 else ": NOT FASTER here, in spite of its fewer operations"
+    took = f"{times.yardstick:.2f} ms -> {times.net:.2f} ms ({times.ratio:.2f} of the unpruned)"
+    console.print(f"latency in {runtime}, one photo: {took}{faster}", highlight=False)

@@ -24,7 +24,7 @@ def resume_dir(ckpt: str | None, fresh: str) -> str:
 
 def exported_dir(ckpt: str | None) -> str:
     """Folder of what is exported: beside the checkpoint; a mistyped path makes no folder."""
-    return str(Path(ckpt).parent / "exported") if ckpt and Path(ckpt).is_file() else "runs/exported"
+    return str(Path(ckpt).parent / "exported") if ckpt and Path(ckpt).is_file() else "."
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:

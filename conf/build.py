@@ -1,5 +1,6 @@
 """What entry points make of a config: one that goes on, the judges, the photos of a checkpoint, what ships it."""
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from deployment.clocks import Clocks
     from deployment.score import Score
 
+log = logging.getLogger(__name__)
+
 
 def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top.
@@ -30,7 +33,18 @@ def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         cfg = on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else begun(cfg, stored, overrides)
         familiar(cfg, composed, [str(key) for key in stored] if cfg.ckpt else ["model", "data"])
     cfg.ckpt = cfg.ckpt or half_done(cfg)
+    if cfg.teacher and not isinstance(cfg.objective.get("teacher"), DictConfig) and _is_sweep():
+        log.warning("teacher=%s is not for this job: its objective learns from labels alone", cfg.teacher)
+        cfg.teacher = None
     return check(cfg)
+
+
+def _is_sweep() -> bool:
+    """Whether this is one job of several, of which others may have a use for what this one has none for."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
 
 
 def judges(cfg: DictConfig) -> tuple["Score", "Clocks"]:
@@ -76,5 +90,6 @@ def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
     place = nullcontext() if begun else hydra.initialize_config_dir(str(Path(__file__).parent), version_base="1.3")
     with place:
         cfg = merged(hydra.compose("export"), settings)
+    check(cfg)
     needs(combinations(cfg.format, cfg.precision))
     return lambda ckpt: export(merged(cfg, {"ckpt": ckpt}))

@@ -26,6 +26,8 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
 }
+# What stands for a choice of our own, of a runtime's or of Lightning's.
+FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None}
 NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -40,8 +42,10 @@ def check(cfg: DictConfig) -> DictConfig:
     """
     raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
     for key, (whole, least, most) in RANGES.items():
-        value = OmegaConf.select(cfg, key)
-        if value not in (None, "auto") and not (fits(value, int if whole else float) and least <= value <= most):
+        value = OmegaConf.select(cfg, key, default=...)  # ...: not a setting of this command
+        if value in (..., FREE.get(key, ...)):
+            continue
+        if not (fits(value, int if whole else float) and least <= value <= most):
             limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
             raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
     there = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]

@@ -30,6 +30,7 @@ def trusted(stored: dict[str, Any], over: dict[str, Any]) -> DictConfig:
     cfg = OmegaConf.create({key: node if key in DATA else _without_targets(node) for key, node in values.items()})
     assert isinstance(cfg, DictConfig)
     parts = [OmegaConf.to_container(cfg[key], resolve=True) for key in DATA if cfg.get(key)]
+    _settled(parts, "data")
     targets = [target for part in parts for target in _targets(part)]
     for target in targets:
         if not _is_class_of(target, "datamodules"):
@@ -58,15 +59,22 @@ def familiar(cfg: DictConfig, composed: DictConfig, parts: Sequence[str]) -> Dic
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     for key in parts:
+        _settled(values.get(key), key)
         for target in _targets(values.get(key)):
             if target not in ours:
                 raise ModelError(
                     f"ckpt: its {key} would run {target}, which no file of conf/ names: if it is yours, name it in "
                     "one; else take the weights alone into a new run, model.weights=FILE"
                 )
-    if "ship" in parts and "${" in str(values.get("ship")):  # it is composed once more, after this look at it
-        raise ModelError("ckpt: its ship holds a value that would become another one later: it is refused")
     return cfg
+
+
+def _settled(values: Any, key: str) -> None:
+    """Refuse a value that is an interpolation still: Hydra fills in once more what it builds, after this look at it."""
+    from lightning_modules import ModelError
+
+    if "${" in str(values):
+        raise ModelError(f"ckpt: its {key} holds a value that would become another one later: it is refused")
 
 
 def _without_targets(node: Any) -> Any:

@@ -117,6 +117,10 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a photo file; BrokenImage where it is missing, empty, over-large or no regular file."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise BrokenImage(
+                "is a folder" if os.access(path, os.R_OK | os.X_OK) else "is a folder that may not be read"
+            )
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise BrokenImage("is not a regular file")
         if status.st_size > MAX_BYTES:

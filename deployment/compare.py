@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -13,12 +14,26 @@ from deployment.runtimes import load_exported
 from deployment.shipping import needs
 from deployment.stopwatch import Settings
 
-Ratio = Callable[[nn.Module, nn.Module, int], float]
+
+class Times(NamedTuple):
+    """Time of one photo through a net and through its yardstick.
+
+    Attributes:
+        ratio: Median over the rounds of the net's by the yardstick's, below 1 where the net is faster.
+        net, yardstick: Medians, ms.
+    """
+
+    ratio: float
+    net: float
+    yardstick: float
+
+
+Clock = Callable[[nn.Module, nn.Module, int], Times]
 EAGER = "eager"
 
 
-def ratio_in(runtime: str) -> Ratio:
-    """What takes a net, another of the same classes and their photos' side, and returns the share of time.
+def clock_in(runtime: str) -> Clock:
+    """What takes a net, another of the same classes and their photos' side, and times one photo through both, in turn.
 
     Args:
         runtime: "openvino", "onnx" or "torch": both nets are exported and timed in it; "eager": timed as they are.
@@ -27,32 +42,29 @@ def ratio_in(runtime: str) -> Ratio:
         DeploymentError: An unknown runtime, or one whose packages are missing.
     """
     if runtime == EAGER:
-        return latency_ratio
+        return time_eager
     if runtime not in WRITERS:
         raise DeploymentError(f"prune.runtime={runtime} is unknown: give one of {', '.join([*WRITERS, EAGER])}")
     needs([(runtime, "fp32")])
 
-    def ratio(net: nn.Module, yardstick: nn.Module, size: int) -> float:
+    def clock(net: nn.Module, yardstick: nn.Module, size: int) -> Times:
         with tempfile.TemporaryDirectory() as room:
             nets = {"net": net, "yardstick": yardstick}
-            return _ratio({name: _shipped(part, Path(room) / name, runtime, size) for name, part in nets.items()})
+            return _times({name: _shipped(part, Path(room) / name, runtime, size) for name, part in nets.items()})
 
-    return ratio
+    return clock
 
 
-def latency_ratio(net: nn.Module, yardstick: nn.Module, size: int, settings: Settings | None = None) -> float:
-    """Time of one photo through `net` by that through `yardstick`, both eager, where they are, in turn.
+def time_eager(net: nn.Module, yardstick: nn.Module, size: int, settings: Settings | None = None) -> Times:
+    """Time one photo through `net` and through `yardstick`, both eager, where they are, in turn.
 
     Args:
         net: (B, 3, size, size) float in [0, 1] -> logits (B, C).
         yardstick: The same, of the net that is compared to.
         size: Side of the photo, px.
         settings: Length of the measurement; None is a second at most.
-
-    Returns:
-        The median ratio over the rounds, below 1 where `net` is faster.
     """
-    return _ratio({"net": torch_contender(net, size), "yardstick": torch_contender(yardstick, size)}, settings)
+    return _times({"net": torch_contender(net, size), "yardstick": torch_contender(yardstick, size)}, settings)
 
 
 def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Contender:
@@ -63,7 +75,8 @@ def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Contender:
     return predictor_contender(load_exported(WRITERS[runtime](net, stem.with_suffix(SUFFIX[runtime]), record)), size)
 
 
-def _ratio(contenders: dict[str, Contender], settings: Settings | None = None) -> float:
+def _times(contenders: dict[str, Contender], settings: Settings | None = None) -> Times:
     quick = settings or Settings(seconds=1.0, min_rounds=15, max_rounds=200)
     (record,) = model_clock(contenders, reference="yardstick", batches=[1], settings=quick)
-    return float(record["entries"]["net"]["ratio"])
+    entries = record["entries"]
+    return Times(entries["net"]["ratio"], entries["net"]["median_ms"], entries["yardstick"]["median_ms"])

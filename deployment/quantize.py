@@ -21,7 +21,8 @@ from deployment.writing import Verify, placing
 Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; gone through several times
 Judge = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 
-FIRST = 3  # layers that are given back before any search: a mobile net's stem and first block are what int8 hurts most
+STEM = 1  # layers that stay in float always: the first sees three channels, costs little, and is what int8 hurts most
+FIRST = 3  # layers that are given back before any search: a mobile net's first block comes next
 SLACK = 1e-9  # 0.9 - 0.89 is a little more than 0.01
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and can be given back
 BETWEEN = (
@@ -47,12 +48,14 @@ def quantize_onnx(
 ) -> Path:
     """Make an int8 ONNX file (QDQ, int8 weights a channel, uint8 activations) of a float one.
 
+    The first layer stays in float, and is named among those that were given back.
+
     Args:
         source: Float file that litesort wrote.
         path: Name of the new file.
         photos: Calibration photos, prepared as for the network, in a form that can be gone through again.
-        judge: Macro F1 of a predictor; with it, layers are given back to float until the loss is below `max_drop`: the
-            first three at first, then the most sensitive, twice as many each round.
+        judge: Macro F1 of a predictor; with it, layers are given back to float until no more than `max_drop` is
+            lost: the first three at first, then the most sensitive, twice as many each round.
         max_drop: Macro F1 that may be lost.
         verify: As in `deployment.export.to_onnx`.
         rounds: Rounds of giving back.
@@ -68,23 +71,23 @@ def quantize_onnx(
     base = OnnxPredictor(source)
     parts, before = _parts(source)
     with tempfile.TemporaryDirectory() as room:
-        draft, given_back = Path(room) / "int8.onnx", list[str]()
-        _static(source, draft, photos, nodes_to_exclude=before)
+        draft, given_back = Path(room) / "int8.onnx", _first(parts, STEM)
+        _static(source, draft, photos, nodes_to_exclude=[*before, *_nodes(parts, given_back)])
         exact = None if judge is None else judge(base)
         if judge is not None and exact is not None:
-            wanted, order = exact - max_drop, list[str]()
+            wanted, order = exact - max_drop - SLACK, list[str]()
             for number in range(rounds + 1):
-                if (reached := judge(OnnxPredictor(draft))) > wanted:
+                if (reached := judge(OnnxPredictor(draft))) >= wanted:
                     break
                 if number == rounds:
                     raise _too_much(path, exact - reached, max_drop, len(given_back))
                 if number:
                     order = order or _by_sensitivity(source, parts, photos, Path(room))
-                    given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                    most = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                    given_back = [layer for layer in parts if layer in (*_first(parts, STEM), *most)]
                 else:
-                    given_back = list(parts)[: min(FIRST, len(parts) - 1)]  # the search takes minutes
-                floats = {node for layer in given_back for node in parts[layer]}
-                _static(source, draft, photos, nodes_to_exclude=[*before, *floats])
+                    given_back = _first(parts, FIRST)  # the search takes minutes
+                _static(source, draft, photos, nodes_to_exclude=[*before, *_nodes(parts, given_back)])
         proof = _proof(path, OnnxPredictor, judge, exact, max_drop, len(given_back), verify)
         _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, proof)
     return path
@@ -107,14 +110,20 @@ def quantize_openvino(
     data = nncf.Dataset(single)
     common: dict[str, Any] = {"subset_size": len(single), "preset": nncf.QuantizationPreset.MIXED}
     model = openvino.Core().read_model(source)
+    layers = dict.fromkeys(_layers(model))
     with _quiet(), kept_signal_stack():
         nncf.set_log_level(logging.ERROR)
+        common["ignored_scope"] = nncf.IgnoredScope(names=_first(layers, STEM))
         small = nncf.quantize(model, data, **common)
         exact = None if judge is None else judge(base)
-        if judge is not None and exact is not None and judge(_compiled(small, base)) <= (wanted := exact - max_drop):
-            common["ignored_scope"] = nncf.IgnoredScope(names=_layers(model)[:FIRST])
+        if (
+            judge is not None
+            and exact is not None
+            and judge(_compiled(small, base)) < (wanted := exact - max_drop - SLACK)
+        ):
+            common["ignored_scope"] = nncf.IgnoredScope(names=_first(layers, FIRST))
             small = nncf.quantize(openvino.Core().read_model(source), data, **common)
-            if judge(_compiled(small, base)) <= wanted:
+            if judge(_compiled(small, base)) < wanted:
                 small = _restored(openvino.Core().read_model(source), data, judge, base, max_drop, rounds, common)
     given_back = _in_float(small)
     if len(given_back) == len(_layers(small)):
@@ -215,6 +224,16 @@ def _parts(source: Path) -> tuple[dict[str, list[str]], list[str]]:
         if not mine:
             before.append(node.name)
     return parts, before
+
+
+def _first(layers: Mapping[str, Any], count: int) -> list[str]:
+    """The first layers, and never all of them."""
+    return list(layers)[: min(count, len(layers) - 1)]
+
+
+def _nodes(parts: Mapping[str, list[str]], layers: Sequence[str]) -> list[str]:
+    """The nodes of some layers and of what follows them; one that follows several comes once."""
+    return list(dict.fromkeys(node for layer in layers for node in parts[layer]))
 
 
 def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], photos: Photos, room: Path) -> list[str]:

@@ -30,9 +30,9 @@ class OnnxPredictor:
         providers = list(chosen.pop("providers", ["CPUExecutionProvider"]))
         if threads is not None:
             settings.intra_op_num_threads = settings.inter_op_num_threads = threads
+        for name, value in chosen.items():
+            _set(settings, name, value)
         try:
-            for name, value in chosen.items():
-                setattr(settings, name, value)
             self.session = runtime.InferenceSession(data, settings, providers=providers)
         except Exception as error:  # the runtime has a dozen classes of its own for it
             raise cannot_run(path, f"ONNX Runtime {runtime.__version__}", error) from error
@@ -47,6 +47,21 @@ class OnnxPredictor:
     def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
         return torch.from_numpy(self.session.run(None, {self.input: array(photos)})[0])
+
+
+def _set(settings: Any, name: str, value: Any) -> None:
+    """An attribute of `SessionOptions`; one of those that are enumerations (ORT_ENABLE_BASIC, ...) by its name."""
+    kind = type(getattr(settings, name, None))
+    if isinstance(value, str) and value in (names := getattr(kind, "__members__", {})):
+        value = names[value]
+    try:
+        if not hasattr(settings, name):
+            raise TypeError("SessionOptions has no such attribute")
+        setattr(settings, name, value)
+    except TypeError as error:
+        choices = ", ".join(getattr(kind, "__members__", {})) or f"a value of type {kind.__name__}"
+        mend = f"give {choices}" if hasattr(settings, name) else "leave it out"
+        raise DeploymentError(f"runtime.{name}={value} is no option of ONNX Runtime: {mend}") from error
 
 
 def _refuse_outside_data(path: Path, data: bytes) -> None:

@@ -104,8 +104,8 @@ def load_artefact(
         path: The file.
         load_net: Rebuilds a checkpoint's network and returns it with the record, as lightning_modules.checkpoint does.
         device: Where a checkpoint's network runs; exported files run where their options say.
-        threads: Threads of the runtime of an exported file.
-        options: The runtime's own options.
+        threads: Threads of an exported file's runtime. PyTorch has one setting a process: `torch.set_num_threads`.
+        options: An exported file's runtime's own options; DeploymentError where a checkpoint is given some.
 
     Raises:
         DeploymentError: The file cannot be used; and what `load_net` raises.
@@ -115,6 +115,10 @@ def load_artefact(
     if Path(path).suffix in (*EXPORTED, ".bin"):
         exported = load_exported(path, threads, options)
         return Artefact(exported, exported.record, None)
+    if options:
+        raise DeploymentError(
+            f"runtime options {', '.join(options)} do nothing with a checkpoint: export it, or leave them out"
+        )
     net, record = load_net(path)
     return Artefact(TorchPredictor(net, device), record, net)
 

@@ -1,9 +1,10 @@
 """From one checkpoint to several files, each proven against it before it gets its name."""
 
+import contextlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,24 @@ class Exporter:
         with tempfile.TemporaryDirectory() as room:
             _check_space(Path(room), self.net)
             source = WRITERS[kind](self.net, Path(room) / f"float{SUFFIX[kind]}", self.record, **settings)
-            QUANTIZERS[kind](source, path, self.photos, judge=self.judge, max_drop=self.max_drop, verify=verify)
+            with _named(kind, self.record):
+                QUANTIZERS[kind](source, path, self.photos, judge=self.judge, max_drop=self.max_drop, verify=verify)
         return proven[-1]
+
+
+@contextlib.contextmanager
+def _named(kind: str, record: Mapping[str, Any]) -> Iterator[None]:
+    """Make one line of a quantiser's errors: one network that it cannot take must not cost the other files."""
+    try:
+        yield
+    except (DeploymentError, MemoryError):
+        raise
+    except Exception as error:  # they fail as anything
+        name, line = record.get("model", {}).get("name", "this network"), " ".join(str(error).split())[:200]
+        raise DeploymentError(
+            f"format={kind} precision=int8 cannot be made of {name}: {line or type(error).__name__}: "
+            "leave it out, or take fp32"
+        ) from error
 
 
 def _check_space(room: Path, net: nn.Module) -> None:

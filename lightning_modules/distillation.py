@@ -53,7 +53,9 @@ class Distillation(CrossEntropy):
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         self.teacher.match(classes)
-        self.agreement = Agreement(len(classes))
+        self.agreement = Agreement(len(classes)).to(
+            net.mean.device
+        )  # pruned in steps, the network is on its device by now
 
     def taught(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Terms by name, each with its weight, from logits (B, C) float32 and targets as `forward` gets them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import conf
@@ -149,6 +150,10 @@ def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
         ("data.source.kinds", [{"_target_": "os.system", "command": "touch harm"}]),
         ("data.source", "${model.harm}"),
         ("data.source", "${oc.decode:'{_target_: os.system, command: touch harm}'}"),
+        (
+            "data.root",
+            "\\${oc.create:'{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [harm]}}'}",
+        ),
         ("trainer.plugins", [{"_target_": "os.system", "command": "touch harm"}]),
         ("objective", {"_target_": "${tags.0}", "command": "touch harm"}),
         ("ship", {"_target_": "conf.build.ship", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
@@ -172,6 +177,17 @@ def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, 
         continued(configured(tmp_path / "run", *said), said)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "focal", "class_weighted", "logit_adjusted"])
+def test_a_sweeps_teacher_is_passed_over_by_jobs_that_learn_from_labels(objective, teacher, monkeypatch, caplog):
+    said = [f"objective={objective}", f"teacher={teacher}"]
+    assert continued(configured(Path("unused"), *said), said).teacher == str(teacher)  # and refused, when it is built
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": {"mode": "MULTIRUN"}}))
+    assert continued(configured(Path("unused"), *said), said).teacher is None
+    assert "its objective learns from labels alone" in caplog.text
+    said[0] = "objective=distill_logit"
+    assert continued(configured(Path("unused"), *said), said).teacher == str(teacher)
 
 
 def test_what_the_command_line_names_may_be_built(teacher, photos):

@@ -176,5 +176,10 @@ def test_a_config_that_came_in_a_file_builds_nothing_but_data():
             trusted(stored, {})
     stored["data"]["source"] = {"_target_": "datamodules.sources.folder.FolderSource"}
     assert trusted(stored, {"split": "test"}).split == "test"
+    # Hydra resolves once more what it builds: a value that is text after the first look is a target after the second.
+    later = "\\${oc.create:'{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [harm]}}'}"
+    for key, value in {"root": later, "nested": [{"deep": later}]}.items():
+        with pytest.raises(ModelError, match="it is refused"):
+            trusted({"data": {**stored["data"], key: value}}, {})
     with pytest.raises(ModelError, match="does not say which photos"):
         trusted({"data": {}}, {})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import conf
 from conf.typed import as_typed
@@ -131,6 +133,10 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
         ("source=null", "source is not given"),
         ("min_confidence=2", "min_confidence=2"),
         ("workers=0", "workers=0"),
+        ("workers=auto", "workers=auto is of no use: give a whole number, 1 or more"),
+        ("batch_size=null", "batch_size=null is of no use"),
+        ("threads=auto", "threads=auto is of no use"),
+        ("+runtime.a=1", "runtime options a do nothing with a checkpoint"),
         ("ckpt=null", "ckpt is not given"),
         ("ckpt=model.txt", "model.txt"),
         ("csv=/proc/none/answers.csv", "cannot be written"),
@@ -176,6 +182,25 @@ def test_sources_in_order(tmp_path):
     for empty in (tmp_path / "none", f"{tmp_path}/*.webp"):
         with pytest.raises(DataError, match="holds no photo"):
             next(find_photos(empty))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeypatch):
+    for name in ("a/1.png", "lost/2.png", "z.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    look = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "lost":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (read,) = read_batches(find_photos(tmp_path), 8, "pad")
+    assert [(file.name, bool(reason)) for file, reason in zip(read.files, read.reasons, strict=True)] == [
+        ("1.png", False), ("lost", True), ("z.png", False)
+    ]  # fmt: skip
+    assert len(read.pixels) == 2
 
 
 def test_some_photos_come_from_all_over(tmp_path):

@@ -74,3 +74,13 @@ def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
         ship(format=["onnx"], precision=["fp32"])
+
+
+@pytest.mark.parametrize("setting", ["temperature=0", "max_drop=2", "calibration_photos=0", "max_drop=abc"])
+def test_a_setting_that_exporting_refuses_is_said_before_the_training(setting):
+    from conf.build import ship
+    from lightning_modules import ModelError
+
+    key, _, value = setting.partition("=")
+    with pytest.raises(ModelError, match=setting):
+        ship(format=["onnx"], precision=["fp32"], **{key: value if value == "abc" else int(value)})

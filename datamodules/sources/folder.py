@@ -101,7 +101,10 @@ def _hidden(name: str) -> bool:
 
 
 def photos_below(folder: Path) -> Iterator[Path]:
-    """Files with a picture suffix at any depth below `folder`, in natural order; hidden ones are passed over."""
+    """Files with a picture suffix at any depth below `folder`, in natural order; hidden ones are passed over.
+
+    A folder that cannot be looked into stands for its photos, as one that is broken.
+    """
     return _photos(folder, set())
 
 
@@ -113,11 +116,16 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _photos(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Files with a picture suffix below `folder`, in natural order; links are followed, but never in a circle."""
-    if (identity := _identity(folder)) in seen:
+    try:
+        if (identity := _identity(folder)) in seen:
+            return
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not _hidden(entry.name)]
+    except OSError:
+        yield folder  # as if it were a photo: whoever reads it names it, and goes on
         return
     seen = seen | {identity}
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not _hidden(entry.name)), key=lambda entry: natural(entry.name))
+    visible.sort(key=lambda entry: natural(entry.name))
     for entry in visible:
         if entry.is_dir():
             yield from _photos(folder / entry.name, seen)

@@ -37,9 +37,7 @@ class WebDatasetSource(UnpackedSource):
         try:
             import webdataset  # noqa: F401
         except ImportError as error:
-            raise DataError(
-                "data=webdataset needs the package webdataset: pip install -e '.[webdataset]'"
-            ) from error
+            raise DataError("data=webdataset needs the package webdataset: pip install -e '.[webdataset]'") from error
         if root is None:
             raise DataError("data.root is not given: name the folder that holds the tar shards: data.root=shards")
         top = Path(root).expanduser()

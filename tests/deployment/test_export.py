@@ -200,7 +200,11 @@ def test_predictors_note_threads_and_options(files):
     assert openvino.details["options"]["INFERENCE_NUM_THREADS"] == "1"
     with pytest.raises(DeploymentError, match="not known to torch"):
         ExportedTorchPredictor(files["torch"], 1, {"a": 1})
-    with pytest.raises(DeploymentError, match="cannot be run by ONNX Runtime"):
-        OnnxPredictor(files["onnx"], 1, {"providers": ["NoSuchProvider"], "no_such_option": 1})
+    with pytest.raises(DeploymentError, match=r"runtime\.no_such_option=1 is no option of ONNX Runtime: leave it out"):
+        OnnxPredictor(files["onnx"], 1, {"no_such_option": 1})
+    basic = OnnxPredictor(files["onnx"], 1, {"graph_optimization_level": "ORT_ENABLE_BASIC"})
+    assert basic.session.get_session_options().graph_optimization_level.name == "ORT_ENABLE_BASIC"
+    with pytest.raises(DeploymentError, match=r"graph_optimization_level=best is no .*: give .*ORT_ENABLE_ALL"):
+        OnnxPredictor(files["onnx"], 1, {"graph_optimization_level": "best"})
     with pytest.raises(DeploymentError, match="cannot be run by OpenVINO"):
         OpenVINOPredictor(files["openvino"], 1, {"NO_SUCH_OPTION": "1"})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deployment import DeploymentError
-from deployment.compare import ratio_in
+from deployment.compare import clock_in
 from deployment.export import WRITERS
 from deployment.teaching import open_exported
 from lightning_modules.backbones import create_backbone
@@ -36,9 +36,11 @@ def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "eager"])
 def test_a_net_of_a_tenth_of_the_operations_takes_less_time_as_it_ships(runtime):
     small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
-    assert ratio_in(runtime)(small, large, 64) < 1 < ratio_in(runtime)(large, small, 64)
+    there, back = clock_in(runtime)(small, large, 64), clock_in(runtime)(large, small, 64)
+    assert there.ratio < 1 < back.ratio
+    assert there.net < there.yardstick
 
 
 def test_an_unknown_runtime_is_refused():
     with pytest.raises(DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of onnx, openvino"):
-        ratio_in("tflite")
+        clock_in("tflite")
