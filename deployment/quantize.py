@@ -21,8 +21,7 @@ from deployment.writing import Verify, placing
 Photos = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 of training photos; gone through several times
 Judge = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 
-STEM = 1  # layers that stay in float always: the first sees three channels, costs little, and is what int8 hurts most
-FIRST = 3  # layers that are given back before any search: a mobile net's first block comes next
+FIRST = (1, 3)  # layers that are given back, in turn, before any search: a mobile net's stem, then its first block too
 SLACK = 1e-9  # 0.9 - 0.89 is a little more than 0.01
 LAYERS = ("Conv", "Gemm", "MatMul")  # what has weights, and can be given back
 BETWEEN = (
@@ -48,14 +47,12 @@ def quantize_onnx(
 ) -> Path:
     """Make an int8 ONNX file (QDQ, int8 weights a channel, uint8 activations) of a float one.
 
-    The first layer stays in float, and is named among those that were given back.
-
     Args:
         source: Float file that litesort wrote.
         path: Name of the new file.
         photos: Calibration photos, prepared as for the network, in a form that can be gone through again.
         judge: Macro F1 of a predictor; with it, layers are given back to float until no more than `max_drop` is
-            lost: the first three at first, then the most sensitive, twice as many each round.
+            lost: the first, the first three, then the most sensitive, twice as many each round.
         max_drop: Macro F1 that may be lost.
         verify: As in `deployment.export.to_onnx`.
         rounds: Rounds of giving back.
@@ -71,8 +68,8 @@ def quantize_onnx(
     base = OnnxPredictor(source)
     parts, before = _parts(source)
     with tempfile.TemporaryDirectory() as room:
-        draft, given_back = Path(room) / "int8.onnx", _first(parts, STEM)
-        _static(source, draft, photos, nodes_to_exclude=[*before, *_nodes(parts, given_back)])
+        draft, given_back = Path(room) / "int8.onnx", list[str]()
+        _static(source, draft, photos, nodes_to_exclude=before)
         exact = None if judge is None else judge(base)
         if judge is not None and exact is not None:
             wanted, order = exact - max_drop - SLACK, list[str]()
@@ -81,12 +78,11 @@ def quantize_onnx(
                     break
                 if number == rounds:
                     raise _too_much(path, exact - reached, max_drop, len(given_back))
-                if number:
+                if number < len(FIRST):
+                    given_back = _first(parts, FIRST[number])
+                else:  # takes minutes
                     order = order or _by_sensitivity(source, parts, photos, Path(room))
-                    most = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
-                    given_back = [layer for layer in parts if layer in (*_first(parts, STEM), *most)]
-                else:
-                    given_back = _first(parts, FIRST)  # the search takes minutes
+                    given_back = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
                 _static(source, draft, photos, nodes_to_exclude=[*before, *_nodes(parts, given_back)])
         proof = _proof(path, OnnxPredictor, judge, exact, max_drop, len(given_back), verify)
         _rewrite(draft, path, {**base.record, "exported": _int8(base.record, given_back)}, proof)
@@ -113,18 +109,16 @@ def quantize_openvino(
     layers = dict.fromkeys(_layers(model))
     with _quiet(), kept_signal_stack():
         nncf.set_log_level(logging.ERROR)
-        common["ignored_scope"] = nncf.IgnoredScope(names=_first(layers, STEM))
         small = nncf.quantize(model, data, **common)
         exact = None if judge is None else judge(base)
-        if (
-            judge is not None
-            and exact is not None
-            and judge(_compiled(small, base)) < (wanted := exact - max_drop - SLACK)
-        ):
-            common["ignored_scope"] = nncf.IgnoredScope(names=_first(layers, FIRST))
-            small = nncf.quantize(openvino.Core().read_model(source), data, **common)
-            if judge(_compiled(small, base)) < wanted:
-                small = _restored(openvino.Core().read_model(source), data, judge, base, max_drop, rounds, common)
+        if judge is not None and exact is not None:
+            wanted, steps = exact - max_drop - SLACK, iter(FIRST)
+            while judge(_compiled(small, base)) < wanted:
+                if (count := next(steps, None)) is None:
+                    small = _restored(openvino.Core().read_model(source), data, judge, base, max_drop, rounds, common)
+                    break
+                common["ignored_scope"] = nncf.IgnoredScope(names=_first(layers, count))
+                small = nncf.quantize(openvino.Core().read_model(source), data, **common)
     given_back = _in_float(small)
     if len(given_back) == len(_layers(small)):
         raise DeploymentError(f"{path.name}: every layer would go back to float: take fp32 or fp16, or raise max_drop")

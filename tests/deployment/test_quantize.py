@@ -48,13 +48,13 @@ def test_layers_go_back_to_float_until_little_is_lost(floats, shipped, tmp_path)
 
     exact = load_exported(floats["onnx"])(shipped.pixels).numpy()
     loose = quantize_onnx(floats["onnx"], tmp_path / "loose.onnx", [shipped.pixels], judge=judge, max_drop=0.9)
-    assert len(load_exported(loose).record["exported"]["given_back"]) == 1  # the stem stays in float always
+    assert load_exported(loose).record["exported"]["given_back"] == []
     assert len(calls) == 3  # the float file, the int8 one, and that as written
     lost = 1 - judge(load_exported(loose))
     tight = quantize_onnx(
         floats["onnx"], tmp_path / "tight.onnx", [shipped.pixels], judge=judge, max_drop=0.5 * lost, rounds=3
     )
-    assert len(load_exported(tight).record["exported"]["given_back"]) > 1
+    assert len(load_exported(tight).record["exported"]["given_back"]) >= 1
     assert 1 - judge(load_exported(tight)) < 0.5 * lost
 
 
@@ -90,17 +90,18 @@ def test_what_still_loses_too_much_is_not_written(floats, shipped, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_openvino_gives_the_first_layers_back_before_it_searches(floats, shipped, tmp_path):
-    """The F1 is made up: only the second int8 model is good enough."""
+@pytest.mark.parametrize("poor", [1, 2])
+def test_openvino_gives_the_first_layers_back_before_it_searches(poor, floats, shipped, tmp_path):
+    """The F1 is made up: only the second int8 model is good enough, or the third."""
     calls = []
 
     def judge(predict):
         calls.append(predict)
-        return 0.5 if len(calls) == 2 else 1.0  # the float one, all int8, with layers in float, and that as written
+        return 0.5 if 2 <= len(calls) < 2 + poor else 1.0  # the float one, all int8, with layers in float, as written
 
     path = quantize_openvino(floats["openvino"], tmp_path / "int8.xml", [shipped.pixels[:4]], judge=judge)
-    assert len(load_exported(path).record["exported"]["given_back"]) >= FIRST
-    assert len(calls) == 4
+    assert len(load_exported(path).record["exported"]["given_back"]) >= FIRST[poor - 1]
+    assert len(calls) == 3 + poor
 
 
 @pytest.mark.parametrize("kind", list(QUANTIZERS))
