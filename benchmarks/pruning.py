@@ -1,0 +1,85 @@
+"""Which channels may go? What is left of trained networks, before they are trained again, by importance and scope.
+
+    python benchmarks/pruning.py RUN/best.ckpt OTHER/best.ckpt
+
+Each network loses half of its multiply-accumulates at once; BatchNorm statistics are then taken anew from training
+photos, of all classes alike mixed, and the validation photos are judged. The photos are those of the checkpoints' runs.
+"""
+
+import argparse
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import conf
+from conf.build import load_data
+from deployment.profile import profile
+from deployment.runtimes import TorchPredictor, predict_all
+from lightning_modules.backbones import Backbone
+from lightning_modules.checkpoint import load_net
+from lightning_modules.metrics import evaluate
+from lightning_modules.pruning import IMPORTANCE, SCOPES, find_ratio, gather_gradients, pruned, untouchable
+
+
+def batches(data: Any, count: int) -> list[Any]:
+    """Training batches of all classes, as the network gets them, not augmented."""
+    return [data.on_after_batch_transfer(batch, 0) for batch in islice(data.loader("train", mixed=True), count)]
+
+
+@torch.no_grad()
+def settle(net: Backbone, seen: list[Any]) -> Backbone:
+    """Take the statistics of all BatchNorms anew."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True  # plain averages
+    for images, *_ in seen:
+        net(images)
+    return net.eval()
+
+
+def half(net: Backbone, size: int, share: float, importance: str, scope: str) -> Backbone:
+    """The network with a share of its multiply-accumulates."""
+    settings: dict[str, Any] = {"importance": importance, "scope": scope, "protected": untouchable(net, size)}
+    whole = profile(net, size)["macs"]
+    cost = lambda ratio: profile(pruned(net, size, ratio, **settings), size)["macs"] / whole  # noqa: E731
+    return pruned(net, size, find_ratio(cost, share, f"--macs {share}"), **settings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt", nargs="+", type=Path, help="checkpoints of runs")
+    parser.add_argument("--macs", type=float, default=0.5, help="share of the multiply-accumulates that stays")
+    parser.add_argument("--batches", type=int, default=28, help="training batches for gradients and statistics")
+    options = parser.parse_args()
+    table = Table(title=f"macro F1 on validation photos, {options.macs:.0%} of the MACs left", title_justify="left")
+    table.add_column("importance, scope")
+    columns: list[list[str]] = []
+    for ckpt in options.ckpt:
+        with hydra.initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+            cfg = hydra.compose("evaluate", overrides=[f"ckpt={ckpt}", f"run_dir={ckpt.parent}"])
+        net, record = load_net(ckpt)
+        data, *_ = load_data(record, cfg)
+        seen = batches(data, options.batches)
+
+        def f1(small: Backbone, data: Any = data, classes: list[str] = record["classes"]) -> float:
+            shares, targets, _ = predict_all(TorchPredictor(small), data.loader("val"))
+            return evaluate(shares, targets, classes)["f1_macro"]
+
+        table.add_column(f"{net.name}, {data.size} px ({f1(net):.3f})", justify="right")
+        gather_gradients(net, seen, len(seen))
+        ways = [(importance, scope) for importance in IMPORTANCE for scope in SCOPES]
+        columns.append([f"{f1(settle(half(net, data.size, options.macs, *way), seen)):.3f}" for way in ways])
+    for way, *row in zip([f"{i}, {s}" for i in IMPORTANCE for s in SCOPES], *columns, strict=True):
+        table.add_row(way, *row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
