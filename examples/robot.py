@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+onnxruntime.set_default_logger_severity(3)  # not what it tidies up in an int8 file
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["litesort"])
 side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
