@@ -38,7 +38,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 93
+    assert len(OPTIONS) == 94
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
