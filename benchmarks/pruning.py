@@ -3,7 +3,7 @@
     python benchmarks/pruning.py RUN/best.ckpt OTHER/best.ckpt
 
 Each network loses half of its multiply-accumulates at once; BatchNorm statistics are then taken anew from training
-photos, of all classes alike mixed, and the validation photos are judged. The photos are those of the checkpoints' runs.
+photos of all classes, and the validation photos are judged. The photos are those of the checkpoints' runs.
 """
 
 import argparse
