@@ -42,6 +42,7 @@ def judge(
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
     scores = evaluate(probabilities, targets, classes)
+    stage = {"unseen": "test"}.get(split, split)  # images that were trained on give no test/ numbers
     score, clocks = judges(cfg)
     yardstick = create_backbone(score.reference, len(classes), pretrained=False)
     latency = clocks.measure(
@@ -52,7 +53,7 @@ def judge(
     results = {
         "status": "completed", "error": None, **facts, "ckpt": str(ckpt), "split": split, "photos": len(targets),
         "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
-        **{f"test/{key}": value for key, value in scores.items()},
+        **{f"{stage}/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
         **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.judge(scores["f1_macro"], latency),
         "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),

@@ -36,6 +36,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     device = best_device(cfg.accelerator)  # of the checkpoint's answers alone: files are made, and answer, on the CPU
     (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
     data, split, facts = load_data(record, cfg)
+    split = "test" if cfg.split == "auto" else split
     classes, eager, out = record["classes"], TorchPredictor(net, device), Path(cfg.run_dir)
     (shares, targets, indices), (known, truth, _) = (predict_all(eager, data.loader(part)) for part in (split, "val"))
     expected, temperature, calibration = calibrate(shares, targets, known, truth, cfg.temperature)

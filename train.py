@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import conf.resume
 from conf.build import continued, judges
 from conf.launch import launch
+from conf.split_origin import check_overlap, inherited_split, split_origins, split_record
 
 
 def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -32,15 +33,18 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
     _, ship = judges(cfg), instantiate(cfg.ship)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
+    origins = split_origins(cfg)
+    kept = inherited_split(origins, overrides or [])
+    data = instantiate(cfg.data, _partial_=True)(quarantine_dir=cfg.run_dir, **kept)
     start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
     net = continue_net(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
+    check_overlap(data, origins, overrides or [], cfg.get("strict", False))
     objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
-        config=conf.portable(cfg), git=git_revision(Path(__file__).parent),
+        config=conf.portable(cfg), git=git_revision(Path(__file__).parent), split=split_record(data, origins),
     )  # fmt: skip
     module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net

@@ -8,6 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+# Settings of the split: a run that starts from a checkpoint takes them over where the command line is silent.
+TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "keep")
+
 
 def slug(text: str, longest: int = 96) -> str:
     """Folder name for a job's overrides: letters, digits, ".", "_" and "-"; what is cut off is told apart by a hash."""
@@ -97,7 +100,9 @@ def begun(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> 
     OmegaConf.set_struct(whole, False)
     whole.model = fresh.model
     if "data" in said:
-        whole.data.size, whole.data.resize = fresh.data.size, fresh.data.resize
+        for key in ("size", "resize", *TAKEN_OVER):
+            if key in fresh.data:
+                OmegaConf.update(whole.data, key, OmegaConf.select(fresh, f"data.{key}"), force_add=True)
     else:
         whole.data = fresh.data
     if "seed" not in said:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from conf import begun, data_name, merged, on_top
 from conf.check import check
 from conf.resume import half_done
+from conf.split_origin import evaluated_split
 from conf.trust import familiar, trusted
 
 if TYPE_CHECKING:
@@ -65,17 +66,23 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
     """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
     from hydra.utils import instantiate
 
+    from datamodules import DataError
+
     said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(said.keys() & {"_target_", "root", "file"})
     if "_target_" not in said:
         cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
         check(cfg)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
-    data = instantiate(cfg.data, classes=record["classes"], quarantine_dir=cfg.run_dir, **square)
+    if {"fold", "folds"} & said.keys():
+        raise DataError("data.fold and data.folds are settings of a training: leave them out, the split is the run's")
+    data = instantiate(cfg.data, _partial_=True)(
+        classes=record["classes"], quarantine_dir=cfg.run_dir, stored_split=record.get("split"), **square
+    )
     data.prepare_data()
     data.setup("test")
     facts = {"name": merged(record["config"]).get("name"), "data": data_name(cfg)}
-    return data, {"auto": "all" if other else "test"}.get(cfg.split, cfg.split), facts
+    return data, evaluated_split(data, cfg.split, other), facts
 
 
 def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:

@@ -34,6 +34,15 @@ class DigestIndex:
 
     def key(self, size: int, policy: str, workers: int | None = None, progress: bool = True) -> str:
         """Return 32 hex digits: content and boxes of all samples in order, size, policy and format."""
+        digests = self.digests(workers, progress)
+        whole = hashlib.sha256(json.dumps([FORMAT, size, policy, len(digests)]).encode())
+        for sample, digest in zip(self.source.samples, digests, strict=True):
+            part = sample.box if sample.frame is None else (sample.box, sample.frame)
+            whole.update(repr(part).encode() + b"\0" + digest)
+        return whole.hexdigest()[:32]
+
+    def digests(self, workers: int | None = None, progress: bool = True) -> list[bytes]:
+        """Return the digest of content and box of each sample; `UNREADABLE` where the file cannot be opened."""
         digests: list[bytes | None] = [None] * len(self.files)
         states = [self._state(index) for index in range(len(self.files))]
         for index, (name, state) in enumerate(states):
@@ -50,11 +59,7 @@ class DigestIndex:
         missing = [index for index, digest in enumerate(digests) if digest is None]
         parallel(compute, missing, "Reading photos", workers, progress)
         self._remember(missing, states, digests)
-        whole = hashlib.sha256(json.dumps([FORMAT, size, policy, len(digests)]).encode())
-        for sample, digest in zip(self.source.samples, digests, strict=True):
-            part = sample.box if sample.frame is None else (sample.box, sample.frame)
-            whole.update(repr(part).encode() + b"\0" + (digest or UNREADABLE))
-        return whole.hexdigest()[:32]
+        return [digest or UNREADABLE for digest in digests]
 
     def _state(self, index: int) -> tuple[str, list[int] | None]:
         file = self.files[index]

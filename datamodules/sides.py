@@ -35,6 +35,12 @@ class Sides:
         """Whether photos that show the same are to stay together."""
         return DUPLICATES in self.ways
 
+    def groups(self, samples: Sequence[Sample], twins: np.ndarray | None) -> np.ndarray:
+        """Group of each sample, (N,) int64: equal where two must stay on one side; twins: as in `split`."""
+        patterns = [way for way in self.ways if way != DUPLICATES]
+        names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
+        return group_ids(paths, patterns, self.group_block, names, twins if self.by_likeness else None)
+
     def split(
         self, samples: Sequence[Sample], labels: np.ndarray, classes: Sequence[str], twins: np.ndarray | None
     ) -> tuple[splits.Rows, list[str]]:
@@ -46,9 +52,7 @@ class Sides:
         Raises:
             DataError: the settings do not fit the photos.
         """
-        patterns = [way for way in self.ways if way != DUPLICATES]
-        names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
-        groups = group_ids(paths, patterns, self.group_block, names, twins if self.by_likeness else None)
+        groups = self.groups(samples, twins)
         chosen, notes = splits.plan(
             labels,
             groups,

@@ -134,14 +134,17 @@ def given_split(
         notes.append(
             "the data name no test photos: the val photos, which choose the checkpoint, are the test photos too"
         )
-    notes += _gaps(labels, classes, rows)
-    torn = len(np.unique(groups[rows["train"]])) + len(np.unique(groups[sides != "train"])) - len(np.unique(groups))
-    if torn > 0 and not wanted:
-        notes.append(f"{torn} groups lie on both sides of the split that the data name: test results may flatter")
+    crossing = np.intersect1d(groups[sides == "train"], groups[sides != "train"])
+    if len(crossing):
+        held_out = " and ".join(name for name in ("val", "test") if (sides == name).any())
+        notes.append(
+            f"{len(crossing)} groups have images both in train and in {held_out}, as the data name them: "
+            "test results are too good"
+        )
     return rows, notes
 
 
-def _gaps(labels: np.ndarray, classes: Sequence[str], rows: Rows) -> list[str]:
+def gaps(labels: np.ndarray, classes: Sequence[str], rows: Rows) -> list[str]:
     """Classes that a side lacks: fatal for training, a line for the others."""
     notes = []
     for name, own in rows.items():

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,29 @@ import torch
 from datamodules import DataError, images
 from datamodules.augment import Augment
 from datamodules.batch import Batch
-from datamodules.cache import open_pixels
+from datamodules.cache import open_pixels, pixel_dir
 from datamodules.cache_file import Pixels
+from datamodules.cache_key import DigestIndex
 from datamodules.duplicates import duplicate_groups
-from datamodules.edits import edited, named
+from datamodules.edits import EditedSource, edited, named
 from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
 from datamodules.quarantine import Quarantine, first_process
 from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
-from datamodules.sides import Sides
+from datamodules.sides import Sides, thinned
 from datamodules.sources.base import Sample, Source
-from datamodules.splits import Rows
+from datamodules.splits import Rows, check_classes, gaps
+from datamodules.stored_split import (
+    NAMES,
+    NEW,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VAL,
+    StoredSplit,
+    as_stored_split,
+    sample_keys,
+    sides_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +67,12 @@ class WasteDataModule(pl.LightningDataModule):
         on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
         quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
         classes: class names in the order that a trained network has them; the source's are mapped by name.
-        exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels.
+        exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels; neither
+            changes the split of the other photos.
+        stored_split: the split of an earlier run, as its checkpoint keeps it: images that it knows keep their side.
+        new_images: what becomes of images that `stored_split` does not know, where the others are the run's own:
+            "exclude" leaves them out of train, val and test; "train" trains on them, but for those whose group lies on
+            another side.
         root, file: flat names of settings of the source, which has read them already: not used here.
 
     Attributes:
@@ -91,6 +110,8 @@ class WasteDataModule(pl.LightningDataModule):
         classes: Sequence[str] | None = None,
         exclude: str | Path | None = None,
         relabel: str | Path | None = None,
+        stored_split: StoredSplit | Mapping[str, Any] | None = None,
+        new_images: Literal["exclude", "train"] = "exclude",
         root: str | Path | None = None,
         file: str | Path | None = None,
     ) -> None:
@@ -112,6 +133,8 @@ class WasteDataModule(pl.LightningDataModule):
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
         self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
         self.sides = Sides(val_fraction, test_fraction, fold, folds, group_by, group_block, seed, keep)
+        self.stored_split, self.new_images = as_stored_split(stored_split), new_images
+        self._whole = source  # the split is drawn over all samples, also those that `exclude` names
         self.seed = seed
         self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
@@ -149,11 +172,15 @@ class WasteDataModule(pl.LightningDataModule):
             where=self.cache,
             cache_dir=self.cache_dir,
             budget_gb=self.cache_budget_gb,
-            workers=None if self.num_workers == "auto" else max(1, self.num_workers),
+            workers=self._workers,
             progress=first_process(),
         )
         if self._pixels is None:
             self.cache = "off"
+
+    @property
+    def _workers(self) -> int | None:
+        return None if self.num_workers == "auto" else max(1, self.num_workers)
 
     @property
     def broken(self) -> dict[int, str]:
@@ -168,26 +195,134 @@ class WasteDataModule(pl.LightningDataModule):
     @cached_property
     def splits(self) -> Rows:
         """Rows of `samples` in train, val and test, (n,) int64 each; broken photos are in none."""
-        self.setup()
-        chosen, notes = self.sided(self.sides)
-        for note in notes if first_process() else ():
-            log.warning("data: %s", note)
+        chosen = {name: self._readable(self._sides & bit > 0) for name, bit in NAMES.items()}
+        if not self._any_class:
+            check_classes(self.labels[self.rows], self.classes)
+            self._say(gaps(self.labels, self.classes, chosen))
         return chosen
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """Rows of `samples`, (n,) int64, that the run of `stored_split` neither trained nor validated on."""
+        return self._readable(self.known_sides & (TRAIN | VAL) == 0)
+
+    def _readable(self, mask: np.ndarray) -> np.ndarray:
+        return self.rows[mask[self._place_in_whole[self.rows]]]
+
+    @cached_property
+    def _place_in_whole(self) -> np.ndarray:
+        """Row of the whole source of each of `samples`, (N,) int64."""
+        source = self.source
+        return np.asarray(source.rows if isinstance(source, EditedSource) else range(len(self.samples)), np.int64)
+
+    @cached_property
+    def sample_keys(self) -> np.ndarray:
+        """Key of each sample of the source, those left out by `exclude` too, (M,) uint64: see `stored_split`."""
+        self.setup()
+        folder = pixel_dir(self.cache_dir)
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        return sample_keys(DigestIndex(self._whole, folder), self._workers, first_process())
+
+    @cached_property
+    def known_sides(self) -> np.ndarray:
+        """Sides of the samples of the source in `stored_split`, (M,) uint8; 0 (`NEW`) where it does not know them."""
+        if self.stored_split is None:
+            return np.zeros(len(self._whole.samples), np.uint8)
+        return self.stored_split.look_up(self.sample_keys)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the photos are those of the run of `stored_split`, wherever they lie now."""
+        return self.stored_split is not None and self.stored_split.is_of(self.known_sides)
+
+    @property
+    def split_used(self) -> StoredSplit:
+        """The split of this run, for its checkpoint."""
+        return StoredSplit(self.sample_keys, self._sides)
+
+    def trained_on(self, other: StoredSplit) -> dict[str, int]:
+        """Images of val and of test that are training images of another split."""
+        trained = other.look_up(self.sample_keys)[self._place_in_whole] & TRAIN > 0
+        return {name: int(trained[self.splits[name]].sum()) for name in ("val", "test")}
+
+    @cached_property
+    def _sides(self) -> np.ndarray:
+        """Side of each sample of the whole source, (M,) uint8, broken and excluded photos included."""
+        self.setup()
+        if not self.is_own:
+            chosen, notes = self._draw(self.sides, None)
+            self._say(notes)
+            drawn, known = sides_of(chosen, len(self._whole.samples)), self.known_sides
+            return np.where(known == NEW, drawn, known)
+        sides = self.known_sides.copy()
+        assert self.stored_split is not None
+        missing, new = self.stored_split.missing(self.sample_keys), int((sides == NEW).sum())
+        if new and self.new_images == "train":
+            sides = self._sides_of_new(sides)
+        if missing or new:
+            trained = int((self.known_sides[sides & TRAIN > 0] == NEW).sum())
+            use = f"{trained} of them are trained on" if trained else "left out"
+            first = (
+                f", the first {self._whole.samples[int((self.known_sides == NEW).argmax())].path:.100}" if new else ""
+            )
+            self._say(
+                [
+                    f"the split of the checkpoint is kept: {len(self.stored_split.sides) - missing} of its "
+                    f"{len(self.stored_split.sides)} images are here, {missing} are missing; {new} images are new"
+                    + (f" ({use}{first})" if new else "")
+                ]
+            )
+        return sides
+
+    def _sides_of_new(self, sides: np.ndarray) -> np.ndarray:
+        """Sides (M,) uint8 where new photos train, but for those of a group that lies on another side."""
+        groups = self.sides.groups(self._whole.samples, self._duplicate_ids(self.sides))
+        sides = sides.copy()
+        held_out = {int(group): int(side) for group, side in zip(groups, sides, strict=True) if side & (VAL | TEST)}
+        for row in np.flatnonzero(sides == NEW):
+            sides[row] = held_out.get(int(groups[row]), TRAIN)
+        rows = np.flatnonzero(sides & (TRAIN | UNUSED))
+        left = thinned(rows, self._whole_labels, self.classes, self.sides.keep or {}, self.sides.seed)
+        sides[rows] = UNUSED
+        sides[left] = TRAIN
+        return sides
 
     def sided(self, sides: Sides, twins: np.ndarray | None = None) -> tuple[Rows, list[str]]:
         """Rows of `samples` as other settings would split them, and lines that the user should read.
 
         twins: (N,) int64, equal for `samples` that show the same, where that is known already.
         """
-        if twins is None and sides.by_likeness:
-            twins = duplicate_groups(self.source, self.cache_dir, self.cache_budget_gb, first_process())
-        twins = None if twins is None else twins[self.rows]
-        labels, classes = self.labels[self.rows], self.classes
+        if twins is not None:
+            whole = np.arange(len(self._whole.samples)) + twins.max(initial=0) + 1
+            whole[self._place_in_whole] = twins
+            twins = whole
+        chosen, notes = self._draw(sides, twins)
+        masks = sides_of(chosen, len(self._whole.samples))
+        return {name: self._readable(masks & bit > 0) for name, bit in NAMES.items()}, notes
+
+    def _draw(self, sides: Sides, twins: np.ndarray | None) -> tuple[Rows, list[str]]:
+        """Draw a split of the whole source: rows of it, and lines that the user should read."""
+        labels, classes = self._whole_labels, self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
             classes = [classes[label] for label in present]
-        chosen, notes = sides.split([self.samples[row] for row in self.rows], labels, classes, twins)
-        return {name: self.rows[places] for name, places in chosen.items()}, notes
+        twins = self._duplicate_ids(sides) if twins is None else twins
+        return sides.split(self._whole.samples, labels, classes, twins)
+
+    @cached_property
+    def _whole_labels(self) -> np.ndarray:
+        """Labels of the whole source as it has them, (M,) int64: `relabel` does not change the split."""
+        return named(self._whole, self.classes)[1]
+
+    def _duplicate_ids(self, sides: Sides) -> np.ndarray | None:
+        if not sides.by_likeness:
+            return None
+        return duplicate_groups(self._whole, self.cache_dir, self.cache_budget_gb, first_process())
+
+    def _say(self, notes: Sequence[str]) -> None:
+        for note in notes if first_process() else ():
+            log.warning("data: %s", note)
 
     @property
     def class_counts(self) -> list[int]:
@@ -227,10 +362,10 @@ class WasteDataModule(pl.LightningDataModule):
         In the order of `samples`, in which classes may lie one after the other; or mixed, in batches of `batch_size`.
         """
         self.setup()
-        if split == "all":
-            return self._in_order(self.rows)
-        if split not in ("train", "val", "test"):
-            raise DataError(f"split={split} is not known: use train, val, test or all")
+        if split in ("all", "unseen"):
+            return self._in_order(self.rows if split == "all" else self.unseen)
+        if split not in NAMES:
+            raise DataError(f"split={split} is unknown: use train, val, test, unseen or all")
         rows = self.splits[split]
         if mixed:
             return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.seed), self.batch_size)

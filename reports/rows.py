@@ -65,15 +65,28 @@ def number(row: Row, *keys: str) -> float:
     return math.nan
 
 
+def stage(row: Row) -> str:
+    """Prefix of a row's metrics: "test", also for images that are no part of the run; else "val", "train" or "all"."""
+    if row.get("split") in ("train", "val", "all"):
+        return str(row["split"])
+    return "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
+
+
+def split_name(row: Row) -> str:
+    """What the images of a row are called in reports."""
+    names = {"all": "all images", "unseen": "images that were not trained on", "val": "validation split"}
+    split = row.get("split") or stage(row)
+    return names.get(split, f"{split} split")
+
+
 def f1_macro(row: Row) -> float:
     """Macro F1 of the split that the run was judged on (test if it was), or NaN."""
-    return number(row, "test/f1_macro", "val/f1_macro")
+    return number(row, f"{stage(row)}/f1_macro")
 
 
 def f1_by_class(row: Row) -> dict[str, float]:
     """F1 of each class on the split that the run was judged on."""
-    stage = "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
-    prefix = f"{stage}/f1/"
+    prefix = f"{stage(row)}/f1/"
     means = (key for key in row if key.startswith(prefix) and key.removesuffix("_spread") not in row.keys() - {key})
     found = {key.removeprefix(prefix): number(row, key) for key in means}
     return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -100,7 +113,8 @@ def overrides(row: Row) -> list[str]:
 def model(row: Row) -> str:
     """Name of the row's model, as far as it is known."""
     chosen = (item.removeprefix("model=") for item in overrides(row) if item.startswith("model="))
-    return one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
+    name = one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
+    return f"{name} ({split_name(row)})" if row.get("split") in ("train", "val", "all") else name
 
 
 def shipped_as(row: Row) -> str:
@@ -137,7 +151,7 @@ def _exported(run: Path, result: Row) -> list[Row]:
         files = json.loads((run / "exported" / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
         return [
-            {**known, **row, "test/f1_macro": row.get("f1_macro")}
+            {**known, **row, f"{stage({**known, **row})}/f1_macro": row.get("f1_macro")}
             for row in files
             if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
         ]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.leaderboard import duration
-from reports.rows import f1_by_class, f1_macro, number, one_line
+from reports.rows import f1_by_class, f1_macro, number, one_line, split_name, stage
 
 
 def print_summary(
@@ -44,8 +44,7 @@ def print_summary(
 
 def headline(metrics: Mapping[str, Any]) -> str:
     """What was judged, in one line."""
-    judged = "test" if math.isfinite(number(dict(metrics), "test/f1_macro")) else "val"
-    split = {"all": "all photos", "val": "validation split"}.get(metrics.get("split") or judged, "test split")
+    split = split_name(dict(metrics))
     origin = metrics.get("origin")
     weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""
     size = f"{metrics['size']} px" if metrics.get("size") else ""
@@ -57,13 +56,12 @@ def headline(metrics: Mapping[str, Any]) -> str:
 def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Rows of the table: name and text, as far as there is a value."""
     row = dict(metrics)
-    stage = "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
     if math.isfinite(f1_macro(row)):
         yield "macro F1", f"{f1_macro(row):.4f}"
     for name, value in f1_by_class(row).items():
         yield f"  {one_line(name, 40)}", f"{value:.4f}  {'█' * round(20 * value)}"
     for name, key in (("accuracy", "accuracy_micro"), ("AUROC", "auroc_macro"), ("ECE", "ece")):
-        value = number(row, f"{stage}/{key}")
+        value = number(row, f"{stage(row)}/{key}")
         if math.isfinite(value):
             yield name, f"{value:.4f}"
     if math.isfinite(number(row, "coverage")):

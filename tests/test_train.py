@@ -126,7 +126,7 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp
     other = tmp_path / "belt"
     (other / "cup").mkdir(parents=True)
     for number in range(3):
-        (other / "cup" / f"{number}.jpg").write_bytes((photos / "cup" / f"cup{number}.jpg").read_bytes())
+        (other / "cup" / f"{number}.jpg").write_bytes((photos / f"cup/cup{number}.jpg").read_bytes() + b"new")
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
     arguments = [f"ckpt={finished[0] / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'judged'}", *quick]
     done = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datamodules import DataError
 from datamodules.groups import group_ids
-from datamodules.splits import fold_split, given_split, plan, split
+from datamodules.splits import fold_split, gaps, given_split, plan, split
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
 
@@ -168,9 +168,12 @@ def test_given_splits_with_gaps():
     ids = np.arange(6)
     sides, notes = given_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], 0.2, 0.2, 0)
     assert len(sides["train"]) == 4
+    assert notes == []
+    notes = gaps(labels, ["a", "b"], sides)
     assert [("b" in note, "val" in note or "test" in note) for note in notes] == [(True, True)] * 2
+    rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
     with pytest.raises(DataError, match="class b has no photo in the train split"):
-        given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
+        gaps(labels, ["a", "b"], rows)
     with pytest.raises(DataError, match="no photo to train on"):
         given_split(labels, ids, ["a", "b"], ["val"] * 3 + ["test"] * 3, 0.2, 0.2, 0)
     with pytest.raises(DataError, match=r"data\.folds=3: the source names its own split"):
@@ -181,7 +184,19 @@ def test_torn_groups_of_a_given_split_are_said():
     labels = np.array([0, 1, 0, 1, 0, 1])
     marks = ["train", "train", "val", "val", "test", "test"]
     _, notes = given_split(labels, np.array([0, 1, 0, 2, 3, 4]), ["a", "b"], marks, 0.2, 0.2, 0)
-    assert notes == ["1 groups lie on both sides of the split that the data name: test results may flatter"]
+    crossing = (
+        "1 groups have images both in train and in val and test, as the data name them: test results are too good"
+    )
+    assert notes == [crossing]
+
+
+def test_groups_that_cross_named_train_and_test_folders_are_counted_where_val_is_drawn():
+    labels, marks = np.tile([0, 1], 12), ["train"] * 20 + ["test"] * 4
+    groups = np.arange(24)
+    groups[20:] = groups[:4]
+    rows, notes = given_split(labels, groups, ["a", "b"], marks, 0.2, 0.2, 0)
+    assert len(rows["val"]) >= 2
+    assert any(note.startswith("4 groups have images both in train and in test") for note in notes)
 
 
 def test_group_by_takes_captures_blocks_and_names():

@@ -70,7 +70,7 @@ def test_what_is_missing_is_left_out():
 
 
 def test_the_split_is_named():
-    assert "synthetic, all photos" in shown({**METRICS, "split": "all"}, width=120)
+    assert "synthetic, all images" in shown({**METRICS, "split": "all"}, width=120)
 
 
 def test_a_target_that_no_threshold_reaches_is_said():

@@ -1,0 +1,197 @@
+"""A run's split is kept: evaluation, export, resuming and starting from it read the same test images."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+import conf
+from conf.build import continued
+from datamodules import DataError
+from datamodules.sources.folder import FolderSource
+from evaluate import main as evaluate_main
+from export import export
+from lightning_modules import ModelError
+from lightning_modules.checkpoint import read_checkpoint
+from train import train
+
+CLOCK = (
+    "latency.settings.seconds=0",
+    "latency.settings.min_rounds=1",
+    "latency.batches=[1]",
+    "latency.photos=2",
+    "score.reference=resnet10t",
+    "score.reference_size=32",
+)
+TINY = (
+    *CLOCK,
+    "model=timm",
+    "model.name=resnet10t",
+    "model.pretrained=false",
+    "data.size=32",
+    "data.batch_size=8",
+    "epochs=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.accelerator=cpu",
+    "mistakes=0",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def start(folder: Path, *overrides: str) -> dict:
+    """Train as the command line would, in `folder`."""
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        cfg = compose("train", overrides=[*TINY, f"run_dir={folder}", *overrides])
+    return train(continued(cfg, list(overrides)), list(overrides))
+
+
+def evaluated(folder: Path, *overrides: str) -> dict:
+    """metrics.json of an evaluation into `folder`."""
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        evaluate_main.__wrapped__(compose("evaluate", overrides=[*CLOCK, f"run_dir={folder}", *overrides]))
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, photos):
+    """A folder of images that the tests of this module may move."""
+    return shutil.copytree(photos, tmp_path_factory.mktemp("images") / "photos")
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    results = start(folder, "data=folder", f"data.root={images}", "data.val_fraction=0.3", "data.test_fraction=0.3")
+    return folder / "best.ckpt", results
+
+
+@pytest.fixture
+def copy(images, tmp_path):
+    """The same images at another place."""
+    return shutil.copytree(images, tmp_path / "moved")
+
+
+def test_moved_shrunken_and_grown_folders_give_the_same_macro_f1(finished, images, copy, tmp_path):
+    ckpt, trained = finished
+    f1 = trained["test/f1_macro"]
+    assert evaluated(tmp_path / "a", f"ckpt={ckpt}")["test/f1_macro"] == f1
+    for number, name in enumerate(("a", "b", "c", "d", "e")):
+        Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(copy / f"bag/0{name}.png")
+    test = {row.split(",")[0] for row in (ckpt.parent / "predictions.csv").read_text().splitlines()[1:]}
+    gone = [file for file in sorted(copy.rglob("*.jpg")) if str(file.relative_to(copy)) not in test][:5]
+    for file in gone:
+        file.unlink()
+    found = evaluated(tmp_path / "b", f"ckpt={ckpt}", f"data.root={copy}")
+    assert found["split"] == "test"
+    assert found["test/f1_macro"] == f1
+    again = evaluated(tmp_path / "c", f"ckpt={ckpt}", "data=folder", f"data.root={copy}", "seed=3")
+    assert (again["test/f1_macro"], again["split"]) == (f1, "test")
+
+
+def test_excluded_and_broken_images_move_no_other(finished, copy, tmp_path):
+    ckpt, _ = finished
+    test = {row.split(",")[0] for row in (ckpt.parent / "predictions.csv").read_text().splitlines()[1:]}
+    names = sorted(str(file.relative_to(copy)) for file in copy.rglob("*.jpg"))
+    out = [name for name in names if name not in test][:3]
+    (tmp_path / "out.csv").write_text("path\n" + "\n".join([*out, min(test)]))
+    found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.exclude={tmp_path / 'out.csv'}")
+    rows = {row.split(",")[0] for row in (tmp_path / "a/predictions.csv").read_text().splitlines()[1:]}
+    assert rows == test - {min(test)}
+    assert found["photos"] == len(test) - 1
+
+
+def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp_path, caplog):
+    ckpt, _ = finished
+    split = read_checkpoint(ckpt)["litesort"]["split"]
+    other = tmp_path / "other"
+    for number, file in enumerate(sorted(images.rglob("*.jpg"))):
+        folder = other / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.asarray(Image.open(file)).copy()
+        Image.fromarray(255 - pixels).save(folder / f"{number}.png")
+    samples = FolderSource(images).samples
+    known = [sample.path for sample, side in zip(samples, split["sides"], strict=True) if side == "1"][:4]
+    for path in known:
+        shutil.copy(images / path, other / path)
+    with caplog.at_level(logging.WARNING):
+        found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.root={other}")
+    assert (found["split"], found["photos"]) == ("unseen", 60)
+    assert "4 of these 64 images are training or validation images of the checkpoint" in caplog.text
+
+
+def test_training_images_are_never_called_test(finished, tmp_path):
+    found = evaluated(tmp_path / "a", f"ckpt={finished[0]}", "split=train")
+    assert found["split"] == "train"
+    assert "train/f1_macro" in found
+    assert not [key for key in found if key.startswith("test/")]
+
+
+def test_folds_are_no_settings_of_an_evaluation(finished, images, tmp_path):
+    with pytest.raises(DataError, match=r"data\.fold"):
+        evaluated(tmp_path, f"ckpt={finished[0]}", "data=folder", f"data.root={images}", "data.fold=1", "data.folds=5")
+
+
+def test_export_uses_the_same_test_images(finished, copy, tmp_path):
+    pytest.importorskip("onnxruntime")
+    ckpt, trained = finished
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        choice = [f"ckpt={ckpt}", f"out={tmp_path}", "format=[onnx]", "precision=[fp32]", f"data.root={copy}"]
+        report = export(compose("export", overrides=[*CLOCK, *choice]))
+    assert report["split"] == "test"
+    assert report["metrics"]["f1_macro"] == trained["test/f1_macro"]
+    found = evaluated(tmp_path / "a", f"ckpt={tmp_path / 'model-fp32.onnx'}", f"data.root={copy}")
+    assert found["photos"] == trained["photos"]
+
+
+def test_a_resumed_run_keeps_its_split_though_images_were_added(images, copy, tmp_path):
+    folder = tmp_path / "run"
+    start(folder, "data=folder", f"data.root={copy}")
+    before = read_checkpoint(folder / "last.ckpt")["litesort"]["split"]
+    rows = (folder / "predictions.csv").read_text()
+    for number in range(5):
+        Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(copy / f"bag/0{number}.png")
+    start(folder, f"ckpt={folder / 'last.ckpt'}", "epochs=2")
+    assert read_checkpoint(folder / "last.ckpt")["litesort"]["split"] == before
+    after = (folder / "predictions.csv").read_text()
+    assert {row.split(",")[0] for row in after.splitlines()} == {row.split(",")[0] for row in rows.splitlines()}
+    other = shutil.copytree(images, tmp_path / "other")
+    for file in other.rglob("*.jpg"):
+        file.write_bytes(file.read_bytes() + b"other")
+    with pytest.raises(DataError, match="was trained on other images than these"):
+        start(folder, f"ckpt={folder / 'last.ckpt'}", "epochs=3", f"data.root={other}")
+
+
+@pytest.mark.parametrize(
+    "start_from",
+    [["ckpt_init={}"], ["model.weights={}"], ["objective=distill_logit", "teacher={}"]],
+    ids=["ckpt_init", "weights", "teacher"],
+)
+def test_a_start_takes_over_the_split_and_refuses_an_overlap(finished, images, tmp_path, start_from, caplog):
+    ckpt, trained = finished
+    own = [item.format(ckpt) for item in start_from]
+    where = ["data=folder", f"data.root={images}", "seed=1"]
+    assert start(tmp_path / "a", *own, *where)["photos"] == trained["photos"]
+    test = [(folder / "predictions.csv").read_text().splitlines() for folder in (tmp_path / "a", ckpt.parent)]
+    assert len({frozenset(row.split(",")[0] for row in rows) for rows in test}) == 1
+    says = r"was trained on \d+ of \d+ val images and \d+ of \d+ test images: leave out data\.seed"
+    drawn = [*own, *where, "data.seed=1"]
+    if "teacher" not in start_from[-1]:
+        with pytest.raises(ModelError, match=says):
+            start(tmp_path / "b", *drawn)
+        return
+    with caplog.at_level(logging.WARNING):
+        start(tmp_path / "b", *drawn)
+    assert "strict=true makes this an error" in caplog.text
+    with pytest.raises(ModelError, match=says):
+        start(tmp_path / "c", *drawn, "strict=true")
+
+
+def test_settings_of_the_split_are_taken_over_unless_said(finished, images, tmp_path):
+    ckpt, _ = finished
+    start(tmp_path, f"ckpt_init={ckpt}", "data=folder", f"data.root={images}")
+    assert read_checkpoint(tmp_path / "best.ckpt")["litesort"]["config"]["data"]["val_fraction"] == 0.3
