@@ -31,7 +31,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from reports.environment import git_revision
     from reports.files import write_text
 
-    _, ship = judges(cfg), instantiate(cfg.ship)  # first: a mistake there must not cost a training
+    _, export = judges(cfg), instantiate(cfg.export)  # first: a mistake there must not cost a training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     origins = split_origins(cfg)
     kept = inherited_split(origins, overrides or [])
@@ -65,7 +65,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         "precision_requested": cfg.trainer.precision, "val/f1_macro": float(checkpoint.best_model_score),
     }  # fmt: skip
     results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
-    ship(checkpoint.best_model_path)
+    export(checkpoint.best_model_path)
     log_results(loggers, results, checkpoint.best_model_path)
     finish(loggers)
     return results

@@ -85,8 +85,8 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
     return data, evaluated_split(data, cfg.split, other), facts
 
 
-def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
-    """What exports a checkpoint that is still to be trained; what it lacks is said now, not after the training."""
+def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
+    """Return what exports a checkpoint when it is trained; raises now, before the training, if a package is missing."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 

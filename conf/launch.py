@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conf.typed import expand_globs
+
 COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts: `callbacks.sweep` takes it away
 # Part of an error -> the extra of pyproject.toml that mends it.
 EXTRAS = {"hydra/launcher/submitit": "slurm", "RayLauncher": "ray", "optuna.samplers": "search"}
@@ -19,6 +21,7 @@ def launch(main: Callable[[], Any]) -> None:
 
     `HYDRA_FULL_ERROR=1` shows Hydra's own report instead.
     """
+    sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
     # Jobs of a sweep that start elsewhere, by submitit or Ray, find the packages beside the entry point too.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])

@@ -116,7 +116,7 @@ def described(cfg: DictConfig | None) -> dict[str, Any]:
 def left(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
     """What metrics.json in a job's folder holds if the job came to its end; None otherwise."""
     results = read(folder / "metrics.json") or {}
-    if results.get("status") == "completed" and OmegaConf.select(cfg, "ship.format"):
+    if results.get("status") == "completed" and OmegaConf.select(cfg, "export.format"):
         exported = folder / "exported" / "export.json"  # written after all files
         return results if exported.is_file() else None
     return results if results.get("status") in ("completed", "pruned") else None

@@ -1,6 +1,9 @@
 """Values that people type and Hydra reads as something else."""
 
+import fnmatch
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequence[str] = ()) -> list[str]:
@@ -25,3 +28,27 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequenc
             argument = f"{key}='{text}'"
         typed.append(argument)
     return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed
+
+
+def expand_globs(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Command line with `group=glob(folder/pattern)` written out, which Hydra does for files beside each other only.
+
+    Args:
+        arguments: As typed.
+        conf: The folder of all groups.
+
+    Example:
+        >>> expand_globs(["-m", "experiment=glob(nowhere/*)"], Path("conf"))
+        ['-m', 'experiment=glob(nowhere/*)']
+    """
+    expanded = []
+    for argument in arguments:
+        match = re.fullmatch(r"([\w/]+)=glob\(([\w./-]+)/([\w.*?\[\]-]+)\)", argument)
+        if match:
+            group, folder, pattern = match.groups()
+            names = sorted(file.stem for file in (conf / group / folder).glob("*.yaml"))
+            chosen = [name for name in names if fnmatch.fnmatch(name, pattern) and not name.startswith("_")]
+            if chosen:
+                argument = f"{group}=" + ",".join(f"{folder}/{name}" for name in chosen)
+        expanded.append(argument)
+    return expanded

@@ -83,7 +83,7 @@ def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
     if config := record.get("config"):
         later = {
             "teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"},
-            "ship": {"_target_": "pathlib.Path", "_partial_": True},
+            "export": {"_target_": "pathlib.Path", "_partial_": True},
         }  # fmt: skip
         record["config"] = later | dict(config)
     return record

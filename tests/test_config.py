@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import conf
+from conf.typed import expand_globs
 
 CONF = Path(conf.__file__).parent
 GROUPS = (
@@ -22,12 +23,14 @@ GROUPS = (
     "callbacks",
     "logger",
     "score",
-    "ship",
+    "export",
     "experiment",
-    "road",
 )
 OPTIONS = sorted(
-    (group, file.stem) for group in GROUPS for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_")
+    (group, str(file.relative_to(CONF / group).with_suffix("")))
+    for group in GROUPS
+    for file in (CONF / group).rglob("*.yaml")
+    if not file.stem.startswith("_")
 )
 LISTS = ("callbacks", "logger")
 
@@ -37,8 +40,8 @@ def composed(*overrides: str, config: str = "train"):
         return compose(config, overrides=["run_dir=unused", *overrides])
 
 
-def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 94
+def test_each_group_has_options():
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -46,17 +49,16 @@ def test_every_option_composes_and_resolves(group, option):
     if (group, option) == ("data", "checkpoint"):
         pytest.skip("belongs to evaluate.yaml")
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
-    extra = {"timm": ["model.name=resnet10t"]}.get(option, ["experiment=compress_resnet18d"] * (group == "road"))
-    cfg = composed(choice, *extra)
+    cfg = composed(choice, *(["model.name=resnet10t"] if option == "timm" else []))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert plain["epochs"] > 0
     assert "${" not in str(plain)
 
 
-@pytest.mark.parametrize("treatment", sorted(file.stem for file in (CONF / "treatment").glob("*.yaml")))
-def test_every_treatment_of_imbalance_is_named_and_composes(treatment):
-    cfg = composed("experiment=imbalance", f"treatment={treatment}")
-    assert cfg.name == treatment
+@pytest.mark.parametrize("option", [option for _, option in OPTIONS if option.startswith("imbalance/")])
+def test_every_remedy_for_imbalance_is_named_and_composes(option):
+    cfg = composed(f"experiment={option}")
+    assert option == f"imbalance/{cfg.name}"
     assert cfg.data.keep == {"trash": 0.2}
 
 
@@ -69,13 +71,25 @@ def test_hydra_options_compose_with_a_comment_on_each_value(group, option):
             assert " # " in line, line
 
 
+def test_a_glob_names_the_files_of_a_folder():
+    (argument,) = expand_globs(["experiment=glob(compress/*)"], CONF)
+    files = sorted(file.stem for file in (CONF / "experiment/compress").glob("[0-9]*.yaml"))
+    assert argument == "experiment=" + ",".join(f"compress/{name}" for name in files)
+    assert expand_globs(["experiment=glob(*)", "x=1"], CONF) == ["experiment=glob(*)", "x=1"]
+
+
+def test_choosing_data_does_not_change_the_length_of_a_training():
+    sources = [option for group, option in OPTIONS if group == "data" and option != "checkpoint"]
+    assert len({composed(f"data={option}").epochs for option in sources}) == 1
+
+
 def test_evaluation_composes():
     cfg = composed("ckpt=best.ckpt", config="evaluate")
     assert cfg.split == "auto"
 
 
 def test_experiment_wins_over_the_groups_above_it():
-    stem = next(name for group, name in OPTIONS if group == "experiment")
+    stem = "backbones"
     text = (CONF / "experiment" / f"{stem}.yaml").read_text()
     expected = OmegaConf.create(text)
     cfg = composed(f"experiment={stem}")

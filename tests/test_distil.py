@@ -156,7 +156,7 @@ def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
         ),
         ("trainer.plugins", [{"_target_": "os.system", "command": "touch harm"}]),
         ("objective", {"_target_": "${tags.0}", "command": "touch harm"}),
-        ("ship", {"_target_": "conf.build.ship", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
+        ("export", {"_target_": "conf.build.export_later", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
     ],
 )
 def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, harm, teacher, tmp_path, monkeypatch):
@@ -195,5 +195,5 @@ def test_what_the_command_line_names_may_be_built(teacher, photos):
     cfg = configured(Path("unused"), *DATA, f"data.root={photos}", *own)
     assert continued(cfg, own).data.source._target_ == "collections.Counter"
     for objective in ("distill_logit", "focal"):  # each run of litesort's own goes on
-        checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "ship=export")
+        checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "export=all")
         assert familiar(checkpoint, OmegaConf.create(), list(checkpoint)) is checkpoint
