@@ -151,7 +151,7 @@ def _exported(run: Path, result: Row) -> list[Row]:
         files = json.loads((run / "exported" / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
         return [
-            {**known, **row, f"{stage({**known, **row})}/f1_macro": row.get("f1_macro")}
+            {**known, **row, f"{stage(result)}/f1_macro": row.get("f1_macro")}
             for row in files
             if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
         ]
