@@ -11,14 +11,26 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from conf import merged
 from conf.build import judges, load_data
 from conf.check import check
+from conf.folders import export_folder
 from conf.launch import launch
 from conf.typed import as_typed
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
-    """Write, prove, time and rank the files of a checkpoint; returns what export.json holds."""
+    """Export a checkpoint into a folder that no other export has; returns what export.json holds."""
+    from lightning_modules.checkpoint import load_net
+
+    check(cfg)
+    net, record = load_net(cfg.ckpt)  # first: a wrong name makes no folder
+    with export_folder(cfg.ckpt, cfg.out, cfg.overwrite) as out:
+        return write_export(merged(cfg, {"out": str(out), "run_dir": str(out)}), net, record)
+
+
+def write_export(cfg: DictConfig, net: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """Write, prove, time and rank the files of a checkpoint in `cfg.out`; returns what export.json holds."""
     from datamodules.images import load
     from datamodules.stream import some_photos
     from deployment.parity import tolerances
@@ -26,18 +38,17 @@ def export(cfg: DictConfig) -> dict[str, Any]:
     from deployment.runtimes import TorchPredictor, best_device, load_exported, predict_all
     from deployment.shipping import Exporter, combinations
     from lightning_modules.backbones import create_backbone
-    from lightning_modules.checkpoint import load_net, versions
+    from lightning_modules.checkpoint import versions
     from lightning_modules.metrics import evaluate
     from reports.artefacts import checkpoint_row, print_artefacts, recommend, timed, write_artefacts
     from reports.calibration import calibrate
 
-    check(cfg)
     wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
     device = best_device(cfg.accelerator)  # of the checkpoint's answers alone: files are made, and answer, on the CPU
-    (score, clocks), (net, record) = judges(cfg), load_net(cfg.ckpt)
+    score, clocks = judges(cfg)
     data, split, facts = load_data(record, cfg)
     split = "test" if cfg.split == "auto" else split
-    classes, eager, out = record["classes"], TorchPredictor(net, device), Path(cfg.run_dir)
+    classes, eager, out = record["classes"], TorchPredictor(net, device), Path(cfg.out)
     (shares, targets, indices), (known, truth, _) = (predict_all(eager, data.loader(part)) for part in (split, "val"))
     expected, temperature, calibration = calibrate(shares, targets, known, truth, cfg.temperature)
     scores = {"split": split, **evaluate(expected, targets, classes)}
@@ -78,5 +89,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = as_typed(sys.argv[1:], lists=("format", "precision"), texts=("ckpt",))
+    sys.argv[1:] = as_typed(sys.argv[1:], lists=("format", "precision"), texts=("ckpt", "out"))
     launch(main)

@@ -4,6 +4,7 @@ python predict.py ckpt=runs/.../best.ckpt source=photo.jpg
 python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=0.7
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,15 +32,16 @@ def predict(cfg: DictConfig) -> "Answers":
     from reports.predictions import Answers, answer_rows
 
     check(cfg)
+    csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
+    _check_outputs(csv, json, cfg.overwrite)
     if cfg.threads and Path(str(cfg.ckpt)).suffix in (".ckpt", ".pt2"):
         torch.set_num_threads(cfg.threads)  # other runtimes take theirs with the file
     model = load_artefact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
     classes, square = model.record["classes"], model.record["preprocessing"]
     total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends
     batches = read_batches(find_photos(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)
-    csv, json = (Path(name) if name else None for name in (cfg.csv, cfg.json))
     try:
-        with Answers(classes, csv, json, cfg.show) as answers:
+        with Answers(classes, csv, json, cfg.show, cfg.overwrite) as answers:
             rows = (
                 row
                 for files, pixels, reasons in batches
@@ -50,11 +52,25 @@ def predict(cfg: DictConfig) -> "Answers":
             )  # fmt: skip
             for row in track(rows, description="labelling", total=total, transient=True):
                 answers.add(row)
+    except FileExistsError as error:  # another process has written it meanwhile
+        _check_outputs(csv, json, cfg.overwrite)
+        raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
     except OSError as error:
         raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
     answers.print()
     print("".join(f"wrote {path}\n" for path in (csv, json) if path), end="")
     return answers
+
+
+def _check_outputs(csv: Path | None, json: Path | None, overwrite: bool) -> None:
+    """Raise DataError where csv and json are one file, or one that is there is not to be overwritten."""
+    from datamodules import DataError
+
+    if csv and json and csv.resolve() == json.resolve():
+        raise DataError(f"csv={csv} json={json} are one file: give each a name of its own")
+    for key, path in (("csv", csv), ("json", json)):
+        if path and os.path.lexists(path) and not overwrite:
+            raise DataError(f"{key}={path} is there already: give another name, or overwrite=true to replace it")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")

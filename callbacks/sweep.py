@@ -109,6 +109,10 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
             _exit("resume=true belongs to a sweep (-m): go on with a single run by ckpt=RUN/last.ckpt")
+        for key in ("ckpt", "ckpt_init"):  # here, where no folder has been made for the run
+            path = OmegaConf.select(config, key)
+            if path is not None and not Path(str(path)).exists():
+                _exit(f"{key}={path} does not exist: give the path of a file")
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._message is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":

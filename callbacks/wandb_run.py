@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.wandb_logger import Wandb
+from reports.rows import newest_export
 
 
 def find_run(loggers: Iterable[Logger]) -> Any | None:
@@ -65,7 +66,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
 
     Args:
         loggers: The trainer's loggers.
-        checkpoint: best.ckpt; exported files are looked for in `exported/` beside it.
+        checkpoint: best.ckpt; exported files are those of the latest export beside it.
         results: As in `log_results`.
     """
     logger = next((logger for logger in loggers if isinstance(logger, Wandb)), None)
@@ -74,7 +75,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
         return
     import wandb
 
-    parts = {"checkpoint": ("model", checkpoint), "exported": ("exported model", checkpoint.parent / "exported")}
+    parts = {"checkpoint": ("model", checkpoint), "exported": ("exported model", newest_export(checkpoint.parent))}
     for name, (kind, path) in parts.items():
         if not path.exists():
             continue

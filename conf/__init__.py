@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from conf.folders import fresh_dir, resume_dir
 
 # Settings of the split: a run that starts from a checkpoint takes them over where the command line is silent.
 TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "keep")
@@ -18,16 +19,6 @@ def slug(text: str, longest: int = 96) -> str:
     if len(name) <= longest:
         return name
     return f"{name[:longest]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def resume_dir(ckpt: str | None, fresh: str) -> str:
-    """Folder of a run: the checkpoint's own when it resumes, else a fresh one: a mistyped path makes no folder."""
-    return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh
-
-
-def exported_dir(ckpt: str | None) -> str:
-    """Folder of what is exported: beside the checkpoint; a mistyped path makes no folder."""
-    return str(Path(ckpt).parent / "exported") if ckpt and Path(ckpt).is_file() else "."
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
@@ -120,5 +111,5 @@ def data_name(cfg: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("fresh_dir", fresh_dir, replace=True)
 OmegaConf.register_new_resolver("resume_dir", resume_dir, replace=True)
-OmegaConf.register_new_resolver("exported_dir", exported_dir, replace=True)

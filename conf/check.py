@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
 }
+SWITCHES = ("overwrite",)  # values that are true or false
 # What stands for a choice of our own, of a runtime's or of Lightning's.
 FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None}
 NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
@@ -48,6 +49,9 @@ def check(cfg: DictConfig) -> DictConfig:
         if not (fits(value, int if whole else float) and least <= value <= most):
             limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
             raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
+    for key in SWITCHES:
+        if key in cfg and not fits(cfg[key], bool):
+            raise _refusal(key, cfg[key], KINDS[bool])
     there = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]
     missing = [name for name in NEEDED if "callbacks" in cfg and name not in there]
     if missing:

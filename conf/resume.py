@@ -117,8 +117,7 @@ def left(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
     """What metrics.json in a job's folder holds if the job came to its end; None otherwise."""
     results = read(folder / "metrics.json") or {}
     if results.get("status") == "completed" and OmegaConf.select(cfg, "export.format"):
-        exported = folder / "exported" / "export.json"  # written after all files
-        return results if exported.is_file() else None
+        return results if any(folder.glob("exported*/export.json")) else None  # written after all files
     return results if results.get("status") in ("completed", "pruned") else None
 
 

@@ -13,10 +13,13 @@ from typing import IO, Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Give a temporary file beside `path` to write into; it takes the name `path` if nothing was raised.
 
     Missing folders are made.
+
+    Raises:
+        FileExistsError: There is a file of this name in the end, and it is not to be overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -25,7 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _name_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,6 +97,17 @@ def plain(data: Any) -> Any:
 def open_text(path: Path) -> IO[str]:
     """Open a file to write UTF-8 into: half a character, as in names that are not UTF-8, is spelt out, as JSON does."""
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    """Give a file its name; FileExistsError if another file has it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        temporary.replace(path)
 
 
 def _umask() -> int:

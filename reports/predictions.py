@@ -62,11 +62,14 @@ class Answers:
         csv: CSV file to write, or None.
         json: JSON file to write, or None: one object a line where its name ends in .jsonl, else one array.
         shown: Rows to print.
+        overwrite: Replace files of these names; else FileExistsError is raised at the end where one is there.
     """
 
-    def __init__(self, classes: Sequence[str], csv: Path | None, json: Path | None, shown: int) -> None:
+    def __init__(
+        self, classes: Sequence[str], csv: Path | None, json: Path | None, shown: int, overwrite: bool = False
+    ) -> None:
         self.columns = ["file", "prediction", "confidence", "status", "reason", *(f"p_{name}" for name in classes)]
-        self.csv, self.json, self.shown = csv, json, shown
+        self.csv, self.json, self.shown, self.overwrite = csv, json, shown, overwrite
         self.first: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -123,5 +126,5 @@ class Answers:
         console.print(Text(f"{total:,} photos: {counts or 'none answered'}{tail}", style="bold"))
 
     def _open(self, path: Path) -> IO[str]:
-        temporary = self._stack.enter_context(replacing(path))
+        temporary = self._stack.enter_context(replacing(path, self.overwrite))
         return self._stack.enter_context(open_text(temporary))

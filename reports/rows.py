@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def shipped_as(row: Row) -> str:
     return one_line(" ".join(str(part) for part in parts if part), longest=60)
 
 
+def newest_export(run: Path) -> Path:
+    """Folder of the latest finished export beside a run's checkpoint: `exported`, `exported-2`, ...
+
+    Where none is finished it is `exported`, which need not be there.
+    """
+    found = [file for file in run.glob("exported*/export.json") if re.fullmatch(r"exported(-\d+)?", file.parent.name)]
+    return max(found, key=lambda file: file.stat().st_mtime_ns).parent if found else run / "exported"
+
+
 def _runs(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         if "metrics.json" in files or ".hydra" in folders:
@@ -146,9 +156,9 @@ def _read(run: Path) -> Row:
 
 
 def _exported(run: Path, result: Row) -> list[Row]:
-    """Rows of the files in a run's export.json; none if there is no such thing to read."""
+    """Rows of the files in a run's latest export.json; none if there is no such thing to read."""
     try:
-        files = json.loads((run / "exported" / "export.json").read_text(encoding="utf-8"))["rows"]
+        files = json.loads((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
         return [
             {**known, **row, f"{stage(result)}/f1_macro": row.get("f1_macro")}

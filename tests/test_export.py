@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,23 @@ def test_wrong_settings_are_one_line(checkpoint, tmp_path, override, message):
     with pytest.raises((DeploymentError, ModelError), match=message) as caught:
         export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", override))
     assert "\n" not in str(caught.value)
+
+
+def test_an_export_stands_beside_the_one_that_is_there(checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path)
+    arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=torch", "precision=fp32", "tolerance.fp32=1", *QUICK)
+    for folder in ("exported", "exported-2"):
+        done = run("export.py", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        names = {path.name for path in (tmp_path / folder).iterdir()}
+        assert names == {"export.json", "export.csv", "model-fp32.pt2"}
+    before = (tmp_path / "exported" / "export.json").read_bytes()
+    refused = run("export.py", *arguments, f"out={tmp_path / 'exported'}", cwd=tmp_path)
+    assert refused.returncode == 2
+    out = tmp_path / "exported"
+    assert refused.stderr == f"error: out={out} holds an export: give another out, or overwrite=true to replace it\n"
+    assert out.joinpath("export.json").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "exported", "exported-2"}
 
 
 def test_where_the_checkpoint_answers_is_as_said(checkpoint, tmp_path, monkeypatch):

@@ -148,6 +148,40 @@ def test_wrong_settings_are_one_line(checkpoint, photos, override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
+    one = f"source={photos / 'cup' / 'cup1.jpg'}"
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as early:
+        early.setattr("deployment.runtimes.load_artefact", None)  # refused before any work
+        for name in ("a.csv", str(tmp_path / "a.csv"), "deep/../a.csv", "./a.csv", "link/../a.csv"):
+            with pytest.raises(DataError, match=r"csv=.* json=a.csv are one file: give each a name of its own"):
+                predict(configured(f"ckpt={checkpoint}", one, f"csv={name}", "json=a.csv", "overwrite=true"))
+        for key, name in (("csv", "old.csv"), ("json", "old.csv"), ("csv", "dangling")):
+            line = f"{key}={name} is there already: give another name, or overwrite=true to replace it"
+            with pytest.raises(DataError) as refused:
+                predict(configured(f"ckpt={checkpoint}", one, f"{key}={name}"))
+            assert str(refused.value) == line
+        with pytest.raises(ModelError, match="overwrite=maybe is of no use: give true or false"):
+            predict(configured(f"ckpt={checkpoint}", one, "overwrite=maybe"))
+    predict(configured(f"ckpt={checkpoint}", one, "csv=old.csv", "overwrite=true"))
+    assert "cup1.jpg" in Path("old.csv").read_text()
+
+
+def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos, tmp_path, monkeypatch):
+    add = Answers.add
+    monkeypatch.setattr(
+        Answers, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
+    )
+    with pytest.raises(DataError, match=r"csv=.*a.csv is there already: give another name"):
+        predict(configured(f"ckpt={checkpoint}", f"source={photos / 'cup' / 'cup1.jpg'}", f"csv={tmp_path / 'a.csv'}"))
+    assert (tmp_path / "a.csv").read_text() == "other"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
     def stopped():
         with Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -29,6 +30,22 @@ def test_the_target_is_whole_at_every_moment(tmp_path):
         assert path.read_text() == "old"
         assert temporary.parent == path.parent  # else the replacement would be a copy
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none_that_appeared_meanwhile(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a.txt"
+    with replacing(path, overwrite=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), replacing(path, overwrite=False) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_get_the_usual_permissions(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 
@@ -88,6 +89,11 @@ def test_exported_files_are_rows_beside_their_run(tmp_path):
     assert (file["file"], file["name"], file["seed"], file["params"], file["folder"]) == ("m-fp32.onnx", "a", 1, 5, "a")
     assert (f1_macro(file), f1_by_class(file), file["ratio"]) == (0.8, {}, 0.1)
     assert failed(broken)
+    (tmp_path / "a" / "exported-2").mkdir()
+    (tmp_path / "a" / "exported-2" / "export.json").write_text(json.dumps({"rows": files[:2] + files[3:]}))
+    os.utime(tmp_path / "a" / "exported" / "export.json", (1, 1))
+    assert gather(tmp_path) == [run, file]  # of several exports the latest
+    os.utime(tmp_path / "a" / "exported-2" / "export.json", (0, 0))
     for damaged in ("", "[]", '{"rows": [1]}', '{"rows": null}'):
         (tmp_path / "a" / "exported" / "export.json").write_text(damaged)
         assert gather(tmp_path) == [run]

@@ -1,0 +1,267 @@
+"""Folders that nobody shares: of runs and sweeps that start in the same second, and of exports."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import conf
+from conf import resume
+from conf.folders import EXPORT, claim, export_folder
+from lightning_modules import ModelError
+
+ROOT = Path(__file__).parents[1]
+CLOCKS = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "score.reference_size=32", "mistakes=0",
+)  # fmt: skip
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
+    "epochs=1", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *CLOCKS,
+)  # fmt: skip
+# Every process of a test starts in this second.
+SECOND = """
+import datetime
+import hydra.core.utils as utils
+
+class Then(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 31, 12)
+
+utils.datetime = Then
+"""
+APP = """
+import json
+from pathlib import Path
+import hydra
+import conf
+
+@hydra.main(version_base="1.3", config_path=".", config_name="app")
+def main(cfg):
+    row = {"status": "completed", "score": cfg.score, "name": cfg.tag}
+    (Path(cfg.run_dir) / "metrics.json").write_text(json.dumps(row))
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = """
+score: 1.0
+tag: x
+resume: false
+run_dir: ${hydra:runtime.output_dir}
+hydra:
+  sweep: {dir: "${fresh_dir:sweeps/${now:%S}}", subdir: "${hydra:job.num}"}
+  callbacks: {sweep: {_target_: callbacks.sweep.SweepCallback}}
+"""
+
+
+def start(cwd: Path, *command: str) -> subprocess.Popen:
+    """Start Python in `cwd`, in the second that all share."""
+    (cwd / "sitecustomize.py").write_text(SECOND)
+    environment = {**os.environ, "PYTHONPATH": f"{cwd}:{ROOT}", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(*jobs: subprocess.Popen) -> list[str]:
+    """Wait until all are done; returns what they printed."""
+    outputs = [job.communicate(timeout=300) for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * len(jobs), outputs
+    return [out for out, _ in outputs]
+
+
+@given(st.integers(1, 30), st.sampled_from(["a", "a.b", "a-2", "a b", "é"]))
+@settings(max_examples=15, deadline=None)
+def test_every_claim_gets_another_folder(tmp_path_factory, count, name):
+    path = tmp_path_factory.mktemp("claims") / "deep" / name
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(claim, [str(path)] * count))
+    assert len(set(found)) == count
+    assert sorted(map(str, path.parent.iterdir())) == sorted(found)
+    assert str(path) in found
+    assert all(Path(folder).name.startswith(name) for folder in found)
+
+
+def test_every_process_gets_another_folder(tmp_path):
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(claim, [str(tmp_path / "run")] * 40))
+    assert sorted(found) == sorted([str(tmp_path / "run"), *(str(tmp_path / f"run-{i}") for i in range(2, 41))])
+
+
+def test_a_place_where_no_folder_can_be_made_is_left_to_hydra(tmp_path):
+    (tmp_path / "file").touch()
+    assert claim(str(tmp_path / "file" / "run")) == str(tmp_path / "file" / "run")
+
+
+def test_one_config_has_one_folder_and_its_copies_too(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    text = {"hydra": {"mode": "RUN"}, "dir": f"${{fresh_dir:{tmp_path}/run}}"}
+    one, other = OmegaConf.create(text), OmegaConf.create(text)
+    assert one.dir == one.dir == one.copy().dir == str(tmp_path / "run")
+    assert other.dir == str(tmp_path / "run-2")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one of several processes that make one run
+    assert OmegaConf.create(text).dir == str(tmp_path / "run")
+
+
+def test_a_run_that_goes_on_has_its_own_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").touch()
+    text = {
+        "hydra": {"mode": "RUN"},
+        "ckpt": f"{tmp_path}/run/last.ckpt",
+        "dir": f"${{resume_dir:${{ckpt}},{tmp_path}/new}}",
+    }
+    assert OmegaConf.create(text).dir == str(tmp_path / "run")
+    assert not (tmp_path / "new").exists()
+    assert OmegaConf.create({**text, "ckpt": "gone"}).dir == str(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--cfg", "job"],
+        ["--cfg", "all", "--resolve"],
+        ["model=foo"],
+        ["-m", "model=foo"],
+        ["ckpt=gone/last.ckpt"],
+        ["ckpt_init=gone.ckpt"],
+    ],
+    ids=" ".join,
+)
+def test_what_runs_nothing_makes_no_folder(tmp_path, arguments):
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, capture_output=True, check=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trainings_of_the_same_second_are_two_runs(photos, tmp_path):
+    quick = [*TINY, f"data.root={photos}"]
+    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
+    train = str(ROOT / "train.py")
+    outputs = finish(start(tmp_path, train, *quick, "seed=1"), start(tmp_path, train, *quick, *several, "seed=2"))
+    assert not any("in the hands of another process" in text for text in outputs)
+    folders = sorted((tmp_path / "runs" / "2026-01-31").iterdir())
+    assert [folder.name for folder in folders] == ["12-00-00-resnet10t", "12-00-00-resnet10t-2"]
+    assert {json.loads((folder / "metrics.json").read_text())["seed"] for folder in folders} == {1, 2}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "explore"])
+def test_every_command_that_names_folders_by_time_claims_them(name):
+    folders = OmegaConf.load(Path(conf.__file__).parent / f"{name}.yaml").hydra
+    for place in (folders.run, folders.sweep):
+        raw = OmegaConf.to_container(place, resolve=False)["dir"]
+        assert raw.startswith(("${fresh_dir:", "${resume_dir:"))
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_sweeps_of_the_same_second_are_two_sweeps(tmp_path, launcher):
+    arguments = ["-m", "tag=a,b"]
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
+        (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+        slots = (ROOT / "conf/hydra/launcher/joblib.yaml").read_text()
+        (tmp_path / "hydra" / "launcher" / "slots.yaml").write_text(slots)
+        arguments += ["hydra/launcher=slots", "hydra.launcher.n_jobs=2"]
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "app.yaml").write_text(CONFIG)
+    finish(*(start(tmp_path, "app.py", *arguments, f"score={score}") for score in (1, 2)))
+    sweeps = sorted((tmp_path / "sweeps").iterdir())
+    assert [folder.name for folder in sweeps] == ["00", "00-2"]
+    boards = [json.loads((folder / "leaderboard.json").read_text()) for folder in sweeps]
+    assert [{row["name"] for row in board} for board in boards] == [{"a", "b"}] * 2
+    assert sorted(({row["score"] for row in board} for board in boards), key=min) == [{1}, {2}]
+
+
+@pytest.fixture
+def ckpt(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    return str(tmp_path / "best.ckpt")
+
+
+def exported(ckpt, out=None, overwrite=False):
+    """Name of the folder of an export that came to its end."""
+    with export_folder(ckpt, out, overwrite) as folder:
+        (folder / EXPORT).write_text("{}")
+    return folder.name
+
+
+def test_a_finished_export_stays_as_it_is(ckpt, tmp_path):
+    assert [exported(ckpt) for _ in range(3)] == ["exported", "exported-2", "exported-3"]
+    assert exported(ckpt, overwrite=True) == "exported"
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {EXPORT}
+
+
+def stopped(ckpt, overwrite=False):
+    """Name of the folder of an export that is stopped before its end."""
+    folders = []
+    with suppress(KeyboardInterrupt), export_folder(ckpt, None, overwrite) as folder:
+        folders.append(folder)
+        (folder / "model-fp32.onnx").touch()
+        raise KeyboardInterrupt
+    return folders[0].name
+
+
+def test_an_export_that_did_not_end_is_done_again(ckpt):
+    assert [stopped(ckpt), stopped(ckpt), exported(ckpt)] == ["exported"] * 3
+    assert stopped(ckpt) == "exported-2"
+    assert stopped(ckpt, overwrite=True) == "exported"  # what was there is half replaced, and no longer finished
+    assert exported(ckpt) == "exported"
+
+
+def test_exports_at_the_same_time_have_folders_of_their_own(ckpt, tmp_path):
+    hold = f"""
+import sys
+from conf.folders import export_folder
+with export_folder({ckpt!r}, None, False) as folder:
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout.readline() == "exported\n"
+            assert exported(ckpt) == "exported-2"
+            for out, overwrite in ((str(tmp_path / "exported"), False), (None, True)):
+                with pytest.raises(ModelError, match=r"out=.*exported is in the hands of another export: wait for"):
+                    exported(ckpt, out, overwrite)
+        finally:
+            other.kill()
+    assert exported(ckpt) == "exported"  # the system lets go of what a killed process held
+    with ExitStack() as held:
+        folders = [held.enter_context(export_folder(ckpt, None, False)).name for _ in range(5)]
+    assert folders == [f"exported-{number}" for number in range(3, 8)]
+
+
+def test_a_folder_that_is_named_is_not_replaced_unless_said(ckpt, tmp_path):
+    out = str(tmp_path / "out")
+    assert exported(ckpt, out) == "out"
+    line = f"out={out} holds an export: give another out, or overwrite=true to replace it"
+    with pytest.raises(ModelError) as refused:
+        exported(ckpt, out)
+    assert str(refused.value) == line
+    assert exported(ckpt, out, overwrite=True) == "out"
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match=r"out=.*file cannot be written into: .*: give another out"):
+        exported(ckpt, str(tmp_path / "file"))
+
+
+def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"status": "completed"}')
+    (tmp_path / "exported").mkdir()
+    cfg = OmegaConf.create({"ship": {"format": "onnx"}})
+    assert resume.left(tmp_path, cfg) is None
+    (tmp_path / "exported-2").mkdir()
+    (tmp_path / "exported-2" / EXPORT).write_text("{}")
+    assert resume.left(tmp_path, cfg) == {"status": "completed"}
