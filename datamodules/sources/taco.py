@@ -18,7 +18,7 @@ from datamodules.cache_build import parallel
 from datamodules.download import NotFoundError, download
 from datamodules.quarantine import first_process
 from datamodules.sources.coco import CocoSource
-from datamodules.sources.coco_json import Photo
+from datamodules.sources.coco_json import CocoImage
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +81,10 @@ class TacoSource(CocoSource):
                 self._download_images()
         super().prepare()
 
-    def _missing(self, gone: set[str]) -> list[Photo]:
+    def _missing(self, gone: set[str]) -> list[CocoImage]:
         """Images that have a crop and are not on disk."""
-        needed = {sample.group: self.photo(index) for index, sample in enumerate(self.samples)}
-        return [p for p in needed.values() if p.name not in gone and not (self.root / p.name).exists()]
+        needed = {sample.group: self.image(index) for index, sample in enumerate(self.samples)}
+        return [i for i in needed.values() if i.name not in gone and not (self.root / i.name).exists()]
 
     def _download_images(self) -> None:
         note = self.root / "unavailable.csv"
@@ -93,9 +93,9 @@ class TacoSource(CocoSource):
         hint = f"run it again to go on, or set data.root={self.root} to use the images that are there"
 
         def one(index: int) -> None:
-            photo, path = missing[index], self.root / missing[index].name
+            image, path = missing[index], self.root / missing[index].name
             reason = "has no address"
-            for url in [photo.urls[key] for key in ADDRESSES[self.photos] if key in photo.urls]:
+            for url in [image.urls[key] for key in ADDRESSES[self.photos] if key in image.urls]:
                 try:
                     download(url, path, hint=hint, timeout=self.timeout, progress=False)
                 except NotFoundError as error:
@@ -103,7 +103,7 @@ class TacoSource(CocoSource):
                 else:
                     return
             with lock:
-                gone[photo.name] = reason
+                gone[image.name] = reason
                 _write_note(note, gone)
 
         parallel(one, range(len(missing)), f"Downloading images to {self.root}", AT_ONCE, progress)

@@ -186,7 +186,7 @@ def test_the_real_annotations_give_the_six_classes(tmp_path):
     assert np.bincount(data.labels).tolist() == [544, 385, 112, 1263, 849, 140]
     assert data.source.left_out == {"of no class": 1491}
     for index, sample in enumerate(data.samples):
-        photo = data.source.photo(index)
+        photo = data.source.image(index)
         assert 0 <= sample.box[0] < sample.box[2] <= photo.width
         assert 0 <= sample.box[1] < sample.box[3] <= photo.height
         assert photo.urls["flickr_url"].startswith("https://")
@@ -207,7 +207,7 @@ def test_crops_of_photos_drawn_at_the_recorded_sizes_show_the_object(tmp_path, s
     drawn, colours = set(), {}
     _, photos, found = read_coco(ANNOTATIONS)
     for photo in photos:
-        own = [box for box in found if box.photo.name == photo.name]
+        own = [box for box in found if box.image.name == photo.name]
         if len(drawn) == count or not 3 <= len(own) <= 8 or overlap([box.edges for box in own]):
             continue
         drawn.add(photo.name)
