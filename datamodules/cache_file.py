@@ -1,147 +1,105 @@
-"""The file of a pixel cache: how it is written, and how damage is found when it is opened.
+"""The folder of a pixel cache: `pixels.npy`, mapped; `meta.json`; and `crc32.npy`, which only a whole check reads.
 
-Layout: one page of header, the pixels (N, S, S, 3) uint8 as they are indexed, then a tail of JSON. The header carries
-the SHA-256 of itself and of the tail; the tail carries the CRC-32 of each MiB of pixels and why broken photos are
-missing. All of it is checked at each opening. That costs one sequential read (2 to 4 GB/s a core once in the page
-cache), which also brings the file into the page cache that the first epoch would otherwise fill photo by photo; and it
-lets the writer do without fsync: pages lost in a power cut are found like any other damage.
+It is built under a hidden name, flushed to the disk, and renamed when it is complete. So opening it checks header and
+sizes only, in milliseconds for any size; `damaged_rows` reads everything.
 """
 
-import contextlib
-import hashlib
 import json
 import os
-import threading
+import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 1  # part of the key: raise it when the layout, or what decoding and resizing make of a file, changes
-MAGIC = b"litesort"
-PAGE = 4096
-BLOCK = 1 << 20
-
+FORMAT = 2  # part of the key: raise it when the layout, or what decoding and resizing make of a file, changes
 
 Shape = tuple[int, int, int, int]
 Store = Callable[[int, np.ndarray], None]  # row, pixels (S, S, 3) uint8
-
-
-class NoDisk(Exception):
-    """The cache cannot be written where it should be; the message says why."""
+Decode = Callable[[Store], dict[int, str]]  # stores each row once, returns the broken ones: row -> reason
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded photos, all of one size.
+    """Decoded images, all of one size.
 
     array: (N, S, S, 3) uint8 RGB, row i is `source.samples[i]`; read-only where it is a map of a file.
-    broken: row -> why that photo could not be read; such rows are grey.
-    path: the file that is mapped, None where the pixels are in memory.
+    broken: row -> why that image could not be read; such rows are grey.
+    path: folder of the cache that is mapped; None where the pixels are in memory.
+    root: folder that the images of a mapped cache come from.
     """
 
     array: np.ndarray
     broken: dict[int, str] = field(default_factory=dict)
     path: Path | None = None
+    root: str = ""
 
 
-@contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn a full disk, a read-only folder and their like into NoDisk."""
-    try:
-        yield
-    except OSError as error:
-        raise NoDisk(os.strerror(error.errno) if error.errno else str(error)) from error
+def write(folder: Path, shape: Shape, root: str, decode: Decode, is_current: Callable[[], bool]) -> None:
+    """Write a cache folder: all of it or, whatever happens on the way, nothing. The caller holds its lock.
 
+    Args:
+        folder: replaced where it exists.
+        shape: (N, S, S, 3).
+        root: where the images come from, for the list of caches.
+        decode: stores the pixels.
+        is_current: asked after that; False means that images changed, and nothing is written.
 
-def write(path: Path, shape: Shape, about: dict[str, Any], fill: Callable[[Store], dict[int, str]]) -> None:
-    """Write a cache file: all of it or, whatever happens on the way, nothing.
-
-    shape: (N, S, S, 3). about: plain data for the header. fill: stores each row once, returns the broken rows.
-    Raises NoDisk, before the first photo is decoded where there is no room. What `fill` raises passes through.
+    Raises:
+        OSError: the folder cannot be written; before the first image is decoded where there is no room.
     """
-    size = int(np.prod(shape))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch, checksums = folder.with_name(f".{folder.name}.tmp"), np.zeros(shape[0], np.uint32)
     try:
-        with disk_errors():
-            file = temporary.open("x+b")
-        with file:
-            with disk_errors():
-                _allocate(file, PAGE + size)
-            broken = fill(_storing(file, size // shape[0]))
-            with disk_errors():
-                file.flush()
-                blocks = _checksums(np.memmap(file, np.uint8, "r", PAGE, size))
-                tail = json.dumps({"broken": broken, "blocks": blocks}).encode()
-                header = {"shape": shape, "tail_bytes": len(tail), "tail_sha256": hashlib.sha256(tail).hexdigest()}
-                page = json.dumps(about | header).encode().ljust(PAGE - 40)
-                file.seek(PAGE + size)
-                file.write(tail)
-                file.seek(0)
-                file.write(MAGIC + hashlib.sha256(page).digest() + page)
-        with disk_errors():
-            temporary.replace(path)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+        scratch.mkdir()
+        array = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, shape)
+        _allocate(scratch / "pixels.npy")
+
+        def store(row: int, pixels: np.ndarray) -> None:
+            array[row] = pixels
+            checksums[row] = zlib.crc32(array[row].data)
+
+        broken = decode(store)
+        if is_current():
+            array.flush()  # a power cut after the renaming loses nothing
+            np.save(scratch / "crc32.npy", checksums)
+            (scratch / "meta.json").write_text(json.dumps({"shape": shape, "root": root, "broken": broken}))
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            scratch.rename(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _allocate(file: BinaryIO, size: int) -> None:
-    """Claim the room now, so that a disk without it is known before the work is done."""
+def _allocate(file: Path) -> None:
+    """Claim the room first: a full disk is then an error now, not a bus error while the map is written."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
-def _storing(file: BinaryIO, row_bytes: int) -> Store:
-    """Write rows, not map them: touching fresh pages of a map costs up to ten times as much."""
-    lock = threading.Lock()
-
-    def store(row: int, pixels: np.ndarray) -> None:
-        with disk_errors(), lock:
-            file.seek(PAGE + row * row_bytes)
-            file.write(np.ascontiguousarray(pixels).data)
-
-    return store
-
-
-def _checksums(flat: np.ndarray) -> list[int]:
-    with ThreadPoolExecutor() as pool:  # crc32 lets go of the GIL
-        return list(pool.map(lambda start: zlib.crc32(flat[start : start + BLOCK].data), range(0, flat.size, BLOCK)))
-
-
-def read_header(path: Path) -> dict[str, Any] | None:
-    """Return the header of a cache file; None where it is damaged or none."""
-    with path.open("rb") as file:
-        page = file.read(PAGE)
-    if len(page) != PAGE or page[:8] != MAGIC or page[8:40] != hashlib.sha256(page[40:]).digest():
-        return None
-    return json.loads(page[40:])
-
-
-def read(path: Path) -> Pixels | None:
-    """Map a cache file and check all of it; None where there is none or it is damaged."""
+def read(folder: Path) -> Pixels | None:
+    """Map a cache whose header and sizes are right; None where there is none or it is damaged."""
     try:
-        header = read_header(path)
-        if header is None:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        array = np.load(folder / "pixels.npy", mmap_mode="r")
+        length = (folder / "pixels.npy").stat().st_size
+        if (list(array.shape), array.dtype, length) != (meta["shape"], np.uint8, array.offset + array.nbytes):
             return None
-        shape = tuple(header["shape"])
-        size = int(np.prod(shape))
-        if path.stat().st_size != PAGE + size + header["tail_bytes"]:
-            return None
-        with path.open("rb") as file:
-            file.seek(PAGE + size)
-            tail = file.read()
-        if hashlib.sha256(tail).hexdigest() != header["tail_sha256"]:
-            return None
-        array = np.asarray(np.memmap(path, np.uint8, "r", PAGE, shape))
-    except OSError:
+        broken = {int(row): str(reason) for row, reason in meta["broken"].items()}
+        return Pixels(np.asarray(array), broken, folder, str(meta["root"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    contents = json.loads(tail)
-    if _checksums(array.reshape(-1)) != contents["blocks"]:
+
+
+def damaged_rows(folder: Path) -> list[int] | None:
+    """Read all pixels; return the rows that differ from what was written, None where the cache cannot be opened."""
+    try:
+        checksums = np.load(folder / "crc32.npy")
+    except (OSError, EOFError, ValueError):
         return None
-    return Pixels(array, {int(row): reason for row, reason in contents["broken"].items()}, path)
+    pixels = read(folder)
+    if pixels is None or checksums.shape != pixels.array.shape[:1]:
+        return None
+    return [row for row, image in enumerate(pixels.array) if zlib.crc32(image.data) != checksums[row]]

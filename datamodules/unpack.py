@@ -1,71 +1,42 @@
-"""Unpack a zip file that somebody else made: all or nothing, and nowhere but into the folder that is meant."""
+"""Unzip an archive that somebody else made: all or nothing, and nowhere but into its folder."""
 
-import os
 import shutil
-import stat
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
+import pooch
 
 from datamodules import DataError
 
-LARGEST = 20 << 30  # bytes, unpacked
-MOST = 1_000_000  # members
+MAX_BYTES = 20 << 30  # unpacked
 
 
-def unpack(archive: Path, folder: Path, *, largest: int = LARGEST, progress: bool = True) -> Path:
-    """Unpack into `folder`, which must not be there yet; hidden files and what macOS adds are left out.
+def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
+    """Unzip into `folder`, which must not exist; return it. The caller holds a lock.
+
+    `zipfile` takes drives, roots and ".." out of names, writes links as plain files, and writes no more bytes of a
+    member than the archive declares. So nothing lands outside the folder, and `max_bytes` bounds what is written.
 
     Raises:
-        DataError: no zip file, a damaged one (it is then deleted, to be fetched again), one that would write outside
-            the folder or hold links, one of more than `largest` bytes, or no room.
+        DataError: no zip file or a damaged one (it is deleted), more than `max_bytes`, or no room.
     """
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch = folder.with_name(f".{folder.name}.part")
     try:
+        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         with zipfile.ZipFile(archive) as opened:
-            members = _members(archive, opened, largest)
-            for member, path in track(
-                members, f"Unpacking {archive.name}", console=Console(stderr=True), disable=not progress
-            ):
-                target = scratch / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(member) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
+            size = sum(member.file_size for member in opened.infolist())
+        if size > max_bytes:
+            raise DataError(
+                f"{archive} unpacks to {size >> 20} MB, the limit is {max_bytes >> 20}: use another archive"
+            )
+        pooch.Unzip(extract_dir=str(scratch.absolute()))(str(archive), "download", None)
         scratch.rename(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         archive.unlink(missing_ok=True)
         raise DataError(f"{archive} is no zip file, or damaged ({error}), and was deleted: try again") from error
     except OSError as error:
-        raise DataError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}") from error
+        raise DataError(f"{archive} cannot be unpacked ({error.strerror or error}): make room at {folder}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
-
-
-def _members(archive: Path, opened: zipfile.ZipFile, largest: int) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """The files to unpack and where each goes; refuses what no honest archive holds."""
-    members = [member for member in opened.infolist() if not member.is_dir()]
-    total = sum(member.file_size for member in members)
-    if total > largest or len(members) > MOST:
-        raise DataError(f"{archive} would unpack to {len(members)} files of {total >> 20} MB together: too much")
-    if total > shutil.disk_usage(archive.parent).free:
-        raise DataError(f"{archive} would unpack to {total >> 20} MB, more than there is room for: make room")
-    chosen = []
-    for member in members:
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if (
-            not path.name
-            or path.is_absolute()
-            or ".." in path.parts
-            or ":" in path.parts[0]
-            or stat.S_ISLNK(member.external_attr >> 16)
-        ):
-            raise DataError(f"{archive} holds {member.filename!r:.100}, which leads out of its folder: do not use it")
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-            chosen.append((member, path))
-    return chosen

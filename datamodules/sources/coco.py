@@ -1,4 +1,4 @@
-"""COCO annotations: each box of each photo becomes a sample, cut out as it is read."""
+"""COCO annotations: each box of each image becomes a sample, cut out when it is read."""
 
 import logging
 import threading
@@ -11,21 +11,21 @@ import numpy as np
 from datamodules import DataError, boxes, images
 from datamodules.quarantine import first_process
 from datamodules.sources.base import Sample, Source
-from datamodules.sources.coco_json import Box, Photo, read_coco
+from datamodules.sources.coco_json import Box, CocoImage, read_coco
 from datamodules.sources.folder import natural
 
 log = logging.getLogger(__name__)
 
-REST = "*"  # in a category map: all that are not named
-_last = threading.local()  # the photo that this thread read last: its other boxes follow
+REST = "*"  # in a category map: all categories that it does not name
+_last = threading.local()  # the image that this thread read last: its other boxes follow
 
 
 class CocoSource(Source):
-    """The boxes of a COCO file, cut out of its photos.
+    """The boxes of a COCO file, cut out of its images.
 
-    All boxes of one photo are one group, so that they never straddle a split. Crowds are left out: they are no single
-    object. Boxes that reach over the edge of their photo are cut off there. A photo that is missing, or has not the
-    shape that was annotated, is broken; `boxes.placed` says what becomes of turned and scaled photos.
+    All boxes of one image are one group, so they never straddle a split. Crowds are left out: they are no single
+    object. Boxes that reach over the edge of their image are cut there. An image is broken if it is missing or does not
+    have the annotated shape; `boxes.placed` handles turned and scaled images.
 
     Args:
         file: the COCO file.
@@ -61,43 +61,43 @@ class CocoSource(Source):
             raise DataError(f"data.source.margin={margin} must lie between 0 and 10: a share of the box, e.g. 0.1")
         if not min_side >= 1:
             raise DataError(f"data.source.min_side={min_side} must be at least 1 px")
-        names, photos, found = read_coco(self.list)
+        names, recorded, found = read_coco(self.list)
         classes = _class_of(self.list, names, categories)
         kept, self.left_out = _chosen(found, classes, min_side)
         if not kept:
             raise DataError(f"data.file={file}: no box is left ({_listed(self.left_out)}): see data.source")
         self.classes = sorted({name for name, _ in kept}, key=natural)
-        self._photos = {photo.name: photo for photo in photos}
+        self._images = {image.name: image for image in recorded}
         self._smallest = _smallest_sides([box for _, box in kept], margin)
-        place = {photo.name: number for number, photo in enumerate(photos)}
+        place = {image.name: number for number, image in enumerate(recorded)}
         labels = {name: label for label, name in enumerate(self.classes)}
-        self._said = False
+        self._logged = False
         self.samples = [
-            _sample(box, labels[name], margin) for name, box in sorted(kept, key=lambda item: place[item[1].photo.name])
+            _sample(box, labels[name], margin) for name, box in sorted(kept, key=lambda item: place[item[1].image.name])
         ]
 
     def prepare(self) -> None:
-        """Say, once, what became crops and what was left out."""
-        if first_process() and not self._said:
-            self._said = True
+        """Log, once, what became crops and what was left out."""
+        if first_process() and not self._logged:
+            self._logged = True
             left_out = f"; left out: {_listed(self.left_out)}" if any(self.left_out.values()) else ""
-            photos = len({sample.group for sample in self.samples})
-            log.info("data: %d crops of %d photos%s", len(self.samples), photos, left_out)
+            count = len({sample.group for sample in self.samples})
+            log.info("data: %d crops of %d images%s", len(self.samples), count, left_out)
 
-    def photo(self, index: int) -> Photo:
-        """The photo of sample `index`, as the file records it."""
-        return self._photos[self.samples[index].group or ""]
+    def image(self, index: int) -> CocoImage:
+        """Return the image of sample `index`, as the file records it."""
+        return self._images[self.samples[index].group or ""]
 
     def file(self, index: int) -> Path:
-        return self.root / self.photo(index).name
+        return self.root / self.image(index).name
 
     def read(self, index: int, min_side: int | None = None) -> np.ndarray:
-        """Cut one box out; the boxes of one photo, read in a row by one thread, cost one decoding together."""
-        box, photo = self.samples[index].box, self.photo(index)
+        """Cut one box out; the boxes of one image, read in a row by one thread, cost one decoding."""
+        box, image = self.samples[index].box, self.image(index)
         assert box is not None
-        recorded = photo.width, photo.height
+        recorded = image.width, image.height
         if min_side is not None:  # the smallest box decides, so that one decoding serves all
-            min_side = -(-min_side * min(recorded) // self._smallest[photo.name])
+            min_side = -(-min_side * min(recorded) // self._smallest[image.name])
         data = images.read_bytes(self.file(index))
         whole, orientation = _whole(data, min_side)
         left, top, right, bottom = boxes.placed(box, recorded, (whole.shape[1], whole.shape[0]), orientation)
@@ -105,27 +105,27 @@ class CocoSource(Source):
 
 
 def _whole(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
-    """Decode a photo, unless it is the one that this thread decoded last: the bytes tell, so it is never stale."""
+    """Decode an image, unless this thread decoded the same bytes last."""
     if getattr(_last, "key", None) != (data, min_side):
         _last.key = None  # what is held and what is made need not fit into memory together
-        _last.photo = images.read_image(data, min_side=min_side), boxes.orientation(data)
+        _last.image = images.read_image(data, min_side=min_side), boxes.orientation(data)
         _last.key = data, min_side
-    return _last.photo
+    return _last.image
 
 
 def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    """Category name -> class name or None."""
+    """Return category name -> class name or None."""
     if categories is None:
         return {name: name for name in names}
-    strangers = [name for name in categories if name not in names and name != REST]
-    if strangers:
+    unknown = [name for name in categories if name not in names and name != REST]
+    if unknown:
         raise DataError(
-            f"data.source.categories names {strangers[0]!r:.80}, which is no category of {file}: mend the name"
+            f"data.source.categories names {unknown[0]!r:.80}, which is no category of {file}: correct the name"
         )
     missing = [name for name in names if name not in categories]
     if missing and REST not in categories:
         raise DataError(
-            f"data.source.categories says nothing of {missing[0]!r:.80}: give it a class or null, or the rest by '*'"
+            f"data.source.categories does not name {missing[0]!r:.80}: give it a class or null, or the rest by '*'"
         )
     return {name: categories[name if name in categories else REST] for name in names}
 
@@ -133,7 +133,7 @@ def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None]
 def _chosen(
     found: list[Box], classes: Mapping[str, str | None], min_side: float
 ) -> tuple[list[tuple[str, Box]], Counter[str]]:
-    """The boxes that become samples, with their class, and why the others do not."""
+    """Return the boxes that become samples, with their class, and how many others are left out for which reason."""
     kept, left_out = [], Counter[str]()
     for box in found:
         left, top, right, bottom = box.edges
@@ -154,18 +154,18 @@ def _listed(left_out: Mapping[str, int]) -> str:
 
 
 def _smallest_sides(kept: list[Box], margin: float) -> dict[str, int]:
-    """Photo name -> shortest side of its boxes, px."""
+    """Return image name -> shortest side of its boxes, px."""
     smallest: dict[str, int] = {}
     for box in kept:
-        left, top, right, bottom = boxes.widened(box.edges, margin, (box.photo.width, box.photo.height))
+        left, top, right, bottom = boxes.widened(box.edges, margin, (box.image.width, box.image.height))
         side = min(right - left, bottom - top)
-        smallest[box.photo.name] = min(side, smallest.get(box.photo.name, side))
+        smallest[box.image.name] = min(side, smallest.get(box.image.name, side))
     return smallest
 
 
 def _sample(box: Box, label: int, margin: float) -> Sample:
-    photo = box.photo
-    frame = photo.width, photo.height
+    image = box.image
+    frame = image.width, image.height
     return Sample(
-        f"{photo.name}#{box.id}", label, group=photo.name, box=boxes.widened(box.edges, margin, frame), frame=frame
+        f"{image.name}#{box.id}", label, group=image.name, box=boxes.widened(box.edges, margin, frame), frame=frame
     )

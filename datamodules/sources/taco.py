@@ -1,4 +1,4 @@
-"""TACO, trash annotations in context: 1,500 photos with 4,784 boxes of litter, fetched from their public addresses.
+"""TACO, trash annotations in context: 1,500 photos with 4,784 boxes of litter, downloaded from their public addresses.
 
 Pedro Proença and Pedro Simões, 2020, https://github.com/pedropro/TACO and arXiv:2003.06975; annotations CC BY 4.0.
 """
@@ -15,10 +15,10 @@ from filelock import FileLock
 from datamodules import DataError
 from datamodules.cache import default_cache_dir
 from datamodules.cache_build import parallel
-from datamodules.download import NotThereError, fetch
+from datamodules.download import NotFoundError, download
 from datamodules.quarantine import first_process
 from datamodules.sources.coco import CocoSource
-from datamodules.sources.coco_json import Photo
+from datamodules.sources.coco_json import CocoImage
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,14 @@ AT_ONCE = 4  # photos: polite to the server, and enough to fill a home connectio
 
 
 class TacoSource(CocoSource):
-    """TACO in a folder, or, where none is given, in litesort's cache, fetched at first use.
+    """TACO in a folder, or, where none is given, in litesort's cache, downloaded at first use.
 
-    The annotations are needed to know what there is, and come when the source is built; the photos, about 2 MB each,
-    when they are prepared. A photo that its server no longer has is noted in `unavailable.csv`, not asked for again,
-    and broken.
+    The annotations are downloaded when the source is built, the images, about 2 MB each, by `prepare`. An image
+    that its server no longer has is listed in `unavailable.csv`, not asked for again, and broken.
 
     Args:
         file: the annotations; None is annotations.json in the folder.
-        root: the folder, as TACO's own download fills it; None fetches.
+        root: the folder, as TACO's own download fills it; None downloads.
         cache_dir: where the set is kept then; None is litesort's cache.
         url: of the annotations.
         photos: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
@@ -57,59 +56,59 @@ class TacoSource(CocoSource):
     ) -> None:
         if photos not in ADDRESSES:
             raise DataError(f"data.source.photos={photos} is not known: use {' or '.join(ADDRESSES)}")
-        self.fetched, self.photos, self.timeout = root is None, photos, timeout
+        self.downloaded, self.photos, self.timeout = root is None, photos, timeout
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         home = parent / f"taco-{photos}" if root is None else Path(root).expanduser()
-        if self.fetched:
-            self._fetch_list(home, url, wanted=file is None)
+        if self.downloaded:
+            self._download_list(home, url, wanted=file is None)
         super().__init__(home / "annotations.json" if file is None else file, home, categories, margin, min_side)
 
-    def _fetch_list(self, home: Path, url: str, wanted: bool) -> None:
+    def _download_list(self, home: Path, url: str, wanted: bool) -> None:
         target = home / "annotations.json"
-        mend = f"fetch it elsewhere and put it to {target}, or give TACO's folder: data.root=FOLDER"
+        hint = f"put the file at {target} yourself, or set data.root=FOLDER to TACO's folder"
         try:
             home.mkdir(parents=True, exist_ok=True)
             if wanted and not target.exists():
                 with FileLock(f"{home}.lock"):
-                    fetch(url, target, mend=mend, starts=[b"{"], timeout=self.timeout, progress=first_process())
+                    download(url, target, hint=hint, timeout=self.timeout, progress=first_process())
         except OSError as error:
             raise DataError(f"{home} cannot be written ({error.strerror or error}): set data.cache_dir") from error
 
     def prepare(self) -> None:
-        """Fetch the photos that are not there yet, then say what became crops."""
-        if self.fetched and self._missing(set()):
-            with FileLock(f"{self.root}.lock"):  # jobs that start together fetch once
-                self._fetch_photos()
+        """Download the images that are not there yet, then log what became crops."""
+        if self.downloaded and self._missing(set()):
+            with FileLock(f"{self.root}.lock"):  # jobs that start together download once
+                self._download_images()
         super().prepare()
 
-    def _missing(self, gone: set[str]) -> list[Photo]:
-        """Photos that have a crop and are not on disk."""
-        needed = {sample.group: self.photo(index) for index, sample in enumerate(self.samples)}
-        return [p for p in needed.values() if p.name not in gone and not (self.root / p.name).exists()]
+    def _missing(self, gone: set[str]) -> list[CocoImage]:
+        """Images that have a crop and are not on disk."""
+        needed = {sample.group: self.image(index) for index, sample in enumerate(self.samples)}
+        return [i for i in needed.values() if i.name not in gone and not (self.root / i.name).exists()]
 
-    def _fetch_photos(self) -> None:
+    def _download_images(self) -> None:
         note = self.root / "unavailable.csv"
         gone = _read_note(note)
         missing, lock, progress = self._missing(set(gone)), threading.Lock(), first_process()
-        mend = f"run it again to go on, or say data.root={self.root} to use the photos that are there"
+        hint = f"run it again to go on, or set data.root={self.root} to use the images that are there"
 
         def one(index: int) -> None:
-            photo, path = missing[index], self.root / missing[index].name
+            image, path = missing[index], self.root / missing[index].name
             reason = "has no address"
-            for url in [photo.urls[key] for key in ADDRESSES[self.photos] if key in photo.urls]:
+            for url in [image.urls[key] for key in ADDRESSES[self.photos] if key in image.urls]:
                 try:
-                    fetch(url, path, mend=mend, largest=1 << 28, timeout=self.timeout, progress=False)
-                except NotThereError as error:
-                    reason = str(error).removesuffix(f": {mend}")
+                    download(url, path, hint=hint, timeout=self.timeout, progress=False)
+                except NotFoundError as error:
+                    reason = error.reason
                 else:
                     return
             with lock:
-                gone[photo.name] = reason
+                gone[image.name] = reason
                 _write_note(note, gone)
 
-        parallel(one, range(len(missing)), f"Fetching photos to {self.root}", AT_ONCE, progress)
+        parallel(one, range(len(missing)), f"Downloading images to {self.root}", AT_ONCE, progress)
         if gone and progress:
-            log.warning("data: %d photos are no longer to be had and left out: see %s", len(gone), note)
+            log.warning("data: %d images are no longer available and are left out: see %s", len(gone), note)
 
 
 def _read_note(note: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""TrashNet: 2,527 photos of six kinds of waste on white paper, fetched from its authors' repository.
+"""TrashNet: 2,527 photos of six kinds of waste on white paper, downloaded from its authors' repository.
 
 Gary Thung and Mindy Yang, 2016, https://github.com/garythung/trashnet, MIT licence.
 """
@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from datamodules import DataError
 from datamodules.cache import default_cache_dir
-from datamodules.download import fetch
+from datamodules.download import download
 from datamodules.quarantine import first_process
 from datamodules.sources.base import Sample
 from datamodules.sources.folder import FolderSource
@@ -22,23 +22,31 @@ INNER = "dataset-resized"
 class TrashnetSource(FolderSource):
     """A folder that holds TrashNet, or, where none is given, one in litesort's cache that is filled at first use.
 
-    The photos of a class are numbered in the order in which they were taken, and neighbours often show one object:
+    The images of a class are numbered in the order in which they were taken, and neighbours often show one object:
     split them by blocks of numbers, as conf/data/trashnet.yaml does.
 
     Args:
-        root: folder with one sub-folder a class; None fetches the set.
+        root: folder with one sub-folder per class; None downloads the set.
         cache_dir: where it is kept then; None is litesort's cache.
-        url: of the zip file.
+        url: address of the zip file.
+        sha256: checksum of the zip file, 64 hex digits; None accepts any and logs what came.
         timeout: seconds without an answer.
     """
 
-    def __init__(self, root: str | Path | None, cache_dir: str | Path | None, url: str, timeout: float = 30) -> None:
+    def __init__(
+        self,
+        root: str | Path | None,
+        cache_dir: str | Path | None,
+        url: str,
+        sha256: str | None = None,
+        timeout: float = 30,
+    ) -> None:
         self.home = None
         if root is not None:
             super().__init__(root)
             return
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-        self.home, self.url, self.timeout = parent / "trashnet", url, timeout
+        self.home, self.url, self.sha256, self.timeout = parent / "trashnet", url, sha256, timeout
         self.root = self.home / "photos" / INNER
         self.classes = list(COUNTS)
         self.samples = [
@@ -48,21 +56,19 @@ class TrashnetSource(FolderSource):
         ]
 
     def prepare(self) -> None:
-        """Fetch and unpack the photos if they are not there yet."""
+        """Download and unpack the images if they are not there yet."""
         if self.home is None or self.root.is_dir():
             return
-        archive = self.home / f"{INNER}.zip"
-        mend = f"fetch it elsewhere and put it to {archive}, or unpack it and say data.root=FOLDER"
+        archive, folder, progress = self.home / f"{INNER}.zip", self.home / "photos", first_process()
+        hint = f"put the file at {archive} yourself (data.source.sha256=null accepts any), or set data.root=FOLDER"
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.home}.lock"):  # jobs that start together fetch once
-                if self.root.is_dir():
-                    return
-                # no checksum is published; a zip file has its own
-                fetch(self.url, archive, mend=mend, starts=[b"PK\3\4"], timeout=self.timeout, progress=first_process())
-                folder = unpack(archive, self.home / "photos", progress=first_process())
-                archive.unlink()
+            with FileLock(f"{self.home}.lock"):  # jobs that start together download once
+                if not folder.is_dir():
+                    download(self.url, archive, hint=hint, sha256=self.sha256, timeout=self.timeout, progress=progress)
+                    unpack(archive, folder)
+                    archive.unlink()
         except OSError as error:
             raise DataError(f"{self.home} cannot be written ({error.strerror or error}): set data.cache_dir") from error
         if not self.root.is_dir():
-            raise DataError(f"{self.url} holds no folder {INNER}: it is not the TrashNet that is known; see {folder}")
+            raise DataError(f"{self.url} holds no folder {INNER}: delete {folder}, and set data.source.url")

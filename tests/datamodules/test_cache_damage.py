@@ -12,19 +12,19 @@ from datamodules import DataError, cache, cache_file, cache_key
 from datamodules.cache import open_pixels
 
 
-@pytest.mark.parametrize("place", [3, 20, 200, cache_file.PAGE + 5, -200, -3, "short", "long", "empty"])
-def test_a_flipped_byte_is_found_and_the_cache_built_again(opened, place, caplog):
+@pytest.mark.parametrize("name", ["pixels.npy", "meta.json"])
+@pytest.mark.parametrize("harm", ["short", "long", "empty", "missing", "text", "another"])
+def test_a_damaged_cache_is_built_again(opened, name, harm, caplog):
     _, pixels = opened()
-    data = bytearray(pixels.path.read_bytes())
-    if place == "short":
-        data = data[:-100]
-    elif place == "long":
-        data += b"x"
-    elif place == "empty":
-        data = bytearray()
+    file = pixels.path / name
+    whole = file.read_bytes()
+    if harm == "missing":
+        file.unlink()
+    elif harm == "another":  # of other images
+        file.write_bytes((opened(size=SIZE + 1)[1].path / name).read_bytes())
     else:
-        data[place] ^= 0x10
-    pixels.path.write_bytes(data)
+        file.write_bytes({"short": whole[:-5], "long": whole + b"x", "empty": b"", "text": b"{}"}[harm])
+    caplog.clear()
     source, pixels = opened()
     assert len(source.reads) == 6
     assert np.array_equal(pixels.array, expected(source))
@@ -32,16 +32,19 @@ def test_a_flipped_byte_is_found_and_the_cache_built_again(opened, place, caplog
     assert opened()[0].reads == []
 
 
-def test_every_byte_that_matters_is_covered(opened):
+def test_a_whole_check_finds_the_row_of_a_flipped_byte(opened):
     _, pixels = opened()
-    whole = pixels.path.read_bytes()
-    for place in range(0, len(whole), 37):
+    file, row_bytes = pixels.path / "pixels.npy", SIZE * SIZE * 3
+    whole = file.read_bytes()
+    assert cache_file.damaged_rows(pixels.path) == []
+    for row in range(6):
         data = bytearray(whole)
-        data[place] ^= 1
-        pixels.path.write_bytes(data)
-        assert cache_file.read(pixels.path) is None, place
-    pixels.path.write_bytes(whole)
-    assert cache_file.read(pixels.path) is not None
+        data[len(whole) - (6 - row) * row_bytes + row] ^= 1
+        file.write_bytes(data)
+        assert cache_file.read(pixels.path) is not None
+        assert cache_file.damaged_rows(pixels.path) == [row]
+    (pixels.path / "crc32.npy").write_bytes(b"")
+    assert cache_file.damaged_rows(pixels.path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 3}', b"\xff\xfe"])
@@ -73,27 +76,25 @@ def test_a_disk_that_cannot_be_written_costs_one_line(opened, monkeypatch, tmp_p
     assert np.array_equal(pixels.array, expected(source))
     assert len(source.reads) == 6
     assert [os.strerror(code) in record.message for record in caplog.records] == [True]
-    assert not list((tmp_path / "cache/pixels").glob("*.pixels*tmp"))
+    assert not list((tmp_path / "cache/pixels").glob(".*"))
     monkeypatch.setattr(cache, "free_memory_gb", lambda: 0.0)
     assert opened()[1] is None
     assert "decoding on the fly" in caplog.text
 
 
-def test_a_disk_that_is_really_full_is_noticed_before_decoding(opened, tmp_path):
+def test_a_disk_that_is_really_full_is_noticed_before_decoding(tmp_path):
     enough = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    with pytest.raises(cache_file.NoDisk, match=r"No space left|File too large"):
-        cache_file.write(tmp_path / "x.pixels", (enough // 3 + 10**9, 1, 1, 3), {}, lambda _: pytest.fail("decoded"))
-    assert not list(tmp_path.glob(".x*"))
+    shape = (10, 1, enough // 30 + 10**8, 3)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        cache_file.write(tmp_path / "x", shape, "", lambda _: pytest.fail("decoded"), lambda: True)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_during_the_build_costs_one_line(opened, monkeypatch, tmp_path, caplog):
-    class Full:
-        data = property(lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+def test_a_disk_that_fails_at_the_end_of_the_build_costs_one_line(opened, monkeypatch, tmp_path, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    whole = np.ascontiguousarray
-    monkeypatch.setattr(
-        np, "ascontiguousarray", lambda pixels: Full() if pixels.shape == (SIZE, SIZE, 3) else whole(pixels)
-    )
+    monkeypatch.setattr(np.memmap, "flush", full)
     source, pixels = opened()
     assert pixels.path is None
     assert np.array_equal(pixels.array, expected(source))

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 from cache_photos import SIZE, Photos, expected
 
 import datamodules
@@ -51,34 +52,35 @@ def open_it(source, workers=1):
     return pixels
 """
 KILLED = """
-def die(*_):
+import shutil
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 def job(point):
     source = Photos()
     if point < 6:
         source.die_at = point + 1
+    elif point == 6:
+        cache_file._allocate = die
+    elif point == 7:
+        np.save = die
     else:
-        if point < 8:
-            setattr(cache_file, ["_allocate", "_checksums"][point - 6], die)
-        real = os.replace
-        def replace(path, target):
-            if point == 9 or target.suffix == ".json":
+        real = os.rename
+        def rename(path, target):
+            if point == 9:
                 real(path, target)
-            if target.suffix == ".pixels":
-                die()
-        Path.replace = replace
+            die()
+        Path.rename = rename
     open_it(source)
 report = []
 for point in range(10):
     status = os.waitpid(fork(lambda: job(point)), 0)[1]
-    left = sorted(path.suffix for path in (folder / "pixels").iterdir() if path.suffix != ".json")
+    left = [path.name for path in (folder / "pixels").iterdir() if path.is_dir() and not path.name.startswith(".")]
     before = len(log.read_text().split()) if log.exists() else 0
     assert os.waitpid(fork(lambda: open_it(Photos())), 0)[1] == 0
-    report.append([os.WTERMSIG(status), left, len(log.read_text().split()) - before])
-    after = sorted(path.suffix for path in (folder / "pixels").iterdir())
-    assert ".tmp" not in after, after
-    for path in (folder / "pixels").glob("*.pixels"):
-        path.unlink()
+    report.append([os.WTERMSIG(status), len(left), len(log.read_text().split()) - before])
+    caches = [path for path in (folder / "pixels").iterdir() if path.is_dir()]
+    assert len(caches) == 1, caches
+    shutil.rmtree(caches[0])
 print(json.dumps(report))
 """
 TOGETHER = """
@@ -98,7 +100,7 @@ def script(body: str, root: Path, tmp_path: Path):
 def test_a_build_killed_at_ten_points_is_built_again(root, tmp_path):
     report, _ = script(KILLED, root, tmp_path)
     assert [killed for killed, _, _ in report] == [9] * 10
-    assert [".pixels" in left for _, left, _ in report] == [False] * 9 + [True]  # the last died after it was done
+    assert [left for _, left, _ in report] == [0] * 9 + [1]  # the last died after it was done
     assert [reads for _, _, reads in report] == [6] * 9 + [0]
 
 
@@ -106,7 +108,7 @@ def test_four_processes_that_start_together_build_once_and_say_that_they_wait(ro
     statuses, said = script(TOGETHER, root, tmp_path)
     assert statuses == [0] * 4
     assert sorted((tmp_path / "log").read_text().split()) == sorted("012345")
-    assert "waiting for another process" in said
+    assert "is locked by another process, which builds it; waiting" in said
 
 
 def test_threads_of_one_process_build_once_too(root, tmp_path):
@@ -135,28 +137,52 @@ def test_the_command_lists_and_cleans(opened, tmp_path, capsys):
     os.utime(paths[0])
     cache_clean.main(["--dir", str(folder)])
     assert "0.0 MB removed" in capsys.readouterr().out
-    cache_clean.main(
-        ["--dir", str(folder), "--max-gb", str((paths[0].stat().st_size + paths[1].stat().st_size + 1) / 1e9)]
-    )
+    sizes = [entry.size for entry in cache_clean.entries(folder / "pixels")]
+    cache_clean.main(["clean", "--dir", str(folder), "--max-gb", str((sizes[0] + sizes[1] + 1) / 1e9)])
     assert [path.exists() for path in paths] == [True, True, False]
-    cache_clean.main(["--dir", str(folder), "--older-than", "30"])
+    cache_clean.main(["clean", "--dir", str(folder), "--older-than", "30"])
     assert [path.exists() for path in paths] == [True, False, False]
-    for name in (".pad-8px-0.pixels.123.tmp", ".digests-0.json.123.tmp"):
-        (folder / "pixels" / name).write_bytes(b"left by a killed build")
-    cache_clean.main(["--dir", str(folder), "--clean"])
+    (folder / "pixels" / ".pad-8px-0.tmp").mkdir()  # left by killed builds
+    (folder / "pixels" / ".digests-0.json.123.tmp").write_bytes(b"")
+    cache_clean.main(["clean", "--dir", str(folder)])
     assert list((folder / "pixels").iterdir()) == []
+
+
+def test_limits_without_clean_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cache_clean.main(["--dir", str(tmp_path), "--max-gb", "1"])
+    assert caught.value.code == 2
+    assert "need the command clean" in capsys.readouterr().err
+
+
+def test_the_command_verifies_and_removes_what_is_damaged(opened, tmp_path, capsys):
+    whole, harmed = opened(size=8)[1].path, opened(size=9)[1].path
+    verify = ["verify", "--dir", str(tmp_path / "cache")]
+    with pytest.raises(SystemExit) as caught:
+        cache_clean.main(verify)
+    assert caught.value.code == 0
+    data = bytearray((harmed / "pixels.npy").read_bytes())
+    data[-1] ^= 1
+    (harmed / "pixels.npy").write_bytes(data)
+    with pytest.raises(SystemExit) as caught:
+        cache_clean.main(verify)
+    assert caught.value.code == 1
+    assert "1 of 2 damaged" in capsys.readouterr().out
+    assert (whole.exists(), harmed.exists()) == (True, False)
+    source, pixels = opened(size=9)
+    assert np.array_equal(pixels.array, expected(source, size=9))
 
 
 def test_cleaning_leaves_a_running_job_its_pixels(opened, tmp_path):
     source, pixels = opened()
-    cache_clean.main(["--dir", str(tmp_path / "cache"), "--clean"])
+    cache_clean.main(["clean", "--dir", str(tmp_path / "cache")])
     assert np.array_equal(pixels.array, expected(source))
 
 
-def test_a_damaged_cache_is_listed_too(opened, tmp_path, capsys):
+def test_a_damaged_cache_is_listed_too(opened, tmp_path):
     _, pixels = opened()
-    pixels.path.write_bytes(b"nothing")
-    assert [entry.photos for entry in cache_clean.entries(tmp_path / "cache/pixels")] == [None]
+    (pixels.path / "pixels.npy").write_bytes(b"nothing")
+    assert [entry.images for entry in cache_clean.entries(tmp_path / "cache/pixels")] == [None]
 
 
 def test_the_place_follows_the_environment(monkeypatch, tmp_path):

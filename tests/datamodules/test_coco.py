@@ -69,7 +69,7 @@ def test_what_is_left_out_is_counted_and_said_once(make, caplog):
     with caplog.at_level(logging.INFO):
         source.prepare()
         source.prepare()  # as a data module does that is prepared and then set up
-    assert caplog.text.count("3 crops of 2 photos; left out: 1 of no class") == 1
+    assert caplog.text.count("3 crops of 2 images; left out: 1 of no class") == 1
     assert len(make(min_side=5).samples) == 5
 
 
@@ -95,7 +95,7 @@ def test_margin_widens_each_side_up_to_the_edge(make):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"categories": {"can": "Metal", "foil": "Metal"}}, "says nothing of 'bag'"),
+        ({"categories": {"can": "Metal", "foil": "Metal"}}, "does not name 'bag'"),
         ({"categories": {"tin": "Metal", "*": None}}, "names 'tin', which is no category"),
         ({"categories": {"*": None}}, r"no box is left \(6 of no class\)"),
         ({"margin": -1}, "data.source.margin=-1"),

@@ -1,5 +1,6 @@
-"""TrashNet and TACO: fetched from a server of our own, and TACO's real annotations where they are at hand."""
+"""TrashNet and TACO: downloaded from a local server, and TACO's real annotations where they are at hand."""
 
+import hashlib
 import io
 import json
 import socket
@@ -55,24 +56,28 @@ def zipped(server, monkeypatch):
     return server.address + "/set.zip"
 
 
-def test_trashnet_is_fetched_at_first_use_only(zipped, server, tmp_path):
+def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.faults = [{"stop": 500}]
+    checksum = hashlib.sha256(server.files["/set.zip"]).hexdigest()
     for _ in range(2):
-        source = TrashnetSource(None, tmp_path, zipped)
+        source = TrashnetSource(None, tmp_path, zipped, checksum)
         data = WasteDataModule(source, size=8, batch_size=4, cache_dir=tmp_path)
         data.setup("fit")
         assert data.classes == ["glass", "metal", "paper"]
         assert np.bincount(data.labels).tolist() == [7, 6, 5]
         assert not data.broken
-    assert [place for _, place in server.requests] == [None, "bytes=500-"]
+    assert len(server.requests) == 2  # the one that broke off, and another
     again = TrashnetSource(source.root, None, zipped)
     assert again.samples == source.samples
     assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"photos"}
 
 
-def test_trashnet_fetched_by_hand_needs_no_network(zipped, server, tmp_path, nowhere):
+def test_trashnet_put_there_by_hand_needs_no_network(zipped, server, tmp_path, nowhere):
     (tmp_path / "trashnet").mkdir()
     (tmp_path / "trashnet" / "dataset-resized.zip").write_bytes(server.files["/set.zip"])
+    with pytest.raises(DataError, match=r"is not that of .*zip.*data\.source\.sha256=null accepts any"):
+        TrashnetSource(None, tmp_path, nowhere, "0" * 64).prepare()
     source = TrashnetSource(None, tmp_path, nowhere)
     source.prepare()
     assert source.read(3).shape == (9, 12, 3)
@@ -80,19 +85,21 @@ def test_trashnet_fetched_by_hand_needs_no_network(zipped, server, tmp_path, now
 
 def test_without_a_network_trashnet_says_what_to_do(tmp_path, nowhere, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(DataError, match=r"cannot be fetched \(Connection refused\)") as caught:
+    with pytest.raises(DataError, match=r"cannot be downloaded to .* \(Connection refused\)") as caught:
         TrashnetSource(None, tmp_path, nowhere).prepare()
     line = str(caught.value)
     assert "\n" not in line
-    assert f"put it to {tmp_path / 'trashnet' / 'dataset-resized.zip'}, or unpack it and say data.root=FOLDER" in line
+    assert f"put the file at {tmp_path / 'trashnet' / 'dataset-resized.zip'} yourself" in line
+    assert line.endswith("or set data.root=FOLDER")
 
 
 def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
     with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
         archive.writestr("cats/1.jpg", b"")
     server.files["/set.zip"] = stream.getvalue()
-    with pytest.raises(DataError, match="holds no folder dataset-resized"):
-        TrashnetSource(None, tmp_path, zipped).prepare()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"holds no folder dataset-resized: delete .*photos"):
+            TrashnetSource(None, tmp_path, zipped).prepare()
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def litter(server):
     return server.address + "/annotations.json"
 
 
-def test_taco_is_fetched_at_first_use_and_what_is_gone_is_noted(litter, server, tmp_path):
+def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(litter, server, tmp_path):
     def ready():
         data = WasteDataModule(TacoSource(None, None, tmp_path, litter), size=8, batch_size=2, cache_dir=tmp_path)
         data.setup()
@@ -139,7 +146,7 @@ def test_taco_goes_on_where_the_network_failed(litter, server, tmp_path, monkeyp
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     source = TacoSource(None, None, tmp_path, litter)
     server.faults = [{}, {}] + [{"status": 503}] * 99
-    with pytest.raises(DataError, match=r"cannot be fetched .*: run it again to go on, or say data\.root="):
+    with pytest.raises(DataError, match=r"cannot be downloaded .*: run it again to go on, or set data\.root="):
         source.prepare()
     server.faults = []
     source.prepare()
@@ -150,13 +157,13 @@ def test_taco_goes_on_where_the_network_failed(litter, server, tmp_path, monkeyp
 def test_without_a_network_taco_says_what_to_do(tmp_path, nowhere, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(
-        DataError, match=r"put it to .*/taco-original/annotations\.json, or give TACO's folder"
+        DataError, match=r"put the file at .*/taco-original/annotations\.json yourself, or set data\.root=FOLDER"
     ) as caught:
         TacoSource(None, None, tmp_path, nowhere)
     assert "\n" not in str(caught.value)
 
 
-def test_taco_in_a_folder_fetches_nothing(litter, server, tmp_path):
+def test_taco_in_a_folder_downloads_nothing(litter, server, tmp_path):
     (tmp_path / "annotations.json").write_bytes(server.files["/annotations.json"])
     source = TacoSource(None, tmp_path, None, litter)
     source.prepare()
@@ -179,7 +186,7 @@ def test_the_real_annotations_give_the_six_classes(tmp_path):
     assert np.bincount(data.labels).tolist() == [544, 385, 112, 1263, 849, 140]
     assert data.source.left_out == {"of no class": 1491}
     for index, sample in enumerate(data.samples):
-        photo = data.source.photo(index)
+        photo = data.source.image(index)
         assert 0 <= sample.box[0] < sample.box[2] <= photo.width
         assert 0 <= sample.box[1] < sample.box[3] <= photo.height
         assert photo.urls["flickr_url"].startswith("https://")
@@ -200,7 +207,7 @@ def test_crops_of_photos_drawn_at_the_recorded_sizes_show_the_object(tmp_path, s
     drawn, colours = set(), {}
     _, photos, found = read_coco(ANNOTATIONS)
     for photo in photos:
-        own = [box for box in found if box.photo.name == photo.name]
+        own = [box for box in found if box.image.name == photo.name]
         if len(drawn) == count or not 3 <= len(own) <= 8 or overlap([box.edges for box in own]):
             continue
         drawn.add(photo.name)
