@@ -27,6 +27,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from callbacks.wandb_run import finish, log_config, log_results
     from evaluate import judge
     from lightning_modules.checkpoint import continue_net, make_record
+    from lightning_modules.objectives import build_objective
     from lightning_modules.precision import supported_precision
     from reports.environment import git_revision
     from reports.files import write_text
@@ -41,7 +42,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     data.prepare_data()
     data.setup("fit")
     check_overlap(data, origins, overrides or [], cfg.get("strict", False))
-    objective = instantiate(cfg.objective, class_counts=data.drawn_counts)
+    objective = build_objective(instantiate(cfg.objective, _partial_=True), data.drawn_counts)
     record = make_record(
         net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
         config=conf.portable(cfg), git=git_revision(Path(__file__).parent), split=split_record(data, origins),

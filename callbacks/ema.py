@@ -6,7 +6,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_modules import ModelError
@@ -15,8 +14,8 @@ from lightning_modules import ModelError
 class EMA(WeightAveraging):
     """Average the weights over the steps: `average += (1 - d) * (weights - average)`.
 
-    `d = min(decay, (1 + n) / (10 + n))`, where `n` counts steps from 0: rising, so that the average forgets the random
-    first weights. Floating-point buffers (BatchNorm statistics) are averaged like weights, integer ones copied.
+    `d = min(decay, n / (9 + n))`, where `n` is the step, from 1: it rises, so that the average forgets the random first
+    weights. Floating-point buffers (BatchNorm statistics) are averaged like weights, integer ones copied.
     Lightning's `WeightAveraging` swaps the average in for validation, saves it as `state_dict`, and leaves it in the
     module when training ends.
 
@@ -34,61 +33,37 @@ class EMA(WeightAveraging):
             raise ModelError(f"callbacks.ema.decay={decay} is out of range: give a number between 0 and 1, e.g. 0.999")
         super().__init__()
         self.decay = decay
-        self._updates = 0
-        self._average: list[Tensor] = []
-        self._weights: list[Tensor] = []
-        self._kept: list[Tensor] = []
-        self._copied: list[Tensor] = []
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Anew each epoch: moving a module replaces its buffers, and Lightning moves it after `setup`.
+        # Once an epoch: torch's own update walks over all modules, 6 ms a step. Moving or pruning replaces tensors.
         assert self._average_model is not None
-        self._average_model.to(pl_module.device)
-        average = self._average_model.module
-        now_all = chain(pl_module.parameters(), pl_module.buffers())
-        pairs = list(zip(chain(average.parameters(), average.buffers()), now_all, strict=True))
-        for mean, now in pairs:
-            if mean.stride() != now.stride():  # channels_last came after the copy: foreach wants equal layouts
-                mean.data = torch.empty_like(now).copy_(mean)
-        floats = [(mean, now) for mean, now in pairs if now.is_floating_point()]
-        others = [(mean, now) for mean, now in pairs if not now.is_floating_point()]
-        self._average, self._weights = [mean.data for mean, _ in floats], [now.data for _, now in floats]
-        self._kept, self._copied = [mean.data for mean, _ in others], [now.data for _, now in others]
+        average = self._average_model.module.to(pl_module.device)
+        tensors = ([t.data for t in chain(m.parameters(), m.buffers())] for m in (average, pl_module))
+        pairs = list(zip(*tensors, strict=True))
+        kinds = ([pair for pair in pairs if pair[0].is_floating_point() == floating] for floating in (True, False))
+        self._pairs = [([mean for mean, _ in kind], [now for _, now in kind]) for kind in kinds]
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step <= self._latest_update_step:
-            return  # gradients are still being accumulated
-        decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(self._average, self._weights, 1 - decay)
-        if self._kept:
-            torch._foreach_copy_(self._kept, self._copied)
-        self._updates += 1
-        self._latest_update_step = trainer.global_step
+        step = trainer.global_step
+        if step > self._latest_update_step:  # else gradients are being accumulated
+            (average, weights), (kept, copied) = self._pairs
+            torch._foreach_lerp_(average, weights, 1 - min(self.decay, step / (9 + step)))
+            if kept:
+                torch._foreach_copy_(kept, copied)
+            self._latest_update_step = step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        # The module holds the average now; loading best.ckpt for a test must not bring the raw weights back.
+        # The module holds the average now; a checkpoint that is loaded for a test must not bring the raw weights back.
         self._average_model = None
-        self._average, self._weights, self._kept, self._copied = [], [], [], []
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if self._average_model is not None:
-            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        self._pairs = []
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
+        if self._average_model is not None:  # elsewhere Lightning only warns
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "updates": self._updates}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._updates = state_dict["updates"]

@@ -9,8 +9,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
 
 from callbacks.checkpoint import RunCheckpoint
-from callbacks.freeze import Freeze
-from callbacks.head_warmup import HeadWarmup
+from callbacks.finetuning import Finetuning
 from callbacks.pruning_report import print_pruning
 from deployment.compare import Clock, clock_in
 from deployment.profile import profile
@@ -149,18 +148,14 @@ def _rebuild_optimizer(trainer: pl.Trainer) -> None:
 
 def _begin_anew(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     """Let callbacks forget the larger network, and freeze what they froze of it."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunCheckpoint):
             callback.forget_best()
         elif isinstance(callback, EarlyStopping):
             callback.wait_count = 0
             callback.best_score = torch.tensor(torch.inf if callback.monitor_op == torch.lt else -torch.inf)
-        elif isinstance(callback, Freeze):
+        elif isinstance(callback, Finetuning):
             callback.setup(trainer, pl_module, "fit")
-    for callback in callbacks:
-        if isinstance(callback, HeadWarmup):
-            callback.on_fit_start(trainer, pl_module)
 
 
 def _target(macs: float | None, latency: float | None) -> tuple[str, float]:

@@ -34,7 +34,7 @@ def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         cfg = on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else begun(cfg, stored, overrides)
         familiar(cfg, composed, [str(key) for key in stored] if cfg.ckpt else ["model", "data"])
     cfg.ckpt = cfg.ckpt or half_done(cfg)
-    if cfg.teacher and not isinstance(cfg.objective.get("teacher"), DictConfig) and _is_sweep():
+    if cfg.teacher and "teacher" not in cfg.objective and _is_sweep():
         log.warning("teacher=%s is not for this job: its objective learns from labels alone", cfg.teacher)
         cfg.teacher = None
     return check(cfg)

@@ -56,6 +56,8 @@ def check(cfg: DictConfig) -> DictConfig:
     missing = [name for name in NEEDED if "callbacks" in cfg and name not in there]
     if missing:
         raise _refusal("callbacks", f"[{','.join(there)}]", f"{' and '.join(missing)} too, as default does")
+    if cfg.get("teacher") and "teacher" not in (cfg.get("objective") or {}):
+        raise _no_teacher(cfg.teacher)
     _named("callbacks", cfg.get("callbacks"))
     _named("logger", cfg.get("logger"))
     _walk(raw, values, "")
@@ -135,6 +137,15 @@ def _hints(target: Any) -> dict[str, Any]:
         except (NameError, TypeError):  # a hint that only the type checker can read, or nothing that is called
             continue
     return hints
+
+
+def _no_teacher(teacher: Any) -> Exception:
+    from lightning_modules import ModelError
+
+    choices = "distill_logit, distill_decoupled, distill_dist or distill_feature"
+    return ModelError(
+        f"teacher={teacher} does nothing with this objective: choose objective={choices}, or leave teacher out"
+    )
 
 
 def _refusal(key: str, value: Any, wanted: str) -> Exception:

@@ -1,14 +1,14 @@
 """What a network is trained towards: modules that turn outputs and targets into loss terms by name."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules import ModelError, losses
 from lightning_modules.backbones import Backbone
-from lightning_modules.teacher import no_teacher
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -16,8 +16,20 @@ Output = Tensor | tuple[Tensor, Tensor]
 class Objective(nn.Module):
     """Turn a network's output into loss terms.
 
+    Subclass it for a loss of your own and override `loss`, or `forward` to add terms. What it gets, and when:
+
+    1. The constructor gets the keys of its yaml. If it has a parameter `class_counts`, it also gets the training images
+       of each class as an epoch draws them, a list of C integers in the order of the classes. If the yaml has a key
+       `teacher`, it gets what that builds, see `teacher.load_teacher`; without that key `teacher=` on the command line
+       is refused.
+    2. `attach(net, classes)` is called once the network exists, and again after each pruning step.
+    3. `forward(output, targets, images)` is called in each step of training, validation and test.
+    4. `reset()` is called when a validation or test starts, `compute()` when it ends.
+
+    Its parameters are trained with the network, at the full learning rate; the exported network has none of them.
+
     A pair of outputs (a distilled DeiT in training, without a teacher) is two heads that learn the same labels: the
-    mean of their losses. Subclasses give `loss` for one head, or override `forward` to add terms (a teacher's, say).
+    mean of their losses.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -27,17 +39,17 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
-        """Get to know the network that learns, and the names of its classes; again, when it is pruned."""
+        """Called once the network exists, and again after each pruning step. Override it to size projections."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """logits: (B, C) float32; targets: (B, C) float32 probabilities, smoothed. Returns a scalar."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Begin an epoch of judging."""
+        """Called when a validation or test epoch starts."""
 
     def compute(self) -> dict[str, Tensor]:
-        """Further scalars of the epoch that was judged, by name, the same on all ranks."""
+        """Further scalars of a validation or test epoch, by name; the same on all ranks."""
         return {}
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
@@ -58,7 +70,7 @@ class CrossEntropy(Objective):
     label_smoothing in [0, 1); class_weight_power in [0, 1] (see `losses.class_weights`); tau >= 0 shifts the logits by
     tau times the log of the class frequencies (Menon et al. 2021), in the loss only: the network's own logits are then
     those of balanced classes; class_counts: training photos a class as they are drawn, needed for a power or tau above
-    0. A teacher, which all objectives are offered, is refused.
+    0.
     """
 
     class_weights: Tensor | None
@@ -70,9 +82,7 @@ class CrossEntropy(Objective):
         class_weight_power: float = 0.0,
         tau: float = 0.0,
         class_counts: Sequence[int] | None = None,
-        teacher: Any = None,
     ) -> None:
-        no_teacher(teacher)
         super().__init__(label_smoothing)
         if class_weight_power and tau:
             raise ModelError(
@@ -99,9 +109,7 @@ class Focal(Objective):
         label_smoothing: float = 0.0,
         class_weight_power: float = 0.0,
         class_counts: Sequence[int] | None = None,
-        teacher: Any = None,
     ) -> None:
-        no_teacher(teacher)
         super().__init__(label_smoothing)
         if not gamma > 0:
             raise ModelError(
@@ -125,11 +133,30 @@ class LogitAdjustment(CrossEntropy):
         tau: float = 1.0,
         label_smoothing: float = 0.0,
         class_counts: Sequence[int] | None = None,
-        teacher: Any = None,
     ) -> None:
         if tau == 0:
             raise ModelError(f"objective.tau={tau} does nothing: give a positive number, or objective=cross_entropy")
-        super().__init__(label_smoothing, tau=tau, class_counts=class_counts, teacher=teacher)
+        super().__init__(label_smoothing, tau=tau, class_counts=class_counts)
+
+
+def build_objective(make: Callable[..., Objective], class_counts: Sequence[int]) -> Objective:
+    """Call the constructor of an objective, with `class_counts` if it has a parameter of that name.
+
+    make: a class, or a partial of one; a parameter that it hands on to its base by `**kwargs` counts too.
+    """
+    target = make.func if isinstance(make, functools.partial) else make
+    constructors = (
+        [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
+        if isinstance(target, type)
+        else [target]
+    )
+    for constructor in constructors:
+        parameters = inspect.signature(constructor).parameters
+        if "class_counts" in parameters:
+            return make(class_counts=class_counts)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return make()
 
 
 def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:

@@ -40,7 +40,8 @@ def configure(
     all; weight_decay: not applied to norms, biases and what timm's `no_weight_decay` names; layer_decay in (0, 1):
     each layer away from the head learns that much slower (BEiT), None is off; warmup_epochs: linear warm-up, at most
     half the run; min_lr: where the schedule ends; extra_parameters: of the objective, at full lr. fused: torch's
-    fused kernels where the device has them. Frozen parameters are left out. ModelError for a setting out of range.
+    fused AdamW where the device has it; fused SGD fails where some parameters get their first gradient later. Frozen
+    parameters are left out. ModelError for a setting out of range.
     """
     _check(name, lr, weight_decay, layer_decay, warmup_epochs, min_lr, schedule)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -57,7 +58,7 @@ def configure(
     if name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=use_fused)
     else:
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=use_fused)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     warmup_steps = _warmup_steps(warmup_epochs, steps_per_epoch, total_steps)
     floor = min_lr / lr
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, floor, schedule))

@@ -122,12 +122,3 @@ def _open(path: str, open_other: Callable[[str], Opened] | None) -> Member:
     net = folded(build_net(checkpoint)).requires_grad_(False).to(memory_format=torch.channels_last)
     record = checkpoint[RECORD]
     return Member(net, list(record["classes"]), record["preprocessing"].get("size"), path, net)
-
-
-def no_teacher(teacher: Any) -> None:
-    """Raise ModelError if a teacher was given to an objective that has no use for it."""
-    if teacher is not None:
-        raise ModelError(
-            f"teacher={teacher} does nothing with this objective: choose objective=distill_logit, distill_decoupled, "
-            "distill_dist or distill_feature, or leave teacher out"
-        )

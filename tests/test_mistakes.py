@@ -55,10 +55,12 @@ def test_a_value_of_the_wrong_kind_is_named(override):
 
 
 def test_settings_of_what_the_list_leaves_out_are_named():
-    with pytest.raises(ModelError, match=r"^callbacks\.freeze is set, but callbacks does not name it: give .*null$"):
-        check(composed("experiment=finetune", "callbacks=[default,ema,head_warmup]"))
-    check(composed("experiment=finetune", "callbacks=[default,ema,head_warmup,freeze]"))
-    check(composed("experiment=finetune", "callbacks.freeze=null"))
+    with pytest.raises(
+        ModelError, match=r"^callbacks\.finetuning is set, but callbacks does not name it: give .*null$"
+    ):
+        check(composed("experiment=finetune", "callbacks=[default,ema]"))
+    check(composed("experiment=finetune", "callbacks=[default,ema,finetuning]"))
+    check(composed("experiment=finetune", "callbacks.finetuning=null"))
 
 
 def test_what_a_run_cannot_do_without_is_not_switched_off():

@@ -17,7 +17,7 @@ from lightning_modules import ModelError
 CONF = Path(conf.__file__).parent
 DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress", "trial", "stop"]
 OPTIONAL = [
-    "batch_size_finder", "early_stopping", "ema", "freeze", "head_warmup", "lr_finder", "lr_monitor",
+    "batch_size_finder", "early_stopping", "ema", "finetuning", "lr_finder", "lr_monitor",
     "progressive_resizing", "remember",
 ]  # fmt: skip
 LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "mlflow": ["mlflow"], "none": []}
@@ -48,8 +48,7 @@ def test_every_value_has_a_comment():
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_an_optional_callback_joins_the_default_ones(tmp_path, name):
-    needed = {"freeze": ["callbacks.freeze.modules=[conv1]"]}.get(name, [])
-    cfg = configured(tmp_path, f"callbacks=[default,{name}]", *needed)
+    cfg = configured(tmp_path, f"callbacks=[default,{name}]")
     assert list(cfg.callbacks) == [*DEFAULT, name]
     assert len(instantiate(cfg.callbacks)) == len(DEFAULT) + 1
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.ema import EMA
-from callbacks.freeze import Freeze
+from callbacks.finetuning import Finetuning
 from callbacks.pruning import StructuredPruning
 from deployment.compare import Times
 from deployment.profile import profile
@@ -146,7 +146,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
 
 def test_what_was_frozen_stays_so_over_a_step(make_trainer):
     classifier = module()
-    make_trainer(prune(steps=2, every=1), Freeze(["conv_stem"]), epochs=2).fit(classifier, datamodule=Photos())
+    make_trainer(prune(steps=2, every=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Photos())
     assert len(classifier.net.pruning) == 2
     assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
     assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)

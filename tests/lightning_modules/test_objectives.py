@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lightning_modules import ModelError
-from lightning_modules.objectives import CrossEntropy, Focal, LogitAdjustment
+from lightning_modules.objectives import CrossEntropy, Focal, LogitAdjustment, Objective, build_objective
 
 COUNTS = [100, 10, 1]
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -99,6 +100,35 @@ def test_a_setting_that_does_nothing_or_cannot_is_refused_in_one_line(make, mess
     assert "\n" not in str(error.value)
 
 
+class Own(Objective):
+    """A user's loss, which knows nothing of counts."""
+
+    def __init__(self, weight: float = 2.0):
+        super().__init__()
+        self.weight = weight
+
+    def loss(self, logits, targets):
+        return self.weight * F.cross_entropy(logits, targets)
+
+
+class Counting(Own):
+    def __init__(self, class_counts, **rest):
+        super().__init__(**rest)
+        self.counts = class_counts
+
+
+class Handing(Counting):
+    def __init__(self, **rest):
+        super().__init__(**rest)
+
+
+def test_only_a_constructor_that_has_the_parameter_gets_class_counts():
+    assert build_objective(functools.partial(Own, weight=3.0), COUNTS).weight == 3
+    assert build_objective(Counting, COUNTS).counts == COUNTS
+    assert build_objective(functools.partial(Handing, weight=3.0), COUNTS).counts == COUNTS
+    assert build_objective(lambda class_counts: Counting(class_counts), COUNTS).counts == COUNTS
+
+
 CONF = Path(__file__).parents[2] / "conf" / "objective"
 
 
@@ -112,7 +142,7 @@ CONF = Path(__file__).parents[2] / "conf" / "objective"
     ],
 )
 def test_every_file_gives_an_objective_that_learns_something_else(stem, kind):
-    objective = instantiate(OmegaConf.load(CONF / f"{stem}.yaml"), class_counts=COUNTS, teacher=None)
+    objective = instantiate(OmegaConf.load(CONF / f"{stem}.yaml"), class_counts=COUNTS)
     assert type(objective) is kind
     plain = F.cross_entropy(LOGITS, TARGETS)
     assert not torch.isclose(objective(LOGITS, TARGETS)["loss"], plain)

@@ -31,10 +31,9 @@ def _train(net: Backbone, steps: int, **settings) -> list[torch.Tensor]:
     return [p.detach() for p in net.parameters()]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_fused_steps_are_the_plain_ones(backbone, name):
-    fused = _train(backbone, 4, name=name, lr=1e-3, fused=True)
-    plain = _train(backbone, 4, name=name, lr=1e-3, fused=False)
+def test_fused_steps_are_the_plain_ones(backbone):
+    fused = _train(backbone, 4, lr=1e-3, fused=True)
+    plain = _train(backbone, 4, lr=1e-3, fused=False)
     start = list(backbone.parameters())
     for a, b, before in zip(fused, plain, start, strict=True):
         moved = (b - before).abs().max()
