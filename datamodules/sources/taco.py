@@ -23,6 +23,7 @@ from datamodules.sources.coco_json import Photo
 log = logging.getLogger(__name__)
 
 ADDRESSES = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
+NOTE = "unavailable.csv"  # photos that their server no longer has
 AT_ONCE = 4  # photos: polite to the server, and enough to fill a home connection
 
 
@@ -37,7 +38,7 @@ class TacoSource(CocoSource):
         file: the annotations; None is annotations.json in the folder.
         root: the folder, as TACO's own download fills it; None fetches.
         cache_dir: where the set is kept then; None is litesort's cache.
-        url: of the annotations.
+        url: of the annotations; None fetches nothing, photos included.
         photos: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
         categories, margin, min_side: see CocoSource.
         timeout: seconds without an answer.
@@ -48,7 +49,7 @@ class TacoSource(CocoSource):
         file: str | Path | None,
         root: str | Path | None,
         cache_dir: str | Path | None,
-        url: str,
+        url: str | None = None,
         photos: Literal["original", "small"] = "original",
         categories: Mapping[str, str | None] | None = None,
         margin: float = 0.1,
@@ -57,15 +58,19 @@ class TacoSource(CocoSource):
     ) -> None:
         if photos not in ADDRESSES:
             raise DataError(f"data.source.photos={photos} is not known: use {' or '.join(ADDRESSES)}")
-        self.fetched, self.photos, self.timeout = root is None, photos, timeout
+        self.fetched, self.photos, self.timeout, self.offline = root is None, photos, timeout, url is None
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         home = parent / f"taco-{photos}" if root is None else Path(root).expanduser()
         if self.fetched:
             self._fetch_list(home, url, wanted=file is None)
         super().__init__(home / "annotations.json" if file is None else file, home, categories, margin, min_side)
 
-    def _fetch_list(self, home: Path, url: str, wanted: bool) -> None:
+    def _fetch_list(self, home: Path, url: str | None, wanted: bool) -> None:
         target = home / "annotations.json"
+        if url is None:
+            if wanted and not target.exists():
+                raise DataError(f"data: TACO is not in the cache, {home}: add data=taco, which fetches it")
+            return
         mend = f"fetch it elsewhere and put it to {target}, or give TACO's folder: data.root=FOLDER"
         try:
             home.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,10 @@ class TacoSource(CocoSource):
 
     def prepare(self) -> None:
         """Fetch the photos that are not there yet, then say what became crops."""
-        if self.fetched and self._missing(set()):
+        if self.offline and self.fetched and (missing := self._missing(set(_read_note(self.root / NOTE)))):
+            count = f"{len(missing)} photos of TACO are"
+            raise DataError(f"data: {count} not in the cache, {self.root}: add data=taco, which fetches them")
+        if not self.offline and self.fetched and self._missing(set()):
             with FileLock(f"{self.root}.lock"):  # jobs that start together fetch once
                 self._fetch_photos()
         super().prepare()
@@ -88,7 +96,7 @@ class TacoSource(CocoSource):
         return [p for p in needed.values() if p.name not in gone and not (self.root / p.name).exists()]
 
     def _fetch_photos(self) -> None:
-        note = self.root / "unavailable.csv"
+        note = self.root / NOTE
         gone = _read_note(note)
         missing, lock, progress = self._missing(set(gone)), threading.Lock(), first_process()
         mend = f"run it again to go on, or say data.root={self.root} to use the photos that are there"

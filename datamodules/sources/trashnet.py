@@ -28,11 +28,13 @@ class TrashnetSource(FolderSource):
     Args:
         root: folder with one sub-folder a class; None fetches the set.
         cache_dir: where it is kept then; None is litesort's cache.
-        url: of the zip file.
+        url: of the zip file; None fetches nothing.
         timeout: seconds without an answer.
     """
 
-    def __init__(self, root: str | Path | None, cache_dir: str | Path | None, url: str, timeout: float = 30) -> None:
+    def __init__(
+        self, root: str | Path | None, cache_dir: str | Path | None = None, url: str | None = None, timeout: float = 30
+    ) -> None:
         self.home = None
         if root is not None:
             super().__init__(root)
@@ -53,13 +55,22 @@ class TrashnetSource(FolderSource):
             return
         archive = self.home / f"{INNER}.zip"
         mend = f"fetch it elsewhere and put it to {archive}, or unpack it and say data.root=FOLDER"
+        if self.url is None and not archive.exists():
+            raise DataError(f"data: TrashNet is not in the cache, {self.root}: add data=trashnet, which fetches it")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.home}.lock"):  # jobs that start together fetch once
                 if self.root.is_dir():
                     return
                 # no checksum is published; a zip file has its own
-                fetch(self.url, archive, mend=mend, starts=[b"PK\3\4"], timeout=self.timeout, progress=first_process())
+                fetch(
+                    self.url or "",
+                    archive,
+                    mend=mend,
+                    starts=[b"PK\3\4"],
+                    timeout=self.timeout,
+                    progress=first_process(),
+                )
                 folder = unpack(archive, self.home / "photos", progress=first_process())
                 archive.unlink()
         except OSError as error:
