@@ -29,7 +29,7 @@ def fault(record: Any, complete: bool = False) -> str | None:
         complete: Whether it must name the size and the resize policy of its images.
     """
     try:
-        check_size(record, max_nodes=2_000_000)
+        check_size(record)
     except ValueError as error:
         return str(error)
     if not isinstance(record, Mapping):

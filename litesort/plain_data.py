@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_DEPTH = 64  # lists and mappings inside each other
 MAX_NODES = 5_000_000  # values in a checkpoint or a JSON file, counted once for each place where they stand
+LEAVES = {str, int, float, bool, type(None)}
 MAX_YAML_EVENTS = 200_000  # a config has a few hundred
 
 
@@ -26,24 +27,31 @@ def check_size(data: Any, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH
         ...
     ValueError: it is nested more than 64 levels deep
     """
-    nodes, levels = 1, [iter([data])]
-    while levels:
-        for value in levels[-1]:
-            if isinstance(value, Mapping):
-                children: Any = value.values()
-            elif isinstance(value, list | tuple):
-                children = value
-            else:
-                continue
-            nodes += len(children)
-            if nodes > max_nodes:
-                raise ValueError(f"it holds more than {max_nodes:,} values")
-            if len(levels) > max_depth:
-                raise ValueError(f"it is nested more than {max_depth} levels deep")
-            levels.append(iter(children))
-            break
-        else:
-            levels.pop()
+    measured: dict[int, tuple[int, int]] = {}  # of each container: values and levels below it; shared ones once
+
+    def measure(value: Any, level: int) -> tuple[int, int]:
+        items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+        if items is None:
+            return 1, 0
+        if level > max_depth:
+            raise ValueError(f"it is nested more than {max_depth} levels deep")
+        if id(value) not in measured:
+            nodes, levels = 1, 0
+            for item in items:
+                if type(item) in LEAVES:
+                    nodes += 1
+                    continue
+                inside, below = measure(item, level + 1)
+                nodes, levels = nodes + inside, max(levels, below)
+            measured[id(value)] = nodes, levels + 1
+        nodes, levels = measured[id(value)]
+        if nodes > max_nodes:
+            raise ValueError(f"it holds more than {max_nodes:,} values")
+        if level + levels > max_depth + 1:
+            raise ValueError(f"it is nested more than {max_depth} levels deep")
+        return nodes, levels
+
+    measure(data, 1)
 
 
 def parse_json(text: str | bytes) -> Any:
