@@ -137,7 +137,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
 
     import datamodules.augment
     import datamodules.waste  # noqa: F401  (now, not within the seconds of an input)
-    from conf.trust import trusted
+    from conf.stored_config import stored_data
     from lightning_modules import ModelError
 
     def from_file(read: Callable[[Path], object]) -> Reader:
@@ -149,7 +149,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
 
     def config(data: bytes) -> object:
         stored = json.loads(data)  # as torch hands it over: plain values of any shape
-        return trusted(stored, {}) if isinstance(stored, dict) else None
+        return stored_data(stored, {}) if isinstance(stored, dict) else None
 
     broken = (images.BrokenImage,)
     return {

@@ -24,7 +24,7 @@ from conf import plain, resume
 from conf.launch import composed, reason
 
 # By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
-MISTAKES = {"DataError", "ModelError", "DeploymentError", "MisconfigurationException"}
+MISTAKES = {"UserError", "MisconfigurationException"}
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # Lightning sets them, and lets them be
 HOPELESS = "Hopeless"  # a trial that a search stopped
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)

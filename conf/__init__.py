@@ -5,9 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from conf.folders import fresh_dir, resume_dir
+from conf.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
 
 # Settings of the split: a run that starts from a checkpoint takes them over where the command line is silent.
 TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "keep")
@@ -22,9 +23,27 @@ def slug(text: str, longest: int = 96) -> str:
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
-    """Plain form of a config for a checkpoint: its interpolations are kept, so that `data.root=...` later on still
-    reaches all that it should; only those of Hydra's own, which end with the job, are filled in."""
-    return plain(cfg, resolve=False) | {"run_dir": str(cfg.run_dir)}
+    """Plain form of a config for a checkpoint.
+
+    References to other keys (`${data.root}`) are kept, so that `data.root=...` later on still reaches all that it
+    should. Everything else in `${...}` is filled in: what a checkpoint holds is never given to a resolver.
+    """
+    return {str(key): _portable(cfg, key) for key in cfg} | {"run_dir": str(cfg.run_dir)}
+
+
+def _portable(parent: Any, key: Any) -> Any:
+    node = parent._get_node(key)
+    raw = node._value() if node is not None else None
+    if OmegaConf.is_interpolation(parent, key):
+        if "${" not in REFERENCE.sub("", str(raw)) and "\\" not in str(raw):
+            return raw
+        value = parent[key]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    if isinstance(node, DictConfig) and isinstance(raw, dict):
+        return {name: _portable(node, name) for name in node}
+    if OmegaConf.is_list(node) and isinstance(raw, list):
+        return [_portable(node, place) for place in range(len(raw))]
+    return raw
 
 
 def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -41,73 +60,110 @@ def merged(*parts: Any) -> DictConfig:
     return cfg
 
 
-def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> DictConfig:
-    """A stored config with the command line's values on top.
+def on_top(composed: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """The config of a run that goes on: the stored one, with the command line's values on top.
+
+    Addresses and folders are this computer's. Groups are the stored run's, but for two: `logger=...` replaces the
+    loggers, and `data=NAME`, which must be the run's own kind of data, allows its source to download.
 
     Args:
-        stored: What `portable` returned.
-        overrides: `key=value` as typed; keys must be there, and be values: a whole group cannot change.
-        fixed: Top-level values that are set last.
+        composed: What the command line composed.
+        stored: What `portable` returned, read from a checkpoint.
+        overrides: `key=value` as typed; keys must be there, and be values.
 
     Raises:
-        ModelError: An override that cannot go on top of a stored config.
+        ModelError: An override that cannot go on top of a stored config, or a config that would run something.
     """
     from lightning_modules import ModelError
 
-    cfg = OmegaConf.create(stored)
+    own = portable(composed)
+    values = localised(stored, own) | {"run_dir": own["run_dir"]}
+    known = resolve(values)
     for override in overrides:
-        key, _, text = override.partition("=")
-        before = OmegaConf.select(cfg, key, default=...) if re.fullmatch(r"[\w.]+", key) else ...
-        if before is ... or isinstance(before, DictConfig | ListConfig):
+        key = override.partition("=")[0]
+        if key == "logger":
+            values["logger"], known["logger"] = own["logger"], own["logger"]
+            continue
+        if key == "data" and _kind(own) == _kind(known):
+            if "url" in own["data"]["source"]:
+                values["data"]["source"]["url"] = own["data"]["source"]["url"]
+            continue
+        before = lookup(known, key) if re.fullmatch(r"[\w.]+", key) else ...
+        if before is ... or isinstance(before, dict | list):
             raise ModelError(
                 f"{override} cannot change in a run that goes on: leave it out, or start a new run without ckpt"
             )
-        OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={text}"]).value)
-    for key, value in fixed.items():
-        OmegaConf.update(cfg, key, value)
-    return cfg
+        _put(values, key, lookup(own, key))
+    return _checked(values, own, [str(key) for key in stored])
 
 
 def begun(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     """A new run's config that starts from the network of a stored one.
 
-    It takes over the model, and where the command line is silent the photos, their size and the seed, which splits
-    them: photos that the network learned from must not become test photos.
+    It takes over the model, and where the command line is silent the images, their size and the seed, which splits
+    them: images that the network learned from must not become test images.
 
     Args:
         cfg: The new run's config as composed.
-        stored: What `portable` returned for the run whose network it is.
+        stored: What `portable` returned for the run whose network it is, read from a checkpoint.
         overrides: `key=value` as typed for the new run.
 
     Raises:
-        ModelError: The command line chooses a model.
+        ModelError: The command line chooses a model, or the stored config would run something.
     """
     from lightning_modules import ModelError
 
     said = {override.partition("=")[0].lstrip("+~") for override in overrides}
     if models := [key for key in said if key.split(".")[0] == "model"]:
         raise ModelError(f"{models[0]} does nothing with ckpt_init, whose network is taken: leave one of them out")
-    whole, fresh = merged(cfg), OmegaConf.create(stored)
-    OmegaConf.set_struct(whole, False)
-    whole.model = fresh.model
+    own = portable(cfg)
+    fresh = localised(stored, own)
+    values = {**own, "model": fresh.get("model")}
     if "data" in said:
-        for key in ("size", "resize", *TAKEN_OVER):
-            if key in fresh.data:
-                OmegaConf.update(whole.data, key, OmegaConf.select(fresh, f"data.{key}"), force_add=True)
+        taken = {key: resolve(stored, lookup(stored, f"data.{key}")) for key in ("size", "resize", *TAKEN_OVER)}
+        values["data"] = {**own["data"], **{key: value for key, value in taken.items() if value is not None}}
     else:
-        whole.data = fresh.data
+        values["data"] = fresh.get("data")
     if "seed" not in said:
-        whole.seed = fresh.seed
+        values["seed"] = fresh.get("seed")
     for key in said:
         if key.startswith("data."):
-            OmegaConf.update(whole, key, OmegaConf.select(cfg, key), force_add=True)
-    return whole
+            _put(values, key, lookup(own, key))
+    return _checked(values, own, ["model", "data", "seed"])
+
+
+def _checked(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) -> DictConfig:
+    """The config of values that may be built.
+
+    Its references stay, so that the run's own checkpoint can be given other values once more. OmegaConf must read them
+    as `resolve` does, which has seen that there is nothing else to read.
+    """
+    from lightning_modules import ModelError
+
+    resolved = check_run(values, own, parts)
+    cfg = OmegaConf.create(values)
+    if OmegaConf.to_container(cfg, resolve=True) != resolved:
+        raise ModelError("ckpt: its config can be read in two ways: it is refused")
+    return cfg
+
+
+def _kind(values: dict[str, Any]) -> Any:
+    return lookup(values, "data.source._target_")
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value of nested dicts; what is on the way and is no dict becomes one."""
+    *parents, last = key.split(".")
+    for name in parents:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    values[last] = value
 
 
 def data_name(cfg: DictConfig) -> str:
     """What the photos are called in reports: the kind of source, and where it lies."""
-    kind = str(cfg.data.source._target_).split(".")[-2]
-    return " ".join(str(part) for part in (kind, cfg.data.file or cfg.data.root) if part)
+    return images_name(cfg.data)
 
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)

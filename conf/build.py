@@ -12,7 +12,7 @@ from conf import begun, data_name, merged, on_top
 from conf.check import check
 from conf.resume import half_done
 from conf.split_origin import evaluated_split
-from conf.trust import familiar, trusted
+from conf.stored_config import data_builder, images_name, stored_data, stored_name
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
@@ -30,9 +30,8 @@ def continued(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     from lightning_modules.checkpoint import read_checkpoint
 
     if cfg.ckpt or cfg.ckpt_init:
-        stored, composed = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"], cfg
-        cfg = on_top(stored, overrides, run_dir=cfg.run_dir) if cfg.ckpt else begun(cfg, stored, overrides)
-        familiar(cfg, composed, [str(key) for key in stored] if cfg.ckpt else ["model", "data"])
+        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+        cfg = (on_top if cfg.ckpt else begun)(cfg, stored, overrides)
     cfg.ckpt = cfg.ckpt or half_done(cfg)
     if cfg.teacher and "teacher" not in cfg.objective and _is_sweep():
         log.warning("teacher=%s is not for this job: its objective learns from labels alone", cfg.teacher)
@@ -70,18 +69,20 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
 
     said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(said.keys() & {"_target_", "root", "file"})
-    if "_target_" not in said:
-        cfg = trusted(record["config"], {"data": said, "split": cfg.split, "run_dir": cfg.run_dir})
-        check(cfg)
+    if "_target_" in said:
+        build, images = instantiate(cfg.data, _partial_=True), data_name(cfg)
+    else:
+        settings = stored_data(record["config"], said)
+        build, images = data_builder(settings), images_name(settings)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
     if {"fold", "folds"} & said.keys():
         raise DataError("data.fold and data.folds are settings of a training: leave them out, the split is the run's")
-    data = instantiate(cfg.data, _partial_=True)(
+    data = build(  # values: no config reads them
         classes=record["classes"], quarantine_dir=cfg.run_dir, stored_split=record.get("split"), **square
     )
     data.prepare_data()
     data.setup("test")
-    facts = {"name": merged(record["config"]).get("name"), "data": data_name(cfg)}
+    facts = {"name": stored_name(record["config"]), "data": images}
     return data, evaluated_split(data, cfg.split, other), facts
 
 

@@ -64,6 +64,16 @@ def check(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def check_values(values: dict[str, Any], path: str) -> None:
+    """Compare plain values beside a `_target_` with its type hints, as `check` does.
+
+    Args:
+        values: The target is imported: it must be one that may be.
+        path: What the names of their keys start with.
+    """
+    _walk(values, values, path)
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Tell whether a plain value can be what a type hint asks for.
 
@@ -109,7 +119,7 @@ def _named(group: str, entries: Any) -> None:
     settings = {name: entry for name, entry in (entries or {}).items() if entry is not None}
     targets = [name for name, entry in settings.items() if "_target_" in entry]
     for name in settings:
-        if targets and name not in targets:  # none has one in a config that came with a checkpoint: see conf.trust
+        if targets and name not in targets:
             mend = f"give {group}=[...,{name}], or {group}.{name}=null"
             raise ModelError(f"{group}.{name} is set, but {group} does not name it: {mend}")
 

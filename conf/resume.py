@@ -1,6 +1,5 @@
 """Sweeps that go on: what is finished, what is half-done, and whether anything was changed in between."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+
+from litesort.plain_data import parse_json
 
 SWEEP = "sweep.json"  # in a sweep's folder: what was asked for
 ASKED = ".hydra/asked.json"  # in a job's folder: its command line and its config as first composed; written whole
@@ -154,7 +155,7 @@ def _may_differ(key: str) -> bool:
 def read(file: Path) -> dict[str, Any] | None:
     """A JSON file's mapping; None if it is not there, or is not one."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None

@@ -24,7 +24,7 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequenc
         if equals and key in lists and "," in value and value[0] not in "[\"'":
             argument = f"{key}=[{value}]"
         elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
-            text = value.replace("\\", "\\\\").replace("'", "\\'")
+            text = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
             argument = f"{key}='{text}'"
         typed.append(argument)
     return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed

@@ -1,5 +1,5 @@
 """Photos become batches on the device."""
 
+from litesort.errors import DataError
 
-class DataError(ValueError):
-    """The data, or a `data.*` setting, cannot be used; the message is one line that says what to do."""
+__all__ = ["DataError"]

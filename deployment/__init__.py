@@ -3,9 +3,9 @@
 import importlib
 from types import ModuleType
 
+from litesort.errors import DeploymentError
 
-class DeploymentError(ValueError):
-    """A deployed file, or a setting of its judging, cannot be used; the message is one line that says what to do."""
+__all__ = ["DeploymentError", "optional"]
 
 
 def optional(module: str, purpose: str) -> ModuleType:

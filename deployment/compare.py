@@ -70,8 +70,9 @@ def time_eager(net: nn.Module, yardstick: nn.Module, size: int, settings: Settin
 def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Contender:
     """A net as a file in its runtime; class names and training, which cost no time, are left out of it."""
     classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
-    square = {"size": size, "resize": "pad"}
-    record = {"classes": classes, "preprocessing": square, "config": {}, "model": {}, "versions": {}}
+    square = {"size": size, "resize": "pad", "mean": [0.0] * 3, "std": [1.0] * 3}
+    model = {"name": "network", "num_classes": len(classes), "kwargs": {}}
+    record = {"classes": classes, "preprocessing": square, "config": {}, "model": model, "versions": {}}
     return predictor_contender(load_exported(WRITERS[runtime](net, stem.with_suffix(SUFFIX[runtime]), record)), size)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deployment import DeploymentError
+from litesort.model_card import fault
+from litesort.plain_data import parse_json
 
 KEY = "litesort"  # the metadata key in ONNX, OpenVINO and torch.export files
 FORMAT = 1
@@ -27,16 +29,18 @@ def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
     if not text:
         raise DeploymentError(f"ckpt={path} has no litesort metadata (classes, size, resize): {MEND}")
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text)
+    except ValueError as error:
         raise DeploymentError(f"ckpt={path} has damaged litesort metadata ({error}): {MEND}") from error
-    version = record.get("exported", {}).get("format") if isinstance(record, dict) else None
+    exported = record.get("exported") if isinstance(record, dict) else None
+    version = exported.get("format") if isinstance(exported, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise DeploymentError(
             f"ckpt={path} has export format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    if version != FORMAT or not _whole(record):
-        raise DeploymentError(f"ckpt={path} has incomplete litesort metadata: {MEND}")
+    reason = fault(record, complete=True) if version == FORMAT else "it does not say how it was exported"
+    if reason:
+        raise DeploymentError(f"ckpt={path} has incomplete litesort metadata ({reason}): {MEND}")
     return record
 
 
@@ -46,17 +50,3 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _whole(record: Mapping[str, Any]) -> bool:
-    classes, preprocessing = record.get("classes"), record.get("preprocessing")
-    return (
-        isinstance(classes, list)
-        and len(classes) > 1
-        and all(isinstance(name, str) for name in classes)
-        and isinstance(preprocessing, dict)
-        and isinstance(preprocessing.get("size"), int)
-        and 0 < preprocessing["size"] <= 1 << 14
-        and preprocessing.get("resize") in ("pad", "squash", "crop")
-        and all(isinstance(record.get(key), dict) for key in ("config", "model", "versions", "exported"))
-    )

@@ -1,5 +1,5 @@
 """Batches teach a network."""
 
+from litesort.errors import ModelError
 
-class ModelError(ValueError):
-    """The model, or a setting of its training, cannot be used; the message is one line that says what to do."""
+__all__ = ["ModelError"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules import ModelError
 from lightning_modules import weights as weight_files
+from litesort.model_card import arguments_fault
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,8 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
         raise ModelError(f"model.name={name} is not a timm model: {hint}")
+    if reason := arguments_fault(arguments):
+        raise ModelError(f"model.kwargs {reason}: give numbers and words; weights come from model.weights=FILE")
     try:
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
     except Exception as error:  # timm passes arguments through many layers: they fail as anything

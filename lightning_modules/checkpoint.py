@@ -10,6 +10,8 @@ from lightning_modules import ModelError
 from lightning_modules.backbones import Backbone, build_timm, first_line
 from lightning_modules.pruned import replay
 from lightning_modules.weights import read_torch
+from litesort.model_card import fault
+from litesort.plain_data import check_size
 
 RECORD = "litesort"  # the record's key in a checkpoint
 FORMAT = 1
@@ -49,6 +51,8 @@ def make_record(
         **extra,
     }
     check_plain(record, RECORD)
+    if reason := fault(record):  # what no reader would take: said now, not after the training
+        raise ModelError(f"a checkpoint of this run could not be read again: {reason}")
     return record
 
 
@@ -70,12 +74,25 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
         raise ModelError(
             f"ckpt={path} is {kind}, not litesort's: give a run's best.ckpt (plain weights: model.weights=FILE)"
         )
-    if record["format"] > FORMAT:
+    version = record["format"]
+    if type(version) is int and version > FORMAT:
         raise ModelError(
-            f"ckpt={path} has format {record['format']} and this litesort reads up to {FORMAT}: pip install -U litesort"
+            f"ckpt={path} has format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
+    reason = _too_large(checkpoint) or fault(record) or (type(version) is not int and "its format is no whole number")
+    if reason:
+        raise ModelError(f"ckpt={path} is refused: {reason}: give a checkpoint that litesort wrote")
     checkpoint[RECORD] = patch_forward(dict(record))
     return checkpoint
+
+
+def _too_large(checkpoint: Mapping[str, Any]) -> str | None:
+    """Whether walking through a checkpoint would take for ever: lists in it may share lists, or hold themselves."""
+    try:
+        check_size(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +125,7 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
         pruning=record["pruning"],
     )
     prefix = "net."
-    state = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    state = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if str(key).startswith(prefix)}
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:

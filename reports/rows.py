@@ -1,6 +1,5 @@
 """Results of runs as plain rows: each run's metrics.json, whatever state it is in, and its exported files."""
 
-import json
 import math
 import os
 import re
@@ -8,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from litesort.plain_data import parse_json, parse_yaml
 from reports.files import write_json
 
 Row = dict[str, Any]
@@ -145,8 +143,8 @@ def _read(run: Path) -> Row:
     if not file.is_file():
         return _failure("no metrics.json: it was killed, or still runs", **_asked(run))
     try:
-        row = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        row = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         return _failure(f"metrics.json cannot be read: {one_line(error)}", **_asked(run))
     if not isinstance(row, dict):
         return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
@@ -158,14 +156,14 @@ def _read(run: Path) -> Row:
 def _exported(run: Path, result: Row) -> list[Row]:
     """Rows of the files in a run's latest export.json; none if there is no such thing to read."""
     try:
-        files = json.loads((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
+        files = parse_json((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
         return [
             {**known, **row, f"{stage(result)}/f1_macro": row.get("f1_macro")}
             for row in files
             if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
         ]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -198,8 +196,8 @@ def _asked(run: Path) -> Row:
 
 def _hydra_overrides(run: Path) -> list[str]:
     try:
-        given = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        given = parse_yaml((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return []
     items = [str(item) for item in given] if isinstance(given, list) else []
     return [item for item in items if not item.startswith("resume=")]  # says that it goes on, not what it is

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from litesort.plain_data import parse_json, parse_yaml
 from reports.calibration import reliability
 from reports.files import csv_cell, plain
 
 POINTS = 100  # of a curve
 BINS = 15  # of a reliability diagram
 PICTURE = re.compile(r"data:image/(webp|png|jpeg);base64,[A-Za-z0-9+/]+=*")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twelve times as fast, where libyaml is there
 
 
 class Answers(NamedTuple):
@@ -74,17 +73,17 @@ def read_answers(folder: Path, classes: Sequence[str]) -> Answers | None:
 def read_mistakes(folder: Path) -> list[dict[str, Any]]:
     """Entries of mistakes.json that hold a picture: see `callbacks.mistakes`."""
     try:
-        found = json.loads((folder / "mistakes.json").read_text(encoding="utf-8"))["mistakes"]
+        found = parse_json((folder / "mistakes.json").read_text(encoding="utf-8"))["mistakes"]
         return [_picture(entry) for entry in found if PICTURE.fullmatch(entry["photo"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
 def read_config(folder: Path) -> dict[str, str]:
     """Flat config.yaml, keys joined by dots, values as text; without the values that name the run's own folder."""
     try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     if not isinstance(config, dict):
         return {}

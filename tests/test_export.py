@@ -11,7 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import conf
-from conf.trust import trusted
 from conf.typed import as_typed
 from deployment import DeploymentError
 from evaluate import main as evaluate_main
@@ -182,22 +181,3 @@ def test_where_the_checkpoint_answers_is_as_said(checkpoint, tmp_path, monkeypat
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(DeploymentError, match=r"accelerator=cuda is not here: .* give accelerator=cpu"):
         export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", "accelerator=cuda"))
-
-
-def test_a_config_that_came_in_a_file_builds_nothing_but_data():
-    stored = {"data": {"_target_": "datamodules.waste.WasteDataModule", "source": {"_target_": "os.system"}}}
-    with pytest.raises(ModelError, match=r"os\.system"):
-        trusted(stored, {})
-    for target in ("datamodules.images.io.FileIO", "datamodules.images.Path", "datamodules.images.load", "x"):
-        stored["data"]["source"] = {"_target_": target, "args": [{"_target_": "y"}]}
-        with pytest.raises(ModelError, match="not litesort's"):
-            trusted(stored, {})
-    stored["data"]["source"] = {"_target_": "datamodules.sources.folder.FolderSource"}
-    assert trusted(stored, {"split": "test"}).split == "test"
-    # Hydra resolves once more what it builds: a value that is text after the first look is a target after the second.
-    later = "\\${oc.create:'{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [harm]}}'}"
-    for key, value in {"root": later, "nested": [{"deep": later}]}.items():
-        with pytest.raises(ModelError, match="it is refused"):
-            trusted({"data": {**stored["data"], key: value}}, {})
-    with pytest.raises(ModelError, match="does not say which photos"):
-        trusted({"data": {}}, {})

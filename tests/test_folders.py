@@ -260,7 +260,7 @@ def test_a_folder_that_is_named_is_not_replaced_unless_said(ckpt, tmp_path):
 def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
     (tmp_path / "metrics.json").write_text('{"status": "completed"}')
     (tmp_path / "exported").mkdir()
-    cfg = OmegaConf.create({"ship": {"format": "onnx"}})
+    cfg = OmegaConf.create({"export": {"format": "onnx"}})
     assert resume.left(tmp_path, cfg) is None
     (tmp_path / "exported-2").mkdir()
     (tmp_path / "exported-2" / EXPORT).write_text("{}")

@@ -23,6 +23,7 @@ from datamodules.sources.coco_json import CocoImage
 log = logging.getLogger(__name__)
 
 ADDRESSES = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
+NOTE = "unavailable.csv"  # photos that their server no longer has
 AT_ONCE = 4  # photos: polite to the server, and enough to fill a home connection
 
 
@@ -36,7 +37,7 @@ class TacoSource(CocoSource):
         file: the annotations; None is annotations.json in the folder.
         root: the folder, as TACO's own download fills it; None downloads.
         cache_dir: where the set is kept then; None is litesort's cache.
-        url: of the annotations.
+        url: of the annotations; None fetches nothing, photos included.
         photos: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
         categories, margin, min_side: see CocoSource.
         timeout: seconds without an answer.
@@ -47,7 +48,7 @@ class TacoSource(CocoSource):
         file: str | Path | None,
         root: str | Path | None,
         cache_dir: str | Path | None,
-        url: str,
+        url: str | None = None,
         photos: Literal["original", "small"] = "original",
         categories: Mapping[str, str | None] | None = None,
         margin: float = 0.1,
@@ -56,15 +57,19 @@ class TacoSource(CocoSource):
     ) -> None:
         if photos not in ADDRESSES:
             raise DataError(f"data.source.photos={photos} is not known: use {' or '.join(ADDRESSES)}")
-        self.downloaded, self.photos, self.timeout = root is None, photos, timeout
+        self.downloaded, self.photos, self.timeout, self.offline = root is None, photos, timeout, url is None
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         home = parent / f"taco-{photos}" if root is None else Path(root).expanduser()
         if self.downloaded:
             self._download_list(home, url, wanted=file is None)
         super().__init__(home / "annotations.json" if file is None else file, home, categories, margin, min_side)
 
-    def _download_list(self, home: Path, url: str, wanted: bool) -> None:
+    def _download_list(self, home: Path, url: str | None, wanted: bool) -> None:
         target = home / "annotations.json"
+        if url is None:
+            if wanted and not target.exists():
+                raise DataError(f"data: TACO is not in the cache, {home}: add data=taco, which downloads it")
+            return
         hint = f"put the file at {target} yourself, or set data.root=FOLDER to TACO's folder"
         try:
             home.mkdir(parents=True, exist_ok=True)
@@ -76,7 +81,10 @@ class TacoSource(CocoSource):
 
     def prepare(self) -> None:
         """Download the images that are not there yet, then log what became crops."""
-        if self.downloaded and self._missing(set()):
+        if self.offline and self.downloaded and (missing := self._missing(set(_read_note(self.root / NOTE)))):
+            count = f"{len(missing)} images of TACO are"
+            raise DataError(f"data: {count} not in the cache, {self.root}: add data=taco, which downloads them")
+        if not self.offline and self.downloaded and self._missing(set()):
             with FileLock(f"{self.root}.lock"):  # jobs that start together download once
                 self._download_images()
         super().prepare()
@@ -87,7 +95,7 @@ class TacoSource(CocoSource):
         return [i for i in needed.values() if i.name not in gone and not (self.root / i.name).exists()]
 
     def _download_images(self) -> None:
-        note = self.root / "unavailable.csv"
+        note = self.root / NOTE
         gone = _read_note(note)
         missing, lock, progress = self._missing(set(gone)), threading.Lock(), first_process()
         hint = f"run it again to go on, or set data.root={self.root} to use the images that are there"

@@ -28,7 +28,7 @@ class TrashnetSource(FolderSource):
     Args:
         root: folder with one sub-folder per class; None downloads the set.
         cache_dir: where it is kept then; None is litesort's cache.
-        url: address of the zip file.
+        url: address of the zip file; None downloads nothing.
         sha256: checksum of the zip file, 64 hex digits; None accepts any and logs what came.
         timeout: seconds without an answer.
     """
@@ -36,8 +36,8 @@ class TrashnetSource(FolderSource):
     def __init__(
         self,
         root: str | Path | None,
-        cache_dir: str | Path | None,
-        url: str,
+        cache_dir: str | Path | None = None,
+        url: str | None = None,
         sha256: str | None = None,
         timeout: float = 30,
     ) -> None:
@@ -61,11 +61,15 @@ class TrashnetSource(FolderSource):
             return
         archive, folder, progress = self.home / f"{INNER}.zip", self.home / "photos", first_process()
         hint = f"put the file at {archive} yourself (data.source.sha256=null accepts any), or set data.root=FOLDER"
+        if self.url is None and not archive.exists():
+            raise DataError(f"data: TrashNet is not in the cache, {self.root}: add data=trashnet, which downloads it")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.home}.lock"):  # jobs that start together download once
                 if not folder.is_dir():
-                    download(self.url, archive, hint=hint, sha256=self.sha256, timeout=self.timeout, progress=progress)
+                    download(
+                        self.url or "", archive, hint=hint, sha256=self.sha256, timeout=self.timeout, progress=progress
+                    )
                     unpack(archive, folder)
                     archive.unlink()
         except OSError as error:

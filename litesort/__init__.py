@@ -1,0 +1,1 @@
+"""What every package shares; imports none of them."""

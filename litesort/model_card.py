@@ -1,0 +1,176 @@
+"""What a checkpoint or an exported file says of its network, and whether each value is what it has to be.
+
+The same check serves `.ckpt` files and the metadata of exported files, so that no reader meets a class name that is a
+mapping, a size that is text, or an argument of the network that names a place to load from.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from litesort.plain_data import check_size
+
+MAX_SIZE = 1 << 14  # px
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 1 << 20
+RESIZE = ("pad", "squash", "crop")
+# Arguments of timm's networks that name files, addresses or folders, or that litesort sets itself.
+REFUSED_ARGUMENTS = {"checkpoint_path", "cache_dir", "num_classes", "model_name", "features_only", "scriptable"}
+REFUSED_WORDS = re.compile(r"pretrained|checkpoint|weights|url|hub|cache|path$|_file$|^file")
+HARMLESS_PATHS = re.compile(r"drop_path")  # stochastic depth
+
+
+def fault(record: Any, complete: bool = False) -> str | None:
+    """Say in a few words what is wrong with the record of a network; None if all of it can be used.
+
+    Args:
+        record: What `lightning_modules.checkpoint.make_record` returned, read back from a file.
+        complete: Whether it must name the size and the resize policy of its images.
+    """
+    try:
+        check_size(record)
+    except ValueError as error:
+        return str(error)
+    if not isinstance(record, Mapping):
+        return "it is no mapping"
+    if odd := _not_plain(record, "it"):
+        return odd
+    checks: dict[str, Callable[[Any], str | None]] = {
+        "classes": _classes,
+        "model": lambda model: _model(model, len(record["classes"])),
+        "preprocessing": lambda values: _preprocessing(values, complete),
+        "config": lambda config: None if isinstance(config, dict) else "is no mapping",
+        "versions": _versions,
+    }
+    for key, check in checks.items():
+        if key not in record:
+            return f"{key} is missing"
+        if reason := check(record[key]):
+            return f"{key} {reason}"
+    for key, check in {"class_counts": _counts, "origin": _origin, "pruning": _pruning}.items():
+        if key in record and (reason := check(record[key])):
+            return f"{key} {reason}"
+    return None
+
+
+def arguments_fault(arguments: Any) -> str | None:
+    """Say what is wrong with arguments of a timm network; None if all are plain and none names a place to load from.
+
+    >>> arguments_fault({"drop_path_rate": 0.1, "img_size": [64, 64]})
+    >>> arguments_fault({"checkpoint_path": "a.pth"})
+    "must not have the argument 'checkpoint_path'"
+    """
+    if not isinstance(arguments, Mapping):
+        return "is no mapping"
+    for name, value in arguments.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            return f"has an argument that is no name: {str(name)[:40]!r}"
+        if name in REFUSED_ARGUMENTS or REFUSED_WORDS.search(HARMLESS_PATHS.sub("", name)):
+            return f"must not have the argument {name!r}"
+        if not _is_plain_argument(value):
+            return f"has the argument {name!r}, which is no number, word, or list of these"
+    return None
+
+
+def _is_plain_argument(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, list | tuple):
+        return depth < 4 and all(_is_plain_argument(item, depth + 1) for item in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w.,+-]*", value) is not None
+    return value is None or type(value) in (bool, int, float)
+
+
+def _not_plain(value: Any, where: str) -> str | None:
+    """Name the first value that is not None, a bool, a number, text, a list or a mapping of these."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                return f"{where} has a key of type {type(key).__name__}"
+            if odd := _not_plain(item, f"{where}.{key}"):
+                return odd
+        return None
+    if type(value) in (list, tuple):
+        return next((odd for item in value if (odd := _not_plain(item, where))), None)
+    if value is None or type(value) in (bool, int, float, str):
+        return None
+    return f"{where[:80]} is of type {type(value).__name__}, not plain data"
+
+
+def _classes(names: Any) -> str | None:
+    if not isinstance(names, list | tuple) or not 1 < len(names) <= MAX_CLASSES:
+        return "is no list of two names or more"
+    if not all(type(name) is str for name in names):
+        return "holds something that is not text"
+    return None if len(set(names)) == len(names) else "holds a name twice"
+
+
+def _model(model: Any, classes: int) -> str | None:
+    if not isinstance(model, dict):
+        return "is no mapping"
+    name = model.get("name")
+    if type(name) is not str or not re.fullmatch(r"[\w.-]{1,200}", name):
+        return "has no name that timm could know"
+    if type(model.get("num_classes")) is not int or model["num_classes"] != classes:
+        return f"has not the {classes} classes that are named"
+    reason = arguments_fault(model.get("kwargs"))
+    return reason and f"kwargs {reason}"
+
+
+def _preprocessing(values: Any, complete: bool) -> str | None:
+    if not isinstance(values, dict):
+        return "is no mapping"
+    if ("size" in values or complete) and not _is_whole(values.get("size"), 1, MAX_SIZE):
+        return f"size is no whole number from 1 to {MAX_SIZE}"
+    if ("resize" in values or complete) and values.get("resize") not in RESIZE:
+        return f"resize is none of {', '.join(RESIZE)}"
+    for key in ("mean", "std"):
+        numbers = values.get(key)
+        if not isinstance(numbers, list | tuple) or len(numbers) != 3 or not all(map(_is_finite, numbers)):
+            return f"{key} is no list of three numbers"
+        if key == "std" and min(numbers) <= 0:
+            return "std is not above 0"
+    return None
+
+
+def _versions(versions: Any) -> str | None:
+    ok = isinstance(versions, dict) and all(type(part) is str for item in versions.items() for part in item)
+    return None if ok else "is no mapping of text to text"
+
+
+def _counts(counts: Any) -> str | None:
+    ok = counts is None or (isinstance(counts, list | tuple) and all(_is_whole(n, 0, 1 << 53) for n in counts))
+    return None if ok else "is no list of whole numbers"
+
+
+def _origin(origin: Any) -> str | None:
+    return None if type(origin) is str else "is not text"
+
+
+def _pruning(steps: Any) -> str | None:
+    """Whether each step is {"sizes": {module: {attribute: number(s)}}, "shapes": {tensor: numbers}}."""
+    if not isinstance(steps, list | tuple):
+        return "is no list"
+    for number, step in enumerate(steps):
+        sizes, shapes = (step.get("sizes"), step.get("shapes")) if isinstance(step, dict) else (None, None)
+        if not isinstance(sizes, dict) or not isinstance(shapes, dict):
+            return f"step {number} has no sizes and shapes"
+        if not all(
+            isinstance(changed, dict) and all(map(_are_channels, changed.values())) for changed in sizes.values()
+        ):
+            return f"step {number} has a size that is no whole number"
+        if not all(isinstance(shape, list | tuple) and _are_channels(shape) for shape in shapes.values()):
+            return f"step {number} has a shape that is no list of whole numbers"
+    return None
+
+
+def _are_channels(value: Any) -> bool:
+    return all(_is_whole(number, 0, MAX_CHANNELS) for number in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

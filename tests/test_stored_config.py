@@ -1,0 +1,338 @@
+"""A config that came in a file: plain references are filled in, and nothing else is read, built or reached."""
+
+import copy
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import conf
+from conf.build import continued, load_data
+from conf.stored_config import data_builder, resolve, stored_data
+from datamodules.cache import default_cache_dir
+from lightning_modules import ModelError
+from lightning_modules.checkpoint import RECORD, read_checkpoint
+from litesort.errors import UserError
+
+SECRET = "hf_secret123"
+QUICK = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+
+
+def configured(name: str, *overrides: str):
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture
+def stranger(monkeypatch) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server, and what it was asked for; a secret lies in the environment."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_POST = do_PUT = do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("FAKE_TOKEN", SECRET)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def record(checkpoint) -> dict:
+    return copy.deepcopy(read_checkpoint(checkpoint)[RECORD])
+
+
+def everything_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+# References
+
+
+def test_plain_references_are_filled_in():
+    config = {
+        "a": {"b": [1, {"c": "x"}], "link": "${d}"}, "d": {"e": None, "f": "${a.b.1.c}"}, "whole": "${a.b}",
+        "text": "${d.f}-${a.b.0}/y", "through": "${a.link.f}", "none": "${d.e}", "plain": "$x {y}", 3: 4,
+    }  # fmt: skip
+    filled = resolve(config)
+    assert filled == OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    assert (filled["whole"], filled["text"], filled["through"]) == ([1, {"c": "x"}], "x-1/y", "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.env:FAKE_TOKEN}", "${oc.env:FAKE_TOKEN,none}", "x${oc.env:FAKE_TOKEN}", "${hydra:runtime.cwd}",
+        "${slug:x}", "${oc.decode:'{a: 1}'}", "${.b}", "${..a}", "${${b}}", "${ b }", "${b", "${a[0]}", "\\${b}",
+        "${dollar}${braced}", "${dollar}{oc.env:FAKE_TOKEN}", "${gone}", "${self}", "${one}", "${b.c}", "x${a}",
+    ],
+)  # fmt: skip
+def test_every_other_reference_is_refused_in_one_line(text, monkeypatch):
+    monkeypatch.setenv("FAKE_TOKEN", SECRET)
+    config = {
+        "a": [1], "b": 2, "dollar": "$", "braced": "{oc.env:FAKE_TOKEN}", "self": "${self}", "one": "${two}",
+        "two": "${one}", "value": text,
+    }  # fmt: skip
+    with pytest.raises(ModelError, match="it is refused") as caught:
+        resolve(config, config["value"])
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_references_that_multiply_are_refused():
+    config = {"a0": [1]} | {f"a{n}": [f"${{a{n - 1}}}"] * 10 for n in range(1, 30)}
+    with pytest.raises(ModelError, match="too many values"):
+        resolve(config)
+
+
+def test_what_a_run_stores_has_plain_references_alone(monkeypatch):
+    monkeypatch.setenv("LITESORT_TRIAL", '{"number": 3}')
+    cfg = configured("train", "data=folder", "data.root=photos", "run_dir=here", "logger=[csv,mlflow]")
+    OmegaConf.update(cfg, "notes", "${oc.env:LITESORT_TRIAL}", force_add=True)
+    OmegaConf.update(cfg, "tags", ["${slug:a b}", "${name}"], force_add=True)
+    stored = conf.portable(cfg)
+    assert stored["data"]["source"]["root"] == "${data.root}"
+    assert stored["data"]["sampler"] == "${sampler}"
+    assert stored["callbacks"]["trial"]["trial"] == stored["notes"] == '{"number": 3}'
+    assert stored["tags"] == ["a_b", "${name}"]
+    assert resolve(stored) == conf.plain(cfg) | {"run_dir": "here"}
+
+
+# Evaluation
+
+
+def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
+    """Name -> (key, value) of what a stranger writes into the config or the record of a file."""
+    trashnet = {"_target_": "datamodules.sources.trashnet.TrashnetSource", "root": None}
+    write = {
+        "_target_": "reports.files.write_text", "path": {"_target_": "pathlib.Path", "_args_": [f"{folder}/harm"]},
+        "text": "x",
+    }  # fmt: skip
+    stolen = f"{address}/steal?t=${{oc.env:FAKE_TOKEN}}"
+    return {
+        "token to an address": ("config.data.source", {**trashnet, "cache_dir": f"{folder}/harm", "url": stolen}),
+        "an address": ("config.data.source", {**trashnet, "cache_dir": f"{folder}/harm", "url": address}),
+        "an address by reference": (
+            "config.data.source", {**trashnet, "cache_dir": "${notes}", "url": "${name}"},
+        ),
+        "annotations from an address": (
+            "config.data.source",
+            {"_target_": "datamodules.sources.taco.TacoSource", "file": None, "root": None, "url": address,
+             "cache_dir": f"{folder}/harm"},
+        ),
+        "photos at an address": ("config.data.root", address),
+        "photos at a share": ("config.data.root", r"\\127.0.0.1\share"),
+        "token in a folder": ("config.data.root", f"{folder}/${{oc.env:FAKE_TOKEN}}"),
+        "token in the name": ("config.name", "${oc.env:FAKE_TOKEN}"),
+        "function as a source": ("config.data.source", write),
+        "function in a setting": ("config.data.keep", write),
+        "function in an argument": ("config.data.source.root", write),
+        "function as data": ("config.data", write),
+        "function in a class name": ("classes.0", write),
+        "function as size": ("preprocessing.size", write),
+        "function as resize": ("preprocessing.resize", write),
+        "function in the network": ("model.kwargs", {"act_layer": write}),
+        "another module's class": ("config.data.source", {"_target_": "datamodules.images.Path"}),
+        "a class that is no source": ("config.data.source", {"_target_": "datamodules.samplers.ShuffleSampler"}),
+        "a module to import": ("config.data.source", {"_target_": "antigravity.x.Y"}),
+        "a target as a mapping": ("config.data.source", {"_target_": {"_target_": "os.system"}}),
+        "more arguments": ("config.data.source._args_", ["x"]),
+        "an unknown argument": ("config.data.hostname", "x"),
+        "escaped": ("config.data.root", "\\${oc.env:FAKE_TOKEN}"),
+        "no data": ("config.data", {}),
+    }  # fmt: skip
+
+
+def put(values, key: str, value) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        values = values[int(name) if isinstance(values, list) else name]
+    values[int(last) if isinstance(values, list) else last] = value
+
+
+@pytest.mark.parametrize("what", list(harmful("", Path())))
+def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, stranger, tmp_path, monkeypatch):
+    address, asked = stranger
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(checkpoint, weights_only=True)
+    content[RECORD]["config"] |= {"name": address, "notes": f"{tmp_path}/harm"}
+    put(content[RECORD], *harmful(address, tmp_path)[what])
+    torch.save(content, tmp_path / "best.ckpt")
+    before, cached = everything_below(tmp_path), everything_below(default_cache_dir())
+    cfg = configured("evaluate", f"ckpt={tmp_path / 'best.ckpt'}", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(UserError) as caught:
+        load_data(read_checkpoint(cfg.ckpt)[RECORD], cfg)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert not asked
+    assert everything_below(tmp_path) == before
+    assert not any("trashnet" in str(path) for path in everything_below(default_cache_dir()) - cached)
+
+
+def test_a_file_of_our_own_is_judged_as_before(record, photos, tmp_path):
+    cfg = configured("evaluate", f"run_dir={tmp_path}")
+    data, split, facts = load_data(record, cfg)
+    assert (data.classes, data.size, data.resize, split) == (["bag", "can", "cup"], 32, "pad", "test")
+    assert facts == {"name": "resnet10t", "data": f"folder {photos}"}
+    assert data.batch_size == 8
+
+
+def test_the_command_line_wins_over_the_stored_data(record, photos, tmp_path):
+    record["config"]["data"]["source"]["root"] = "/gone"  # filled in already, as in a config that was resolved
+    said = (f"data.root={photos}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
+    data, split, _ = load_data(record, configured("evaluate", f"run_dir={tmp_path}", *said))
+    assert (str(data.source.root), data.eval_batch_size, split) == (str(photos), 5, "all")
+    assert (tmp_path / "cache").is_dir()
+    with pytest.raises(ModelError, match=r"data\.num_workers=many is of no use"):
+        load_data(record, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
+
+
+def test_no_folder_of_the_file_is_used(record):
+    record["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
+    record["config"]["data"]["source"] = {
+        "_target_": "datamodules.sources.trashnet.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
+        "url": "http://x", "timeout": 3,
+    }  # fmt: skip
+    settings = stored_data(record["config"], {})
+    assert (settings["cache_dir"], settings["quarantine_dir"]) == (None, None)
+    assert (settings["source"]["cache_dir"], settings["source"]["url"]) == (None, None)
+    data = data_builder(settings)(classes=["cardboard", "glass", "metal", "paper", "plastic", "trash"])
+    assert data.source.home == default_cache_dir() / "trashnet"
+
+
+def test_a_set_to_download_wants_to_be_named(record, tmp_path, stranger):
+    address, asked = stranger
+    for source, kind in (("trashnet.TrashnetSource", "trashnet"), ("taco.TacoSource", "taco")):
+        record["config"]["data"]["source"] = {
+            "_target_": f"datamodules.sources.{source}", "root": None, "cache_dir": None, "url": address,
+        } | ({"file": None} if kind == "taco" else {})  # fmt: skip
+        cfg = configured("evaluate", f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
+        record["classes"] = ["cardboard", "glass", "metal", "paper", "plastic", "trash"]
+        with pytest.raises(UserError, match=f"is not in the cache.*: add data={kind}"):
+            load_data(record, cfg)
+    assert not asked
+
+
+# A run that goes on
+
+
+def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> Path:
+    content = torch.load(checkpoint, weights_only=True)
+    for key, value in changes.items():
+        put(content[RECORD]["config"], key, value)
+    torch.save(content, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def going_on(start: str, path: Path, folder: Path, *said: str):
+    said = (f"{start}={path}", *said)
+    return continued(configured("train", *QUICK, f"run_dir={folder / 'run'}", *said), list(said))
+
+
+@pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.root", "${oc.env:FAKE_TOKEN}"),
+        ("seed", "${oc.env:FAKE_TOKEN}"),
+        ("data.root", "http://127.0.0.1/photos"),
+        ("data.size", {"_target_": "os.system", "command": "touch harm"}),
+        ("data.source._args_", ["x"]),
+        ("data.source._target_", "lightning_modules.backbones.create_backbone"),  # conf/ names it, but not for data
+        ("data.keep", "${model}"),
+        ("model.name", "${oc.env:FAKE_TOKEN}"),
+    ],
+)
+def test_a_run_that_goes_on_reads_no_variable_and_moves_no_object(start, key, value, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_TOKEN", SECRET)
+    monkeypatch.chdir(tmp_path)
+    path = stored_with(checkpoint, tmp_path, {key: value})
+    with pytest.raises(ModelError) as caught:
+        going_on(start, path, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logger.csv.name": "/tmp/elsewhere"}, "logger.name is a path"),
+        ({"logger.csv.name": "${notes}", "notes": "../../elsewhere"}, "logger.name is a path"),
+        ({"logger": "${tags.0}", "tags": [{"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger",
+          "save_dir": "x", "name": "/tmp/x"}}]}, "its tags would run"),
+        ({"export": {"_target_": "conf.build.export_later", "name": "../x"}}, "export.name is a path"),
+        ({"callbacks.harm": "${logger.csv}"}, "its callbacks would run"),
+        ({"trainer.plugins": ["${model}"]}, "its trainer would run"),
+        ({"callbacks.trial.trial": {"_target_": "os.system"}}, "its callbacks would run"),
+    ],
+)  # fmt: skip
+def test_a_resumed_run_builds_each_part_in_its_place(changes, message, checkpoint, tmp_path):
+    path = stored_with(checkpoint, tmp_path, changes)
+    with pytest.raises(ModelError, match=message):
+        going_on("ckpt", path, tmp_path)
+
+
+def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, tmp_path):
+    mlflow = {
+        "_target_": "pytorch_lightning.loggers.MLFlowLogger", "experiment_name": "mine", "tracking_uri": "http://x",
+        "artifact_location": "/x",
+    }  # fmt: skip
+    trial = '{"storage": "mysql://stranger/db", "name": "x", "number": 0}'
+    changes = {
+        "run_dir": "/x", "trainer.default_root_dir": "/x", "callbacks.checkpoint.dirpath": "/x",
+        "callbacks.history.folder": "/x", "logger.csv.save_dir": "/x", "logger.mlflow": mlflow,
+        "logger.wandb": {"_target_": "callbacks.wandb_logger.Wandb", "save_dir": "/x", "entity": "stranger"},
+        "callbacks.trial.trial": trial, "data.cache_dir": "/x", "data.quarantine_dir": "/x",
+    }  # fmt: skip
+    path = stored_with(checkpoint, tmp_path, changes)
+    cfg = conf.plain(going_on("ckpt", path, tmp_path, f"data.cache_dir={tmp_path / 'mine'}"))
+    run = str(tmp_path / "run")
+    assert cfg["run_dir"] == cfg["trainer"]["default_root_dir"] == cfg["callbacks"]["checkpoint"]["dirpath"] == run
+    assert cfg["callbacks"]["history"]["folder"] == cfg["logger"]["csv"]["save_dir"] == run
+    assert cfg["logger"]["wandb"] == {"_target_": "callbacks.wandb_logger.Wandb", "save_dir": run, "entity": None}
+    assert cfg["logger"]["mlflow"]["tracking_uri"] == f"sqlite:///{run}/mlflow.db"
+    assert cfg["logger"]["mlflow"]["artifact_location"] == f"{run}/mlflow"
+    assert cfg["logger"]["mlflow"]["experiment_name"] == "mine"
+    assert cfg["callbacks"]["trial"]["trial"] is None
+    assert (cfg["data"]["cache_dir"], cfg["data"]["quarantine_dir"]) == (str(tmp_path / "mine"), None)
+
+
+def test_a_resumed_run_downloads_only_what_the_command_line_names(checkpoint, tmp_path):
+    trashnet = {
+        "_target_": "datamodules.sources.trashnet.TrashnetSource", "root": "${data.root}", "url": "http://x",
+        "cache_dir": "${data.cache_dir}",
+    }  # fmt: skip
+    path = stored_with(checkpoint, tmp_path, {"data.source": trashnet, "data.root": None})
+    assert going_on("ckpt", path, tmp_path).data.source.url is None
+    assert going_on("ckpt_init", path, tmp_path).data.source.url is None
+    assert going_on("ckpt", path, tmp_path, "data=trashnet").data.source.url.startswith("https://github.com/garythung/")
+    with pytest.raises(ModelError, match="data=folder cannot change in a run that goes on"):
+        going_on("ckpt", path, tmp_path, "data=folder")
+
+
+def test_a_run_goes_on_twice_with_its_references(checkpoint, tmp_path, photos):
+    """What the first run stored reaches all that hangs on it in the third one still."""
+    path = stored_with(checkpoint, tmp_path, {})
+    first = going_on("ckpt", path, tmp_path, "epochs=5")
+    assert first.trainer.max_epochs == 5
+    content = torch.load(path, weights_only=True)
+    content[RECORD]["config"] = conf.portable(first)
+    torch.save(content, path)
+    second = going_on("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
+    assert (second.trainer.max_epochs, second.data.source.root) == (7, "elsewhere")
+    assert set(second.logger) == {"csv", "tensorboard"}

@@ -1,0 +1,75 @@
+"""Class folders whose names other programs would read as instructions keep exactly these names, all the way."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import conf
+from conf.typed import as_typed
+from evaluate import main as evaluate_main
+from export import export
+from predict import predict
+from train import train
+
+NAMES = ["${oc.env:HOME}", "${x}", "{{7*7}}"]  # in the order of their labels
+QUICK = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "score.reference=resnet10t", "score.reference_size=32",
+)  # fmt: skip
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
+    "trainer=smoke", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+)  # fmt: skip
+
+
+def configured(command: str, *overrides: str):
+    arguments = as_typed(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        return compose(command, overrides=[*(() if command == "predict" else QUICK), *arguments])
+
+
+def columns(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def named_exactly(folder: Path) -> None:
+    """Check the files of an evaluation."""
+    results = json.loads((folder / "metrics.json").read_text())
+    rows = columns(folder / "predictions.csv")
+    assert results["classes"] == NAMES
+    assert {f"test/f1/{name}" for name in NAMES} <= results.keys()
+    assert {row["label"] for row in rows} == set(NAMES)
+    assert {row["prediction"] for row in rows} <= set(NAMES)
+    assert {f"p_{name}" for name in NAMES} <= rows[0].keys()
+    assert {row["file"].split("/")[0] for row in rows} == set(NAMES)
+
+
+def test_names_stay_as_they_are(photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    root = tmp_path / "photos"
+    for name, folder in zip(NAMES, sorted(photos.iterdir()), strict=True):
+        (root / name).mkdir(parents=True)
+        for file in folder.glob("*.jpg"):
+            (root / name / file.name).write_bytes(file.read_bytes())
+    run = tmp_path / "run"
+    train(configured("train", *TINY, f"data.root={root}", f"run_dir={run}"))
+    named_exactly(run)
+
+    out = tmp_path / "exported"
+    choice = ("format=onnx", "precision=fp32", "tolerance.fp32=0.01")
+    report = export(configured("export", f"ckpt={run / 'best.ckpt'}", f"out={out}", *choice))
+    assert [row["status"] for row in report["rows"]] == ["completed", "completed"]
+
+    for kind, file in {"ckpt": run / "best.ckpt", "onnx": out / "model-fp32.onnx"}.items():
+        evaluate_main.__wrapped__(configured("evaluate", f"ckpt={file}", f"run_dir={tmp_path / kind}"))
+        named_exactly(tmp_path / kind)
+        answers = tmp_path / f"{kind}.csv"
+        predict(configured("predict", f"ckpt={file}", f"source={root / NAMES[1]}", f"csv={answers}"))
+        rows = columns(answers)
+        assert len(rows) == 20
+        assert {f"p_{name}" for name in NAMES} <= rows[0].keys()
+        assert {row["prediction"] for row in rows} <= set(NAMES)
