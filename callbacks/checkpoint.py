@@ -93,14 +93,16 @@ class RunCheckpoint(ModelCheckpoint):
         self.best_k_models = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best epoch so far; its file is copied when the run goes on in another folder."""
+        """Take over the best epoch so far; when the run goes on in another folder, its file is copied.
+
+        It lies beside the checkpoint that is resumed. The path in the checkpoint is not used: a file names no files.
+        """
         if not self._fitting or not state_dict["best_model_path"] or self.dirpath is None:
             return
         best = Path(self.dirpath) / f"best{self.FILE_EXTENSION}"
-        places = [state_dict["best_model_path"], self._resumed_from and self._resumed_from / best.name]
         if not best.exists():
-            source = next((Path(place) for place in places if place and Path(place).exists()), None)
-            if source is None:
+            source = self._resumed_from and self._resumed_from / best.name
+            if source is None or not source.exists():
                 return  # the file is gone: the next epoch becomes the best
             best.parent.mkdir(parents=True, exist_ok=True)
             part = best.with_name(f"{best.name}.{os.getpid()}.part")

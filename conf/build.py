@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from conf import begun, data_name, merged, on_top
+from conf import begun, data_name, merged, on_top, plain
 from conf.check import check
 from conf.resume import half_done
 from conf.split_origin import evaluated_split
@@ -72,7 +72,7 @@ def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["WasteDataModule
     if "_target_" in said:
         build, images = instantiate(cfg.data, _partial_=True), data_name(cfg)
     else:
-        settings = stored_data(record["config"], said)
+        settings = stored_data(record["config"], {key: plain(cfg.data)[key] for key in said})
         build, images = data_builder(settings), images_name(settings)
     square = {key: record["preprocessing"][key] for key in ("size", "resize")}
     if {"fold", "folds"} & said.keys():

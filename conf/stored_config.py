@@ -60,6 +60,10 @@ def resolve(config: Mapping[str, Any], part: Any = None) -> Any:
     return _Resolver(config).value(config if part is None else part, ())
 
 
+class Literal(str):
+    """Text that the command line gave: it is no part of the file, and is taken as it is."""
+
+
 class _Resolver:
     """Resolves one config, and counts what comes out of it."""
 
@@ -75,7 +79,7 @@ class _Resolver:
             return {key: self.value(item, open_names) for key, item in node.items()}
         if isinstance(node, list | tuple):
             return [self.value(item, open_names) for item in node]
-        return self._text(node, open_names) if isinstance(node, str) and "${" in node else node
+        return self._text(node, open_names) if type(node) is str and "${" in node else node
 
     def _text(self, text: str, open_names: tuple[str, ...]) -> Any:
         whole = REFERENCE.fullmatch(text)
@@ -100,7 +104,7 @@ class _Resolver:
         open_names = (*open_names, name)
         node: Any = self.config
         for part in name.split("."):
-            if isinstance(node, str) and "${" in node:  # a reference on the way to the key
+            if type(node) is str and "${" in node:  # a reference on the way to the key
                 node = self._text(node, open_names)
             node = _child(node, part)
             if node is _MISSING:
@@ -140,21 +144,22 @@ def stored_data(config: Mapping[str, Any], said: Mapping[str, Any]) -> Values:
 
     Args:
         config: The stored config.
-        said: Settings of `data` on the command line; they win.
+        said: Settings of `data` on the command line, as plain values; they win.
 
     Raises:
         ModelError: There are none, or they cannot be used.
     """
+    said = {key: Literal(value) if isinstance(value, str) else value for key, value in said.items()}
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("source"), dict):
         raise ModelError(f"ckpt: it does not say which images it was trained with: {NO_SOURCE}")
     kept = {key: value for key, value in data.items() if key not in ("sampler", "augment", "classes")}
-    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | dict(said)
+    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | said
     source = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in data["source"].items()}
     source |= {key: said[key] for key in ("root", "file", "cache_dir") if key in said and key in source}
     settings = resolve({**config, "data": {**kept, "source": source}}, {**kept, "source": source})
     for key, value in _texts({**settings, **settings["source"]}):
-        if ADDRESS.match(value) and value not in said.values():
+        if ADDRESS.match(value) and not isinstance(value, Literal):
             raise ModelError(f"ckpt: its data.{key} is an address, and none is taken from a file: {NO_SOURCE}")
     _data_class(settings.get("_target_"), "WasteDataModule")
     _data_class(settings["source"].get("_target_"), "Source")
@@ -188,7 +193,7 @@ def data_builder(settings: Values) -> Callable[..., Any]:
 def images_name(data: Any) -> str:
     """What images are called in reports: the kind of source, and where it lies."""
     kind = str(data["source"]["_target_"]).split(".")[-2]
-    return " ".join(str(part) for part in (kind, data["file"] or data["root"]) if part)
+    return " ".join(str(part) for part in (kind, data.get("file") or data.get("root")) if part)
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -201,6 +201,16 @@ def test_the_command_line_wins_over_the_stored_data(record, photos, tmp_path):
         load_data(record, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
 
 
+def test_variables_and_strange_names_on_the_command_line_are_the_users(record, photos, tmp_path, monkeypatch):
+    strange = tmp_path / "${x}"
+    strange.symlink_to(photos)
+    monkeypatch.setenv("MY_PHOTOS", str(photos))
+    for said in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
+        data, _, facts = load_data(record, configured("evaluate", f"run_dir={tmp_path}", said))
+        assert len(data.samples) == 60
+        assert facts["data"] in (f"folder {photos}", f"folder {strange}")
+
+
 def test_no_folder_of_the_file_is_used(record):
     record["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
     record["config"]["data"]["source"] = {

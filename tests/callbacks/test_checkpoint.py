@@ -224,3 +224,13 @@ def test_a_signal_ends_the_run_with_its_status_and_says_how_to_go_on(
     assert ended.value.code == status
     assert f"stopped after 1 epochs; go on with: ckpt={tmp_path / 'last.ckpt'}" in capsys.readouterr().out
     assert read(tmp_path / "last.ckpt")["epoch"] == 0
+
+
+def test_a_checkpoint_names_no_file_to_copy(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("a key")
+    checkpoint = RunCheckpoint(str(tmp_path / "run"))
+    checkpoint._fitting = True
+    checkpoint.load_state_dict({"best_model_path": str(private), "best_model_score": torch.tensor(1.0)})
+    assert not (tmp_path / "run").exists()
+    assert not checkpoint.best_model_path
