@@ -120,8 +120,9 @@ def begun(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> 
     fresh = localised(stored, own)
     values = {**own, "model": fresh.get("model")}
     if "data" in said:
-        taken = {key: resolve(stored, lookup(stored, f"data.{key}")) for key in ("size", "resize", *TAKEN_OVER)}
-        values["data"] = {**own["data"], **{key: value for key, value in taken.items() if value is not None}}
+        taken = {key: lookup(stored, f"data.{key}") for key in ("size", "resize", *TAKEN_OVER)}
+        taken = {key: resolve(stored, value) for key, value in taken.items() if value is not None}
+        values["data"] = {**own["data"], **taken}
     else:
         values["data"] = fresh.get("data")
     if "seed" not in said:
