@@ -63,7 +63,7 @@ def write(folder: Path, shape: Shape, root: str, decode: Decode, is_current: Cal
 
         broken = decode(store)
         if is_current():
-            array.flush()  # a power cut after the renaming loses nothing
+            array.flush()  # the pixels are on the disk before the folder gets its name
             np.save(scratch / "crc32.npy", checksums)
             (scratch / "meta.json").write_text(json.dumps({"shape": shape, "root": root, "broken": broken}))
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one

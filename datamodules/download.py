@@ -72,11 +72,7 @@ def download(
         Path(fetcher.fetch(path.name, downloader=client)).replace(path)
     except _NotFound as error:
         raise NotFoundError(f"{url} {error}", hint) from error
-    except (
-        _Refused,
-        OSError,
-        ValueError,
-    ) as error:  # what requests raises is an OSError, a wrong checksum a ValueError
+    except (_Refused, OSError, ValueError) as error:  # requests raises an OSError, a wrong checksum a ValueError
         raise DataError(f"{url} cannot be downloaded to {path} ({_reason(error)}): {hint}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

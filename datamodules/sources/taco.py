@@ -23,8 +23,8 @@ from datamodules.sources.coco_json import CocoImage
 log = logging.getLogger(__name__)
 
 ADDRESSES = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
-NOTE = "unavailable.csv"  # photos that their server no longer has
-AT_ONCE = 4  # photos: polite to the server, and enough to fill a home connection
+NOTE = "unavailable.csv"  # images that their server no longer has
+AT_ONCE = 4  # images: polite to the server, and enough to fill a home connection
 
 
 class TacoSource(CocoSource):
@@ -37,8 +37,8 @@ class TacoSource(CocoSource):
         file: the annotations; None is annotations.json in the folder.
         root: the folder, as TACO's own download fills it; None downloads.
         cache_dir: where the set is kept then; None is litesort's cache.
-        url: of the annotations; None fetches nothing, photos included.
-        photos: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
+        url: of the annotations; None downloads nothing, images included.
+        images: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
         categories, margin, min_side: see CocoSource.
         timeout: seconds without an answer.
     """
@@ -49,17 +49,17 @@ class TacoSource(CocoSource):
         root: str | Path | None,
         cache_dir: str | Path | None,
         url: str | None = None,
-        photos: Literal["original", "small"] = "original",
+        images: Literal["original", "small"] = "original",
         categories: Mapping[str, str | None] | None = None,
         margin: float = 0.1,
         min_side: float = 16,
         timeout: float = 30,
     ) -> None:
-        if photos not in ADDRESSES:
-            raise DataError(f"data.source.photos={photos} is not known: use {' or '.join(ADDRESSES)}")
-        self.downloaded, self.photos, self.timeout, self.offline = root is None, photos, timeout, url is None
+        if images not in ADDRESSES:
+            raise DataError(f"data.source.images={images} is invalid: use {' or '.join(ADDRESSES)}")
+        self.downloaded, self.images, self.timeout, self.offline = root is None, images, timeout, url is None
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-        home = parent / f"taco-{photos}" if root is None else Path(root).expanduser()
+        home = parent / f"taco-{images}" if root is None else Path(root).expanduser()
         if self.downloaded:
             self._download_list(home, url, wanted=file is None)
         super().__init__(home / "annotations.json" if file is None else file, home, categories, margin, min_side)
@@ -103,7 +103,7 @@ class TacoSource(CocoSource):
         def one(index: int) -> None:
             image, path = missing[index], self.root / missing[index].name
             reason = "has no address"
-            for url in [image.urls[key] for key in ADDRESSES[self.photos] if key in image.urls]:
+            for url in [image.urls[key] for key in ADDRESSES[self.images] if key in image.urls]:
                 try:
                     download(url, path, hint=hint, timeout=self.timeout, progress=False)
                 except NotFoundError as error:

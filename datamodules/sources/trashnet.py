@@ -47,7 +47,7 @@ class TrashnetSource(FolderSource):
             return
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         self.home, self.url, self.sha256, self.timeout = parent / "trashnet", url, sha256, timeout
-        self.root = self.home / "photos" / INNER
+        self.root = self.home / "images" / INNER
         self.classes = list(COUNTS)
         self.samples = [
             Sample(f"{name}/{name}{number}.jpg", label)
@@ -59,7 +59,7 @@ class TrashnetSource(FolderSource):
         """Download and unpack the images if they are not there yet."""
         if self.home is None or self.root.is_dir():
             return
-        archive, folder, progress = self.home / f"{INNER}.zip", self.home / "photos", first_process()
+        archive, folder, progress = self.home / f"{INNER}.zip", self.home / "images", first_process()
         hint = f"put the file at {archive} yourself (data.source.sha256=null accepts any), or set data.root=FOLDER"
         if self.url is None and not archive.exists():
             raise DataError(f"data: TrashNet is not in the cache, {self.root}: add data=trashnet, which downloads it")

@@ -70,7 +70,7 @@ def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monk
     assert len(server.requests) == 2  # the one that broke off, and another
     again = TrashnetSource(source.root, None, zipped)
     assert again.samples == source.samples
-    assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"photos"}
+    assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"images"}
 
 
 def test_trashnet_put_there_by_hand_needs_no_network(zipped, server, tmp_path, nowhere):
@@ -98,7 +98,7 @@ def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
         archive.writestr("cats/1.jpg", b"")
     server.files["/set.zip"] = stream.getvalue()
     for _ in range(2):
-        with pytest.raises(DataError, match=r"holds no folder dataset-resized: delete .*photos"):
+        with pytest.raises(DataError, match=r"holds no folder dataset-resized: delete .*images"):
             TrashnetSource(None, tmp_path, zipped).prepare()
 
 
@@ -169,8 +169,8 @@ def test_taco_in_a_folder_downloads_nothing(litter, server, tmp_path):
     source.prepare()
     assert len(source.samples) == 12
     assert server.requests == []
-    with pytest.raises(DataError, match="photos=tiny is not known"):
-        TacoSource(None, tmp_path, None, litter, photos="tiny")
+    with pytest.raises(DataError, match="images=tiny is invalid"):
+        TacoSource(None, tmp_path, None, litter, images="tiny")
 
 
 def configured(*overrides):
