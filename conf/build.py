@@ -89,8 +89,10 @@ def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
     """What exports a checkpoint that is still to be trained; what it lacks is said now, not after the training."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
 
-    from deployment.shipping import combinations, needs
+    from deployment.formats import register
+    from deployment.shipping import check_packages, combinations
     from export import export
 
     begun = GlobalHydra.instance().is_initialized()  # as in any run that a command line started
@@ -98,5 +100,6 @@ def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
     with place:
         cfg = merged(hydra.compose("export"), settings)
     check(cfg)
-    needs(combinations(cfg.format, cfg.precision))
+    register(instantiate(cfg.formats))
+    check_packages(combinations(cfg.format, cfg.precision))
     return lambda ckpt: export(merged(cfg, {"ckpt": ckpt}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from deployment import DeploymentError
 
-KEY = "litesort"  # the metadata key in ONNX, OpenVINO and torch.export files
+KEY = "litesort"  # the metadata key in exported files
 FORMAT = 1
 MEND = "export it again with python export.py ckpt=RUN/best.ckpt"
 

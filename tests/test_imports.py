@@ -40,7 +40,7 @@ ONLY_IN = {
 }
 # Packages that cost seconds or are optional: only inside functions, everywhere.
 NEVER_AT_TOP = {
-    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "captum", "optuna", "joblib",
+    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "ncnn", "pnnx", "torch_pruning", "captum", "optuna", "joblib",
 }  # fmt: skip
 
 
