@@ -50,10 +50,10 @@ class TorchPredictor:
         self.details: dict[str, Any] = {"runtime": "torch eager", "version": str(torch.__version__)}
 
     @torch.inference_mode()
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the device."""
-        images = torch.as_tensor(photos).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self.net(images.float().div_(255)).float().softmax(1)
+        pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return self.net(pixels.float().div_(255)).float().softmax(1)
 
 
 def load_exported(

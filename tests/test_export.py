@@ -96,7 +96,10 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
     assert (tmp_path / "judged" / "confusion.png").stat().st_size > 0
 
 
-def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "model"), [("robot.py", "model-fp32.onnx"), ("robot_ncnn.py", "model-fp32.ncnn.param")]
+)
+def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path, script, model):
     folder, _ = exported
     blocked = {
         "torch",
@@ -113,15 +116,15 @@ def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
     code = (
         "import sys, runpy\n"
         f"for name in {blocked}: sys.modules[name] = None\n"
-        f"sys.argv = ['robot.py', {str(folder / 'model-fp32.onnx')!r}, *{files}]\n"
-        f"runpy.run_path({str(ROOT / 'examples' / 'robot.py')!r}, run_name='__main__')\n"
+        f"sys.argv = [{script!r}, {str(folder / model)!r}, *{files}]\n"
+        f"runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     from datamodules import images
     from deployment.runtimes import load_exported
 
-    predict = load_exported(folder / "model-fp32.onnx")
+    predict = load_exported(folder / model)
     for line, file in zip(done.stdout.splitlines(), files, strict=True):
         shares = predict(images.load(file, 32, "pad")[None])[0]
         name, label, confidence = line.rsplit(" ", 2)

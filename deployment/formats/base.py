@@ -35,7 +35,7 @@ class Predictor(Protocol):
     device: "torch.device"
     details: dict[str, Any]
 
-    def __call__(self, photos: "np.ndarray | Tensor") -> "Tensor":
+    def __call__(self, images: "np.ndarray | Tensor") -> "Tensor":
         """(B, S, S, 3) uint8 RGB -> (B, C) float32 probabilities, on `device`."""
         ...
 

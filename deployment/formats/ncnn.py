@@ -163,12 +163,12 @@ class NcnnPredictor:
             **file_details(self.record),
         }
 
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        images = as_array(photos)
-        if images.shape[1:] != (self.size, self.size, 3) or images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype} {images.shape}: give uint8 (B, {self.size}, {self.size}, 3)")
-        return torch.from_numpy(np.stack([self._probabilities(image) for image in images]))
+        pixels = as_array(images)
+        if pixels.shape[1:] != (self.size, self.size, 3) or pixels.dtype != np.uint8:
+            raise ValueError(f"images are {pixels.dtype} {pixels.shape}: give uint8 (B, {self.size}, {self.size}, 3)")
+        return torch.from_numpy(np.stack([self._probabilities(image) for image in pixels]))
 
     def _probabilities(self, image: np.ndarray) -> np.ndarray:
         """(S, S, 3) uint8 -> (C,) float32."""

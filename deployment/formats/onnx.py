@@ -143,9 +143,9 @@ class OnnxPredictor:
             **file_details(self.record),
         }
 
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        return torch.from_numpy(self.session.run(None, {self.input: as_array(photos)})[0])
+        return torch.from_numpy(self.session.run(None, {self.input: as_array(images)})[0])
 
 
 def store_weights_as_fp16(model: Any) -> None:

@@ -181,13 +181,13 @@ class OpenVINOPredictor:
             **file_details(self.record),
         }
 
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        images = as_array(photos)
-        if len(images) == 1 and self._request_of_one is None:
+        pixels = as_array(images)
+        if len(pixels) == 1 and self._request_of_one is None:
             self._request_of_one = self._compile_one()
-        request = self._request_of_one if len(images) == 1 else self.request
-        outputs = request.infer([images], share_inputs=True)
+        request = self._request_of_one if len(pixels) == 1 else self.request
+        outputs = request.infer([pixels], share_inputs=True)
         return torch.from_numpy(next(iter(outputs.values())).copy())
 
 
@@ -197,8 +197,8 @@ class _Compiled:
     def __init__(self, compiled: Any, like: OpenVINOPredictor) -> None:
         self.compiled, self.device, self.details = compiled, like.device, like.details
 
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
-        return torch.from_numpy(next(iter(self.compiled(as_array(photos)).values())).copy())
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
+        return torch.from_numpy(next(iter(self.compiled(as_array(images)).values())).copy())
 
 
 def _compile_one(core: Any, model: Any, device: str, chosen: Mapping[str, str]) -> Any:

@@ -173,6 +173,25 @@ def test_branches_are_fused_in_the_copy_alone():
         deployable(net, 32, 0)
 
 
+@pytest.mark.parametrize("name", ["repvgg_a0", "fastvit_t8"])
+def test_branches_are_fused_as_timm_does(name):
+    from timm.utils import reparameterize_model
+
+    from deployment.graph import fuse_branches
+
+    torch.manual_seed(0)
+    fused = create_backbone(name, 3, pretrained=False).eval().net
+    for module in fused.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    expected = reparameterize_model(fused)
+    fuse_branches(fused)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), expected(images), rtol=0, atol=0)
+
+
 def test_parity_measures_and_refuses():
     expected = np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
     near = compare(expected + np.array([0.01, -0.01]), expected)
