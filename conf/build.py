@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from conf import begun, data_name, merged, on_top
 from conf.check import check
@@ -98,7 +98,9 @@ def ship(**settings: Any) -> Callable[[str], dict[str, Any]]:
     begun = GlobalHydra.instance().is_initialized()  # as in any run that a command line started
     place = nullcontext() if begun else hydra.initialize_config_dir(str(Path(__file__).parent), version_base="1.3")
     with place:
-        cfg = merged(hydra.compose("export"), settings)
+        composed = hydra.compose("export")
+        OmegaConf.set_struct(composed.formats, False)  # its keys are names that the user gives
+        cfg = merged(composed, settings)
     check(cfg)
     register(instantiate(cfg.formats))
     check_packages(combinations(cfg.format, cfg.precision))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 import conf
 from deployment import DeploymentError
@@ -26,7 +27,7 @@ MODULE = """
 import onnxruntime
 import torch
 
-from deployment.formats.base import Format, describe_export
+from deployment.formats.base import Format, describe_export, read_file
 from deployment.onnx_graph import trace_onnx
 from deployment.record import pack, unpack
 from deployment.writing import placing
@@ -53,8 +54,9 @@ class Predictor:
     details = {"runtime": "plain"}
 
     def __init__(self, path):
-        self.record = unpack(path.with_suffix(".json").read_text(), path)
-        self.session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        model = read_file(path)
+        self.record = unpack(read_file(path.with_suffix(".json")), path)
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def __call__(self, images):
         images = images.numpy() if isinstance(images, torch.Tensor) else images
@@ -105,6 +107,18 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     expected = load_exported(path)(pixels)
     torch.testing.assert_close(teacher(torch.zeros(1, 3, 32, 32)).softmax(1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_training_accepts_it_for_its_export_and_its_teacher():
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        own = ["ship=export", "ship.format=[plain]", "+ship.formats.plain._target_=my_format.Plain"]
+        assert callable(instantiate(compose("train", overrides=own).ship))
+        own = ["objective=distill_logit", "+objective.teacher.open_other.formats.plain._target_=my_format.Plain"]
+        opener = instantiate(compose("train", overrides=own).objective.teacher.open_other)
+    FORMATS.registered.clear()
+    with pytest.raises(DeploymentError, match=r"^teacher=nowhere\.plain cannot be read"):
+        opener("nowhere.plain")
 
 
 @pytest.mark.usefixtures("own_module")
