@@ -1,6 +1,6 @@
 """Judge a checkpoint or an exported file: macro F1, calibration, latency, and the one score of F1 and time.
 
-python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test photos; or ckpt=model.onnx, .xml, .pt2
+python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test photos; or ckpt=model-fp32.onnx
 python evaluate.py ckpt=... data=folder data.root=belt    on other photos
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conf.build import judges, load_data
@@ -17,7 +18,7 @@ from conf.launch import launch
 
 if TYPE_CHECKING:
     from datamodules.waste import WasteDataModule
-    from deployment.runtimes import Artefact
+    from deployment.runtimes import Artifact
 
 
 def judge(
@@ -37,7 +38,7 @@ def judge(
     from reports.evaluation import coverage, write_evaluation
     from reports.summary import print_summary
 
-    predict, record, net = open_artefact(ckpt, cfg)
+    predict, record, net = open_artifact(ckpt, cfg)
     classes = record["classes"]
     probabilities, targets, indices = predict_all(predict, data.loader(split))
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
@@ -70,20 +71,22 @@ def judge(
     return results
 
 
-def open_artefact(ckpt: str, cfg: DictConfig) -> "Artefact":
+def open_artifact(ckpt: str, cfg: DictConfig) -> "Artifact":
     """Load what is to be judged, with the threads that it is timed with and the options of its runtime."""
-    from deployment.runtimes import best_device, load_artefact
+    from deployment.formats import register
+    from deployment.runtimes import best_device, load_artifact
     from lightning_modules.checkpoint import load_net
 
+    register(instantiate(cfg.get("formats")))
     device = best_device(cfg.accelerator)
-    return load_artefact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
+    return load_artifact(ckpt, load_net, device, cfg.latency.settings.threads, cfg.get("runtime"))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
     """Judge one checkpoint or exported file; returns its score."""
     check(cfg)
-    data, split, facts = load_data(open_artefact(cfg.ckpt, cfg).record, cfg)
+    data, split, facts = load_data(open_artifact(cfg.ckpt, cfg).record, cfg)
     return judge(cfg.ckpt, data, cfg, facts, split)["score"]
 
 

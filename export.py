@@ -1,6 +1,6 @@
 """Turn a checkpoint into files that ship, prove that they compute the same, time them, and recommend one.
 
-python export.py ckpt=runs/.../best.ckpt format=onnx,openvino,torch precision=fp32,int8
+python export.py ckpt=runs/.../best.ckpt format=onnx,openvino,ncnn precision=fp32,int8
 """
 
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conf import merged
@@ -33,6 +34,7 @@ def write_export(cfg: DictConfig, net: Any, record: dict[str, Any]) -> dict[str,
     """Write, prove, time and rank the files of a checkpoint in `cfg.out`; returns what export.json holds."""
     from datamodules.images import load
     from datamodules.stream import some_photos
+    from deployment.formats import register
     from deployment.parity import tolerances
     from deployment.profile import profile
     from deployment.runtimes import TorchPredictor, best_device, load_exported, predict_all
@@ -43,6 +45,7 @@ def write_export(cfg: DictConfig, net: Any, record: dict[str, Any]) -> dict[str,
     from reports.artefacts import checkpoint_row, print_artefacts, recommend, timed, write_artefacts
     from reports.calibration import calibrate
 
+    register(instantiate(cfg.formats))
     wanted, passing = combinations(cfg.format, cfg.precision), tolerances(cfg.tolerance, cfg.agreement)
     device = best_device(cfg.accelerator)  # of the checkpoint's answers alone: files are made, and answer, on the CPU
     score, clocks = judges(cfg)
@@ -55,13 +58,13 @@ def write_export(cfg: DictConfig, net: Any, record: dict[str, Any]) -> dict[str,
     costs = {**profile(net, data.size), "metrics": scores, "calibration": calibration, "versions": versions()}
     exporter = Exporter(
         net, {**record, "exported": costs}, out, expected, passing,
-        answer=lambda predict: predict_all(predict, data.loader(split))[0],
-        f1=lambda shares: evaluate(shares, targets, classes)["f1_macro"],
-        judge=lambda predict: evaluate(*predict_all(predict, data.loader("val"))[:2], classes)["f1_macro"],
-        photos=some_photos(data.loader("train"), cfg.calibration_photos), max_drop=cfg.max_drop,
+        predict_all=lambda predict: predict_all(predict, data.loader(split))[0],
+        f1_score=lambda shares: evaluate(shares, targets, classes)["f1_macro"],
+        f1_of=lambda predict: evaluate(*predict_all(predict, data.loader("val"))[:2], classes)["f1_macro"],
+        calibration_images=some_photos(data.loader("train"), cfg.calibration_photos), max_drop=cfg.max_drop,
         temperature=temperature, name=cfg.name,
     )  # fmt: skip
-    rows = [exporter.write(kind, precision) for kind, precision in wanted]
+    rows = [exporter.write(name, precision) for name, precision in wanted]
     done = {row["file"]: row["path"] for row in rows if row["status"] == "completed"}
     models = {name: (load_exported(path, cfg.latency.settings.threads), data.size) for name, path in done.items()}
     yardstick = create_backbone(score.reference, len(classes), pretrained=False)

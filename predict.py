@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conf.check import check
@@ -27,16 +28,18 @@ def predict(cfg: DictConfig) -> "Answers":
 
     from datamodules import DataError
     from datamodules.stream import find_photos, read_batches
-    from deployment.runtimes import best_device, load_artefact
+    from deployment.formats import find_format, register
+    from deployment.runtimes import best_device, load_artifact
     from lightning_modules.checkpoint import load_net
     from reports.predictions import Answers, answer_rows
 
     check(cfg)
     csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
     _check_outputs(csv, json, cfg.overwrite)
-    if cfg.threads and Path(str(cfg.ckpt)).suffix in (".ckpt", ".pt2"):
+    register(instantiate(cfg.get("formats")))
+    if cfg.threads and find_format(str(cfg.ckpt)) is None:
         torch.set_num_threads(cfg.threads)  # other runtimes take theirs with the file
-    model = load_artefact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
+    model = load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
     classes, square = model.record["classes"], model.record["preprocessing"]
     total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends
     batches = read_batches(find_photos(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)

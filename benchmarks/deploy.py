@@ -20,10 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from deployment.export import SUFFIX, WRITERS
+from deployment.formats import FORMATS
 from deployment.latency import Contender, model_clock, predictor_contender, torch_contender
-from deployment.quantize import QUANTIZERS
-from deployment.runtimes import load_exported
 from deployment.stopwatch import Settings
 from lightning_modules.backbones import create_backbone
 from lightning_modules.checkpoint import make_record
@@ -55,11 +53,12 @@ def contenders(name: str, size: int, formats: list[str], room: Path) -> dict[str
     eager = net.to(memory_format=torch.channels_last)
     found = {f"{size} eager": torch_contender(eager, size)}
     for kind in formats:
-        source = WRITERS[kind](net, room / f"{name}-{size}{SUFFIX[kind]}", record)
-        found[f"{size} {kind} fp32"] = predictor_contender(load_exported(source), size)
-        if kind in QUANTIZERS:
-            small = QUANTIZERS[kind](source, room / f"{name}-{size}-int8{SUFFIX[kind]}", photos(size))
-            found[f"{size} {kind} int8"] = predictor_contender(load_exported(small), size)
+        one = FORMATS[kind]
+        source = one.write(net, room / f"{name}-{size}{one.suffix}", record)
+        found[f"{size} {kind} fp32"] = predictor_contender(one.load(source), size)
+        if "int8" in one.precisions:
+            small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", photos(size))
+            found[f"{size} {kind} int8"] = predictor_contender(one.load(small), size)
     return found
 
 
@@ -79,13 +78,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 160, 128, 96], help="sides, px")
-    parser.add_argument("--formats", nargs="+", default=["openvino"], choices=list(WRITERS))
+    parser.add_argument("--formats", nargs="+", default=["openvino"], choices=list(FORMATS))
     parser.add_argument("--seconds", type=float, default=20.0, help="a network")
     parser.add_argument("--reference-size", type=int, default=224, help="side of the reference, px")
     options = parser.parse_args()
     forms = [
         "eager",
-        *(f"{k} {p}" for k in options.formats for p in ("fp32", "int8") if p == "fp32" or k in QUANTIZERS),
+        *(f"{k} {p}" for k in options.formats for p in ("fp32", "int8") if p in FORMATS[k].precisions),
     ]
     table = Table(title=f"times as fast as {REFERENCE}, fp32, eager, {options.reference_size} px (in brackets: ms)")
     for column in ("network", "px", *forms):

@@ -29,7 +29,7 @@ class StructuredPruning(pl.Callback):
     Args:
         macs: Share of the multiply-accumulates that stays, in (0, 1).
         latency: Instead: share of the measured time of one photo, on this machine.
-        runtime: What that time is measured in: "openvino", "onnx" or "torch", of the exported nets; or "eager".
+        runtime: What that time is measured in: a format ("openvino", ...), of the exported nets; or "eager".
         importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.pruned`.
         scope: "uniform" or "global".
         round_to: Layers keep a multiple of this many channels.

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from conf import begun, data_name, merged, on_top, plain
 from conf.check import check
@@ -90,14 +90,19 @@ def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
     """Return what exports a checkpoint when it is trained; raises now, before the training, if a package is missing."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
 
-    from deployment.shipping import combinations, needs
+    from deployment.formats import register
+    from deployment.shipping import check_packages, combinations
     from export import export
 
     begun = GlobalHydra.instance().is_initialized()  # as in any run that a command line started
     place = nullcontext() if begun else hydra.initialize_config_dir(str(Path(__file__).parent), version_base="1.3")
     with place:
-        cfg = merged(hydra.compose("export"), settings)
+        composed = hydra.compose("export")
+        OmegaConf.set_struct(composed.formats, False)  # its keys are names that the user gives
+        cfg = merged(composed, settings)
     check(cfg)
-    needs(combinations(cfg.format, cfg.precision))
+    register(instantiate(cfg.formats))
+    check_packages(combinations(cfg.format, cfg.precision))
     return lambda ckpt: export(merged(cfg, {"ckpt": ckpt}))

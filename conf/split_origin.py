@@ -49,13 +49,13 @@ def split_origins(cfg: DictConfig) -> list[SplitOrigin]:
 
 def _packed_split(path: str, key: str) -> Any:
     from deployment import DeploymentError
-    from deployment.runtimes import EXPORTED, load_exported
+    from deployment.formats import find_format
     from lightning_modules import ModelError
     from lightning_modules.checkpoint import read_checkpoint
 
     try:
-        if Path(path).suffix in EXPORTED:
-            return load_exported(path, threads=None).record.get("split")
+        if (exported := find_format(path)) is not None:
+            return exported.load(Path(path), threads=None).record.get("split")
         return read_checkpoint(path)["litesort"].get("split")
     except (ModelError, DeploymentError):
         if key in ("ckpt", "ckpt_init"):

@@ -15,8 +15,8 @@ def as_typed(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequenc
         texts: Keys of which the whole value is text, whatever characters a path has in it.
 
     Example:
-        >>> as_typed(["format=onnx,torch", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
-        ['format=[onnx,torch]', "source='a b (1).jpg'", 'seed=1']
+        >>> as_typed(["format=onnx,ncnn", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
+        ['format=[onnx,ncnn]', "source='a b (1).jpg'", 'seed=1']
     """
     typed = []
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""What ships, and how it is judged."""
+"""Export, parity, latency and score of a trained network."""
 
 import importlib
 from types import ModuleType
@@ -8,10 +8,20 @@ from litesort.errors import DeploymentError
 __all__ = ["DeploymentError", "optional"]
 
 
-def optional(module: str, purpose: str) -> ModuleType:
-    """Import one of the packages that only exporting needs; DeploymentError says how to get it where it is missing."""
+def optional(module: str, purpose: str, extra: str = "export") -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: Its import name.
+        purpose: What needs it, for the message.
+        extra: The extra of pyproject.toml that installs it; "" for a package that is in none of them.
+
+    Raises:
+        DeploymentError: It is not installed; the message gives the command that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0].replace("_", "-")
-        raise DeploymentError(f"{purpose} needs the package {package}: pip install -e '.[export]'") from error
+        wanted = f"-e '.[{extra}]'" if extra else package
+        raise DeploymentError(f"{purpose} needs the package {package}: pip install {wanted}") from error

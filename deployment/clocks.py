@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from deployment import DeploymentError
+from deployment.formats import Predictor
 from deployment.latency import (
     Contender,
     Pipeline,
@@ -19,7 +20,6 @@ from deployment.latency import (
     torch_contender,
     torch_pipeline,
 )
-from deployment.runtimes import Predictor
 from deployment.stopwatch import Settings
 
 MODEL = "model"  # the judged net's name in the records

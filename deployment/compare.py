@@ -8,10 +8,8 @@ from typing import NamedTuple
 from torch import nn
 
 from deployment import DeploymentError
-from deployment.export import SUFFIX, WRITERS
+from deployment.formats import FORMATS, get_format
 from deployment.latency import Contender, model_clock, predictor_contender, torch_contender
-from deployment.runtimes import load_exported
-from deployment.shipping import needs
 from deployment.stopwatch import Settings
 
 
@@ -36,16 +34,16 @@ def clock_in(runtime: str) -> Clock:
     """What takes a net, another of the same classes and their photos' side, and times one photo through both, in turn.
 
     Args:
-        runtime: "openvino", "onnx" or "torch": both nets are exported and timed in it; "eager": timed as they are.
+        runtime: A format, e.g. "openvino": both nets are exported and timed in it; "eager": timed as they are.
 
     Raises:
         DeploymentError: An unknown runtime, or one whose packages are missing.
     """
     if runtime == EAGER:
         return time_eager
-    if runtime not in WRITERS:
-        raise DeploymentError(f"prune.runtime={runtime} is unknown: give one of {', '.join([*WRITERS, EAGER])}")
-    needs([(runtime, "fp32")])
+    if runtime not in FORMATS:
+        raise DeploymentError(f"prune.runtime={runtime} is unknown: give one of {', '.join([*FORMATS, EAGER])}")
+    get_format(runtime).check_packages("fp32")
 
     def clock(net: nn.Module, yardstick: nn.Module, size: int) -> Times:
         with tempfile.TemporaryDirectory() as room:
@@ -72,8 +70,9 @@ def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Contender:
     classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
     square = {"size": size, "resize": "pad", "mean": [0.0] * 3, "std": [1.0] * 3}
     model = {"name": "network", "num_classes": len(classes), "kwargs": {}}
-    record = {"classes": classes, "preprocessing": square, "config": {}, "model": model, "versions": {}}
-    return predictor_contender(load_exported(WRITERS[runtime](net, stem.with_suffix(SUFFIX[runtime]), record)), size)
+    card = {"classes": classes, "preprocessing": square, "config": {}, "model": model, "versions": {}}
+    one = FORMATS[runtime]
+    return predictor_contender(one.load(one.write(net, stem.with_name(f"{stem.name}{one.suffix}"), card)), size)
 
 
 def _times(contenders: dict[str, Contender], settings: Settings | None = None) -> Times:

@@ -1,4 +1,4 @@
-"""The network as it ships: uint8 photos in, probabilities out."""
+"""The network as it is exported: uint8 images in, probabilities out."""
 
 import copy
 
@@ -16,7 +16,7 @@ class Deployable(nn.Module):
         mean: (3,) in [0, 1].
         std: (3,) above 0.
         temperature: Logits are divided by it; 1 leaves them.
-        size: Side S of the photos in pixels.
+        size: Side S of the images in pixels.
     """
 
     scale: Tensor
@@ -30,25 +30,29 @@ class Deployable(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
 
-    def forward(self, photos: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities."""
-        logits = self.net(photos.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift).float()
+        return self.classify(images.permute(0, 3, 1, 2).to(self.scale.dtype))
+
+    def classify(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 in [0, 255] -> (B, C) float32 probabilities."""
+        logits = self.net(pixels * self.scale + self.shift).float()
         if self.temperature != 1:
             logits = logits / self.temperature
         return logits.softmax(1)
 
     def example(self, batch: int = 2) -> Tensor:
-        """Photos to trace with, (batch, S, S, 3) uint8."""
+        """Images to trace with, (batch, S, S, 3) uint8."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (batch, self.size, self.size, 3), generator=generator, dtype=torch.uint8)
 
 
 def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployable:
-    """Copy a backbone into the form that ships; the backbone itself stays as it is.
+    """Copy a backbone into the form that is exported; the backbone itself stays as it is.
 
     Args:
         net: Backbone with `net`, `mean` and `std`, as lightning_modules.backbones builds it.
-        size: Side of the photos in pixels.
+        size: Side of the images in pixels.
         temperature: Above 0.
 
     Raises:
@@ -65,7 +69,10 @@ def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployabl
 
 
 def fuse_branches(module: nn.Module) -> None:
-    """Turn parallel branches that some nets train with (RepVGG, FastViT) into the one convolution they amount to."""
+    """Merge the parallel branches that some networks train with (RepVGG, FastViT) into one convolution, in place.
+
+    Same as `timm.utils.reparameterize_model`; this package does not depend on timm.
+    """
     for name, child in module.named_children():
         if hasattr(child, "fuse") and callable(child.fuse):
             setattr(module, name, child.fuse())

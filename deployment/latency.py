@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from deployment import DeploymentError
+from deployment.formats import Predictor
 from deployment.profile import evaluating
-from deployment.runtimes import Predictor
 from deployment.stopwatch import Runner, Settings, measure
 
 

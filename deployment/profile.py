@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from deployment import DeploymentError
+from deployment.formats import find_format
 
 
 def profile(net: nn.Module, size: int) -> dict[str, int]:
@@ -50,11 +51,11 @@ def cost(net: nn.Module | None, record: Mapping[str, Any], size: int) -> dict[st
 
 
 def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
-    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its weights."""
+    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its companions."""
     if net is not None:
         return sum(tensor.nbytes for tensor in net.state_dict().values())
-    path = Path(path)
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]  # OpenVINO's weights lie beside it
+    one = find_format(path)
+    files = [Path(path)] if one is None else one.files(path)
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

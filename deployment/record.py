@@ -10,7 +10,7 @@ from deployment import DeploymentError
 from litesort.model_card import fault
 from litesort.plain_data import parse_json
 
-KEY = "litesort"  # the metadata key in ONNX, OpenVINO and torch.export files
+KEY = "litesort"  # the metadata key in exported files
 FORMAT = 1
 MEND = "export it again with python export.py ckpt=RUN/best.ckpt"
 

@@ -1,36 +1,20 @@
-"""Predictors: photos as a camera gives them, (B, S, S, 3) uint8, become probabilities, whatever runs the net.
-
-All have the same call, and `details`: plain values that say which runtime answers, with which threads and options.
-"""
+"""Predictors: a checkpoint or an exported file maps images (B, S, S, 3) uint8 to probabilities, whatever runs it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deployment import DeploymentError
-from deployment.runtime_onnx import OnnxPredictor
-from deployment.runtime_openvino import OpenVINOPredictor
-from deployment.runtime_torch import ExportedTorchPredictor
+from deployment.formats import FORMATS, ExportedPredictor, Predictor, find_format, find_model
 
-EXPORTED = (".onnx", ".xml", ".pt2")
+__all__ = ["Artifact", "Predictor", "TorchPredictor", "best_device", "load_artifact", "load_exported", "predict_all"]
 
 
-class Predictor(Protocol):
-    """Whatever answers photos."""
-
-    device: torch.device
-    details: dict[str, Any]
-
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on `device`."""
-        ...
-
-
-class Artefact(NamedTuple):
+class Artifact(NamedTuple):
     """A checkpoint or an exported file, ready to answer.
 
     Attributes:
@@ -66,39 +50,44 @@ class TorchPredictor:
         self.details: dict[str, Any] = {"runtime": "torch eager", "version": str(torch.__version__)}
 
     @torch.inference_mode()
-    def __call__(self, photos: np.ndarray | Tensor) -> Tensor:
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the device."""
-        images = torch.as_tensor(photos).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self.net(images.float().div_(255)).float().softmax(1)
+        pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return self.net(pixels.float().div_(255)).float().softmax(1)
 
 
 def load_exported(
     path: str | Path, threads: int | None = 1, options: Mapping[str, Any] | None = None
-) -> OnnxPredictor | OpenVINOPredictor | ExportedTorchPredictor:
-    """Predictor of an exported file, by its suffix: .onnx, .xml (OpenVINO), .pt2 (torch.export).
+) -> ExportedPredictor:
+    """Predictor of an exported file, by the suffix of its format.
 
     No code from the file is run.
+
+    Args:
+        path: The file.
+        threads: Threads of one call; None leaves them to the runtime.
+        options: Further settings of the runtime.
 
     Raises:
         DeploymentError: Another suffix, no such file, a file that its runtime cannot run or that is not litesort's.
     """
     path = Path(path)
-    if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
-        raise DeploymentError(f"ckpt={path} holds the weights only: give ckpt={path.with_suffix('.xml')}")
-    kinds: dict[str, Any] = {".onnx": OnnxPredictor, ".xml": OpenVINOPredictor, ".pt2": ExportedTorchPredictor}
-    if path.suffix not in kinds:
-        raise DeploymentError(f"ckpt={path} is of no kind that is known: give a .ckpt, {', '.join(kinds)} file")
-    return kinds[path.suffix](path, threads, options)
+    if (found := find_format(path)) is not None:
+        return found.load(path, threads, options)
+    if (model := find_model(path)) is not None:
+        raise DeploymentError(f"ckpt={path} is only a part of an exported model: give ckpt={model}")
+    known = ", ".join(one.suffix for one in FORMATS.values())
+    raise DeploymentError(f"ckpt={path} is of an unknown kind: give a .ckpt, {known} file")
 
 
-def load_artefact(
+def load_artifact(
     path: str | Path | None,
     load_net: Callable[[str | Path], tuple[nn.Module, dict[str, Any]]],
     device: str | torch.device = "cpu",
     threads: int | None = 1,
     options: Mapping[str, Any] | None = None,
-) -> Artefact:
-    """Load whatever can answer photos: a checkpoint or an exported file.
+) -> Artifact:
+    """Load a checkpoint or an exported file.
 
     Args:
         path: The file.
@@ -112,15 +101,15 @@ def load_artefact(
     """
     if path is None:
         raise DeploymentError("ckpt is not given: name a checkpoint or an exported file, e.g. ckpt=RUN/best.ckpt")
-    if Path(path).suffix in (*EXPORTED, ".bin"):
+    if find_format(path) is not None or find_model(path) is not None:
         exported = load_exported(path, threads, options)
-        return Artefact(exported, exported.record, None)
+        return Artifact(exported, exported.record, None)
     if options:
         raise DeploymentError(
             f"runtime options {', '.join(options)} do nothing with a checkpoint: export it, or leave them out"
         )
     net, record = load_net(path)
-    return Artefact(TorchPredictor(net, device), record, net)
+    return Artifact(TorchPredictor(net, device), record, net)
 
 
 def predict_all(predict: Predictor, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

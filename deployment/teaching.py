@@ -1,16 +1,23 @@
 """An exported file as a teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from deployment import DeploymentError
+from deployment.formats import Format, register
 from deployment.runtimes import load_exported
 
 
-def open_exported(path: str) -> tuple[Callable[[Tensor], Tensor], list[str], int]:
-    """Open an exported file (.onnx, .xml, .pt2) to learn from.
+def open_exported(
+    path: str, formats: Mapping[str, Format] | None = None
+) -> tuple[Callable[[Tensor], Tensor], list[str], int]:
+    """Open an exported file as a teacher.
+
+    Args:
+        path: The file.
+        formats: Formats that litesort does not come with; see `deployment.formats.register`.
 
     Returns:
         What takes photos (B, 3, S, S) float in [0, 1] on any device and returns log-probabilities (B, C) float32 there,
@@ -19,6 +26,7 @@ def open_exported(path: str) -> tuple[Callable[[Tensor], Tensor], list[str], int
     Raises:
         DeploymentError: The file cannot be used, named as the teacher that it was given as.
     """
+    register(formats)
     try:
         predict = load_exported(path, threads=None)
     except DeploymentError as error:

@@ -19,5 +19,5 @@ for name in sys.argv[2:]:
     square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole object, in the middle of grey
     small = photo.resize(tuple(shape), Image.Resampling.BILINEAR)
     square.paste(small, ((side - shape[0]) // 2, (side - shape[1]) // 2))
-    shares = session.run(None, {"photos": np.asarray(square)[None]})[0][0]
+    shares = session.run(None, {"images": np.asarray(square)[None]})[0][0]
     print(f"{name}: {about['classes'][shares.argmax()]} {shares.max():.4f}")

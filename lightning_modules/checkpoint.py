@@ -15,7 +15,6 @@ from litesort.plain_data import check_size
 
 RECORD = "litesort"  # the record's key in a checkpoint
 FORMAT = 1
-EXPORTED = (".onnx", ".xml", ".bin", ".pt2")  # what deployment writes
 
 
 def make_record(
@@ -65,8 +64,6 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     """
     if path is None:
         raise ModelError("ckpt is not given: name the checkpoint of a run, e.g. ckpt=runs/.../best.ckpt")
-    if Path(path).suffix in EXPORTED:
-        raise ModelError(f"ckpt={path} is an exported file, and this needs a checkpoint: give a run's best.ckpt")
     checkpoint = read_torch(path, "ckpt")
     record = checkpoint.get(RECORD)
     if not isinstance(record, Mapping) or "state_dict" not in checkpoint or "format" not in record:

@@ -15,7 +15,7 @@ from reports.rows import number, one_line
 Row = Mapping[str, Any]
 COLUMNS = (
     "file", "format", "precision", "status", "f1_macro", "f1_lost", "latency_ms", "latency_p90_ms",
-    "ratio", "end_to_end_ms", "bytes", "score", "difference", "agreement", "given_back", "error",
+    "ratio", "end_to_end_ms", "bytes", "score", "difference", "agreement", "float_layers", "error",
 )  # fmt: skip
 _EXACTNESS = {"fp32": 0, "fp16": 1, "int8": 2}
 
@@ -121,8 +121,8 @@ def print_artefacts(
     for row in rows:
         if row["status"] != "completed":
             console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
-        if row.get("given_back"):
-            console.print(f"{row['file']}: layers that stay in float: {len(row['given_back'])}")
+        if row.get("float_layers"):
+            console.print(f"{row['file']}: layers that stay in float: {len(row['float_layers'])}")
     console.print(
         f"confidence: temperature {calibration['temperature']:.2f}, expected calibration error "
         f"{calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after"

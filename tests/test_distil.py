@@ -60,11 +60,11 @@ def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos,
 
 def test_an_exported_file_teaches(teacher, photos, tmp_path):
     pytest.importorskip("onnxruntime")
-    from deployment.export import to_onnx
+    from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
 
     net, record = load_net(teacher)
-    path = to_onnx(net, tmp_path / "teacher.onnx", record)
+    path = FORMATS["onnx"].write(net, tmp_path / "teacher.onnx", record)
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=1", "logger=none", "latency.end_to_end=false")
     train(configured(tmp_path, *DATA, f"data.root={photos}", *student, "objective=distill_logit", f"teacher={path}"))
     with (tmp_path / "history.csv").open() as file:

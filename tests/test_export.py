@@ -17,7 +17,7 @@ from evaluate import main as evaluate_main
 from export import export
 from lightning_modules import ModelError
 
-for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+for package in ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"):
     pytest.importorskip(package, reason="the export extra is not installed")
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 def exported(checkpoint, tmp_path_factory):
     """What the command of the documentation wrote, and the report."""
     folder = tmp_path_factory.mktemp("exported")
-    choice = ("format=onnx,openvino,torch", "precision=fp32,int8", "max_drop=0.5", "calibration_photos=8")
+    choice = ("format=onnx,openvino,ncnn", "precision=fp32,int8", "max_drop=0.5", "calibration_photos=8")
     small = ("tolerance.fp32=0.01", "agreement.int8=0.3")  # a toy is not robust
     return folder, export(configured("export", f"ckpt={checkpoint}", f"out={folder}", *choice, *small))
 
@@ -51,10 +51,10 @@ def test_every_combination_is_written_proven_and_timed(exported):
     folder, report = exported
     rows = {row["file"]: row for row in report["rows"]}
     assert list(rows) == [
-        "checkpoint", "model-fp32.onnx", "model-int8.onnx", "model-fp32.xml", "model-int8.xml", "model-fp32.pt2",
-        "model-int8.pt2",
+        "checkpoint", "model-fp32.onnx", "model-int8.onnx", "model-fp32.xml", "model-int8.xml", "model-fp32.ncnn.param",
+        "model-int8.ncnn.param",
     ]  # fmt: skip
-    assert rows["model-int8.pt2"]["status"] == "not offered"
+    assert rows["model-int8.ncnn.param"]["status"] == "not offered"
     done = [row for row in rows.values() if row["status"] == "completed"]
     assert len(done) == 6
     for row in done:
@@ -63,7 +63,7 @@ def test_every_combination_is_written_proven_and_timed(exported):
         assert row["bytes"] > 0
         assert 0 <= row["f1_macro"] <= 1
         assert row["score"] > 0
-    for name in ("model-fp32.onnx", "model-fp32.xml", "model-fp32.pt2"):
+    for name in ("model-fp32.onnx", "model-fp32.xml", "model-fp32.ncnn.param"):
         assert rows[name]["difference"] < 1e-3
         assert rows[name]["f1_lost"] == 0
     stored = json.loads((folder / "export.json").read_text())
@@ -78,7 +78,7 @@ def test_every_combination_is_written_proven_and_timed(exported):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", ["model-fp32.onnx", "model-fp32.xml", "model-fp32.pt2"])
+@pytest.mark.parametrize("name", ["model-fp32.onnx", "model-fp32.xml", "model-fp32.ncnn.param"])
 def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monkeypatch):
     folder, report = exported
     for part in folder.glob(f"{name.partition('.')[0]}.*"):
@@ -96,7 +96,10 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
     assert (tmp_path / "judged" / "confusion.png").stat().st_size > 0
 
 
-def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "model"), [("robot.py", "model-fp32.onnx"), ("robot_ncnn.py", "model-fp32.ncnn.param")]
+)
+def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path, script, model):
     folder, _ = exported
     blocked = {
         "torch",
@@ -113,15 +116,15 @@ def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path):
     code = (
         "import sys, runpy\n"
         f"for name in {blocked}: sys.modules[name] = None\n"
-        f"sys.argv = ['robot.py', {str(folder / 'model-fp32.onnx')!r}, *{files}]\n"
-        f"runpy.run_path({str(ROOT / 'examples' / 'robot.py')!r}, run_name='__main__')\n"
+        f"sys.argv = [{script!r}, {str(folder / model)!r}, *{files}]\n"
+        f"runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     from datamodules import images
     from deployment.runtimes import load_exported
 
-    predict = load_exported(folder / "model-fp32.onnx")
+    predict = load_exported(folder / model)
     for line, file in zip(done.stdout.splitlines(), files, strict=True):
         shares = predict(images.load(file, 32, "pad")[None])[0]
         name, label, confidence = line.rsplit(" ", 2)
@@ -136,7 +139,7 @@ def report_classes(predict) -> list[str]:
 
 def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tmp_path):
     done = run(
-        "export.py", f"ckpt={checkpoint}", "format=onnx,torch", "precision=fp32", "tolerance.fp32=1e-30",
+        "export.py", f"ckpt={checkpoint}", "format=onnx,ncnn", "precision=fp32", "tolerance.fp32=1e-30",
         f"out={tmp_path / 'out'}", *QUICK, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
@@ -147,7 +150,7 @@ def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tm
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("format=onnx,tflite", "format=tflite is unknown: choose one or more of onnx,openvino,torch"),
+        ("format=onnx,tflite", "format=tflite is unknown: choose one or more of ncnn,onnx,openvino"),
         ("precision=int4", "precision=int4 is unknown"),
         ("ckpt=nowhere.ckpt", "nowhere.ckpt"),
         ("calibration_photos=0", "calibration_photos=0"),

@@ -43,7 +43,7 @@ ONLY_IN = {
 LEAF = "litesort"
 # Packages that cost seconds or are optional: only inside functions, everywhere.
 NEVER_AT_TOP = {
-    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "torch_pruning", "captum", "optuna", "joblib",
+    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "ncnn", "pnnx", "torch_pruning", "captum", "optuna", "joblib",
 }  # fmt: skip
 
 

@@ -102,10 +102,10 @@ def test_answers_below_the_threshold_are_marked(checkpoint, photos, tmp_path, ca
 def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason="the export extra is not installed")
-    from deployment.export import to_onnx
+    from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
 
-    path = to_onnx(load_net(checkpoint)[0], tmp_path / "model.onnx", load_net(checkpoint)[1])
+    path = FORMATS["onnx"].write(load_net(checkpoint)[0], tmp_path / "model.onnx", load_net(checkpoint)[1])
     source = f"source={photos / 'bag' / 'bag0.jpg'}"
     one, other = (predict(configured(f"ckpt={file}", source, "threads=1")).first[0] for file in (checkpoint, path))
     assert one["prediction"] == other["prediction"]

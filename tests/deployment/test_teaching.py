@@ -5,18 +5,19 @@ import torch
 
 from deployment import DeploymentError
 from deployment.compare import clock_in
-from deployment.export import WRITERS
+from deployment.formats import FORMATS
 from deployment.teaching import open_exported
 from lightning_modules.backbones import create_backbone
 from lightning_modules.teacher import load_teacher
 
 pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+pytest.importorskip("ncnn", reason="the ncnn extra is not installed")
 pytest.importorskip("openvino", reason="the export extra is not installed")
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch", ".pt2")])
-def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind, suffix):
-    path = WRITERS[kind](shipped.net, tmp_path / f"teacher{suffix}", shipped.record)
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind):
+    path = FORMATS[kind].write(shipped.net, tmp_path / f"teacher{FORMATS[kind].suffix}", shipped.record)
     teacher = load_teacher(str(path), open_other=open_exported)
     order = list(reversed(shipped.classes))
     teacher.match(order)
@@ -33,7 +34,7 @@ def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):
         load_teacher(str(tmp_path / "bad.onnx"), open_other=open_exported)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "eager"])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "ncnn", "eager"])
 def test_a_net_of_a_tenth_of_the_operations_takes_less_time_as_it_ships(runtime):
     small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
     there, back = clock_in(runtime)(small, large, 64), clock_in(runtime)(large, small, 64)
@@ -43,5 +44,7 @@ def test_a_net_of_a_tenth_of_the_operations_takes_less_time_as_it_ships(runtime)
 
 
 def test_an_unknown_runtime_is_refused():
-    with pytest.raises(DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of onnx, openvino"):
+    with pytest.raises(
+        DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of ncnn, onnx, openvino, eager"
+    ):
         clock_in("tflite")

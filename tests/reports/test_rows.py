@@ -80,7 +80,7 @@ def test_exported_files_are_rows_beside_their_run(tmp_path):
         {"file": "checkpoint", "status": "completed", "f1_macro": 0.9},
         {"file": "m-fp32.onnx", "status": "completed", "f1_macro": 0.8, "latency_ms": 2.0, "ratio": 0.1, "bytes": 7},
         {"file": "m-int8.onnx", "status": "failed", "error": "no"},
-        {"file": "m-int8.pt2", "status": "not offered", "error": "never"},
+        {"file": "m-int8.ncnn.param", "status": "not offered", "error": "never"},
     ]
     (tmp_path / "a" / "exported").mkdir()
     (tmp_path / "a" / "exported" / "export.json").write_text(json.dumps({"rows": files}))

@@ -1,0 +1,90 @@
+"""Export formats, one module a format.
+
+`FORMATS` maps names to formats. A module of this folder `NAME.py` holds the format NAME in its variable `FORMAT`; it is
+imported when it is first asked for. `register` adds formats that live elsewhere.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from deployment import DeploymentError
+from deployment.formats.base import ExportedPredictor, Format, Predictor
+
+__all__ = ["FORMATS", "ExportedPredictor", "Format", "Predictor", "find_format", "find_model", "get_format", "register"]
+
+
+class _Formats(Mapping[str, Format]):
+    """The modules of this folder, and what was registered."""
+
+    def __init__(self) -> None:
+        self.registered: dict[str, Format] = {}
+        self.modules = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+    def __getitem__(self, name: str) -> Format:
+        if name in self.registered:
+            return self.registered[name]
+        if name not in self.modules:
+            raise KeyError(name)
+        module = importlib.import_module(f"{__name__}.{name}")
+        found: Format = module.FORMAT
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self.modules, *self.registered]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+FORMATS = _Formats()
+
+
+def register(formats: Mapping[str, Format] | None) -> None:
+    """Add formats for the life of this process; one of the same name is replaced.
+
+    Args:
+        formats: Name -> format; None adds nothing.
+
+    Raises:
+        DeploymentError: A value is no `Format`, or has another name than its key.
+    """
+    for name, value in (formats or {}).items():
+        if not isinstance(value, Format):
+            raise DeploymentError(
+                f"formats.{name}={value} is invalid: name a subclass of deployment.formats.Format as _target_"
+            )
+        if value.name != name:
+            raise DeploymentError(
+                f"formats.{name} is invalid: this format is named {value.name}, give formats.{value.name}"
+            )
+        FORMATS.registered[name] = value
+
+
+def get_format(name: str, key: str = "format") -> Format:
+    """The format of a name.
+
+    Raises:
+        DeploymentError: There is none; the message begins with `key` and lists the names.
+    """
+    if name not in FORMATS:
+        raise DeploymentError(f"{key}={name} is unknown: choose one or more of {','.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def find_format(path: str | Path) -> Format | None:
+    """The format that writes files of this name, by the suffix; None where there is none, as for a checkpoint."""
+    name = Path(path).name
+    fitting = [one for one in FORMATS.values() if name.endswith(one.suffix)]
+    return max(fitting, key=lambda one: len(one.suffix), default=None)
+
+
+def find_model(path: str | Path) -> Path | None:
+    """The exported model that a companion file (weights, metadata) lies beside; None where there is none."""
+    path = Path(path)
+    for one in FORMATS.values():
+        model = path.with_suffix(Path(one.suffix).suffix or one.suffix)
+        if path.suffix in one.companions and model.name.endswith(one.suffix) and model.is_file():
+            return model
+    return None

@@ -1,0 +1,277 @@
+"""ONNX: one file that ONNX Runtime, TensorRT and others run."""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deployment import DeploymentError
+from deployment.formats.base import (
+    INPUT,
+    F1Of,
+    Format,
+    Images,
+    as_array,
+    cannot_run,
+    describe_export,
+    file_details,
+    invalid_option,
+    read_file,
+)
+from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet, too_much_lost
+from deployment.onnx_graph import trace_onnx
+from deployment.record import KEY, pack, unpack
+from deployment.writing import Verify, placing
+
+FP16_MIN_SIZE = 256  # smaller tensors save nothing, and precision matters most for biases and norms
+LAYERS = ("Conv", "Gemm", "MatMul")  # they have weights, and can stay in float
+# Without these, int8 would end at each of them.
+BETWEEN = ("Add", "Mul", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip")
+
+
+class OnnxFormat(Format):
+    """ONNX files; the metadata is in `metadata_props`."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    precisions = ("fp32", "fp16", "int8")
+    packages = ("onnx", "onnxruntime")
+    extra = "export"
+    reasons = {"bf16": "ONNX Runtime does not compute in bf16 on a CPU: take format=openvino"}  # noqa: RUF012
+
+    def write(
+        self,
+        net: nn.Module,
+        path: Path,
+        card: Mapping[str, Any],
+        *,
+        precision: str = "fp32",
+        temperature: float = 1.0,
+        verify: Verify | None = None,
+    ) -> Path:
+        """Write one ONNX file; fp16 stores weights in half precision, and the runtime chooses what it computes in."""
+        onnx = self.require("onnx", "format=onnx")
+        model = onnx.load_from_string(trace_onnx(net, card, temperature, self.name))
+        if precision == "fp16":
+            store_weights_as_fp16(model)
+        model.producer_name = KEY
+        onnx.helper.set_model_props(model, {KEY: pack(describe_export(card, self.name, precision, temperature))})
+        onnx.checker.check_model(model)
+        with placing(path, verify) as draft:
+            draft.write_bytes(model.SerializeToString())
+        return path
+
+    def load(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> "OnnxPredictor":
+        """Open a file in ONNX Runtime."""
+        return OnnxPredictor(path, threads, options)
+
+    def quantize(
+        self,
+        source: Path,
+        path: Path,
+        images: Images,
+        *,
+        f1_of: F1Of | None = None,
+        max_drop: float = 0.01,
+        verify: Verify | None = None,
+        rounds: int = 6,
+    ) -> Path:
+        """Make an int8 file (QDQ, int8 weights a channel, uint8 activations); see `Format.quantize`."""
+        self.require("onnxruntime.quantization", "precision=int8")
+        base = OnnxPredictor(source)
+        parts, before = _parts(source)
+        with tempfile.TemporaryDirectory() as folder:
+            draft, float_layers = Path(folder) / "int8.onnx", list[str]()
+            _quantize_static(source, draft, images, nodes_to_exclude=before)
+            reference = None if f1_of is None else f1_of(base)
+            if f1_of is not None and reference is not None:
+                wanted, order = reference - max_drop - SLACK, list[str]()
+                for number in range(rounds + 1):
+                    if (reached := f1_of(OnnxPredictor(draft))) >= wanted:
+                        break
+                    if number == rounds:
+                        raise too_much_lost(path, reference - reached, max_drop, len(float_layers))
+                    if number < len(FIRST):
+                        float_layers = first_layers(parts, FIRST[number])
+                    else:  # takes minutes
+                        order = order or _by_sensitivity(source, parts, images, Path(folder))
+                        float_layers = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
+                    _quantize_static(source, draft, images, nodes_to_exclude=[*before, *_nodes(parts, float_layers)])
+            check = check_written(path, OnnxPredictor, f1_of, reference, max_drop, len(float_layers), verify)
+            _rewrite(draft, path, describe_int8(base.record, float_layers), check)
+        return path
+
+
+FORMAT = OnnxFormat()
+
+
+class OnnxPredictor:
+    """Run an ONNX file in ONNX Runtime, which loads no library and no file that the model names.
+
+    Args:
+        path: The file.
+        threads: Threads of one call; None leaves them to the runtime.
+        options: Further attributes of `onnxruntime.SessionOptions`, and `providers`, a list of names.
+    """
+
+    def __init__(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> None:
+        runtime = FORMAT.require("onnxruntime", f"ckpt={path}")
+        data = read_file(path)
+        _refuse_external_data(path, data)
+        settings, chosen = runtime.SessionOptions(), {"log_severity_level": 3, **(options or {})}
+        providers = list(chosen.pop("providers", ["CPUExecutionProvider"]))
+        if threads is not None:
+            settings.intra_op_num_threads = settings.inter_op_num_threads = threads
+        for name, value in chosen.items():
+            _set_option(settings, name, value)
+        try:
+            self.session = runtime.InferenceSession(data, settings, providers=providers)
+        except Exception as error:  # the runtime raises a dozen classes of its own
+            raise cannot_run(path, f"ONNX Runtime {runtime.__version__}", error) from error
+        self.record = unpack(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.input = self.session.get_inputs()[0].name
+        self.device = torch.device("cpu")
+        self.details = {
+            "runtime": "ONNX Runtime",
+            "version": runtime.__version__,
+            "runtime_threads": threads,
+            "options": {**chosen, "providers": self.session.get_providers()},
+            **file_details(self.record),
+        }
+
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
+        return torch.from_numpy(self.session.run(None, {self.input: as_array(images)})[0])
+
+
+def store_weights_as_fp16(model: Any) -> None:
+    """Store the large float32 weights of an ONNX model as float16, with a Cast before their use, in place.
+
+    Runtimes fold the Cast when they load the file: the file is half as large, and probabilities differ by the rounding
+    of the weights alone.
+    """
+    onnx = FORMAT.require("onnx", "precision=fp16")
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or int(np.prod(tensor.dims)) < FP16_MIN_SIZE:
+            continue
+        name = tensor.name
+        values = np.clip(onnx.numpy_helper.to_array(tensor), -65504, 65504).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}.fp16"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.fp16"], [name], f"{name}.cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _set_option(settings: Any, name: str, value: Any) -> None:
+    """Set an attribute of `SessionOptions`; enumerations (ORT_ENABLE_BASIC, ...) are given by name."""
+    kind = type(getattr(settings, name, None))
+    if isinstance(value, str) and value in (names := getattr(kind, "__members__", {})):
+        value = names[value]
+    try:
+        if not hasattr(settings, name):
+            raise TypeError("SessionOptions has no such attribute")
+        setattr(settings, name, value)
+    except TypeError as error:
+        choices = ", ".join(getattr(kind, "__members__", {})) or f"a value of type {kind.__name__}"
+        hint = f"give {choices}" if hasattr(settings, name) else "leave it out"
+        raise invalid_option(name, value, "ONNX Runtime", hint) from error
+
+
+def _refuse_external_data(path: Path, data: bytes) -> None:
+    """Refuse a file that names other files: the runtime would read any of them."""
+    onnx = FORMAT.require("onnx", f"ckpt={path}")
+    try:
+        model = onnx.load_from_string(data)
+        external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model))
+    except Exception as error:
+        raise DeploymentError(
+            f"ckpt={path} cannot be read as an ONNX file: {' '.join(str(error).split())[:150]}"
+        ) from error
+    if external:
+        raise DeploymentError(f"ckpt={path} keeps weights in other files, which litesort's never do: it is refused")
+
+
+def _tensors(message: Any) -> Iterable[Any]:
+    """All tensors in a protobuf message, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in [value] if hasattr(value, "ListFields") else value:
+            if not hasattr(part, "ListFields"):  # a map of plain values
+                continue
+            if field.message_type.name == "TensorProto":
+                yield part
+            yield from _tensors(part)
+
+
+def _quantize_static(source: Path, target: Path, images: Images, **which: list[str]) -> None:
+    quantization = FORMAT.require("onnxruntime.quantization", "precision=int8")
+    batches = iter(images)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    with quiet():
+        # Signed weights and unsigned activations: what CPUs multiply fastest.
+        quantization.quantize_static(
+            str(source),
+            str(target),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=[*LAYERS, *BETWEEN],
+            **which,
+        )
+
+
+def _parts(source: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Layers with weights, each with the nodes between it and the next; and the nodes before all of them.
+
+    The nodes before are normalisation, and stay in float. A layer returns to float with what follows it: rounding
+    between float layers costs precision and saves nothing.
+    """
+    parts: dict[str, list[str]] = {}
+    before: list[str] = []
+    owners: dict[str, set[str]] = {}
+    for node in FORMAT.require("onnx", "precision=int8").load(str(source)).graph.node:
+        mine = {node.name} if node.op_type in LAYERS else set().union(*(owners.get(name, set()) for name in node.input))
+        owners |= dict.fromkeys(node.output, mine)
+        for layer in mine:
+            parts.setdefault(layer, []).append(node.name)
+        if not mine:
+            before.append(node.name)
+    return parts, before
+
+
+def _nodes(parts: Mapping[str, list[str]], layers: Sequence[str]) -> list[str]:
+    """The nodes of some layers and of what follows them, each once."""
+    return list(dict.fromkeys(node for layer in layers for node in parts[layer]))
+
+
+def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], images: Images, folder: Path) -> list[str]:
+    """Layers by how far the probabilities move when that layer alone is int8, the farthest first."""
+    batch = next(iter(images))
+    reference, moved = OnnxPredictor(source)(batch), {}
+    for layer, nodes in parts.items():
+        _quantize_static(source, folder / "one.onnx", [batch], nodes_to_quantize=nodes)
+        moved[layer] = float((OnnxPredictor(folder / "one.onnx")(batch) - reference).abs().mean())
+    return sorted(parts, key=lambda layer: -moved[layer])
+
+
+def _rewrite(draft: Path, path: Path, card: dict[str, Any], verify: Verify | None) -> None:
+    onnx = FORMAT.require("onnx", "precision=int8")
+    model = onnx.load(str(draft))
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: pack(card)})
+    with placing(path, verify) as final:
+        final.write_bytes(model.SerializeToString())

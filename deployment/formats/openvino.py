@@ -1,0 +1,249 @@
+"""OpenVINO: a pair of files for Intel and ARM CPUs and Intel GPUs."""
+
+import errno
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deployment import DeploymentError
+from deployment.formats.base import (
+    F1Of,
+    Format,
+    Images,
+    as_array,
+    cannot_run,
+    converting,
+    describe_export,
+    file_details,
+    first_line,
+    read_file,
+)
+from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet
+from deployment.onnx_graph import trace_onnx
+from deployment.record import KEY, pack, unpack
+from deployment.signals import kept_signal_stack
+from deployment.writing import Verify, placing
+
+HINT = "INFERENCE_PRECISION_HINT"  # what the runtime computes in
+
+
+class OpenVINOFormat(Format):
+    """OpenVINO models (.xml, and weights in .bin); the metadata is in `rt_info`.
+
+    bf16 is a setting of the runtime: the file stores weights as float16, and with `exported.precision_hint` in its
+    metadata it is computed in bf16.
+    """
+
+    name = "openvino"
+    suffix = ".xml"
+    companions = (".bin",)
+    precisions = ("fp32", "fp16", "bf16", "int8")
+    packages = ("onnx", "openvino")
+    precision_packages = {"int8": ("nncf",)}  # noqa: RUF012
+    extra = "export"
+
+    def write(
+        self,
+        net: nn.Module,
+        path: Path,
+        card: Mapping[str, Any],
+        *,
+        precision: str = "fp32",
+        temperature: float = 1.0,
+        verify: Verify | None = None,
+    ) -> Path:
+        """Write `path` (.xml) and its weights (.bin); fp16 and bf16 store weights in half precision."""
+        openvino = self.require("openvino", "format=openvino")
+        graph = trace_onnx(net, card, temperature, self.name)  # four times as fast as its own tracing, the same graph
+        with converting(self.name, card):
+            model = openvino.Core().read_model(graph)
+        described = describe_export(card, self.name, precision, temperature)
+        if precision == "bf16":
+            described["exported"]["precision_hint"] = "bf16"
+        return self._save(model, path, described, verify)
+
+    def load(
+        self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None
+    ) -> "OpenVINOPredictor":
+        """Open a model in OpenVINO."""
+        return OpenVINOPredictor(path, threads, options)
+
+    def not_offered(self, precision: str) -> str | None:
+        """bf16 needs a CPU that computes in it."""
+        if precision == "bf16" and not _has_bf16(self.require("openvino", "precision=bf16").Core()):
+            return "this CPU does not compute in bf16: take fp32 or int8"
+        return super().not_offered(precision)
+
+    def quantize(
+        self,
+        source: Path,
+        path: Path,
+        images: Images,
+        *,
+        f1_of: F1Of | None = None,
+        max_drop: float = 0.01,
+        verify: Verify | None = None,
+        rounds: int = 6,
+    ) -> Path:
+        """Make an int8 model by NNCF; see `Format.quantize`."""
+        nncf, openvino = self.require("nncf", "precision=int8"), self.require("openvino", "precision=int8")
+        base = OpenVINOPredictor(source)
+        single = [batch[place : place + 1] for batch in images for place in range(len(batch))]
+        data = nncf.Dataset(single)
+        common: dict[str, Any] = {"subset_size": len(single), "preset": nncf.QuantizationPreset.MIXED}
+        model = openvino.Core().read_model(source)
+        layers = dict.fromkeys(_layers(model))
+        with quiet(), kept_signal_stack():
+            nncf.set_log_level(logging.ERROR)
+            small = nncf.quantize(model, data, **common)
+            reference = None if f1_of is None else f1_of(base)
+            if f1_of is not None and reference is not None:
+                wanted, steps = reference - max_drop - SLACK, iter(FIRST)
+                while f1_of(_Compiled(openvino.Core().compile_model(small, "CPU"), base)) < wanted:
+                    if (count := next(steps, None)) is None:
+                        model = openvino.Core().read_model(source)
+                        small = _search(model, data, f1_of, base, max_drop, rounds, common)
+                        break
+                    common["ignored_scope"] = nncf.IgnoredScope(names=first_layers(layers, count))
+                    small = nncf.quantize(openvino.Core().read_model(source), data, **common)
+        float_layers = _float_layers(small)
+        if len(float_layers) == len(_layers(small)):
+            raise DeploymentError(
+                f"{path.name}: every layer would return to float: take fp32 or fp16, or raise max_drop"
+            )
+        check = check_written(path, OpenVINOPredictor, f1_of, reference, max_drop, len(float_layers), verify)
+        return self._save(small, path, describe_int8(base.record, float_layers), check)
+
+    def _save(self, model: Any, path: Path, card: Mapping[str, Any], verify: Verify | None) -> Path:
+        openvino = self.require("openvino", "format=openvino")
+        model.set_rt_info(pack(card), [KEY])
+        with placing(path, verify, self.companions) as draft:
+            try:
+                openvino.save_model(model, draft, compress_to_fp16=card["exported"]["precision"] in ("fp16", "bf16"))
+            except RuntimeError as error:
+                if "iostream" in str(error):  # its message for a full disk
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise OSError(first_line(error)) from error
+        return path
+
+
+FORMAT = OpenVINOFormat()
+
+
+class OpenVINOPredictor:
+    """Run an OpenVINO model (.xml, with its .bin beside it).
+
+    Args:
+        path: The .xml file.
+        threads: Threads of one call; None leaves them to the runtime.
+        options: Further properties of OpenVINO, e.g. {"INFERENCE_PRECISION_HINT": "bf16"}, and `device`. Without them
+            files are computed in float32, also where the CPU has something faster and less exact, unless they were
+            exported with precision=bf16.
+    """
+
+    def __init__(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> None:
+        openvino = FORMAT.require("openvino", f"ckpt={path}")
+        read_file(path)
+        if not path.with_suffix(".bin").is_file():
+            raise DeploymentError(f"ckpt={path} needs {path.with_suffix('.bin').name} beside it: copy both files")
+        try:
+            core = openvino.Core()
+            model = core.read_model(path)
+            text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            self.record = unpack(text, path)
+            bf16 = self.record["exported"].get("precision_hint") == "bf16" and _has_bf16(core)
+            chosen = {"PERFORMANCE_HINT": "LATENCY", HINT: "bf16" if bf16 else "f32", "NUM_STREAMS": "1"}
+            chosen |= {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
+            chosen |= dict(options or {})
+            device = chosen.pop("device", "CPU")
+            with kept_signal_stack():
+                compiled = core.compile_model(model, device, chosen)
+            self._compile_one = partial(_compile_one, core, model, device, chosen)
+        except DeploymentError:
+            raise
+        except Exception as error:
+            raise cannot_run(path, f"OpenVINO {openvino.__version__}", error) from error
+        self.request = compiled.create_infer_request()
+        self._request_of_one: Any = None
+        self.device = torch.device("cpu")
+        self.details = {
+            "runtime": "OpenVINO",
+            "version": openvino.__version__.partition("-")[0],
+            "runtime_threads": threads,
+            "options": {**chosen, "device": device},
+            **file_details(self.record),
+        }
+
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
+        pixels = as_array(images)
+        if len(pixels) == 1 and self._request_of_one is None:
+            self._request_of_one = self._compile_one()
+        request = self._request_of_one if len(pixels) == 1 else self.request
+        outputs = request.infer([pixels], share_inputs=True)
+        return torch.from_numpy(next(iter(outputs.values())).copy())
+
+
+class _Compiled:
+    """A model that NNCF or OpenVINO has compiled, as a predictor."""
+
+    def __init__(self, compiled: Any, like: OpenVINOPredictor) -> None:
+        self.compiled, self.device, self.details = compiled, like.device, like.details
+
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
+        return torch.from_numpy(next(iter(self.compiled(as_array(images)).values())).copy())
+
+
+def _compile_one(core: Any, model: Any, device: str, chosen: Mapping[str, str]) -> Any:
+    """A request for single images, up to a tenth faster because no dimension is dynamic."""
+    height, width, channels = (dimension.get_length() for dimension in model.inputs[0].get_partial_shape()[1:])
+    model.reshape([1, height, width, channels])
+    with kept_signal_stack():
+        return core.compile_model(model, device, chosen).create_infer_request()
+
+
+def _has_bf16(core: Any) -> bool:
+    """Whether the CPU computes in bf16 (AVX-512 BF16, AMX, or Arm's BF16)."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _search(
+    model: Any, data: Any, f1_of: F1Of, base: OpenVINOPredictor, max_drop: float, rounds: int, common: dict[str, Any]
+) -> Any:
+    """NNCF's own search for the layers that return to float; it takes minutes."""
+    nncf = FORMAT.require("nncf", "precision=int8")
+
+    # The probabilities beside the F1 are what NNCF ranks layers by, without an F1 of every image.
+    def score(compiled: Any, images: Any) -> tuple[float, list[list[np.ndarray]]]:
+        outputs = [[next(iter(compiled(image).values())).copy()] for image in images]
+        return f1_of(_Compiled(compiled, base)), outputs
+
+    return nncf.quantize_with_accuracy_control(
+        model,
+        data,
+        data,
+        score,
+        max_drop=max_drop,
+        drop_type=nncf.DropType.ABSOLUTE,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=rounds),
+        **common,
+    )
+
+
+def _float_layers(model: Any) -> list[str]:
+    """Names of the layers of a model whose input is not quantised."""
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    return [name for name in _layers(model) if nodes[name].input_value(0).get_node().get_type_name() != "FakeQuantize"]
+
+
+def _layers(model: Any) -> list[str]:
+    """Names of the layers with weights of a model, from input to output."""
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in kinds]

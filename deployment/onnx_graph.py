@@ -1,0 +1,42 @@
+"""The ONNX graph of a network, which several formats are made of."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from deployment.formats.base import INPUT, OUTPUT, converting, image_size
+from deployment.graph import deployable
+
+OPSET = 17
+
+
+def trace_onnx(net: nn.Module, card: Mapping[str, Any], temperature: float, name: str) -> bytes:
+    """ONNX bytes of a network: `images` (B, S, S, 3) uint8 -> `probabilities` (B, C) float32, any B.
+
+    Args:
+        net: Backbone.
+        card: Its metadata.
+        temperature: Logits are divided by it.
+        name: The format that asks, for messages.
+
+    Raises:
+        DeploymentError: The network cannot be exported.
+    """
+    module = deployable(net, image_size(card), temperature)
+    buffer = io.BytesIO()
+    with converting(name, card):
+        # The tracing exporter: the newer one needs 20 s a network and another package, for the same graph.
+        torch.onnx.export(
+            module,
+            (module.example(),),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            opset_version=OPSET,
+        )
+    return buffer.getvalue()
