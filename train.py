@@ -63,7 +63,9 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": conf.data_name(cfg),
         "epochs": trainer.current_epoch, "train_seconds": history.train_seconds, "git": record["git"],
         "images_per_second": history.images_per_second, "precision": precision,
-        "precision_requested": cfg.trainer.precision, "val/f1_macro": float(checkpoint.best_model_score),
+        "precision_requested": cfg.trainer.precision,
+        "val/f1_macro": history.row(checkpoint.best_epoch).get("val/f1_macro"), "best_epoch": checkpoint.best_epoch,
+        "monitor": checkpoint.monitor,
     }  # fmt: skip
     results = judge(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
     export(checkpoint.best_model_path)

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules import ModelError
+from lightning_modules.checkpoint import read_checkpoint
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -84,6 +85,11 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._resumed_from = Path(trainer.ckpt_path).parent if trainer.ckpt_path else None
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the best epoch, counted from 0, read from `best.ckpt`."""
+        return int(read_checkpoint(self.best_model_path)["epoch"])
 
     def forget_best(self) -> None:
         """Let the next epoch be the best one, whatever came before; it takes the place of `best.ckpt`."""

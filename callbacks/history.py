@@ -47,6 +47,10 @@ class History(pl.Callback):
         images = sum(row["train/seconds_per_epoch"] * row["train/images_per_second"] for row in self.rows)
         return images / seconds if seconds else None
 
+    def row(self, epoch: int) -> dict[str, float]:
+        """The row of an epoch, counted from 0; KeyError if there is none."""
+        return {int(row["epoch"]): row for row in self.rows}[epoch]
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._record(trainer)  # where nothing saved the last epoch
         self._row = None

@@ -66,7 +66,7 @@ class WasteClassifier(pl.LightningModule):
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._seen: dict[str, int] = {}
         self._first_bad = [torch.tensor(math.inf)]  # in a list: setting a module's attribute costs 10 us
-        self._log_every = 0
+        self._log_every, self._shown = 0, -1
         if compile:
             self.net.compile()  # in place: names in the checkpoint stay as they are
 
@@ -92,7 +92,8 @@ class WasteClassifier(pl.LightningModule):
         loss = terms["loss"]
         step, first = self.global_step, self._first_bad[0]
         self._first_bad[0] = torch.where(loss.detach().isfinite(), first, first.clamp(max=step))
-        if self._log_every and (step + 1) % self._log_every == 0:
+        if self._log_every and (step + 1) % self._log_every == 0 and step != self._shown:
+            self._shown = step  # once a step, of its first batch where gradients are accumulated
             self._show(float(loss.detach()))
         return loss
 
@@ -115,7 +116,7 @@ class WasteClassifier(pl.LightningModule):
             give_back_memory()
 
     def on_train_epoch_start(self) -> None:
-        self._log_every = getattr(self.trainer, "log_every_n_steps", 0)
+        self._log_every, self._shown = getattr(self.trainer, "log_every_n_steps", 0), -1
         self._begin("train")
         self._first_bad[0] = torch.full((), math.inf, device=self.device)
 
@@ -147,8 +148,8 @@ class WasteClassifier(pl.LightningModule):
         if not 0 < total < math.inf:
             raise ModelError("the training has no length: set trainer.max_epochs to a positive number")
         per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        # fused optimisers unscale gradients inside their step, after which Lightning could not clip them
-        clips_scaled = trainer.precision == "16-mixed" and bool(trainer.gradient_clip_val)
+        # Lightning refuses to clip for a fused optimiser in mixed precision: it may unscale gradients inside its step
+        clips_scaled = trainer.precision.endswith("-mixed") and bool(trainer.gradient_clip_val)
         optimizer, schedule = self._optimizer(
             self.net,
             lr=self.lr,

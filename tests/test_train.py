@@ -1,6 +1,7 @@
 """From photos to a judged model: the whole road, with real parts, at a tiny size."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -12,10 +13,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
 import conf
+from conf.build import load_data
+from lightning_modules.checkpoint import load_net
+from lightning_modules.classifier import WasteClassifier
+from lightning_modules.objectives import CrossEntropy
+from lightning_modules.optim import configure
 from train import train
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +85,36 @@ def test_run_leaves_all_that_it_promises(finished):
     } <= stored.keys()
     assert stored["precision"] == "32-true"
     assert stored["precision_requested"] == "16-mixed"
+
+
+def test_the_best_epoch_is_named_whatever_chooses_it(finished, photos, tmp_path):
+    def row(folder, epoch):
+        with (folder / "history.csv").open() as file:
+            return next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
+
+    by_loss = ("callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min", "mistakes=0")
+    for folder, results in (finished[:2], (tmp_path, train(configured(tmp_path, photos, *by_loss)))):
+        f1 = float(row(folder, results["best_epoch"])["val/f1_macro"])
+        assert results["val/f1_macro"] == pytest.approx(f1, abs=1e-6)
+    assert (finished[1]["monitor"], results["monitor"]) == ("val/f1_macro", "val/loss")
+    assert results["best_epoch"] == torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"]
+
+
+def test_a_test_by_the_trainer_gives_the_numbers_of_evaluate(finished, tmp_path):
+    folder, results, _ = finished
+    net, record = load_net(folder / "best.ckpt")
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[f"ckpt={folder / 'best.ckpt'}", f"run_dir={tmp_path}"])
+    data, split, _ = load_data(record, cfg)
+    assert split == "test"
+    module = WasteClassifier(net, CrossEntropy(), functools.partial(configure), record["classes"])
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    names = {key for key in tested if key != "test/loss"}
+    assert {"test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "test/f1/cup"} <= names
+    for key in names:
+        assert tested[key] == pytest.approx(results[key], abs=1e-6), key
 
 
 def test_predictions_name_every_test_photo_once(finished, photos):

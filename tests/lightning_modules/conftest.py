@@ -57,10 +57,11 @@ def loader(steps: int = 4, seed: int = 0, soft: bool = False) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
 
-def module(net: Backbone | None = None, objective: Objective | None = None, lr: float = 0.1, **settings):
-    return WasteClassifier(
-        net or backbone(), objective or CrossEntropy(), functools.partial(configure, lr=lr), CLASSES, **settings
-    )
+def module(
+    net: Backbone | None = None, objective: Objective | None = None, lr: float = 0.1, name: str = "adamw", **settings
+):
+    optimizer = functools.partial(configure, lr=lr, name=name)
+    return WasteClassifier(net or backbone(), objective or CrossEntropy(), optimizer, CLASSES, **settings)
 
 
 def trainer(tmp_path, **settings) -> pl.Trainer:

@@ -86,6 +86,23 @@ def test_the_curve_has_a_point_every_n_steps_and_no_step_is_logged_otherwise(tin
     assert trainer.progress_bar_metrics["loss"] == pytest.approx(float(points[-1]["train/loss_step"]), abs=1e-6)
 
 
+def test_the_curve_has_one_point_a_step_under_accumulation(tiny, tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = tiny.trainer(tmp_path, max_epochs=2, accumulate_grad_batches=4, logger=logger)
+    trainer.fit(tiny.module(), tiny.loader(steps=8), tiny.loader())
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_bf16_mixed_trains_with_clipping(tiny, tmp_path, name):
+    module = tiny.module(name=name)
+    before = module.net.net.fc.weight.detach().clone()
+    trainer = tiny.trainer(tmp_path, max_steps=1, precision="bf16-mixed", gradient_clip_val=1.0)
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    assert not torch.equal(module.net.net.fc.weight, before)
+
+
 def test_images_come_channels_last_and_the_network_too(tiny, tmp_path):
     seen = []
 

@@ -1,4 +1,6 @@
 import logging
+import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,12 +33,31 @@ def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool =
         ("bf16-mixed", "auto", {"cuda": True, "gpu_bf16": False}, "16-mixed"),
         ("16-true", "cpu", {"cuda": False}, "32-true"),
         (32, "auto", {"cuda": True}, "32-true"),
-        ("64-true", "cpu", {"cuda": False}, "64-true"),
     ],
 )
 def test_what_is_fast_and_right(monkeypatch, asked, accelerator, machine, expected):
     _machine(monkeypatch, **machine)
     assert precision.supported_precision(asked, accelerator) == expected
+
+
+def test_the_units_of_this_cpu_are_found():
+    info = Path("/proc/cpuinfo")
+    if not info.is_file() or platform.machine() != "x86_64":
+        pytest.skip("/proc/cpuinfo of an x86 CPU is what the answer is compared with")
+    flags = set(info.read_text().split())
+    assert precision._cpu_has_bf16() == bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def test_the_reason_is_the_true_one(monkeypatch, caplog):
+    _machine(monkeypatch, cuda=False)
+    precision.supported_precision("bf16-mixed", "cpu")
+    assert "this CPU has no bf16 units, training in 32-true instead" in caplog.text
+
+
+@pytest.mark.parametrize("asked", [64, "64-true"])
+def test_double_precision_is_refused(asked):
+    with pytest.raises(ModelError, match=rf"^trainer\.precision={asked} is not supported.*give 32-true$"):
+        precision.supported_precision(asked, "cpu")
 
 
 def test_a_change_is_said_once(monkeypatch, caplog):
