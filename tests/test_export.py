@@ -165,12 +165,12 @@ def test_wrong_settings_are_one_line(checkpoint, tmp_path, override, message):
 
 def test_an_export_stands_beside_the_one_that_is_there(checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path)
-    arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=torch", "precision=fp32", "tolerance.fp32=1", *QUICK)
+    arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=onnx", "precision=fp32", "tolerance.fp32=1", *QUICK)
     for folder in ("exported", "exported-2"):
         done = run("export.py", *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         names = {path.name for path in (tmp_path / folder).iterdir()}
-        assert names == {"export.json", "export.csv", "model-fp32.pt2"}
+        assert names == {"export.json", "export.csv", "model-fp32.onnx"}
     before = (tmp_path / "exported" / "export.json").read_bytes()
     refused = run("export.py", *arguments, f"out={tmp_path / 'exported'}", cwd=tmp_path)
     assert refused.returncode == 2
