@@ -12,30 +12,32 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from conf.build import judges, load_data
-from conf.check import check
-from conf.launch import launch
+from litesort.cli.build import build_score_and_latency, load_data
+from litesort.cli.launch import launch
+from litesort.cli.validate import check
 
 if TYPE_CHECKING:
-    from datamodules.waste import WasteDataModule
-    from deployment.runtimes import Artifact
+    from datamodules.datamodule import ImageDataModule
+    from deployment.predictors import Artifact
 
 
-def judge(
-    ckpt: str, data: "WasteDataModule", cfg: DictConfig, facts: dict[str, Any], split: Any = "test",
+def evaluate_artifact(
+    ckpt: str, data: "ImageDataModule", cfg: DictConfig, facts: dict[str, Any], split: Any = "test",
     loggers: Any = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
-    from callbacks.mistakes import write_mistakes
-    from callbacks.pictures import log_pictures
-    from callbacks.wandb_media import log_answers
-    from datamodules.images import load, resize
-    from deployment.profile import cost, size_in_bytes
-    from deployment.runtimes import predict_all
-    from lightning_modules.backbones import create_backbone
+    from datamodules.images.decode import load
+    from datamodules.images.resize import resize
+    from deployment.complexity import cost, size_in_bytes
+    from deployment.predictors import predict_all
+    from lightning_modules.backbones.backbone import create_backbone
+    from lightning_modules.backbones.grad_cam import heat_maps
     from lightning_modules.metrics import evaluate
-    from reports.environment import versions
+    from litesort.system import versions
+    from loggers.images import log_pictures
+    from loggers.wandb_media import log_answers
     from reports.evaluation import coverage, write_evaluation
+    from reports.mistakes import write_mistakes
     from reports.summary import print_summary
 
     predict, record, net = open_artifact(ckpt, cfg)
@@ -44,10 +46,10 @@ def judge(
     names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
     scores = evaluate(probabilities, targets, classes)
     stage = {"unseen": "test"}.get(split, split)  # images that were trained on give no test/ numbers
-    score, clocks = judges(cfg)
-    yardstick = create_backbone(score.reference, len(classes), pretrained=False)
-    latency = clocks.measure(
-        net or predict, data.size, (score.reference, yardstick, score.reference_size),
+    score, benchmark = build_score_and_latency(cfg)
+    reference = create_backbone(score.reference, len(classes), pretrained=False)
+    latency = benchmark.measure(
+        net or predict, data.size, (score.reference, reference, score.reference_size),
         lambda size: partial(load, size=size, policy=data.resize), files,
     )  # fmt: skip
     timed = latency[0]["entries"]["model"]
@@ -56,13 +58,13 @@ def judge(
         "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
         **{f"{stage}/{key}": value for key, value in scores.items()},
         **coverage(targets, probabilities, cfg.target_accuracy),
-        **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.judge(scores["f1_macro"], latency),
+        **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.compute(scores["f1_macro"], latency),
         "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),
     }  # fmt: skip
     answers = (probabilities, targets, classes, names)
     mistakes = write_mistakes(
         Path(cfg.run_dir), *answers, lambda row, size: resize(data.source.read(indices[row], size), size, data.resize),
-        data.size, net, cfg.get("mistakes", 12),
+        data.size, partial(heat_maps, net) if net else None, cfg.get("mistakes", 12),
     )  # fmt: skip
     written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
     log_answers(loggers, *answers, lambda row: data.source.read(indices[row], 256))
@@ -72,9 +74,9 @@ def judge(
 
 
 def open_artifact(ckpt: str, cfg: DictConfig) -> "Artifact":
-    """Load what is to be judged, with the threads that it is timed with and the options of its runtime."""
+    """Load what is to be evaluated, with the threads that it is timed with and the options of its runtime."""
     from deployment.formats import register
-    from deployment.runtimes import best_device, load_artifact
+    from deployment.predictors import best_device, load_artifact
     from lightning_modules.checkpoint import load_net
 
     register(instantiate(cfg.get("formats")))
@@ -87,7 +89,7 @@ def main(cfg: DictConfig) -> float:
     """Judge one checkpoint or exported file; returns its score."""
     check(cfg)
     data, split, facts = load_data(open_artifact(cfg.ckpt, cfg).record, cfg)
-    return judge(cfg.ckpt, data, cfg, facts, split)["score"]
+    return evaluate_artifact(cfg.ckpt, data, cfg, facts, split)["score"]
 
 
 if __name__ == "__main__":

@@ -10,26 +10,28 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-import conf
+from litesort.cli import compose
 
 
 def explore(cfg: DictConfig) -> dict[str, Any]:
     """Look, print and write into `cfg.run_dir`; returns what explore.json holds."""
     from hydra.utils import instantiate
 
-    from datamodules.survey import survey
-    from lightning_modules.embedding import packaged_embedding
-    from reports.explore import print_overview, summarise, write_lists
-    from reports.explore_page import write_page
-    from reports.files import write_json
+    from datamodules.quality.report import data_report
+    from lightning_modules.backbones.embedder import default_embedder
+    from litesort.io import write_json
+    from reports.dataset import print_overview, summarize, write_lists
+    from reports.html.dataset import write_page
 
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
-    found, out = survey(data, embed=packaged_embedding()), Path(cfg.run_dir)
-    results = {"data": conf.data_name(cfg), **summarise(found), **found}
+    found, out = data_report(data, embed=default_embedder()), Path(cfg.run_dir)
+    results = {"data": compose.data_name(cfg), **summarize(found), **found}
     written = [write_json(out / "explore.json", results), *write_lists(out, found)]
-    page = write_page(out / "explore.html", results, lambda row: data.source.read(row, min_side=128), cfg.sheet)
+    page = write_page(
+        out / "explore.html", results, lambda row: data.source.read(row, min_side=128), cfg.max_images_per_class
+    )
     print_overview(results, [*written, page])
     return results
 

@@ -13,9 +13,9 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from conf.check import check
-from conf.launch import launch
-from conf.typed import as_typed
+from litesort.cli.launch import launch
+from litesort.cli.quoting import quote_overrides
+from litesort.cli.validate import check
 
 if TYPE_CHECKING:
     from reports.predictions import Answers
@@ -26,11 +26,11 @@ def predict(cfg: DictConfig) -> "Answers":
     import torch
     from rich.progress import track
 
-    from datamodules import DataError
-    from datamodules.stream import find_photos, read_batches
+    from datamodules.inference_loader import find_images, read_batches
     from deployment.formats import find_format, register
-    from deployment.runtimes import best_device, load_artifact
+    from deployment.predictors import best_device, load_artifact
     from lightning_modules.checkpoint import load_net
+    from litesort.errors import DataError
     from reports.predictions import Answers, answer_rows
 
     check(cfg)
@@ -41,8 +41,8 @@ def predict(cfg: DictConfig) -> "Answers":
         torch.set_num_threads(cfg.threads)  # other runtimes take theirs with the file
     model = load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
     classes, square = model.record["classes"], model.record["preprocessing"]
-    total = sum(1 for _ in find_photos(cfg.source))  # names only: the bar has to know where it ends
-    batches = read_batches(find_photos(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)
+    total = sum(1 for _ in find_images(cfg.source))  # names only: the bar has to know where it ends
+    batches = read_batches(find_images(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)
     try:
         with Answers(classes, csv, json, cfg.show, cfg.overwrite) as answers:
             rows = (
@@ -67,7 +67,7 @@ def predict(cfg: DictConfig) -> "Answers":
 
 def _check_outputs(csv: Path | None, json: Path | None, overwrite: bool) -> None:
     """Raise DataError where csv and json are one file, or one that is there is not to be overwritten."""
-    from datamodules import DataError
+    from litesort.errors import DataError
 
     if csv and json and csv.resolve() == json.resolve():
         raise DataError(f"csv={csv} json={json} are one file: give each a name of its own")
@@ -83,5 +83,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = as_typed(sys.argv[1:], texts=("ckpt", "source", "csv", "json"))
+    sys.argv[1:] = quote_overrides(sys.argv[1:], texts=("ckpt", "source", "csv", "json"))
     launch(main)

@@ -23,9 +23,9 @@ from rich.table import Table
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import v2
 
-from datamodules.augment import OPERATIONS, Augment
-from datamodules.augment_random import splitmix64
-from datamodules.augment_sheets import example_photos
+from datamodules.augment.contact_sheet import example_images
+from datamodules.augment.pipeline import OPERATIONS, Augment
+from litesort.keyed_random import splitmix64
 
 Run = Callable[[int], torch.Tensor]
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    photos = example_photos(options.batch, options.size)
+    photos = example_images(options.batch, options.size)
     runs = {
         "litesort": litesort(photos),
         "timm rand-m9-inc1": timm_on_pil(photos, "rand-m9-inc1"),

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from photos import side_by_side, write_photos
+from images import side_by_side, write_photos
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional
 
 from datamodules import images
 from datamodules.cache import open_pixels
-from datamodules.cache_build import cores
+from datamodules.cache.build import available_cpus
 from datamodules.sources.base import Sample, Source
 
 TARGET = 500
@@ -96,7 +96,7 @@ def main() -> None:
         table.add_row(name, f"{each:.3f}", f"{1e3 / each:,.0f}", f"{results['Pillow'][0] / each:.2f}")
     console.print(table)
     rates = f"{len(found) / wall:,.0f} photos a second (wall), {len(found) / cpu:,.0f} a second and core (CPU)"
-    console.print(f"whole build of {len(found)} photos on {cores()} cores: {rates}")
+    console.print(f"whole build of {len(found)} photos on {available_cpus()} cores: {rates}")
     console.print(f"at least {TARGET} photos a second and core: {1e3 / results['litesort'][0] >= TARGET}")
 
 

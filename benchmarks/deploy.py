@@ -21,9 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from deployment.formats import FORMATS
-from deployment.latency import Contender, model_clock, predictor_contender, torch_contender
-from deployment.stopwatch import Settings
-from lightning_modules.backbones import create_backbone
+from deployment.latency.timer import Candidate, Settings, model_clock, predictor_candidate, torch_candidate
+from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import make_record
 
 MODELS = (
@@ -46,29 +45,29 @@ def photos(size: int, count: int = 16) -> list[np.ndarray]:
     return list(fine.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy().reshape(-1, 8, size, size, 3))
 
 
-def contenders(name: str, size: int, formats: list[str], room: Path) -> dict[str, Contender]:
+def candidates(name: str, size: int, formats: list[str], room: Path) -> dict[str, Candidate]:
     """One network at one size: eager, and as a file of each format in fp32 and int8."""
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
     record = make_record(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
     eager = net.to(memory_format=torch.channels_last)
-    found = {f"{size} eager": torch_contender(eager, size)}
+    found = {f"{size} eager": torch_candidate(eager, size)}
     for kind in formats:
         one = FORMATS[kind]
         source = one.write(net, room / f"{name}-{size}{one.suffix}", record)
-        found[f"{size} {kind} fp32"] = predictor_contender(one.load(source), size)
+        found[f"{size} {kind} fp32"] = predictor_candidate(one.load(source), size)
         if "int8" in one.precisions:
             small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", photos(size))
-            found[f"{size} {kind} int8"] = predictor_contender(one.load(small), size)
+            found[f"{size} {kind} int8"] = predictor_candidate(one.load(small), size)
     return found
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Entries of one network at all sizes, the reference among them."""
     with tempfile.TemporaryDirectory() as room:
-        build = functools.partial(contenders, name, formats=options.formats, room=Path(room))
+        build = functools.partial(candidates, name, formats=options.formats, room=Path(room))
         everything = {key: one for size in options.sizes for key, one in build(size).items()}
-        yardstick = create_backbone(REFERENCE, len(CLASSES), pretrained=False).eval()
-        everything[REFERENCE] = torch_contender(yardstick.to(memory_format=torch.channels_last), options.reference_size)
+        reference = create_backbone(REFERENCE, len(CLASSES), pretrained=False).eval()
+        everything[REFERENCE] = torch_candidate(reference.to(memory_format=torch.channels_last), options.reference_size)
         settings = Settings(seconds=options.seconds, min_rounds=15, max_rounds=1000, warmup=3)
         (record,) = model_clock(everything, reference=REFERENCE, batches=[1], settings=settings)
     return record["entries"]

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from photos import side_by_side, write_photos
+from images import side_by_side, write_photos
 from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform

@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules import DataError, images
+from datamodules import images
 from datamodules.sources.coco_json import read_coco
 from datamodules.sources.filelist import FileListSource
+from litesort.errors import DataError
 
 SECONDS = 5
 WORDS = [
@@ -120,11 +121,11 @@ def configs() -> list[bytes]:
             {
                 "seed": 0,
                 "data": {
-                    "_target_": "datamodules.waste.WasteDataModule", "size": 32, "root": "photos", "seed": "${seed}",
-                    "source": {"_target_": "datamodules.sources.folder.FolderSource", "root": "${data.root}"},
+                    "_target_": "datamodules.ImageDataModule", "size": 32, "root": "photos", "seed": "${seed}",
+                    "source": {"_target_": "datamodules.sources.FolderSource", "root": "${data.root}"},
                     "sampler": "${sampler}", "augment": "${augment}",
                 },
-                "sampler": {"_target_": "datamodules.samplers.ShuffleSampler", "_partial_": True},
+                "sampler": {"_target_": "datamodules.ShuffleSampler", "_partial_": True},
                 "augment": {"_target_": "datamodules.augment.Augment", "ops": ["Rotate", "ShearX"], "num_ops": 2},
             }
         ).encode()
@@ -135,10 +136,10 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
     """Name -> whole inputs, what reads one, and the errors that are answers."""
     from omegaconf.errors import OmegaConfBaseException
 
-    import datamodules.augment
-    import datamodules.waste  # noqa: F401  (now, not within the seconds of an input)
-    from conf.stored_config import stored_data
-    from lightning_modules import ModelError
+    import datamodules.augment.pipeline
+    import datamodules.datamodule  # noqa: F401  (now, not within the seconds of an input)
+    from litesort.cli.stored_config import stored_data
+    from litesort.errors import ModelError
 
     def from_file(read: Callable[[Path], object]) -> Reader:
         def write_and_read(data: bytes) -> object:

@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from photos import write_photos
+from images import write_photos
 from rich.console import Console
 from rich.table import Table
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from datamodules import augment_draws
-from datamodules.augment import Augment
-from datamodules.augment_random import splitmix64
-from datamodules.augment_sheets import example_photos
+from datamodules.augment import draw_plan
+from datamodules.augment.contact_sheet import example_images
+from datamodules.augment.pipeline import Augment
+from litesort.keyed_random import splitmix64
 from train import train
 
 ROOT = Path(__file__).parents[1]
@@ -30,25 +30,25 @@ ROOT = Path(__file__).parents[1]
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Give each warp a pass of its own."""
-    merged = augment_draws._runs
+    merged = draw_plan._runs
 
-    def apart(slots: augment_draws.Slots) -> np.ndarray:
-        kept, slots.breaks = slots.breaks, slots.breaks | (slots.kinds == augment_draws.WARP)
+    def apart(slots: draw_plan.Slots) -> np.ndarray:
+        kept, slots.breaks = slots.breaks, slots.breaks | (slots.kinds == draw_plan.WARP)
         runs = merged(slots)
         slots.breaks = kept
         return runs
 
-    augment_draws._runs = apart
+    draw_plan._runs = apart
     try:
         yield
     finally:
-        augment_draws._runs = merged
+        draw_plan._runs = merged
 
 
 def pixels(count: int, size: int) -> None:
     """Print how many photos differ, and by how much."""
     augment = Augment(hflip=0.0)
-    images = torch.from_numpy(example_photos(count, size)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(example_images(count, size)).permute(0, 3, 1, 2)
     keys = splitmix64(np.arange(count, dtype=np.uint64))
     merged = augment(images, augment.draw(keys))
     with one_at_a_time():

@@ -1,4 +1,4 @@
-"""What the Trainer and all that watches cost a step: a bare loop against WasteClassifier, interleaved, on a tiny net.
+"""What the Trainer and all that watches cost a step: a bare loop against ImageClassifier, interleaved, on a tiny net.
 
     python -m benchmarks.overhead --steps 400 --repeats 5
 
@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.backbones import Backbone
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules.backbones.backbone import Backbone
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
@@ -76,8 +76,8 @@ def bare(batches: DataLoader) -> np.ndarray:
 
 
 def lightning(train: DataLoader, val: DataLoader, folder: str) -> np.ndarray:
-    """Seconds a step of WasteClassifier under a Trainer with everything switched on."""
-    module = WasteClassifier(
+    """Seconds a step of ImageClassifier under a Trainer with everything switched on."""
+    module = ImageClassifier(
         make_net(), CrossEntropy(label_smoothing=0.1), functools.partial(configure, lr=1e-3), CLASSES
     )
     clock = Clock()

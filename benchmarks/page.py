@@ -22,10 +22,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from callbacks.mistakes import data_url
-from conf import plain
-from reports.page import write_page
-from reports.rows import gather
+from litesort.cli.compose import plain
+from reports.html.leaderboard import write_page
+from reports.mistakes import data_url
+from reports.results import gather
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
 MODELS = {
@@ -95,9 +95,9 @@ def write_runs(folder: Path, count: int) -> Path:
 def _config() -> dict:
     from hydra import compose, initialize_config_dir
 
-    import conf
+    from litesort.cli.compose import CONF
 
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(compose("train", overrides=["run_dir=here", "augment=randaugment"]))
 
 

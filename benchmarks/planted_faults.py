@@ -18,10 +18,10 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality.report import data_report
 from datamodules.sources.folder import FolderSource
-from datamodules.survey import survey
-from datamodules.waste import WasteDataModule
-from lightning_modules.embedding import packaged_embedding
+from lightning_modules.backbones.embedder import default_embedder
 
 SHARES = {"exact copies": 0.03, "changed copies": 0.03, "wrong labels": 0.05, "broken files": 0.01}
 TARGETS = {"exact copies": 0.99, "changed copies": 0.95, "wrong labels": 0.6, "broken files": 1.0}
@@ -80,13 +80,13 @@ def judge(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[fl
     photos = found["photos"]
     pairs = {frozenset(photos[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
     exact = {two for two, pair in pairs.items() if pair["equal"]}
-    suspects = {photos[one["row"]]["path"] for one in found["suspects"]}
+    issues = {photos[one["row"]]["path"] for one in found["label_issues"]}
     broken = {photo["path"] for photo in photos if photo["broken"] is not None}
     wanted = {kind: {frozenset(item) for item in planted[kind].items()} for kind in ("exact copies", "changed copies")}
     sets = {
         "exact copies": (wanted["exact copies"], exact),
         "changed copies": (wanted["changed copies"], set(pairs) - exact),
-        "wrong labels": (set(planted["wrong labels"]), suspects),
+        "wrong labels": (set(planted["wrong labels"]), issues),
         "broken files": (set(planted["broken files"]), broken),
     }
     return {kind: (len(a & b) / len(a), len(a & b) / max(1, len(b))) for kind, (a, b) in sets.items()}
@@ -100,10 +100,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "photos"
         planted = plant(FolderSource(options.root), root, options.seed)
-        data = WasteDataModule(FolderSource(root), size=64, cache_dir=Path(scratch) / "cache")
+        data = ImageDataModule(FolderSource(root), size=64, cache_dir=Path(scratch) / "cache")
         data.setup()
         start, cpu = time.perf_counter(), time.process_time()
-        found = survey(data, embed=packaged_embedding())
+        found = data_report(data, embed=default_embedder())
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     console = Console()
     table = Table(title=f"{len(found['photos']):,} photos, compared by {found['features']}")
@@ -112,7 +112,7 @@ def main() -> None:
     for kind, (recall, precision) in judge(found, planted).items():
         table.add_row(kind, str(len(planted[kind])), f"{recall:.1%}", f"{TARGETS[kind]:.0%}", f"{precision:.0%}")
     console.print(table)
-    console.print(f"labels judged by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")
+    console.print(f"labels evaluated by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/pruning.py RUN/best.ckpt OTHER/best.ckpt
 
 Each network loses half of its multiply-accumulates at once; BatchNorm statistics are then taken anew from training
-photos of all classes, and the validation photos are judged. The photos are those of the checkpoints' runs.
+photos of all classes, and the validation photos are evaluated. The photos are those of the checkpoints' runs.
 """
 
 import argparse
@@ -17,14 +17,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-import conf
-from conf.build import load_data
-from deployment.profile import profile
-from deployment.runtimes import TorchPredictor, predict_all
-from lightning_modules.backbones import Backbone
+from deployment.complexity import profile
+from deployment.predictors import TorchPredictor, predict_all
+from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.checkpoint import load_net
 from lightning_modules.metrics import evaluate
-from lightning_modules.pruning import IMPORTANCE, SCOPES, find_ratio, gather_gradients, pruned, untouchable
+from lightning_modules.pruning.structured import (
+    IMPORTANCE,
+    SCOPES,
+    find_ratio,
+    gather_gradients,
+    prune,
+    unprunable_layers,
+)
+from litesort.cli.build import load_data
+from litesort.cli.compose import CONF
 
 
 def batches(data: Any, count: int) -> list[Any]:
@@ -46,10 +53,10 @@ def settle(net: Backbone, seen: list[Any]) -> Backbone:
 
 def half(net: Backbone, size: int, share: float, importance: str, scope: str) -> Backbone:
     """The network with a share of its multiply-accumulates."""
-    settings: dict[str, Any] = {"importance": importance, "scope": scope, "protected": untouchable(net, size)}
+    settings: dict[str, Any] = {"importance": importance, "scope": scope, "protected": unprunable_layers(net, size)}
     whole = profile(net, size)["macs"]
-    cost = lambda ratio: profile(pruned(net, size, ratio, **settings), size)["macs"] / whole  # noqa: E731
-    return pruned(net, size, find_ratio(cost, share, f"--macs {share}"), **settings)
+    cost = lambda ratio: profile(prune(net, size, ratio, **settings), size)["macs"] / whole  # noqa: E731
+    return prune(net, size, find_ratio(cost, share, f"--macs {share}"), **settings)
 
 
 def main() -> None:
@@ -62,7 +69,7 @@ def main() -> None:
     table.add_column("importance, scope")
     columns: list[list[str]] = []
     for ckpt in options.ckpt:
-        with hydra.initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("evaluate", overrides=[f"ckpt={ckpt}", f"run_dir={ckpt.parent}"])
         net, record = load_net(ckpt)
         data, *_ = load_data(record, cfg)

@@ -1,4 +1,4 @@
-"""How much a random split flatters: a linear probe on frozen features, judged on splits of several kinds.
+"""How much a random split flatters: a linear probe on frozen features, evaluated on splits of several kinds.
 
     python benchmarks/split_leakage.py --root trashnet
 
@@ -14,15 +14,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.duplicates import alike, small_photos
-from datamodules.features import ByHand, features
-from datamodules.judgement import NEAR, twins
-from datamodules.outliers import neighbourhood
-from datamodules.sides import Sides
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality.audit import NEAR, duplicate_ids
+from datamodules.quality.duplicates import similar_pairs, small_images
+from datamodules.quality.embeddings import HistogramEmbedder, features
+from datamodules.quality.label_issues import fit
+from datamodules.quality.outliers import knn_distances
 from datamodules.sources.folder import FolderSource
-from datamodules.suspects import fit
-from datamodules.waste import WasteDataModule
-from lightning_modules.embedding import packaged_embedding
+from datamodules.splits.config import SplitConfig
+from lightning_modules.backbones.embedder import default_embedder
 
 NUMBER = r"([a-z]+)(\d+)\.jpg$"
 WAYS = {
@@ -41,7 +41,7 @@ def f1_macro(truth: np.ndarray, answers: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
-def judged(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]) -> tuple[float, float]:
+def evaluated(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]) -> tuple[float, float]:
     """Macro F1 of the probe and of the nearest training photo, on the test photos."""
     train, test = rows["train"], rows["test"]
     weights = fit(found[train], labels[train], int(labels.max()) + 1).numpy()
@@ -56,26 +56,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
-    embed = packaged_embedding()
-    data = WasteDataModule(FolderSource(options.root), size=64, cache_dir=options.cache_dir)
+    embed = default_embedder()
+    data = ImageDataModule(FolderSource(options.root), size=64, cache_dir=options.cache_dir)
     data.setup()
     labels, count = data.labels, len(data.samples)
-    found, made_by = features(data, embed or ByHand(), np.arange(count))
-    one, other, likeness = alike(small_photos(data.source, data.cache_dir, 20.0, False).array)
+    found, made_by = features(data, embed or HistogramEmbedder(), np.arange(count))
+    one, other, similarity = similar_pairs(small_images(data.source, data.cache_dir, 20.0, False).array)
     by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(one, other, strict=True)]
-    sure = {(int(a), int(b)) for a, b, like in zip(one, other, likeness, strict=True) if like > 0.9}
-    near = {(a, b) for a, b, _ in neighbourhood(found, NEAR)[1]}
+    sure = {(int(a), int(b)) for a, b, like in zip(one, other, similarity, strict=True) if like > 0.9}
+    near = {(a, b) for a, b, _ in knn_distances(found, NEAR)[1]}
     both = {tuple(pair["rows"]) for pair in by_pixels} | near
-    groups = twins(count, by_pixels)
+    groups = duplicate_ids(count, by_pixels)
     table = Table("split", "probe", "nearest photo", f"{len(sure)} pairs > 0.9", f"{len(both)} by pixels or features")
     for name, settings in WAYS.items():
         scores, kept = [], []
         for seed in range(options.seeds):
-            sides = Sides(seed=seed, **settings)
+            sides = SplitConfig(seed=seed, **settings)
             rows, _ = sides.split(data.samples, labels, data.classes, groups)
             side = {int(row): split for split, own in rows.items() for row in own}
             kept.append([np.mean([side[a] == side[b] for a, b in pairs]) for pairs in (sure, both)])
-            scores.append(judged(found, labels, rows))
+            scores.append(evaluated(found, labels, rows))
         mean, spread, together = np.mean(scores, 0), np.std(scores, 0), np.mean(kept, 0)
         cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
         table.add_row(name, *cells, *(f"{share:.1%}" for share in together))

@@ -20,16 +20,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from images import write_photos
 from omegaconf import OmegaConf
-from photos import write_photos
 from rich.console import Console
 from rich.table import Table
 from rivals import BARE, TIMM, TORCHVISION, Rival, Task, now
 
-import conf
+from datamodules.datamodule import ImageDataModule
 from datamodules.samplers import class_weights
-from datamodules.waste import WasteDataModule
-from lightning_modules.classifier import WasteClassifier
+from lightning_modules.classifier import ImageClassifier
+from litesort.cli.compose import CONF
 from train import train
 
 OURS, ALL = "litesort", (BARE, TORCHVISION, TIMM)
@@ -54,8 +54,8 @@ class Turns(pl.Callback):
         self.rivals: dict[str, Rival] = {}
         self.clocks: dict[str, list[np.ndarray]] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: WasteClassifier) -> None:
-        data: WasteDataModule = trainer.datamodule
+    def on_train_start(self, trainer: pl.Trainer, pl_module: ImageClassifier) -> None:
+        data: ImageDataModule = trainer.datamodule
         cfg = OmegaConf.create(pl_module.state_record["config"])
         task = Task(
             cfg={name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "objective", "optimizer")},
@@ -89,7 +89,7 @@ class Turns(pl.Callback):
             rival.close()
 
 
-def drawn_files(data: WasteDataModule, count: int) -> list[tuple[str, int]]:
+def drawn_files(data: ImageDataModule, count: int) -> list[tuple[str, int]]:
     """Files and labels of one epoch of training photos, drawn with the weights of the default sampler."""
     rows = data.splits["train"]
     weights = class_weights(data.labels[rows], 1.0)
@@ -109,7 +109,7 @@ def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, 
         f"trainer.limit_train_batches={options.steps}", "trainer.limit_val_batches=1", "trainer.accelerator=cpu",
         f"+callbacks.turns={{{turns}}}",
     ]  # fmt: skip
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     try:
         train(cfg)

@@ -13,8 +13,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_modules import ModelError
 from lightning_modules.checkpoint import read_checkpoint
+from litesort.errors import ModelError
 
 
 class RunCheckpoint(ModelCheckpoint):

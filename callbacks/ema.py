@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 
 class EMA(WeightAveraging):

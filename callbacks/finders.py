@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 KEY = "batch_size"  # in a checkpoint
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 
 class Finetuning(pl.Callback):

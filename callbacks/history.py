@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
-from reports.files import write_csv
+from litesort.io import write_csv
 
 KEY = "history"  # in a checkpoint
 

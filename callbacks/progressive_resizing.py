@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 
 class ProgressiveResizing(pl.Callback):

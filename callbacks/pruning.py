@@ -1,7 +1,7 @@
 """Prune the network before it trains, and again between epochs where that is asked for."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,32 +10,40 @@ from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.finetuning import Finetuning
-from callbacks.pruning_report import print_pruning
-from deployment.compare import Clock, clock_in
-from deployment.profile import profile
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone
-from lightning_modules.checkpoint import blank_net
-from lightning_modules.pruning import IMPORTANCE, SCOPES, find_ratio, gather_gradients, pruned, untouchable
+from deployment.complexity import profile
+from deployment.latency.benchmark import Clock, Times, clock_in
+from lightning_modules.backbones.backbone import Backbone
+from lightning_modules.checkpoint import build_from_card
+from lightning_modules.pruning.structured import (
+    IMPORTANCE,
+    SCOPES,
+    find_ratio,
+    gather_gradients,
+    prune,
+    unprunable_layers,
+    widths,
+)
+from litesort.errors import ModelError
 
 
 class StructuredPruning(pl.Callback):
     """Take whole channels out of the network until a target is met, and let the run train what is left.
 
     Step i of `steps` goes to target^(i / steps) of what the network was at the start: the first before training, the
-    others at the start of every `every`-th epoch, each with a fresh optimiser on the schedule as it is. Best epochs
+    others at the start of every `interval_epochs`-th epoch, each with a fresh optimiser on the schedule as it is. Best
+    epochs
     from before a step are forgotten, since they are of a larger network. A resumed run knows which steps were done.
 
     Args:
         macs: Share of the multiply-accumulates that stays, in (0, 1).
         latency: Instead: share of the measured time of one photo, on this machine.
         runtime: What that time is measured in: a format ("openvino", ...), of the exported nets; or "eager".
-        importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.pruned`.
+        importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.structured.prune`.
         scope: "uniform" or "global".
         round_to: Layers keep a multiple of this many channels.
         batches: Training batches whose gradients "taylor" sums.
         steps: How many prunings.
-        every: Epochs between two of them.
+        interval_epochs: Epochs between two of them.
         ckpt: The checkpoint that the run resumes from, if it does: its network has been pruned already.
         clock: Takes a net, what it is compared to, and the photo's side; returns their times. None: measured in
             `runtime`.
@@ -54,14 +62,14 @@ class StructuredPruning(pl.Callback):
         round_to: int = 8,
         batches: int = 16,
         steps: int = 1,
-        every: int = 5,
+        interval_epochs: int = 5,
         ckpt: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.key, self.target = _target(macs, latency)
-        _check(importance, scope, round_to, batches, steps, every)
+        _check(importance, scope, round_to, batches, steps, interval_epochs)
         self.importance, self.scope, self.round_to = importance, scope, round_to
-        self.batches, self.steps, self.every = batches, steps, every
+        self.batches, self.steps, self.interval_epochs = batches, steps, interval_epochs
         self.runtime, self.clock = runtime, clock or clock_in(runtime)
         self._resumes = ckpt is not None  # Lightning's own word for it comes after `setup`
         self._done = 0  # steps
@@ -70,19 +78,20 @@ class StructuredPruning(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit" or self._resumes:
             return
-        last = (self.steps - 1) * self.every
+        last = (self.steps - 1) * self.interval_epochs
         if self.steps > 1 and trainer.world_size > 1:
             raise ModelError(f"prune.steps={self.steps} needs one process: give trainer.devices=1 or prune.steps=1")
         if trainer.max_epochs is not None and last >= trainer.max_epochs > 0:
             raise ModelError(
-                f"prune.steps={self.steps} every {self.every} epochs end after {last} of epochs={trainer.max_epochs}: "
-                "give more epochs, or a smaller prune.every"
+                f"prune.steps={self.steps} every {self.interval_epochs} epochs "
+                f"end after {last} of epochs={trainer.max_epochs}: "
+                "give more epochs, or a smaller prune.interval_epochs"
             )
         self._before = len(pl_module.net.pruning)
         pl_module.replace_net(self._prune(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._done >= self.steps or trainer.current_epoch < self._done * self.every:
+        if self._done >= self.steps or trainer.current_epoch < self._done * self.interval_epochs:
             return
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         averages: list[Any] = [c._average_model for c in callbacks if isinstance(c, WeightAveraging)]
@@ -103,23 +112,23 @@ class StructuredPruning(pl.Callback):
 
     def _prune(self, trainer: pl.Trainer, pl_module: Any) -> Backbone:
         net, size = pl_module.net, int(pl_module.state_record["preprocessing"]["size"])
-        original = blank_net(net, net.pruning[: self._before]).to(net.mean.device)
+        original = build_from_card(net, net.pruning[: self._before]).to(net.mean.device)
         original.to(memory_format=torch.channels_last)
         share = self.target ** ((self._done + 1) / self.steps)
         if self.importance == "taylor":
             gather_gradients(net, _photos(trainer), self.batches)
         settings: dict[str, Any] = {"importance": self.importance, "scope": self.scope, "round_to": self.round_to}
-        settings["protected"] = untouchable(net, size)
+        settings["protected"] = unprunable_layers(net, size)
         macs = profile(original, size)["macs"]
 
         def cost(ratio: float) -> float:
-            small = pruned(net, size, ratio, **settings)
+            small = prune(net, size, ratio, **settings)
             if self.key == "macs":
                 return profile(small, size)["macs"] / macs
             return self.clock(small.to(memory_format=torch.channels_last), original, size).ratio
 
         ratio = find_ratio(cost, share, f"prune.{self.key}={self.target}") if trainer.is_global_zero else 0.0
-        small = pruned(net, size, trainer.strategy.broadcast(ratio), **settings)
+        small = prune(net, size, trainer.strategy.broadcast(ratio), **settings)
         net.zero_grad(set_to_none=True)
         self._done += 1
         if trainer.is_global_zero:
@@ -170,11 +179,58 @@ def _target(macs: float | None, latency: float | None) -> tuple[str, float]:
     return key, float(value)
 
 
-def _check(importance: str, scope: str, round_to: int, batches: int, steps: int, every: int) -> None:
+def _check(importance: str, scope: str, round_to: int, batches: int, steps: int, interval_epochs: int) -> None:
     if importance not in IMPORTANCE:
         raise ModelError(f"prune.importance={importance} is unknown: give one of {', '.join(IMPORTANCE)}")
     if scope not in SCOPES:
         raise ModelError(f"prune.scope={scope} is unknown: give one of {', '.join(SCOPES)}")
-    for key, value in {"round_to": round_to, "batches": batches, "steps": steps, "every": every}.items():
+    for key, value in {"round_to": round_to, "batches": batches, "steps": steps, "every": interval_epochs}.items():
         if value < 1:
             raise ModelError(f"prune.{key}={value} is out of range: give 1 or more")
+
+
+def print_pruning(
+    net: Backbone,
+    small: Backbone,
+    protected: Mapping[str, str],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    times: Times,
+    runtime: str,
+) -> None:
+    """Print a table of layers, and what the whole network costs.
+
+    Args:
+        net: Before this pruning.
+        small: After it.
+        protected: Layers that were not to be touched, and why.
+        before: `params` and `macs` of the network before any pruning of the run.
+        after: The same of `small`.
+        times: Of one photo through `small` and through the network before, measured in turn.
+        runtime: What they were measured in.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"pruned {net.name}: output channels", title_justify="left")
+    for heading in ("layer", "before", "after", "left"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    old, new = widths(net), widths(small)
+    for name, channels in old.items():
+        if new[name] != channels:
+            table.add_row(name, str(channels), str(new[name]), f"{new[name] / channels:.0%}")
+    console = Console()
+    console.print(table)
+    reasons: dict[str, list[str]] = {}
+    for name, reason in protected.items():
+        reasons.setdefault(reason, []).append(name)
+    reasons["too few channels to cut, at this ratio"] = [n for n in old if new[n] == old[n] and n not in protected]
+    for reason, names in reasons.items():
+        if names:
+            rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            console.print(f"kept ({reason}): {', '.join(names[:4])}{rest}", highlight=False)
+    for key in ("macs", "params"):
+        console.print(f"{key}: {before[key]:,} -> {after[key]:,} ({after[key] / before[key]:.1%})", highlight=False)
+    faster = "" if times.ratio < 0.98 else ": NOT FASTER here, in spite of its fewer operations"
+    took = f"{times.reference:.2f} ms -> {times.net:.2f} ms ({times.ratio:.2f} of the unpruned)"
+    console.print(f"latency in {runtime}, one photo: {took}{faster}", highlight=False)

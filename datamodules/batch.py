@@ -9,7 +9,7 @@ class Batch(NamedTuple):
     """One batch.
 
     From a loader, on the host: images (B, S, S, 3) uint8 in [0, 255], RGB, laid out as in the pixel cache.
-    After `WasteDataModule.on_after_batch_transfer`, on the device: images (B, 3, S, S) float32 in [0, 1],
+    After `ImageDataModule.on_after_batch_transfer`, on the device: images (B, 3, S, S) float32 in [0, 1],
     channels_last, and draws None.
 
     targets: (B,) int64 class indices, or (B, C) float32 probabilities once images were mixed.

@@ -1,5 +1,6 @@
-"""Batches: one index into the pixel cache each, or, where there is no cache, decoded by worker processes."""
+"""Loaders of training and evaluation batches, and the order in which an epoch shows its images."""
 
+import itertools
 import logging
 import weakref
 from collections import deque
@@ -11,11 +12,70 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules import DataError, images
+from datamodules import images
 from datamodules.batch import Batch
-from datamodules.cache_build import PhotoSource, cores
-from datamodules.plan import Draw, Plan
+from datamodules.cache.build import ImageSource, available_cpus
 from datamodules.samplers import Sampler
+from litesort.errors import DataError
+
+Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> what the augmentation will do to each image
+
+
+class EpochBatches:
+    """The batches of an epoch, and the draws that go with them; as many on every rank.
+
+    Args:
+        labels: (N,) class indices of all samples.
+        rows: (n,) the samples of this split.
+        sampler: made of `labels[rows]`; its places count in `rows`.
+        batch_size: photos a batch of this rank.
+        drop_last: leave out the last batch where it is not full, unless it is the only one.
+        draw: `Augment.draw` in training, else None.
+    """
+
+    batch_sampler = None  # Lightning looks for one where there is a sampler
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        sampler: Sampler,
+        batch_size: int,
+        drop_last: bool,
+        draw: Draw | None,
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"data.batch_size={batch_size} is not a size: use 1 or more")
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.sampler, self.batch_size, self.drop_last, self.draw = sampler, batch_size, drop_last, draw
+
+    def __len__(self) -> int:
+        """Number of batches an epoch, the same on every rank."""
+        steps = self.sampler.longest / self.batch_size
+        return max(1, int(steps)) if self.drop_last else int(np.ceil(steps))
+
+    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the batches of the present epoch: rows of the samples (B,) int64 and keys (B,) uint64."""
+        rows, keys = self.rows[self.sampler.order()], self.sampler.keys()
+        cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, len(rows))
+        if len(cuts) > 2 and cuts[-1] == cuts[-2] and self.batch_size > 1:
+            cuts[-2] -= 1  # this rank's share is the shorter one: it gives the last step one photo of the step before
+        spans = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+        if len(rows) and spans and spans[-1].start == spans[-1].stop:
+            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one photo: the last is seen twice
+        return [(rows[span], keys[span]) for span in spans]
+
+    def batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
+        """Put labels and draws beside the pixels (B, S, S, 3) uint8 of `rows` (B,)."""
+        targets, indices = torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
+        draws = self.draw(keys) if self.draw else None
+        if pin:
+            targets, indices = targets.pin_memory(), indices.pin_memory()
+            if draws is not None and hasattr(draws, "pin_memory"):
+                draws = draws.pin_memory()
+        return Batch(pixels, targets, indices, draws)
+
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +87,7 @@ def auto_workers(num_workers: int | str) -> int:
     of the map keeps up with any GPU, and handing batches over between processes would cost more than making them.
     """
     if num_workers == "auto":
-        return min(8, cores())
+        return min(8, available_cpus())
     if not isinstance(num_workers, int) or num_workers < 0:
         raise DataError(f"data.num_workers={num_workers} is not a count: use auto, 0 or more")
     return num_workers
@@ -53,7 +113,7 @@ class _Buffers:
         return lent
 
 
-class PixelLoader(Plan):
+class PixelLoader(EpochBatches):
     """Batches from the pixel cache: one copy of rows each, made by a thread while the batch before is learned from.
 
     Yields `Batch` with images (B, S, S, 3) uint8. Order and content do not depend on `prefetch`; an error of the thread
@@ -117,7 +177,7 @@ class PixelLoader(Plan):
         return self.batch(pixels, rows, keys, self.pin)
 
 
-class DecodingLoader(Plan):
+class DecodingLoader(EpochBatches):
     """The same batches without a cache: worker processes decode; broken photos are left out.
 
     Draws belong to positions in the order, so those of a photo do not change when another is left out. A batch of which
@@ -134,7 +194,7 @@ class DecodingLoader(Plan):
 
     def __init__(
         self,
-        source: PhotoSource,
+        source: ImageSource,
         size: int,
         policy: str,
         labels: np.ndarray,
@@ -155,7 +215,7 @@ class DecodingLoader(Plan):
         workers = auto_workers(num_workers)
         self._loader = DataLoader(
             _Photos(source, size, policy),
-            batch_sampler=_Rows(self),
+            batch_sampler=_BatchIndices(self),
             collate_fn=_same,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -183,10 +243,10 @@ class DecodingLoader(Plan):
             self.on_broken(row, reason)
 
 
-class _Rows:
+class _BatchIndices:
     """The batch sampler of the DataLoader: the rows of each batch of the present epoch."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: EpochBatches) -> None:
         self.plan = plan
 
     def __len__(self) -> int:
@@ -199,7 +259,7 @@ class _Rows:
 class _Photos(Dataset):
     """Decodes the photos of a whole batch in a worker process."""
 
-    def __init__(self, source: PhotoSource, size: int, policy: str) -> None:
+    def __init__(self, source: ImageSource, size: int, policy: str) -> None:
         self.source, self.size, self.policy = source, size, policy
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:

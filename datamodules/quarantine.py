@@ -9,8 +9,8 @@ from typing import Literal
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from datamodules import DataError
 from datamodules.sources.base import Sample
+from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Quarantine:
             return
         first = "{}: {}".format(*self._line(*next(iter(new.items()))))
         if self.on_error == "raise":
-            raise DataError(f"data.on_error=raise, and a photo cannot be read: {first}: mend or remove it")
+            raise DataError(f"data.on_error=raise, and a photo cannot be read: {first}: repair or remove it")
         quiet = bool(self.broken)
         self.broken |= new
         if len(self.broken) == len(self.samples):

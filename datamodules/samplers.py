@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from datamodules import DataError
+from litesort.errors import DataError
 
 _ORDER, _AUGMENT = 0x6F72646572, 0x6175676D656E74  # two streams that share a seed and must not share a value
 
@@ -146,7 +146,7 @@ class WeightedSampler(_Strided):
 class OrderedSampler(_Strided):
     """Every photo exactly once, in order, whatever the epoch: for evaluation.
 
-    Shares of ranks differ by one where they do not divide n: no photo is judged twice, and the loader still takes as
+    Shares of ranks differ by one where they do not divide n: no photo is evaluated twice, and the loader still takes as
     many steps on every rank.
     """
 

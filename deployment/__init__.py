@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from litesort.errors import DeploymentError
+from litesort.lazy import attach
 
 __all__ = ["DeploymentError", "optional"]
 
@@ -25,3 +26,12 @@ def optional(module: str, purpose: str, extra: str = "export") -> ModuleType:
         package = module.split(".")[0].replace("_", "-")
         wanted = f"-e '.[{extra}]'" if extra else package
         raise DeploymentError(f"{purpose} needs the package {package}: pip install {wanted}") from error
+
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "open_exported": "exported_teacher",
+        "Score": "score",
+    },
+)

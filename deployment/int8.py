@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployment import DeploymentError
 from deployment.formats.base import F1Of, Predictor
-from deployment.writing import Verify
+from deployment.placing import Verify
+from litesort.errors import DeploymentError
 
 # Layers that return to float, in turn, before any search: the stem of a mobile network, then its first block too.
 FIRST = (1, 3)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from deployment.export_module import deployable
 from deployment.formats.base import INPUT, OUTPUT, converting, image_size
-from deployment.graph import deployable
 
 OPSET = 17
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deployment import DeploymentError
+from litesort.errors import DeploymentError
 
 
 class Parity(NamedTuple):

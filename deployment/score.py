@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from deployment import DeploymentError
+from litesort.errors import DeploymentError
 
 CLOCKS: dict[str, str] = {"relative": "model", "end_to_end": "end_to_end"}
 
@@ -21,11 +21,11 @@ class Score:
         time: "relative" (model clock, by the reference's) or "end_to_end" (seconds for `photos` photos).
         base_time: Seconds that cost 0.5.
         base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
-        c: Steepness of the sigmoid, above 0.
+        steepness: Steepness of the sigmoid, above 0.
         photos: Photos in the published test set.
-        reference: Model name of the yardstick.
-        reference_size: Side in pixels at which the yardstick is measured, whatever size is judged.
-        reference_time: Published seconds of the yardstick.
+        reference: Model name of the reference.
+        reference_size: Side in pixels at which the reference is measured, whatever the size of the candidate.
+        reference_time: Published seconds of the reference.
 
     Raises:
         DeploymentError: A parameter is out of its range.
@@ -41,7 +41,7 @@ class Score:
         time: Literal["relative", "end_to_end"] = "relative",
         base_time: float = 43.16,
         base_f1: float = 0.70,
-        c: float = 20.0,
+        steepness: float = 20.0,
         photos: int = 5217,
         reference: str = "resnet18d",
         reference_size: int = 224,
@@ -51,7 +51,7 @@ class Score:
             raise DeploymentError(f"score.time={time} is unknown: choose one of {', '.join(CLOCKS)}")
         positive = {
             "base_time": base_time,
-            "c": c,
+            "c": steepness,
             "photos": photos,
             "reference_size": reference_size,
             "reference_time": reference_time,
@@ -61,7 +61,7 @@ class Score:
                 raise DeploymentError(f"score.{key}={value} is out of range: give a number above 0")
         _check_f1(base_f1, "score.base_f1")
         self.name, self.time, self.clock = name, time, CLOCKS[time]
-        self.base_time, self.base_f1, self.c, self.photos = base_time, base_f1, c, photos
+        self.base_time, self.base_f1, self.steepness, self.photos = base_time, base_f1, steepness, photos
         self.reference, self.reference_size, self.reference_time = reference, reference_size, reference_time
 
     def __call__(self, f1: float, seconds: float) -> float:
@@ -69,18 +69,18 @@ class Score:
         _check_f1(f1, "f1")
         if not (math.isfinite(seconds) and seconds > 0):
             raise DeploymentError(f"seconds={seconds} is out of range: the score needs a measured time above 0")
-        return 0.5 * seconds / self.base_time + _sigmoid(self.c * (self.base_f1 - f1))
+        return 0.5 * seconds / self.base_time + _sigmoid(self.steepness * (self.base_f1 - f1))
 
     def explain(self, f1: float, seconds: float) -> str:
         """The score with its sum written out, in one line."""
         total = self(f1, seconds)
         return (
             f"score {total:.4f} = 0.5*{seconds:.4g}/{self.base_time:g} + "
-            f"sigmoid({self.c:g}*({self.base_f1:g}-{f1:.4f}))"
+            f"sigmoid({self.steepness:g}*({self.base_f1:g}-{f1:.4f}))"
         )
 
     def seconds(self, entry: Mapping[str, Any]) -> float:
-        """Time in the score's seconds from one latency entry (see `deployment.latency.measure`).
+        """Time in the score's seconds from one latency entry (see `deployment.latency.timer.measure`).
 
         Raises:
             DeploymentError: The time is relative and the entry was measured without a reference.
@@ -98,13 +98,13 @@ class Score:
         if self.clock == "end_to_end" and not end_to_end:
             raise DeploymentError(f"latency.end_to_end=false, but score={self.name} counts that time: leave it true")
 
-    def judge(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
+    def compute(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
         """Score one model from its macro F1 and its latency records, as flat rows of metrics.json.
 
         Args:
             f1: Macro F1 in [0, 1].
-            latency: Records of `deployment.latency`; the one with this score's clock and batch 1 counts.
-            model: Name of the judged entry in the records.
+            latency: Records of `deployment.latency.timer`; the one with this score's clock and batch 1 counts.
+            model: Name of the evaluated entry in the records.
 
         Returns:
             `score`, `score_name`, `score_seconds` and `score_explained`.

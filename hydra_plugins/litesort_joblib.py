@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from conf import resume
+from litesort.cli import resume
 
 SIGTERM = "SIGTERMException"  # what Lightning makes of the signal; by name, for importing Lightning costs 6 s
 
@@ -118,17 +118,17 @@ class SlotsLauncher(Launcher):
         """Make a failed row of a job that returned nothing, unless it had finished; returns its result."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        from reports.files import write_text
-        from reports.rows import one_line, write_failure
+        from litesort.io import write_text
+        from reports.results import one_line, write_failure
 
         config, folder = self._composed(sweep, number, overrides)
-        done = resume.left(folder, config)
+        done = resume.finished_results(folder, config)
         if done is not None:
             values = [done.get(goal) for goal in self.config.hydra.sweeper.get("goals", ["score"])]
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=values)
         killed = isinstance(error, TerminatedWorkerError)
         reason = "its process was killed: out of memory?" if killed else f"{type(error).__name__}: {one_line(error)}"
-        write_failure(folder, resume.described(config), resume.asked(overrides), reason)
+        write_failure(folder, resume.summarize_config(config), resume.strip_resume(overrides), reason)
         write_text(folder / "error.log", f"{reason}\n{''.join(traceback.format_exception(error))}")
         print(f"error: job {number} ({' '.join(overrides)}): {reason}", file=sys.stderr)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))

@@ -104,14 +104,14 @@ class StudySweeper(Sweeper):
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
         """A new trial's number and overrides; None for one whose values are known, or that no job can be made of."""
-        trial, judged = study.ask(), (_states().COMPLETE, _states().PRUNED)
+        trial, finished = study.ask(), (_states().COMPLETE, _states().PRUNED)
         chosen = dict(item.partition("=")[::2] for item in fixed)
         for key, (override, when) in space.items():
             if all(self._value(chosen, name) in _listed(values) for name, values in when.items()):
                 chosen[key] = str(suggest(trial, key, override))
         overrides = [f"{key}={value}" for key, value in chosen.items() if key in space]
         trial.set_user_attr("overrides", overrides)
-        same = next((t for t in study.trials if t.state in judged and t.params == trial.params), None)
+        same = next((t for t in study.trials if t.state in finished and t.params == trial.params), None)
         if same is not None:
             trial.set_user_attr("same_as", same.number)
             stopped = same.state == _states().PRUNED  # its value is that of the epoch it was stopped at, no result

@@ -1,5 +1,15 @@
 """Batches teach a network."""
 
 from litesort.errors import ModelError
+from litesort.lazy import attach
 
 __all__ = ["ModelError"]
+
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "ImageClassifier": "classifier",
+        "configure": "optim",
+    },
+)

@@ -1,4 +1,4 @@
-"""Self-describing checkpoints: the record says all that rebuilding, judging and shipping need."""
+"""Self-describing checkpoints: the record says all that rebuilding, judging and exporting need."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone, build_timm, first_line
-from lightning_modules.pruned import replay
-from lightning_modules.weights import read_torch
+from lightning_modules.backbones.backbone import Backbone, build_timm, first_line
+from lightning_modules.backbones.pretrained import read_torch
+from lightning_modules.pruning.replay import replay
+from litesort.errors import ModelError
 from litesort.model_card import fault
 from litesort.plain_data import check_size
 
@@ -133,7 +133,7 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     return net.eval()
 
 
-def continue_net(path: str | Path, classes: Sequence[str]) -> Backbone:
+def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
     """Rebuild the network of a checkpoint to train it further, in training mode, its logits in the order of `classes`.
 
     ModelError if it was trained on other classes.
@@ -152,7 +152,7 @@ def continue_net(path: str | Path, classes: Sequence[str]) -> Backbone:
     return net.train()
 
 
-def blank_net(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
+def build_from_card(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
     """Build an untrained network of the same kind with another pruning history: as large, as fast."""
     fresh = replay(build_timm(net.name, net.num_classes, net.kwargs), pruning)
     return Backbone(fresh, name=net.name, num_classes=net.num_classes, kwargs=net.kwargs, pruning=pruning).eval()

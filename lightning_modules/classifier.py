@@ -10,19 +10,19 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone
+from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.checkpoint import RECORD, check_plain, make_record
 from lightning_modules.host_memory import give_back_memory, keep_freed_memory
 from lightning_modules.metrics import StageMetrics
-from lightning_modules.objectives import Objective
+from lightning_modules.objectives.base import Objective
+from litesort.errors import ModelError
 
 # Lightning's own affairs, once a run: its use of a torch class that torch 2.14 renames, and a hint for tiny data sets.
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
 warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
 
 
-class WasteClassifier(pl.LightningModule):
+class ImageClassifier(pl.LightningModule):
     """Train and judge a classifier.
 
     net: the backbone; objective: what it is trained towards; optimizer: a partial of `optim.configure` that lacks

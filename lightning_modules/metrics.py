@@ -1,4 +1,4 @@
-"""What a stage is judged by, every `average=` written out."""
+"""What a stage is evaluated by, every `average=` written out."""
 
 import numpy as np
 import torch

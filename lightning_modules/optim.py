@@ -9,8 +9,8 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone
+from lightning_modules.backbones.backbone import Backbone
+from litesort.errors import ModelError
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 log = logging.getLogger(__name__)
 

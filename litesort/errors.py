@@ -1,4 +1,4 @@
-"""Errors that a user can mend: the message is one line, "key=value is invalid: what to do"."""
+"""Errors that a user can fix: the message is one line, "key=value is invalid: what to do"."""
 
 
 class UserError(ValueError):

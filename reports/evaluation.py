@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from litesort.io import write_csv, write_json
 from reports.calibration import coverage_at_accuracy
 from reports.figures import confusion_matrix, reliability_diagram
-from reports.files import write_csv, write_json
 
 
 def predictions(

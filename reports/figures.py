@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from litesort.io import replacing
 from reports.calibration import calibration_error, reliability
-from reports.files import replacing
 from reports.pareto import front
 
 # Where the name of a point may stand: to its right and upwards, in points, and whether a line leads there; best first.

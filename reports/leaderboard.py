@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from litesort.io import write_csv, write_json, write_text
 from reports.figures import pareto
-from reports.files import write_csv, write_json, write_text
 from reports.ranking import differences, group_seeds, rank, time_key
-from reports.rows import Row, f1_by_class, f1_macro, failed, gather, model, number, one_line, shipped_as
+from reports.results import Row, exported_as, f1_by_class, f1_macro, failed, gather, model, number, one_line
 
 
 class Column(NamedTuple):
@@ -207,7 +207,7 @@ def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def _point_name(row: Row, difference: str) -> str:
-    return shipped_as(row) or one_line(f"{model(row)} {difference}", longest=40)
+    return exported_as(row) or one_line(f"{model(row)} {difference}", longest=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.files import csv_cell, open_text, plain, replacing
-from reports.rows import one_line
+from litesort.io import csv_cell, open_text, plain, replacing
+from reports.results import one_line
 
 REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is the third
 

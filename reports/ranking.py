@@ -5,9 +5,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from reports.files import plain
+from litesort.io import plain
 from reports.pareto import front
-from reports.rows import Row, f1_macro, failed, number, overrides
+from reports.results import Row, f1_macro, failed, number, overrides
 
 
 def rank(rows: Sequence[Row]) -> list[Row]:

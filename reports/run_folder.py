@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from litesort.io import csv_cell, plain
 from litesort.plain_data import parse_json, parse_yaml
 from reports.calibration import reliability
-from reports.files import csv_cell, plain
 
 POINTS = 100  # of a curve
 BINS = 15  # of a reliability diagram
@@ -71,7 +71,7 @@ def read_answers(folder: Path, classes: Sequence[str]) -> Answers | None:
 
 
 def read_mistakes(folder: Path) -> list[dict[str, Any]]:
-    """Entries of mistakes.json that hold a picture: see `callbacks.mistakes`."""
+    """Entries of mistakes.json that hold a picture: see `reports.mistakes`."""
     try:
         found = parse_json((folder / "mistakes.json").read_text(encoding="utf-8"))["mistakes"]
         return [_picture(entry) for entry in found if PICTURE.fullmatch(entry["photo"])]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.leaderboard import duration
-from reports.rows import f1_by_class, f1_macro, number, one_line, split_name, stage
+from reports.results import f1_by_class, f1_macro, number, one_line, split_name, stage
 
 
 def print_summary(
@@ -22,7 +22,7 @@ def print_summary(
     """Print what a run's metrics.json says as a table, then the files that were written.
 
     Args:
-        metrics: Flat metrics; whatever is missing is left out. `latency` holds records of `deployment.latency`.
+        metrics: Flat metrics; whatever is missing is left out. `latency` holds records of `deployment.latency.timer`.
         files: Paths to name, shown relative to the working folder where they are below it.
         console: Where to print; the terminal by default.
     """
@@ -43,7 +43,7 @@ def print_summary(
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """What was judged, in one line."""
+    """What was evaluated, in one line."""
     split = split_name(dict(metrics))
     origin = metrics.get("origin")
     weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""

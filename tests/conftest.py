@@ -55,14 +55,15 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from hydra import compose, initialize_config_dir
 
-    import conf
     from datamodules import images
-    from lightning_modules.backbones import create_backbone
+    from lightning_modules.backbones.backbone import create_backbone
     from lightning_modules.checkpoint import RECORD, make_record
+    from litesort.cli import compose as configs
+    from litesort.cli.compose import CONF
 
     classes = sorted(COLOURS)
     folder = tmp_path_factory.mktemp("checkpoint")
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = [
             "model=timm",
             "model.name=resnet10t",
@@ -83,7 +84,7 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
         optimizer.step()
     square = {"size": 32, "resize": "pad"}
-    record = make_record(net, classes, class_counts=[14] * 3, preprocessing=square, config=conf.portable(cfg))
+    record = make_record(net, classes, class_counts=[14] * 3, preprocessing=square, config=configs.portable(cfg))
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
     torch.save({"state_dict": state, RECORD: record}, folder / "best.ckpt")
     return folder / "best.ckpt"

@@ -53,7 +53,7 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
     assert "val/agreement" in history.splitlines()[0]
 
     exported = folder / "lite0_96-0" / "exported"  # as if the job had been killed while it exported
-    epochs, judged = (
+    epochs, evaluated = (
         (folder / "lite0_96-0" / "history.csv").read_text(),
         (folder / "lcnet_050-0" / "metrics.json").stat(),
     )
@@ -64,7 +64,7 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
     assert (exported / "export.json").is_file()
     assert (exported / "model-fp32.onnx").is_file()
     assert (folder / "lite0_96-0" / "history.csv").read_text() == epochs  # nothing was trained again
-    assert (folder / "lcnet_050-0" / "metrics.json").stat() == judged
+    assert (folder / "lcnet_050-0" / "metrics.json").stat() == evaluated
     again = {(row["name"], row.get("file")): row for row in json.loads((folder / "leaderboard.json").read_text())}
     assert again.keys() == names
     assert all(again[row["name"], row.get("file")]["test/f1_macro"] == row["test/f1_macro"] for row in rows)
@@ -73,8 +73,8 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
 def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_path, monkeypatch):
     import importlib.util
 
-    from conf.build import export_later
-    from deployment import DeploymentError
+    from export import export_later
+    from litesort.errors import DeploymentError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -82,10 +82,10 @@ def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_
         export_later(format=["onnx"], precision=["fp32"])
 
 
-@pytest.mark.parametrize("setting", ["temperature=0", "max_drop=2", "calibration_photos=0", "max_drop=abc"])
+@pytest.mark.parametrize("setting", ["temperature=0", "max_drop=2", "calibration_images=0", "max_drop=abc"])
 def test_a_setting_that_exporting_refuses_is_said_before_the_training(setting):
-    from conf.build import export_later
-    from lightning_modules import ModelError
+    from export import export_later
+    from litesort.errors import ModelError
 
     key, _, value = setting.partition("=")
     with pytest.raises(ModelError, match=setting):

@@ -1,16 +1,13 @@
 """Every file of conf/ composes, and the whole config instantiates."""
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import conf
-from conf.typed import expand_globs
+from litesort.cli.compose import CONF
+from litesort.cli.quoting import expand_globs
 
-CONF = Path(conf.__file__).parent
 GROUPS = (
     "model",
     "data",
@@ -59,7 +56,7 @@ def test_every_option_composes_and_resolves(group, option):
 def test_every_remedy_for_imbalance_is_named_and_composes(option):
     cfg = composed(f"experiment={option}")
     assert option == f"imbalance/{cfg.name}"
-    assert cfg.data.keep == {"trash": 0.2}
+    assert cfg.data.class_fraction == {"trash": 0.2}
 
 
 @pytest.mark.parametrize(("group", "option"), [("sweeper", "tpe"), ("sweeper", "pareto"), ("launcher", "joblib")])

@@ -12,11 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-import conf
-from conf.build import continued
-from conf.stored_config import check_run
-from lightning_modules import ModelError
 from lightning_modules.checkpoint import RECORD, read_checkpoint
+from litesort.cli import compose as configs
+from litesort.cli.build import resumed_config
+from litesort.cli.compose import CONF
+from litesort.cli.stored_config import check_run
+from litesort.errors import ModelError
 from train import train
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ DATA = ("data=folder", "data.size=32", "data.batch_size=8")
 
 
 def configured(folder: Path, *overrides: str):
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[*QUICK, f"run_dir={folder}", *overrides])
 
 
@@ -126,17 +127,17 @@ def test_a_model_beside_a_network_to_start_from_is_refused(teacher):
     stored = read_checkpoint(teacher)[RECORD]["config"]
     cfg = configured(Path("unused"), "model=lcnet_050", f"ckpt_init={teacher}")
     with pytest.raises(Exception, match="model does nothing with ckpt_init"):
-        conf.begun(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
+        configs.init_from(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
 
 
 def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
     stored = read_checkpoint(teacher)[RECORD]["config"]
     said = ["data.batch_size=4", "seed=7"]
-    begun = conf.begun(configured(Path("unused"), *said), stored, said)
+    begun = configs.init_from(configured(Path("unused"), *said), stored, said)
     assert (begun.data.batch_size, begun.data.size, begun.seed) == (4, 32, 7)
     assert (begun.data.root, begun.model.name) == (str(photos), "resnet10t")
     other = ["data=synthetic"]
-    begun = conf.begun(configured(Path("unused"), *other), stored, other)
+    begun = configs.init_from(configured(Path("unused"), *other), stored, other)
     assert (begun.data.size, begun.data.root) == (32, None)
 
 
@@ -155,7 +156,7 @@ def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
         ),
         ("trainer.plugins", [{"_target_": "os.system", "command": "touch harm"}]),
         ("objective", {"_target_": "${tags.0}", "command": "touch harm"}),
-        ("export", {"_target_": "conf.build.export_later", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
+        ("export", {"_target_": "export.export_later", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
     ],
 )
 def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, harm, teacher, tmp_path, monkeypatch):
@@ -169,11 +170,11 @@ def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, 
     if start == "ckpt" and harm != "${model.harm}":
         del stored.model.harm
     OmegaConf.update(stored, key, harm, merge=False, force_add=True)
-    checkpoint[RECORD]["config"] = conf.plain(stored, resolve=False)
+    checkpoint[RECORD]["config"] = configs.plain(stored, resolve=False)
     torch.save(checkpoint, tmp_path / "last.ckpt")
     said = [f"{start}={tmp_path / 'last.ckpt'}"]
     with pytest.raises(ModelError, match=r"which no file of conf/ names|it is refused") as caught:
-        continued(configured(tmp_path / "run", *said), said)
+        resumed_config(configured(tmp_path / "run", *said), said)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
 
@@ -182,19 +183,19 @@ def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, 
 def test_a_sweeps_teacher_is_passed_over_by_jobs_that_learn_from_labels(objective, teacher, monkeypatch, caplog):
     said = [f"objective={objective}", f"teacher={teacher}"]
     with pytest.raises(ModelError, match=r"^teacher=.* does nothing with this objective: choose objective=distill"):
-        continued(configured(Path("unused"), *said), said)
+        resumed_config(configured(Path("unused"), *said), said)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": {"mode": "MULTIRUN"}}))
-    assert continued(configured(Path("unused"), *said), said).teacher is None
+    assert resumed_config(configured(Path("unused"), *said), said).teacher is None
     assert "its objective learns from labels alone" in caplog.text
     said[0] = "objective=distill_logit"
-    assert continued(configured(Path("unused"), *said), said).teacher == str(teacher)
+    assert resumed_config(configured(Path("unused"), *said), said).teacher == str(teacher)
 
 
 def test_what_the_command_line_names_may_be_built(teacher, photos):
     own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
     cfg = configured(Path("unused"), *DATA, f"data.root={photos}", *own)
-    assert continued(cfg, own).data.source._target_ == "collections.Counter"
+    assert resumed_config(cfg, own).data.source._target_ == "collections.Counter"
     for objective in ("distill_logit", "focal"):  # each run of litesort's own goes on
         checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "export=all")
-        values = conf.portable(checkpoint)
+        values = configs.portable(checkpoint)
         assert check_run(values, {}, list(values))["trainer"]["max_epochs"] == checkpoint.epochs

@@ -4,15 +4,14 @@ import csv
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-import conf
 from explore import explore
+from litesort.cli.compose import CONF
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +30,10 @@ def looked(tmp_path_factory, cache_dir):
     with Image.open(root / "bag" / "2.png") as photo:
         photo.convert("RGBA").save(root / "bag" / "2.png")
     (root / "bag" / "bad.jpg").write_bytes(b"no")
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
-        cfg = compose("explore", overrides=["data=folder", f"data.root={root}", f"run_dir={out}", "sheet=3"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(
+            "explore", overrides=["data=folder", f"data.root={root}", f"run_dir={out}", "max_images_per_class=3"]
+        )
     return explore(cfg), root, out
 
 
@@ -63,7 +64,7 @@ def test_classes_are_compared_a_split_and_by_their_looks(looked):
 
 
 def test_lists_are_what_training_reads(looked):
-    from datamodules.edits import edited
+    from datamodules.sources.edited import edited
     from datamodules.sources.folder import FolderSource
 
     results, root, out = looked
@@ -79,7 +80,7 @@ def test_lists_are_what_training_reads(looked):
 
 
 def test_labels_and_splits_are_judged(looked):
-    from datamodules.edits import edited
+    from datamodules.sources.edited import edited
     from datamodules.sources.folder import FolderSource
 
     results, root, out = looked
@@ -88,10 +89,10 @@ def test_labels_and_splits_are_judged(looked):
     assert sum(results["leakage"]["present"]["photos"].values()) == 18
     with (out / "relabel.csv").open(newline="") as file:
         listed = list(csv.DictReader(file))
-    assert [row["path"] for row in listed] == [results["photos"][one["row"]]["path"] for one in results["suspects"]]
+    assert [row["path"] for row in listed] == [results["photos"][one["row"]]["path"] for one in results["label_issues"]]
     if listed:
         assert len(edited(FolderSource(root), None, out / "relabel.csv").samples) == 19
-    assert (out / "outlying.csv").read_text().startswith("path,label,distance\n")
+    assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(looked):
@@ -99,8 +100,8 @@ def test_the_page_needs_nothing_else_and_escapes_names(looked):
     assert "<b>" not in page
     assert "can&lt;b&gt;" in page
     assert not re.search(r"""(src|href)=['"](?!data:)""", page)
-    judged = len(looked[0]["suspects"]) + len(looked[0]["outlying"])
-    assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + judged
+    evaluated = len(looked[0]["label_issues"]) + len(looked[0]["outliers"])
+    assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + evaluated
     assert "pair alarm" in page
     assert "bag/bad.jpg" in page
 
@@ -113,7 +114,7 @@ def test_one_size_of_all_is_said_as_it_is(looked):
 
 
 def test_what_no_pixels_join_is_not_promised_to_be_mended(looked):
-    from reports.explore import lines
+    from reports.dataset import lines
 
     results = {**looked[0], "crossing": 3, "leaked": 0.1}
     said = {count: " ".join(line for line, _ in lines({**results, "crossing_by_pixels": count})) for count in (0, 2)}

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import conf
-from conf.typed import as_typed
-from deployment import DeploymentError
 from evaluate import main as evaluate_main
 from export import export
-from lightning_modules import ModelError
+from litesort.cli.compose import CONF
+from litesort.cli.quoting import quote_overrides
+from litesort.errors import DeploymentError, ModelError
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"):
     pytest.importorskip(package, reason="the export extra is not installed")
@@ -28,8 +27,8 @@ QUICK = (
 
 
 def configured(config: str, *overrides: str):
-    arguments = as_typed(overrides, lists=("format", "precision"), texts=("ckpt",))
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt",))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config, overrides=[*QUICK, *arguments])
 
 
@@ -42,7 +41,7 @@ def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 def exported(checkpoint, tmp_path_factory):
     """What the command of the documentation wrote, and the report."""
     folder = tmp_path_factory.mktemp("exported")
-    choice = ("format=onnx,openvino,ncnn", "precision=fp32,int8", "max_drop=0.5", "calibration_photos=8")
+    choice = ("format=onnx,openvino,ncnn", "precision=fp32,int8", "max_drop=0.5", "calibration_images=8")
     small = ("tolerance.fp32=0.01", "agreement.int8=0.3")  # a toy is not robust
     return folder, export(configured("export", f"ckpt={checkpoint}", f"out={folder}", *choice, *small))
 
@@ -83,17 +82,17 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
     folder, report = exported
     for part in folder.glob(f"{name.partition('.')[0]}.*"):
         (tmp_path / part.name).write_bytes(part.read_bytes())
-    cfg = configured("evaluate", f"ckpt={tmp_path / name}", f"run_dir={tmp_path / 'judged'}")
+    cfg = configured("evaluate", f"ckpt={tmp_path / name}", f"run_dir={tmp_path / 'evaluated'}")
     evaluate_main.__wrapped__(cfg)
-    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     metrics = report["metrics"]
-    assert judged["test/f1_macro"] == pytest.approx(metrics["f1_macro"])
-    assert judged["test/ece"] == pytest.approx(metrics["ece"], abs=1e-3)
-    assert judged["photos"] == report["photos"]
-    assert (judged["params"], judged["macs"]) == (report["params"], report["macs"])
-    assert (judged["model"], judged["name"], judged["size"]) == ("resnet10t", "resnet10t", 32)
-    assert judged["score"] > 0
-    assert (tmp_path / "judged" / "confusion.png").stat().st_size > 0
+    assert evaluated["test/f1_macro"] == pytest.approx(metrics["f1_macro"])
+    assert evaluated["test/ece"] == pytest.approx(metrics["ece"], abs=1e-3)
+    assert evaluated["photos"] == report["photos"]
+    assert (evaluated["params"], evaluated["macs"]) == (report["params"], report["macs"])
+    assert (evaluated["model"], evaluated["name"], evaluated["size"]) == ("resnet10t", "resnet10t", 32)
+    assert evaluated["score"] > 0
+    assert (tmp_path / "evaluated" / "confusion.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path, 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     from datamodules import images
-    from deployment.runtimes import load_exported
+    from deployment.predictors import load_exported
 
     predict = load_exported(folder / model)
     for line, file in zip(done.stdout.splitlines(), files, strict=True):
@@ -153,7 +152,7 @@ def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tm
         ("format=onnx,tflite", "format=tflite is unknown: choose one or more of ncnn,onnx,openvino"),
         ("precision=int4", "precision=int4 is unknown"),
         ("ckpt=nowhere.ckpt", "nowhere.ckpt"),
-        ("calibration_photos=0", "calibration_photos=0"),
+        ("calibration_images=0", "calibration_images=0"),
         ("temperature=0", "temperature"),
     ],
 )

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import conf
-from conf import resume
-from conf.folders import EXPORT, claim, export_folder
-from lightning_modules import ModelError
+from litesort.cli import resume
+from litesort.cli.compose import CONF
+from litesort.cli.folders import EXPORT, claim, export_folder
+from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = (
@@ -44,7 +44,7 @@ APP = """
 import json
 from pathlib import Path
 import hydra
-import conf
+from litesort.cli.compose import CONF
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
@@ -61,7 +61,7 @@ resume: false
 run_dir: ${hydra:runtime.output_dir}
 hydra:
   sweep: {dir: "${fresh_dir:sweeps/${now:%S}}", subdir: "${hydra:job.num}"}
-  callbacks: {sweep: {_target_: callbacks.sweep.SweepCallback}}
+  callbacks: {sweep: {_target_: litesort.cli.SweepCallback}}
 """
 
 
@@ -158,7 +158,7 @@ def test_trainings_of_the_same_second_are_two_runs(photos, tmp_path):
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "explore"])
 def test_every_command_that_names_folders_by_time_claims_them(name):
-    folders = OmegaConf.load(Path(conf.__file__).parent / f"{name}.yaml").hydra
+    folders = OmegaConf.load(CONF / f"{name}.yaml").hydra
     for place in (folders.run, folders.sweep):
         raw = OmegaConf.to_container(place, resolve=False)["dir"]
         assert raw.startswith(("${fresh_dir:", "${resume_dir:"))
@@ -222,7 +222,7 @@ def test_an_export_that_did_not_end_is_done_again(ckpt):
 def test_exports_at_the_same_time_have_folders_of_their_own(ckpt, tmp_path):
     hold = f"""
 import sys
-from conf.folders import export_folder
+from litesort.cli.folders import export_folder
 with export_folder({ckpt!r}, None, False) as folder:
     print(folder.name, flush=True)
     sys.stdin.read()
@@ -261,7 +261,7 @@ def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
     (tmp_path / "metrics.json").write_text('{"status": "completed"}')
     (tmp_path / "exported").mkdir()
     cfg = OmegaConf.create({"export": {"format": "onnx"}})
-    assert resume.left(tmp_path, cfg) is None
+    assert resume.finished_results(tmp_path, cfg) is None
     (tmp_path / "exported-2").mkdir()
     (tmp_path / "exported-2" / EXPORT).write_text("{}")
-    assert resume.left(tmp_path, cfg) == {"status": "completed"}
+    assert resume.finished_results(tmp_path, cfg) == {"status": "completed"}

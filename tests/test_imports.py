@@ -1,120 +1,162 @@
-"""Who may import whom, read from the sources, so that a room keeps knowing only what it is meant to know."""
+"""Which package may import which, read from the sources."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CLI = "litesort.cli"
+EVERYTHING = {"litesort", "datamodules", "lightning_modules", "deployment", "reports", "callbacks", "loggers", CLI}
 
-# Room -> the rooms that it may import besides itself. Entry points, at the root, may import all of them.
-MAY_IMPORT = {
-    "litesort": set(),  # and every room may import it
-    "datamodules": set(),
-    "lightning_modules": set(),
-    "deployment": set(),
-    "reports": set(),
-    "conf": {"lightning_modules"},  # for the error that a user's mistake raises
-    "hydra_plugins": {"conf", "reports"},  # where Hydra looks for launchers and sweepers
-    "callbacks": {"lightning_modules", "deployment", "reports", "conf"},  # of conf only what starts an entry point
+# Package -> packages of this project that it may import. Entry points, at the root, may import all.
+MAY_IMPORT: dict[str, set[str]] = {
+    "litesort": set(),
+    "datamodules": {"litesort"},
+    "lightning_modules": {"litesort"},
+    "deployment": {"litesort"},
+    "reports": {"litesort"},
+    "callbacks": {"litesort", "lightning_modules", "deployment", "reports"},
+    "loggers": {"litesort", "lightning_modules", "deployment", "reports"},
+    CLI: EVERYTHING,  # other packages than litesort only inside functions
+    "hydra_plugins": {"litesort", CLI, "reports"},
+    "conf": set(),
 }
-# Room -> packages that it knows nothing of.
 TORCH = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning_fabric", "lightning", "timm", "kornia"}
-STRANGERS = {
-    "litesort": TORCH | {"hydra", "omegaconf", "numpy"},
+# Package -> libraries that it may not import.
+FORBIDDEN = {
     "datamodules": {"timm", "torchmetrics"},
     "lightning_modules": {"kornia"},
     "deployment": TORCH - {"torch"},
     "reports": TORCH,
-    "conf": TORCH,
     "hydra_plugins": TORCH,
-    "callbacks": set(),
+    "conf": TORCH,
 }
-SHARED = {PurePosixPath("conf/build.py"), PurePosixPath("conf/split_origin.py")}  # what the entry points share
-# Package -> where it may be imported: rooms, or single files; "" stands for the entry points.
+# Library -> packages that may import it; "" stands for the entry points.
 ONLY_IN = {
-    "wandb": {"callbacks"},
-    "hydra": {"", "callbacks/sweep.py", "hydra_plugins"},
-    "omegaconf": {"", "conf", "callbacks/sweep.py", "hydra_plugins"},
+    "wandb": {"loggers"},
+    "wandb_workspaces": {"loggers"},
+    "hydra": {"", CLI, "hydra_plugins"},
+    "omegaconf": {"", CLI, "hydra_plugins"},
 }
-LEAF = "litesort"
-# Packages that cost seconds or are optional: only inside functions, everywhere.
+# Libraries that take seconds to import or are optional: only inside functions.
 NEVER_AT_TOP = {
-    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "ncnn", "pnnx", "torch_pruning", "captum", "optuna", "joblib",
+    "wandb", "openvino", "nncf", "onnx", "onnxruntime", "ncnn", "torch_pruning", "captum", "optuna", "joblib",
 }  # fmt: skip
+ENTRY_POINTS = ("train", "evaluate", "export", "predict", "explore")
 
 
 def sources() -> list[PurePosixPath]:
-    files = [*ROOT.glob("*.py"), *(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))]
+    folders = {package.split(".")[0] for package in MAY_IMPORT}
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
     return sorted(PurePosixPath(file.relative_to(ROOT).as_posix()) for file in files)
 
 
-def is_light(file: PurePosixPath) -> bool:
-    """Files on the path of `--help`, which has no time for torch."""
-    return (
-        len(file.parts) == 1
-        or file in SHARED
-        or file.name == "__init__.py"
-        or file.parts[0] == "hydra_plugins"
-        or str(file) == "callbacks/sweep.py"
-    )
+def package_of(name: str) -> str:
+    """Return the key of MAY_IMPORT for a dotted name."""
+    return CLI if name == CLI or name.startswith(f"{CLI}.") else name.split(".")[0]
 
 
-def imported(file: PurePosixPath, source: str) -> Iterator[tuple[str, int, bool]]:
-    """Full name, line, and whether it runs when the module is imported."""
+def module_name(file: PurePosixPath) -> str:
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(file: PurePosixPath, source: str) -> Iterator[tuple[str, int, bool]]:
+    """Yield full name, line, and whether the import runs with the module. Imports for type checkers do not count."""
 
     def visit(node: ast.AST, at_top: bool) -> Iterator[tuple[str, int, bool]]:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno, at_top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = file.parts[: len(file.parts) - node.level] if node.level else ()
-            yield ".".join([*package, *(node.module or "").split(".")]).strip("."), node.lineno, at_top
+            name = ".".join([*package, *(node.module or "").split(".")]).strip(".")
+            yield name, node.lineno, at_top
+            yield from ((f"{name}.{alias.name}", node.lineno, at_top) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            yield from (
-                (str(part.value), node.lineno, at_top) for part in node.args[:1] if isinstance(part, ast.Constant)
-            )
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
-            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        )
+            yield from ((part.value, node.lineno, at_top) for part in node.args[:1] if is_text(part))
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             yield from visit(child, at_top and not inside)
 
     yield from visit(ast.parse(source), True)
 
 
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def broken_rules(file: PurePosixPath, source: str) -> list[str]:
-    room = file.parts[0] if len(file.parts) > 1 and file not in SHARED else ""
-    found = []
-    for name, line, at_top in imported(file, source):
-        package = name.split(".")[0]
-        where = f"{file}:{line} imports {name}"
-        if room and package in MAY_IMPORT and package not in {room, LEAF, *MAY_IMPORT[room]}:
-            found.append(f"{where}: {room} may not import {package}")
-        if room and (ROOT / f"{package}.py").is_file() and len(name.split(".")) == 1:
-            found.append(f"{where}: nothing imports an entry point but another one")
-        if package in STRANGERS.get(room, ()):
-            found.append(f"{where}: {room} knows nothing of {package}")
-        if package in ONLY_IN and not {room, str(file)} & ONLY_IN[package]:
-            found.append(f"{where}: only in {sorted(ONLY_IN[package])}")
-        if at_top and package in NEVER_AT_TOP:
-            found.append(f"{where}: only inside a function")
-        if at_top and is_light(file) and package in TORCH:
-            found.append(f"{where}: only inside a function, or --help waits for it")
-    return found
+    package = package_of(module_name(file)) if len(file.parts) > 1 else ""
+    found = {}
+    for name, line, at_top in imports(file, source):
+        other, library = package_of(name), name.split(".")[0]
+        where = f"{file}:{line} imports {library if other != CLI else CLI}"
+        if package and other in MAY_IMPORT and other != package and other not in MAY_IMPORT[package]:
+            found[f"{where}: {package} may not import {other}"] = None
+        if package == CLI and at_top and other in MAY_IMPORT and other not in (CLI, "litesort"):
+            found[f"{where}: {CLI} imports it only inside a function"] = None
+        if package and library in ENTRY_POINTS:
+            found[f"{where}: only an entry point imports an entry point"] = None
+        if library in FORBIDDEN.get(package, ()):
+            found[f"{where}: {package} may not import {library}"] = None
+        if library in ONLY_IN and package not in ONLY_IN[library]:
+            found[f"{where}: only in {sorted(ONLY_IN[library])}"] = None
+        if at_top and library in NEVER_AT_TOP:
+            found[f"{where}: only inside a function"] = None
+        if package == "litesort" and library not in {*sys.stdlib_module_names, "numpy", "yaml", "litesort"}:
+            found[f"{where}: litesort may import the standard library, numpy and PyYAML only"] = None
+    return list(found)
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """Return module -> modules of this project that it imports, at the top or inside functions."""
+    names = {module_name(file) for file in sources()}
+    edges: dict[str, set[str]] = {}
+    for file in sources():
+        name = module_name(file)
+        found = {imported for imported, _, _ in imports(file, (ROOT / file).read_text(encoding="utf-8"))}
+        # `from package import module` depends on the module; a package's own modules may import from its __init__
+        submodules = {imported for imported in found if imported in names}
+        edges[name] = {
+            other for other in submodules
+            if other != name and not any(more.startswith(f"{other}.") for more in submodules if more != name)
+        }  # fmt: skip
+    return edges
+
+
+def find_cycle(edges: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one cycle in order, the first again at the end; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(edges.get(name, ())):
+            if found := visit(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next(filter(None, (visit(name, []) for name in sorted(edges))), [])
 
 
 def test_all_sources_are_seen():
     files = sources()
     assert PurePosixPath("train.py") in files
-    assert all(sum(file.parts[0] == room for file in files) >= 1 for room in MAY_IMPORT)
-    assert len(files) >= 40
+    assert {package_of(module_name(file)) for file in files} >= set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("file", sources(), ids=str)
-def test_every_file_imports_only_what_its_room_may(file):
+def test_every_file_imports_only_what_its_package_may(file):
     assert broken_rules(file, (ROOT / file).read_text(encoding="utf-8")) == []
 
 
@@ -122,25 +164,27 @@ def test_every_file_imports_only_what_its_room_may(file):
     ("file", "source", "rule"),
     [
         ("datamodules/a.py", "from lightning_modules import x", "may not import lightning_modules"),
-        ("lightning_modules/a.py", "def f():\n    import datamodules.waste", "may not import datamodules"),
-        ("deployment/a.py", "from reports.files import x", "may not import reports"),
+        ("lightning_modules/a.py", "def f():\n    import datamodules.datamodule", "may not import datamodules"),
+        ("deployment/a.py", "from reports.results import x", "may not import reports"),
         ("callbacks/a.py", "import datamodules", "may not import datamodules"),
+        ("callbacks/a.py", "from loggers.images import x", "may not import loggers"),
+        ("callbacks/a.py", "from litesort.cli import resume", "may not import litesort.cli"),
         ("datamodules/sources/a.py", "from ...callbacks import x", "may not import callbacks"),
-        ("deployment/a.py", "import importlib\nimportlib.import_module('callbacks.sweep')", "may not import callbacks"),
-        ("reports/a.py", "def f():\n    import torch", "knows nothing of torch"),
-        ("deployment/a.py", "import timm", "knows nothing of timm"),
-        ("reports/a.py", "def f():\n    import wandb", "only in"),
-        ("callbacks/a.py", "import wandb", "only inside a function"),
-        ("callbacks/a.py", "try:\n    import wandb\nexcept ImportError:\n    pass", "only inside a function"),
-        ("callbacks/a.py", "class A:\n    import wandb", "only inside a function"),
+        ("deployment/a.py", "import importlib\nimportlib.import_module('callbacks.ema')", "may not import callbacks"),
+        ("reports/a.py", "def f():\n    import torch", "may not import torch"),
+        ("deployment/a.py", "import timm", "may not import timm"),
+        ("callbacks/a.py", "def f():\n    import wandb", "only in"),
+        ("loggers/a.py", "import wandb", "only inside a function"),
+        ("loggers/a.py", "try:\n    import wandb\nexcept ImportError:\n    pass", "only inside a function"),
+        ("loggers/a.py", "class A:\n    import wandb", "only inside a function"),
         ("callbacks/a.py", "def f():\n    from hydra.utils import x", "only in"),
         ("datamodules/a.py", "import omegaconf", "only in"),
         ("deployment/a.py", "from onnxruntime import quantization", "only inside a function"),
-        ("train.py", "import torch.nn", "--help waits"),
-        ("callbacks/__init__.py", "import pytorch_lightning", "--help waits"),
+        ("litesort/a.py", "def f():\n    import torch", "standard library, numpy and PyYAML only"),
+        ("litesort/a.py", "from litesort.cli import launch", "may not import litesort.cli"),
+        ("litesort/cli/a.py", "from reports import results", "only inside a function"),
+        ("litesort/cli/a.py", "def f():\n    import train", "entry point"),
         ("callbacks/a.py", "from train import train", "entry point"),
-        ("litesort/a.py", "def f():\n    from reports import files", "may not import reports"),
-        ("litesort/a.py", "def f():\n    import torch", "knows nothing of torch"),
     ],
 )
 def test_each_rule_is_enforced(file, source, rule):
@@ -151,22 +195,30 @@ def test_each_rule_is_enforced(file, source, rule):
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("callbacks/a.py", "import torch\nfrom reports import files\ndef f():\n    import wandb"),
-        ("callbacks/sweep.py", "import hydra\nfrom omegaconf import DictConfig"),
-        ("train.py", "import hydra\ndef f():\n    import torch\n    from datamodules import waste"),
+        ("loggers/a.py", "import torch\nfrom reports import results\ndef f():\n    import wandb"),
+        ("litesort/cli/a.py", "import hydra\nfrom omegaconf import DictConfig\ndef f():\n    import datamodules"),
+        ("train.py", "import hydra\ndef f():\n    import torch\n    from datamodules import datamodule"),
         ("deployment/a.py", "import torch\nfrom . import score\ndef f():\n    import onnx"),
         ("datamodules/sources/a.py", "from ..images import x"),
-        ("reports/a.py", "from litesort.plain_data import parse_json"),
+        ("litesort/a.py", "import json\nimport numpy as np\nfrom litesort.errors import x"),
     ],
 )
 def test_what_is_allowed_passes(file, source):
     assert broken_rules(PurePosixPath(file), source) == []
 
 
-def test_reports_and_the_start_of_a_run_load_no_torch():
-    light = [file for file in sources() if is_light(file) or file.parts[0] == "reports"]
-    names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in light]
-    assert {"train", "callbacks.sweep", "reports.leaderboard"} <= set(names)
+def test_no_modules_import_each_other_in_a_circle():
+    assert find_cycle(graph()) == []
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_help_and_reports_load_no_torch():
+    light = [
+        file for file in sources() if len(file.parts) == 1 or file.parts[0] in ("litesort", "hydra_plugins", "reports")
+    ]
+    roots = [package for package in MAY_IMPORT if (ROOT / package.replace(".", "/") / "__init__.py").is_file()]
+    names = [*roots, *map(module_name, light)]
+    assert {"train", "litesort.cli.sweep_callback", "reports.leaderboard", "callbacks"} <= set(names)
     code = f"import sys\nfor name in {names}: __import__(name)\nprint(sorted(set(sys.modules) & set({sorted(TORCH)})))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

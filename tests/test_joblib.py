@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 
 class Killer(Callback):
     def on_job_start(self, config, **kwargs):
-        if config.act == "early" and not Path("mended").exists():
+        if config.act == "early" and not Path("fixed").exists():
             os.kill(os.getpid(), 9)
 """
 APP = """
@@ -34,7 +34,7 @@ def end(*_):
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
-    if cfg.act == "asked" and not Path("mended").exists():
+    if cfg.act == "asked" and not Path("fixed").exists():
         signal.signal(signal.SIGTERM, end)
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
@@ -57,7 +57,7 @@ hydra:
   sweep: {dir: sweep, subdir: "${hydra:job.num}/${act}"}
   callbacks:
     killer: {_target_: killer.Killer}
-    sweep: {_target_: callbacks.sweep.SweepCallback}
+    sweep: {_target_: litesort.cli.SweepCallback}
 """
 
 
@@ -90,7 +90,7 @@ def test_a_process_that_dies_before_its_job_wrote_anything_is_a_row_that_goes_wh
         assert "killed" in rows[act]["error"]
         assert (rows[act]["folder"], rows[act]["model"], rows[act]["seed"]) == (f"{number}/{act}", "tiny", 3)
         assert "SIG" in (app / "sweep" / rows[act]["folder"] / "error.log").read_text()
-    (app / "mended").touch()
+    (app / "fixed").touch()
     status, rows, err = sweep(app, "early,fine,asked,last", "resume=true")
     assert status == 0, err
     assert len(rows) == 4

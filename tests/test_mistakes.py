@@ -1,4 +1,4 @@
-"""What a user may mistype: one line that names the key, the value and the mend, before any photo is read."""
+"""What a user may mistype: one line that names the key, the value and the hint, before any photo is read."""
 
 import subprocess
 import sys
@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import conf
-from conf.build import judges
-from conf.check import check
-from lightning_modules import ModelError
+from litesort.cli.build import build_score_and_latency
+from litesort.cli.compose import CONF
+from litesort.cli.validate import check
+from litesort.errors import ModelError
 
 ROOT = Path(__file__).parent.parent
-CONF = Path(conf.__file__).parent
 GROUPS = ("model", "data", "augment", "sampler", "objective", "optimizer", "trainer", "score", "experiment")
 LISTS = ("callbacks", "logger")
 
@@ -40,7 +39,8 @@ def test_every_shipped_value_is_of_the_kind_that_its_code_asks_for(choice):
     "override",
     [
         "epochs=0", "epochs=1.5", "epochs=many", "trainer.max_epochs=-1", "seed=-1", "target_accuracy=2",
-        "data.size=big", "data.size=32.5", "data.root=2024", "data.fold=first", "optimizer.lr=fast", "score.c=x",
+        "data.size=big", "data.size=32.5", "data.root=2024", "data.fold=first", "optimizer.lr=fast",
+        "score.steepness=x",
         "latency.batches=1", "latency.batches=[one]", "latency.settings.seconds=long", "classifier.compile=maybe",
         "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "objective.tau=x", "augment.fill=grey",
         "callbacks.progress.refresh_rate=x",
@@ -71,7 +71,7 @@ def test_what_a_run_cannot_do_without_is_not_switched_off():
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("score.c=-1", "score.c"),
+        ("score.steepness=-1", "score.steepness"),
         ("score.reference=resnet99", "score.reference"),
         ("latency.batches=[]", "latency.batches"),
         ("latency.batches=[0]", "latency.batches"),
@@ -82,12 +82,12 @@ def test_what_a_run_cannot_do_without_is_not_switched_off():
 )
 def test_what_judges_is_refused_before_a_training(override, key):
     with pytest.raises(Exception, match=rf"{key}=.* (is|lacks) "):
-        judges(composed(override))
+        build_score_and_latency(composed(override))
 
 
 def test_end_to_end_score_needs_the_end_to_end_clock():
     with pytest.raises(Exception, match=r"latency\.end_to_end=false"):
-        judges(composed("score=boostcamp", "latency.end_to_end=false"))
+        build_score_and_latency(composed("score=boostcamp", "latency.end_to_end=false"))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-import conf
-from conf.typed import as_typed
-from datamodules import DataError
-from datamodules.stream import find_photos, read_batches, some_photos
-from deployment import DeploymentError
-from lightning_modules import ModelError
+from datamodules.inference_loader import calibration_images, find_images, read_batches
+from litesort.cli.compose import CONF
+from litesort.cli.quoting import quote_overrides
+from litesort.errors import DataError, DeploymentError, ModelError
 from predict import predict
 from reports.predictions import Answers
 
@@ -26,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def configured(*overrides: str):
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
-        return compose("predict", overrides=as_typed(overrides, texts=("ckpt", "source", "csv", "json")))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("predict", overrides=quote_overrides(overrides, texts=("ckpt", "source", "csv", "json")))
 
 
 @pytest.fixture
@@ -156,7 +154,7 @@ def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as early:
-        early.setattr("deployment.runtimes.load_artefact", None)  # refused before any work
+        early.setattr("deployment.predictors.load_artifact", None)  # refused before any work
         for name in ("a.csv", str(tmp_path / "a.csv"), "deep/../a.csv", "./a.csv", "link/../a.csv"):
             with pytest.raises(DataError, match=r"csv=.* json=a.csv are one file: give each a name of its own"):
                 predict(configured(f"ckpt={checkpoint}", one, f"csv={name}", "json=a.csv", "overwrite=true"))
@@ -194,7 +192,7 @@ def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
 
 
 def test_photos_are_read_no_further_ahead_than_a_few_batches(photos, monkeypatch):
-    import datamodules.stream as stream
+    import datamodules.inference_loader as stream
 
     read = []
     monkeypatch.setattr(stream.images, "load", lambda file, *_: read.append(file) or np.zeros((4, 4, 3), np.uint8))
@@ -208,14 +206,14 @@ def test_sources_in_order(tmp_path):
     for name in ("b10.jpg", "b2.jpg", "a/c.png", "no.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    names = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert names == ["a/c.png", "b2.jpg", "b10.jpg"]
-    assert [path.name for path in find_photos(f"{tmp_path}/**/*.png")] == ["c.png"]
-    assert [path.name for path in find_photos(tmp_path / "no.txt")] == ["no.txt"]
+    assert [path.name for path in find_images(f"{tmp_path}/**/*.png")] == ["c.png"]
+    assert [path.name for path in find_images(tmp_path / "no.txt")] == ["no.txt"]
     (tmp_path / "none").mkdir()
     for empty in (tmp_path / "none", f"{tmp_path}/*.webp"):
         with pytest.raises(DataError, match="holds no photo"):
-            next(find_photos(empty))
+            next(find_images(empty))
 
 
 def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeypatch):
@@ -230,7 +228,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeyp
         return look(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    (read,) = read_batches(find_photos(tmp_path), 8, "pad")
+    (read,) = read_batches(find_images(tmp_path), 8, "pad")
     assert [(file.name, bool(reason)) for file, reason in zip(read.files, read.reasons, strict=True)] == [
         ("1.png", False), ("lost", True), ("z.png", False)
     ]  # fmt: skip
@@ -239,11 +237,11 @@ def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeyp
 
 def test_some_photos_come_from_all_over(tmp_path):
     batches = [(np.full((4, 2, 2, 3), number, np.uint8),) for number in range(10)]
-    some = some_photos(batches, 10, batch_size=4)
+    some = calibration_images(batches, 10, batch_size=4)
     assert [len(batch) for batch in some] == [4, 4, 2]
     assert [int(photo[0, 0, 0]) for batch in some for photo in batch] == list(range(10))
-    assert sum(len(batch) for batch in some_photos(batches, 1000)) == 40
-    assert sum(len(batch) for batch in some_photos(batches, 3)) == 3
+    assert sum(len(batch) for batch in calibration_images(batches, 1000)) == 40
+    assert sum(len(batch) for batch in calibration_images(batches, 3)) == 3
 
 
 @pytest.mark.parametrize("count", [20, 100, 128, 130, 500])
@@ -251,7 +249,9 @@ def test_some_photos_reach_to_the_last_class(count):
     """A loader in the order of a folder: class after class, the last of them the smallest."""
     labels = np.repeat(np.arange(6, dtype=np.uint8), [300, 300, 300, 250, 110, 80])
     photos = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))
-    some = np.concatenate(some_photos([(photos[i : i + 64],) for i in range(0, len(photos), 64)], count))[:, 0, 0, 0]
+    some = np.concatenate(calibration_images([(photos[i : i + 64],) for i in range(0, len(photos), 64)], count))[
+        :, 0, 0, 0
+    ]
     shares = np.bincount(some, minlength=6) / len(some)
     assert len(some) == count
     np.testing.assert_allclose(shares, np.bincount(labels) / len(labels), atol=1.5 / 20)

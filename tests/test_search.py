@@ -15,7 +15,7 @@ import json, os
 from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from conf import resume
+from litesort.cli import resume
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
@@ -31,11 +31,11 @@ def main(cfg):
         mine = optuna.trial.Trial(study, study.trials[trial["number"]]._trial_id)
         mine.report(0.9, 0)
         mine.set_user_attr("pruned", "why")
-        raise type("Hopeless", (Exception,), {})
+        raise type("TrialPruned", (Exception,), {})
     if cfg.kind == "broken":
         raise KeyError("no luck")
     up = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
-    row = {"status": "completed", "score": 1.0, "overrides": resume.asked(HydraConfig.get().overrides.task)}
+    row = {"status": "completed", "score": 1.0, "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
     (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
     return [up] if len(HydraConfig.get().sweeper.goals) == 1 else [up, cfg.x]
 
@@ -50,7 +50,7 @@ resume: false
 hydra:
   searchpath: ["file://{ROOT}/conf"]
   sweep: {{dir: sweep, subdir: "${{hydra:job.num}}"}}
-  callbacks: {{sweep: {{_target_: callbacks.sweep.SweepCallback}}}}
+  callbacks: {{sweep: {{_target_: litesort.cli.SweepCallback}}}}
 """
 SPACE = """
 defaults: [{base}, _self_]
@@ -154,7 +154,9 @@ def test_two_goals_end_in_the_front(app):
     ],
 )
 def test_goals_that_do_not_fit_are_one_line(app, wrong, hint):
-    (app / "app.py").write_text(APP.replace("    main()\n", "    from conf.launch import launch\n    launch(main)\n"))
+    (app / "app.py").write_text(
+        APP.replace("    main()\n", "    from litesort.cli.launch import launch\n    launch(main)\n")
+    )
     status, _, err = search(app, "tpe", wrong)
     assert status == 2
     assert hint in err

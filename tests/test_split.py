@@ -10,14 +10,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-import conf
-from conf.build import continued
-from datamodules import DataError
 from datamodules.sources.folder import FolderSource
 from evaluate import main as evaluate_main
 from export import export
-from lightning_modules import ModelError
 from lightning_modules.checkpoint import read_checkpoint
+from litesort.cli.build import resumed_config
+from litesort.cli.compose import CONF
+from litesort.errors import DataError, ModelError
 from train import train
 
 CLOCK = (
@@ -45,14 +44,14 @@ TINY = (
 
 def start(folder: Path, *overrides: str) -> dict:
     """Train as the command line would, in `folder`."""
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*TINY, f"run_dir={folder}", *overrides])
-    return train(continued(cfg, list(overrides)), list(overrides))
+    return train(resumed_config(cfg, list(overrides)), list(overrides))
 
 
 def evaluated(folder: Path, *overrides: str) -> dict:
     """metrics.json of an evaluation into `folder`."""
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         evaluate_main.__wrapped__(compose("evaluate", overrides=[*CLOCK, f"run_dir={folder}", *overrides]))
     return json.loads((folder / "metrics.json").read_text())
 
@@ -139,7 +138,7 @@ def test_folds_are_no_settings_of_an_evaluation(finished, images, tmp_path):
 def test_export_uses_the_same_test_images(finished, copy, tmp_path):
     pytest.importorskip("onnxruntime")
     ckpt, trained = finished
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         choice = [f"ckpt={ckpt}", f"out={tmp_path}", "format=[onnx]", "precision=[fp32]", f"data.root={copy}"]
         report = export(compose("export", overrides=[*CLOCK, *choice]))
     assert report["split"] == "test"

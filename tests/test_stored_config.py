@@ -11,20 +11,20 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import conf
-from conf.build import continued, load_data
-from conf.stored_config import data_builder, resolve, stored_data
 from datamodules.cache import default_cache_dir
-from lightning_modules import ModelError
 from lightning_modules.checkpoint import RECORD, read_checkpoint
-from litesort.errors import UserError
+from litesort.cli import compose as configs
+from litesort.cli.build import load_data, resumed_config
+from litesort.cli.compose import CONF
+from litesort.cli.stored_config import data_builder, resolve, stored_data
+from litesort.errors import ModelError, UserError
 
 SECRET = "hf_secret123"
 QUICK = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 
 
 def configured(name: str, *overrides: str):
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides=list(overrides))
 
 
@@ -104,12 +104,12 @@ def test_what_a_run_stores_has_plain_references_alone(monkeypatch):
     cfg = configured("train", "data=folder", "data.root=photos", "run_dir=here", "logger=[csv,mlflow]")
     OmegaConf.update(cfg, "notes", "${oc.env:LITESORT_TRIAL}", force_add=True)
     OmegaConf.update(cfg, "tags", ["${slug:a b}", "${name}"], force_add=True)
-    stored = conf.portable(cfg)
+    stored = configs.portable(cfg)
     assert stored["data"]["source"]["root"] == "${data.root}"
     assert stored["data"]["sampler"] == "${sampler}"
     assert stored["callbacks"]["trial"]["trial"] == stored["notes"] == '{"number": 3}'
     assert stored["tags"] == ["a_b", "${name}"]
-    assert resolve(stored) == conf.plain(cfg) | {"run_dir": "here"}
+    assert resolve(stored) == configs.plain(cfg) | {"run_dir": "here"}
 
 
 # Evaluation
@@ -117,9 +117,9 @@ def test_what_a_run_stores_has_plain_references_alone(monkeypatch):
 
 def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
     """Name -> (key, value) of what a stranger writes into the config or the record of a file."""
-    trashnet = {"_target_": "datamodules.sources.trashnet.TrashnetSource", "root": None}
+    trashnet = {"_target_": "datamodules.sources.TrashnetSource", "root": None}
     write = {
-        "_target_": "reports.files.write_text", "path": {"_target_": "pathlib.Path", "_args_": [f"{folder}/harm"]},
+        "_target_": "litesort.io.write_text", "path": {"_target_": "pathlib.Path", "_args_": [f"{folder}/harm"]},
         "text": "x",
     }  # fmt: skip
     stolen = f"{address}/steal?t=${{oc.env:FAKE_TOKEN}}"
@@ -131,7 +131,7 @@ def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
         ),
         "annotations from an address": (
             "config.data.source",
-            {"_target_": "datamodules.sources.taco.TacoSource", "file": None, "root": None, "url": address,
+            {"_target_": "datamodules.sources.TacoSource", "file": None, "root": None, "url": address,
              "cache_dir": f"{folder}/harm"},
         ),
         "photos at an address": ("config.data.root", address),
@@ -139,7 +139,7 @@ def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
         "token in a folder": ("config.data.root", f"{folder}/${{oc.env:FAKE_TOKEN}}"),
         "token in the name": ("config.name", "${oc.env:FAKE_TOKEN}"),
         "function as a source": ("config.data.source", write),
-        "function in a setting": ("config.data.keep", write),
+        "function in a setting": ("config.data.class_fraction", write),
         "function in an argument": ("config.data.source.root", write),
         "function as data": ("config.data", write),
         "function in a class name": ("classes.0", write),
@@ -147,7 +147,7 @@ def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
         "function as resize": ("preprocessing.resize", write),
         "function in the network": ("model.kwargs", {"act_layer": write}),
         "another module's class": ("config.data.source", {"_target_": "datamodules.images.Path"}),
-        "a class that is no source": ("config.data.source", {"_target_": "datamodules.samplers.ShuffleSampler"}),
+        "a class that is no source": ("config.data.source", {"_target_": "datamodules.ShuffleSampler"}),
         "a module to import": ("config.data.source", {"_target_": "antigravity.x.Y"}),
         "a target as a mapping": ("config.data.source", {"_target_": {"_target_": "os.system"}}),
         "more arguments": ("config.data.source._args_", ["x"]),
@@ -214,7 +214,7 @@ def test_variables_and_strange_names_on_the_command_line_are_the_users(record, p
 def test_no_folder_of_the_file_is_used(record):
     record["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
     record["config"]["data"]["source"] = {
-        "_target_": "datamodules.sources.trashnet.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
+        "_target_": "datamodules.sources.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
         "url": "http://x", "timeout": 3,
     }  # fmt: skip
     settings = stored_data(record["config"], {})
@@ -250,7 +250,7 @@ def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> P
 
 def going_on(start: str, path: Path, folder: Path, *said: str):
     said = (f"{start}={path}", *said)
-    return continued(configured("train", *QUICK, f"run_dir={folder / 'run'}", *said), list(said))
+    return resumed_config(configured("train", *QUICK, f"run_dir={folder / 'run'}", *said), list(said))
 
 
 @pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])
@@ -262,8 +262,11 @@ def going_on(start: str, path: Path, folder: Path, *said: str):
         ("data.root", "http://127.0.0.1/photos"),
         ("data.size", {"_target_": "os.system", "command": "touch harm"}),
         ("data.source._args_", ["x"]),
-        ("data.source._target_", "lightning_modules.backbones.create_backbone"),  # conf/ names it, but not for data
-        ("data.keep", "${model}"),
+        (
+            "data.source._target_",
+            "lightning_modules.backbones.backbone.create_backbone",
+        ),  # conf/ names it, but not for data
+        ("data.class_fraction", "${model}"),
         ("model.name", "${oc.env:FAKE_TOKEN}"),
     ],
 )
@@ -285,10 +288,10 @@ def test_a_run_that_goes_on_reads_no_variable_and_moves_no_object(start, key, va
         ({"logger.csv.name": "${notes}", "notes": "../../elsewhere"}, "logger.name is a path"),
         ({"logger": "${tags.0}", "tags": [{"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger",
           "save_dir": "x", "name": "/tmp/x"}}]}, "its tags would run"),
-        ({"export": {"_target_": "conf.build.export_later", "name": "../x"}}, "export.name is a path"),
+        ({"export": {"_target_": "export.export_later", "name": "../x"}}, "export.name is a path"),
         ({"callbacks.harm": "${logger.csv}"}, "its callbacks would run"),
         ({"trainer.plugins": ["${model}"]}, "its trainer would run"),
-        ({"callbacks.trial.trial": {"_target_": "os.system"}}, "its callbacks would run"),
+        ({"callbacks.optuna_pruning.trial": {"_target_": "os.system"}}, "its callbacks would run"),
     ],
 )  # fmt: skip
 def test_a_resumed_run_builds_each_part_in_its_place(changes, message, checkpoint, tmp_path):
@@ -306,15 +309,15 @@ def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, t
     changes = {
         "run_dir": "/x", "trainer.default_root_dir": "/x", "callbacks.checkpoint.dirpath": "/x",
         "callbacks.history.folder": "/x", "logger.csv.save_dir": "/x", "logger.mlflow": mlflow,
-        "logger.wandb": {"_target_": "callbacks.wandb_logger.Wandb", "save_dir": "/x", "entity": "stranger"},
-        "callbacks.trial.trial": trial, "data.cache_dir": "/x", "data.quarantine_dir": "/x",
+        "logger.wandb": {"_target_": "loggers.Wandb", "save_dir": "/x", "entity": "stranger"},
+        "callbacks.optuna_pruning.trial": trial, "data.cache_dir": "/x", "data.quarantine_dir": "/x",
     }  # fmt: skip
     path = stored_with(checkpoint, tmp_path, changes)
-    cfg = conf.plain(going_on("ckpt", path, tmp_path, f"data.cache_dir={tmp_path / 'mine'}"))
+    cfg = configs.plain(going_on("ckpt", path, tmp_path, f"data.cache_dir={tmp_path / 'mine'}"))
     run = str(tmp_path / "run")
     assert cfg["run_dir"] == cfg["trainer"]["default_root_dir"] == cfg["callbacks"]["checkpoint"]["dirpath"] == run
     assert cfg["callbacks"]["history"]["folder"] == cfg["logger"]["csv"]["save_dir"] == run
-    assert cfg["logger"]["wandb"] == {"_target_": "callbacks.wandb_logger.Wandb", "save_dir": run, "entity": None}
+    assert cfg["logger"]["wandb"] == {"_target_": "loggers.Wandb", "save_dir": run, "entity": None}
     assert cfg["logger"]["mlflow"]["tracking_uri"] == f"sqlite:///{run}/mlflow.db"
     assert cfg["logger"]["mlflow"]["artifact_location"] == f"{run}/mlflow"
     assert cfg["logger"]["mlflow"]["experiment_name"] == "mine"
@@ -324,7 +327,7 @@ def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, t
 
 def test_a_resumed_run_downloads_only_what_the_command_line_names(checkpoint, tmp_path):
     trashnet = {
-        "_target_": "datamodules.sources.trashnet.TrashnetSource", "root": "${data.root}", "url": "http://x",
+        "_target_": "datamodules.sources.TrashnetSource", "root": "${data.root}", "url": "http://x",
         "cache_dir": "${data.cache_dir}",
     }  # fmt: skip
     path = stored_with(checkpoint, tmp_path, {"data.source": trashnet, "data.root": None})
@@ -341,7 +344,7 @@ def test_a_run_goes_on_twice_with_its_references(checkpoint, tmp_path, photos):
     first = going_on("ckpt", path, tmp_path, "epochs=5")
     assert first.trainer.max_epochs == 5
     content = torch.load(path, weights_only=True)
-    content[RECORD]["config"] = conf.portable(first)
+    content[RECORD]["config"] = configs.portable(first)
     torch.save(content, path)
     second = going_on("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
     assert (second.trainer.max_epochs, second.data.source.root) == (7, "elsewhere")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import conf
-from conf.typed import as_typed
 from evaluate import main as evaluate_main
 from export import export
+from litesort.cli.compose import CONF
+from litesort.cli.quoting import quote_overrides
 from predict import predict
 from train import train
 
@@ -26,8 +26,8 @@ TINY = (
 
 
 def configured(command: str, *overrides: str):
-    arguments = as_typed(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(command, overrides=[*(() if command == "predict" else QUICK), *arguments])
 
 

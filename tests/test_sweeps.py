@@ -71,8 +71,8 @@ def test_a_killed_job_is_a_row_and_goes_on_when_the_sweep_is_resumed(photos, tmp
     assert {row["status"] for row in rows(tmp_path).values()} == {"completed"}
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").glob("0-*/*.ckpt")}
     assert len((half / "history.csv").read_text().splitlines()) == 1 + 3
-    judged = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/metrics.json")]
-    assert {result["latency"][0]["threads"] for result in judged} == {max(len(os.sched_getaffinity(0)) // 2, 1)}
+    evaluated = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/metrics.json")]
+    assert {result["latency"][0]["threads"] for result in evaluated} == {max(len(os.sched_getaffinity(0)) // 2, 1)}
 
 
 @pytest.mark.parametrize("launcher", needs)

@@ -1,4 +1,4 @@
-"""From photos to a judged model: the whole road, with real parts, at a tiny size."""
+"""From photos to a evaluated model: the whole recipe, with real parts, at a tiny size."""
 
 import csv
 import functools
@@ -17,12 +17,12 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-import conf
-from conf.build import load_data
 from lightning_modules.checkpoint import load_net
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
+from litesort.cli.build import load_data
+from litesort.cli.compose import CONF
 from train import train
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ TINY = (
 
 def configured(folder: Path, photos: Path, *overrides: str):
     """The config of a tiny run in `folder`."""
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[*TINY, f"data.root={photos}", f"run_dir={folder}", *overrides])
 
 
@@ -103,11 +103,11 @@ def test_the_best_epoch_is_named_whatever_chooses_it(finished, photos, tmp_path)
 def test_a_test_by_the_trainer_gives_the_numbers_of_evaluate(finished, tmp_path):
     folder, results, _ = finished
     net, record = load_net(folder / "best.ckpt")
-    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("evaluate", overrides=[f"ckpt={folder / 'best.ckpt'}", f"run_dir={tmp_path}"])
     data, split, _ = load_data(record, cfg)
     assert split == "test"
-    module = WasteClassifier(net, CrossEntropy(), functools.partial(configure), record["classes"])
+    module = ImageClassifier(net, CrossEntropy(), functools.partial(configure), record["classes"])
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet)
     (tested,) = trainer.test(module, datamodule=data, verbose=False)
@@ -147,16 +147,16 @@ def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
     done = run(
         f"ckpt={folder / 'best.ckpt'}",
-        f"hydra.run.dir={tmp_path / 'judged'}",
+        f"hydra.run.dir={tmp_path / 'evaluated'}",
         *quick,
         cwd=tmp_path,
         script="evaluate.py",
     )
     assert done.returncode == 0, done.stderr
-    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     for key in ("test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "macs", "params", "photos"):
-        assert judged[key] == pytest.approx(results[key], abs=1e-6), key
-    assert (tmp_path / "judged" / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
+        assert evaluated[key] == pytest.approx(results[key], abs=1e-6), key
+    assert (tmp_path / "evaluated" / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
 
 
 def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp_path):
@@ -165,12 +165,12 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp
     for number in range(3):
         (other / "cup" / f"{number}.jpg").write_bytes((photos / f"cup/cup{number}.jpg").read_bytes() + b"new")
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
-    arguments = [f"ckpt={finished[0] / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'judged'}", *quick]
+    arguments = [f"ckpt={finished[0] / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'evaluated'}", *quick]
     done = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
     assert done.returncode == 0, done.stderr
-    judged = json.loads((tmp_path / "judged" / "metrics.json").read_text())
-    assert judged["photos"] == 3
-    assert judged["classes"] == ["bag", "can", "cup"]
+    evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert evaluated["photos"] == 3
+    assert evaluated["classes"] == ["bag", "can", "cup"]
     (other / "cat").mkdir()
     (other / "cat" / "0.jpg").write_bytes((photos / "cup" / "cup0.jpg").read_bytes())
     refused = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
@@ -272,6 +272,6 @@ def test_two_processes_train_one_run(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "ddp" / "metrics.json").read_text())
     assert results["status"] == "completed"
-    assert results["photos"] == 9  # each once, whichever rank judged it
+    assert results["photos"] == 9  # each once, whichever rank evaluated it
     assert len((tmp_path / "ddp" / "history.csv").read_text().splitlines()) == 1 + 2
     assert len(list(tmp_path.rglob("metrics.json"))) == 1

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules import DataError, boxes, images
+from datamodules import images
+from datamodules.images import boxes
 from datamodules.quarantine import first_process
 from datamodules.sources.base import Sample, Source
 from datamodules.sources.coco_json import Box, CocoImage, read_coco
 from datamodules.sources.folder import natural
+from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 

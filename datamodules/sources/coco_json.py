@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules import DataError
+from litesort.errors import DataError
 
 MAX_PX = 1e7  # a larger number is no coordinate
 UNSAFE = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f\ud800-\udfff]")  # a drive, control characters, half of a surrogate pair

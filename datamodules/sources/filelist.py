@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from datamodules import DataError
 from datamodules.sources.base import Sample, Source
+from datamodules.sources.csv_table import read_table
 from datamodules.sources.folder import SPLIT_NAMES, natural
-from datamodules.sources.table import read_table
+from litesort.errors import DataError
 
 
 class FileListSource(Source):

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules import DataError
 from datamodules.sources.base import Sample, Source, Split
+from litesort.errors import DataError
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"}
@@ -100,7 +100,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def photos_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Files with a picture suffix at any depth below `folder`, in natural order; hidden ones are passed over.
 
     A folder that cannot be looked into stands for its photos, as one that is broken.

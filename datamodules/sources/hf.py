@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules import DataError
+from datamodules.sources.archive.extracted import Record, UnpackedSource, unpacked
 from datamodules.sources.folder import SPLIT_NAMES
-from datamodules.sources.unpacked import Record, UnpackedSource, unpacked
+from litesort.errors import DataError
 
 
 class HfSource(UnpackedSource):

@@ -12,13 +12,13 @@ from typing import Literal
 
 from filelock import FileLock
 
-from datamodules import DataError
 from datamodules.cache import default_cache_dir
-from datamodules.cache_build import parallel
-from datamodules.download import NotFoundError, download
+from datamodules.cache.build import parallel
 from datamodules.quarantine import first_process
+from datamodules.sources.archive.download import NotFoundError, download
 from datamodules.sources.coco import CocoSource
 from datamodules.sources.coco_json import CocoImage
+from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from datamodules import DataError
 from datamodules.cache import default_cache_dir
-from datamodules.download import download
 from datamodules.quarantine import first_process
+from datamodules.sources.archive.download import download
+from datamodules.sources.archive.extract import unpack
 from datamodules.sources.base import Sample
 from datamodules.sources.folder import FolderSource
-from datamodules.unpack import unpack
+from litesort.errors import DataError
 
 COUNTS = {"cardboard": 403, "glass": 501, "metal": 410, "paper": 594, "plastic": 482, "trash": 137}
 INNER = "dataset-resized"

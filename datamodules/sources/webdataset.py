@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules import DataError
+from datamodules.sources.archive.extracted import Record, UnpackedSource, unpacked
 from datamodules.sources.folder import SUFFIXES, natural
-from datamodules.sources.unpacked import Record, UnpackedSource, unpacked
+from litesort.errors import DataError
 
 PREFIXES = ("train", "val", "test")
 

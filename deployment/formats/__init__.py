@@ -9,8 +9,8 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from deployment import DeploymentError
 from deployment.formats.base import ExportedPredictor, Format, Predictor
+from litesort.errors import DeploymentError
 
 __all__ = ["FORMATS", "ExportedPredictor", "Format", "Predictor", "find_format", "find_model", "get_format", "register"]
 

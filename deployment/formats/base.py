@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from deployment import DeploymentError, optional
-from deployment.record import FORMAT
-from deployment.writing import Verify
+from deployment import optional
+from deployment.metadata import FORMAT
+from deployment.placing import Verify
+from litesort.errors import DeploymentError
 
 if TYPE_CHECKING:
     import torch

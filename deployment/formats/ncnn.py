@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deployment import DeploymentError
+from deployment.export_module import Deployable, deployable
 from deployment.formats.base import (
     INPUT,
     OUTPUT,
@@ -28,9 +28,9 @@ from deployment.formats.base import (
     invalid_option,
     read_file,
 )
-from deployment.graph import Deployable, deployable
-from deployment.record import pack, unpack
-from deployment.writing import Verify, placing
+from deployment.metadata import pack, unpack
+from deployment.placing import Verify, placing
+from litesort.errors import DeploymentError
 
 TIMEOUT = 900  # seconds; pnnx takes 3 to 10
 # A layer that ncnn lacks may end the process, so the first run of a new file is one of its own.

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deployment import DeploymentError
 from deployment.formats.base import (
     INPUT,
     F1Of,
@@ -23,9 +22,10 @@ from deployment.formats.base import (
     read_file,
 )
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet, too_much_lost
+from deployment.metadata import KEY, pack, unpack
 from deployment.onnx_graph import trace_onnx
-from deployment.record import KEY, pack, unpack
-from deployment.writing import Verify, placing
+from deployment.placing import Verify, placing
+from litesort.errors import DeploymentError
 
 FP16_MIN_SIZE = 256  # smaller tensors save nothing, and precision matters most for biases and norms
 LAYERS = ("Conv", "Gemm", "MatMul")  # they have weights, and can stay in float

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deployment import DeploymentError
 from deployment.formats.base import (
     F1Of,
     Format,
@@ -26,10 +25,11 @@ from deployment.formats.base import (
     read_file,
 )
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet
+from deployment.metadata import KEY, pack, unpack
 from deployment.onnx_graph import trace_onnx
-from deployment.record import KEY, pack, unpack
-from deployment.signals import kept_signal_stack
-from deployment.writing import Verify, placing
+from deployment.placing import Verify, placing
+from deployment.signal_stack import kept_signal_stack
+from litesort.errors import DeploymentError
 
 HINT = "INFERENCE_PRECISION_HINT"  # what the runtime computes in
 

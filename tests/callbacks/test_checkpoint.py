@@ -18,7 +18,7 @@ from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from callbacks.ema import EMA
 from callbacks.history import History
 from callbacks.reseed import Reseed
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[2]
 

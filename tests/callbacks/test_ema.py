@@ -6,7 +6,7 @@ import torch
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.ema import EMA
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 
 class Reference(pl.Callback):

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.ema import EMA
 from callbacks.finetuning import Finetuning
-from lightning_modules import ModelError, optim
-from lightning_modules.backbones import Backbone, create_backbone
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules import optim
+from lightning_modules.backbones.backbone import Backbone, create_backbone
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy
+from litesort.errors import ModelError
 
 HEAD = {"fc.weight", "fc.bias"}
 
@@ -38,7 +39,7 @@ def timm_module(name="lcnet_050", **settings):
     kwargs = {"img_size": 16, "depth": 2} if "deit" in name else None
     net = create_backbone(name, 3, pretrained=False, drop_path_rate=0.1, kwargs=kwargs)
     settings = {"lr": 0.01, "warmup_epochs": 0.0, **settings}
-    return WasteClassifier(net, CrossEntropy(), functools.partial(optim.configure, **settings), ["a", "b", "c"])
+    return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure, **settings), ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

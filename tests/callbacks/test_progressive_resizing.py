@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.progressive_resizing import ProgressiveResizing
-from lightning_modules import ModelError
+from litesort.errors import ModelError
 
 
-class Sides(pl.Callback):
-    """Sides that the network's first layer saw, and in which mode."""
+class Sizes(pl.Callback):
+    """Sizes that the network's first layer saw, and in which mode."""
 
     def __init__(self):
         self.seen = []
@@ -26,7 +26,7 @@ class Sides(pl.Callback):
 
 
 def test_sides_grow_and_validation_sees_the_full_one(make_module, make_trainer, data):
-    sides = Sides()
+    sides = Sizes()
     resizing = ProgressiveResizing(0.5, delay_fraction=0.25, finetune_fraction=0.25, size_increment=2)
     make_trainer(resizing, sides, epochs=8).fit(make_module(), datamodule=data)
     steps = len(sides.of(True)) // 8
@@ -45,7 +45,7 @@ def test_a_resumed_run_goes_on_at_its_side_and_nothing_stays_in_the_network(tmp_
     module = make_module()
     make_trainer(*parts(), Stop(), epochs=4).fit(module, datamodule=data)
     assert not module.net._forward_pre_hooks
-    sides = Sides()
+    sides = Sizes()
     make_trainer(*parts(), sides, epochs=4).fit(
         make_module(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )

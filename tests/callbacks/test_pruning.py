@@ -11,13 +11,14 @@ from callbacks.checkpoint import RunCheckpoint
 from callbacks.ema import EMA
 from callbacks.finetuning import Finetuning
 from callbacks.pruning import StructuredPruning
-from deployment.compare import Times
-from deployment.profile import profile
-from lightning_modules import ModelError, optim
-from lightning_modules.backbones import create_backbone
+from deployment.complexity import profile
+from deployment.latency.benchmark import Times
+from lightning_modules import optim
+from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import RECORD, build_net, make_record, read_checkpoint
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy
+from litesort.errors import ModelError
 
 pytest.importorskip("torch_pruning")
 
@@ -50,7 +51,7 @@ def module():
     torch.manual_seed(0)
     net = create_backbone("lcnet_050", 3, pretrained=False)
     record = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
-    return WasteClassifier(
+    return ImageClassifier(
         net, CrossEntropy(), functools.partial(optim.configure, lr=0.01), CLASSES, state_record=record
     )
 
@@ -119,7 +120,7 @@ class Spy(pl.Callback):
 @pytest.mark.parametrize(("averaged", "stop"), [(False, 2), (True, 1)], ids=["after a step", "averaged, before one"])
 def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer, tmp_path, averaged, stop):
     def run(folder, stop=None, ckpt=None):
-        spy, callbacks = Spy(), [prune(macs=0.4, steps=2, every=2, ckpt=ckpt)]
+        spy, callbacks = Spy(), [prune(macs=0.4, steps=2, interval_epochs=2, ckpt=ckpt)]
         callbacks += [EMA(0.5)] if averaged else []
         trainer = make_trainer(*callbacks, RunCheckpoint(folder), spy, epochs=4)
         classifier = module()
@@ -146,7 +147,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
 
 def test_what_was_frozen_stays_so_over_a_step(make_trainer):
     classifier = module()
-    make_trainer(prune(steps=2, every=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Photos())
+    make_trainer(prune(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Photos())
     assert len(classifier.net.pruning) == 2
     assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
     assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
@@ -180,7 +181,7 @@ def test_a_setting_out_of_range_is_one_line(settings, message):
 
 def test_steps_that_do_not_fit_the_run_are_refused(make_trainer):
     with pytest.raises(ModelError, match=r"prune\.steps=3 every 2 epochs end after 4 of epochs=4"):
-        make_trainer(prune(steps=3, every=2), epochs=4).fit(module(), datamodule=Photos())
+        make_trainer(prune(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Photos())
 
 
 def test_a_target_out_of_reach_says_what_is_left(make_trainer):

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cache_photos import SIZE, Photos, draw
+from cache_images import SIZE, Photos, draw
 
 from datamodules.cache import open_pixels
 

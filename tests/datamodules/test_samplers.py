@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import datamodules
-from datamodules import DataError
 from datamodules.samplers import OrderedSampler, ShuffleSampler, WeightedSampler, class_weights, hash64
+from litesort.errors import DataError
 
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 WORLDS = st.integers(1, 5)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from datamodules import images
-from deployment.runtimes import TorchPredictor
-from lightning_modules.backbones import create_backbone
+from deployment.predictors import TorchPredictor
+from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import make_record
 
 CLASSES = ["bag", "can", "cup"]

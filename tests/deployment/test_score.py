@@ -7,8 +7,8 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment import DeploymentError
 from deployment.score import Score
+from litesort.errors import DeploymentError
 
 CONF = Path(__file__).parents[2] / "conf"
 ENTRY = {"ms_per_photo": 11.742, "ratio": 0.5}
@@ -47,7 +47,7 @@ def test_better_and_faster_never_scores_worse(f1, other_f1, seconds, other_secon
 
 
 def test_a_steep_sigmoid_does_not_overflow():
-    steep = Score(c=1e6)
+    steep = Score(steepness=1e6)
     assert steep(1.0, 43.16) == pytest.approx(0.5)
     assert steep(0.0, 43.16) == pytest.approx(1.5)
 
@@ -70,7 +70,9 @@ def test_a_time_that_was_not_measured_is_an_error(seconds):
         Score()(0.7, seconds)
 
 
-@pytest.mark.parametrize("wrong", [{"time": "median"}, {"base_time": 0}, {"c": -1}, {"photos": 0}, {"base_f1": 70}])
+@pytest.mark.parametrize(
+    "wrong", [{"time": "median"}, {"base_time": 0}, {"steepness": -1}, {"photos": 0}, {"base_f1": 70}]
+)
 def test_a_parameter_out_of_range_is_named(wrong):
     with pytest.raises(DeploymentError, match=f"score.{next(iter(wrong))}={next(iter(wrong.values()))}"):
         Score(**wrong)
@@ -82,14 +84,14 @@ def test_judge_takes_the_record_of_its_clock_at_batch_one():
 
     records = [record("model", 32, 0.9), record("end_to_end", 1, 0.5), record("model", 1, 0.25)]
     relative, boostcamp = Score(), Score(name="boostcamp", time="end_to_end")
-    assert relative.judge(0.8, records)["score_seconds"] == pytest.approx(61.26 * 0.25)
-    judged = boostcamp.judge(0.8, records)
-    assert judged["score_seconds"] == pytest.approx(5 * 5.217)
-    assert judged["score"] == boostcamp(0.8, judged["score_seconds"])
-    assert judged["score_name"] == "boostcamp"
-    assert f"{judged['score']:.4f}" in judged["score_explained"]
+    assert relative.compute(0.8, records)["score_seconds"] == pytest.approx(61.26 * 0.25)
+    evaluated = boostcamp.compute(0.8, records)
+    assert evaluated["score_seconds"] == pytest.approx(5 * 5.217)
+    assert evaluated["score"] == boostcamp(0.8, evaluated["score_seconds"])
+    assert evaluated["score_name"] == "boostcamp"
+    assert f"{evaluated['score']:.4f}" in evaluated["score_explained"]
     with pytest.raises(DeploymentError, match="model clock at batch 1"):
-        relative.judge(0.8, records[:2])
+        relative.compute(0.8, records[:2])
 
 
 def test_a_relative_score_needs_a_reference():

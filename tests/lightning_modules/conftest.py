@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.backbones import Backbone
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy, Objective
+from lightning_modules.backbones.backbone import Backbone
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy, Objective
 from lightning_modules.optim import configure
 
 CLASSES = ["Metal", "Paper", "Plastic"]
@@ -61,7 +61,7 @@ def module(
     net: Backbone | None = None, objective: Objective | None = None, lr: float = 0.1, name: str = "adamw", **settings
 ):
     optimizer = functools.partial(configure, lr=lr, name=name)
-    return WasteClassifier(net or backbone(), objective or CrossEntropy(), optimizer, CLASSES, **settings)
+    return ImageClassifier(net or backbone(), objective or CrossEntropy(), optimizer, CLASSES, **settings)
 
 
 def trainer(tmp_path, **settings) -> pl.Trainer:

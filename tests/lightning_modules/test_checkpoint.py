@@ -3,9 +3,9 @@ import pickle
 import pytest
 import torch
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import create_backbone
-from lightning_modules.checkpoint import FORMAT, RECORD, build_net, continue_net, make_record, read_checkpoint
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.checkpoint import FORMAT, RECORD, build_net, load_for_training, make_record, read_checkpoint
+from litesort.errors import ModelError
 
 CLASSES = ["Metal", "Paper", "Plastic"]
 
@@ -126,13 +126,13 @@ def test_a_pruning_history_that_does_not_fit_is_refused(path):
 
 
 def test_a_network_goes_on_with_its_classes_in_another_order(path, net):
-    again = continue_net(path, ["Plastic", "Metal", "Paper"])
+    again = load_for_training(path, ["Plastic", "Metal", "Paper"])
     assert again.training
     photos = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(again.eval()(photos), net(photos)[:, [2, 0, 1]])
     with pytest.raises(ModelError, match="knows the classes Metal, Paper, Plastic and the data has Glass, Metal"):
-        continue_net(path, ["Glass", "Metal"])
+        load_for_training(path, ["Glass", "Metal"])
 
 
 def test_records_from_before_pruning_and_teachers_gain_their_keys(path):

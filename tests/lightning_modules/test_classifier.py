@@ -8,22 +8,22 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone
-from lightning_modules.classifier import WasteClassifier
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules.backbones.backbone import Backbone
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
+from litesort.errors import ModelError
 
 
 def test_it_learns_and_reports_what_it_promises(tiny, tmp_path):
     module, trainer = tiny.module(), tiny.trainer(tmp_path, max_epochs=8)
     trainer.fit(module, tiny.loader(soft=True), tiny.loader(seed=1))
     fitted = {k: v.item() for k, v in trainer.callback_metrics.items()}
-    judged = {"loss", "f1_macro", "accuracy_micro", "auroc_macro", "ece", *(f"f1/{name}" for name in tiny.CLASSES)}
-    assert set(fitted) == {"train/loss"} | {f"val/{name}" for name in judged}
+    evaluated = {"loss", "f1_macro", "accuracy_micro", "auroc_macro", "ece", *(f"f1/{name}" for name in tiny.CLASSES)}
+    assert set(fitted) == {"train/loss"} | {f"val/{name}" for name in evaluated}
     assert fitted["val/f1_macro"] > 0.9
     tested = trainer.test(module, tiny.loader(seed=1), verbose=False)[0]
-    assert tested == pytest.approx({f"test/{name}": fitted[f"val/{name}"] for name in judged}, abs=1e-6)
+    assert tested == pytest.approx({f"test/{name}": fitted[f"val/{name}"] for name in evaluated}, abs=1e-6)
     assert module.metrics["test"].confusion.sum() == 32
     assert module.metrics["val"].confusion.trace() >= 29
 
@@ -127,7 +127,7 @@ def test_compiling_keeps_the_names(tiny, monkeypatch):
 
 def test_what_does_not_fit_is_one_line(tiny, tmp_path):
     with pytest.raises(ModelError, match="3 classes and the data 2"):
-        WasteClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
+        ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
     with pytest.raises(ModelError, match=r"litesort\.config is a Tensor"):
         tiny.module(state_record={"config": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"trainer\.max_epochs"):

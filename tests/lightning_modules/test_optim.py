@@ -8,9 +8,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_modules import ModelError
-from lightning_modules.backbones import Backbone, create_backbone
+from lightning_modules.backbones.backbone import Backbone, create_backbone
 from lightning_modules.optim import configure, lr_factor
+from litesort.errors import ModelError
 
 
 @pytest.fixture(scope="module")

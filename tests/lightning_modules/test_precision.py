@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules import ModelError, precision
+from lightning_modules import precision
+from litesort.errors import ModelError
 
 
 @pytest.fixture(autouse=True)

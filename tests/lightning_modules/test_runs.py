@@ -11,14 +11,14 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from lightning_modules.backbones import create_backbone
+from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import RECORD, build_net, read_checkpoint
-from lightning_modules.objectives import CrossEntropy
+from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
 
 
 def _shares(tiny) -> pl.LightningDataModule:
-    """Each rank judges its own batches, of uneven number of photos."""
+    """Each rank evaluates its own batches, of uneven number of photos."""
 
     class Shares(pl.LightningDataModule):
         def val_dataloader(self):

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment import DeploymentError
-from deployment.record import unpack
-from lightning_modules import ModelError
-from lightning_modules.backbones import build_timm
+from deployment.metadata import unpack
+from lightning_modules.backbones.backbone import build_timm
 from lightning_modules.checkpoint import RECORD, read_checkpoint
+from litesort.errors import DeploymentError, ModelError
 from litesort.model_card import arguments_fault, fault
 
 TARGET = {"_target_": "os.system", "command": "touch harm"}

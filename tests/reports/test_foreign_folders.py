@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from conf import resume
+from litesort.cli import resume
+from reports.html.leaderboard import write_page
 from reports.leaderboard import gather
-from reports.page import write_page
 from reports.run_folder import read_config, read_mistakes
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

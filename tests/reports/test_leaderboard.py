@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from reports.files import plain
+from litesort.io import plain
 from reports.leaderboard import duration, main, markdown, print_table, write
 from reports.ranking import differences, group_seeds, rank
 

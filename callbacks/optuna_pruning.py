@@ -1,0 +1,51 @@
+"""Tell a search after each epoch how a trial does, and stop one without hope."""
+
+import json
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class TrialPruned(Exception):
+    """A trial that a search has given up; the sweep's callback makes a row of it that is no failure."""
+
+
+class TrialReport(pl.Callback):
+    """Report `monitor` of each epoch to the Optuna study that the run is a trial of; does nothing in other runs.
+
+    Args:
+        trial: JSON of the study's `storage` and `name`, the trial's `number`, and, if hopeless ones are to stop,
+            `startup_trials` and `warmup_epochs`; None: the run belongs to no study.
+        monitor: Logged metric, higher is better.
+
+    Raises:
+        TrialPruned: After an epoch in which the trial's best is below the median of the others' at that epoch.
+    """
+
+    def __init__(self, trial: str | None = None, monitor: str = "val/f1_macro") -> None:
+        self.trial: dict[str, Any] = json.loads(trial) if trial else {}
+        self.monitor = monitor
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if "startup_trials" not in self.trial or self.monitor not in trainer.callback_metrics:
+            return
+        reason = None
+        if trainer.is_global_zero:
+            reason = self._report(float(trainer.callback_metrics[self.monitor]), trainer.current_epoch)
+        if reason := trainer.strategy.broadcast(reason):  # all processes of a run stop together
+            raise TrialPruned(reason)
+
+    def _report(self, value: float, epoch: int) -> str | None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # a resumed run reports its last epoch again
+        pruner = optuna.pruners.MedianPruner(self.trial["startup_trials"], self.trial["warmup_epochs"])
+        study = optuna.load_study(study_name=self.trial["name"], storage=self.trial["storage"], pruner=pruner)
+        mine = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == self.trial["number"])
+        trial = optuna.trial.Trial(study, mine._trial_id)
+        trial.report(value, epoch)
+        if not trial.should_prune():
+            return None
+        reason = f"without hope after {epoch + 1} epochs: {self.monitor} {value:.4f} is below the other trials' median"
+        trial.set_user_attr("pruned", reason)
+        return reason

@@ -1,0 +1,150 @@
+"""Decode once: the pixels of a whole source in one memory-mapped array that every epoch, run and sweep job shares.
+
+`python -m datamodules.cache` lists, cleans and verifies what is cached.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from datamodules import images
+from datamodules.cache import store
+from datamodules.cache.build import ImageSource, fill
+from datamodules.cache.key import DigestIndex
+from datamodules.cache.store import Decode, Pixels, Shape
+from litesort.errors import DataError
+
+__all__ = ["ImageSource", "Pixels", "default_cache_dir", "open_pixels"]
+
+log = logging.getLogger(__name__)
+
+
+def default_cache_dir() -> Path:
+    """Return `$LITESORT_CACHE`, else `$XDG_CACHE_HOME/litesort`, else `~/.cache/litesort`."""
+    if own := os.environ.get("LITESORT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "litesort"
+
+
+def pixel_dir(cache_dir: str | Path | None) -> Path:
+    """Return the folder of the pixel caches."""
+    return (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / "pixels"
+
+
+def open_pixels(
+    source: ImageSource,
+    size: int,
+    policy: str,
+    *,
+    where: str = "disk",
+    cache_dir: str | Path | None = None,
+    budget_gb: float = 20.0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Pixels | None:
+    """Return the source's images at size x size, from the cache or built now; None where there can be no cache.
+
+    The cache is named by content (files, boxes, order, size, policy): a changed image or policy is another cache. Of
+    several processes that ask at once, one builds and the others wait. A cache whose header or sizes are wrong is
+    built again.
+
+    where: "disk" maps a file, shared by all processes; "memory" keeps the pixels in this process.
+    cache_dir: None is `default_cache_dir()`.
+    budget_gb: a larger cache is not built: one line says so and None is returned. A disk that cannot be written (full,
+        read-only) costs one line too; the pixels then stay in memory if they fit into half of what is free.
+    workers: threads that decode; None is one per core.
+    """
+    if where not in ("disk", "memory"):
+        raise DataError(f"data.cache={where} is invalid: use disk, memory or off")
+    if policy not in images.POLICIES:
+        raise DataError(f"data.resize={policy} is invalid: use one of {', '.join(images.POLICIES)}")
+    if size < 1:
+        raise DataError(f"data.size={size} is invalid: use 1 or more pixels, e.g. data.size=128")
+    if not source.samples:
+        raise DataError("data: there are no images to read: check data.root")
+    shape = (len(source.samples), size, size, 3)
+    need = float(np.prod(shape, dtype=np.float64)) / 1e9
+    if need > budget_gb:
+        log.warning(
+            "data.cache: %d images at %d px take %.3g GB, more than data.cache_budget_gb=%g: decoding on the fly",
+            *(shape[0], size, need, budget_gb),
+        )
+        return None
+
+    decode = partial(fill, source=source, size=size, policy=policy, workers=workers, progress=progress)
+    if where == "disk":
+        folder = pixel_dir(cache_dir)
+        with suppress(OSError):  # where it cannot be made, a cache that is there already may still be read
+            folder.mkdir(parents=True, exist_ok=True)
+        index = DigestIndex(source, folder)
+
+        def path_of() -> Path:
+            return folder / f"{policy}-{size}px-{index.key(size, policy, workers, progress)}"
+
+        try:
+            return _open_or_build(path_of, shape, index.root[-500:], decode)
+        except OSError as error:
+            reason = error.strerror or error
+            log.warning("data.cache: no cache in %s (%s): data.cache_dir=FOLDER names another place", folder, reason)
+    if need > (free := free_memory_gb()) / 2:
+        log.warning(
+            "data.cache: %.3g GB of pixels do not fit into half of the free memory (%.3g GB): decoding on the fly",
+            *(need, free),
+        )
+        return None
+    array = np.empty(shape, np.uint8)
+    return Pixels(array, decode(array.__setitem__))
+
+
+def _open_or_build(path_of: Callable[[], Path], shape: Shape, root: str, decode: Decode, tries: int = 3) -> Pixels:
+    """Open the cache that the images ask for, or build it; try again where images change meanwhile."""
+    path = path_of()
+    if pixels := _open(path):
+        return pixels
+    with _locked(path):
+        if pixels := _open(path):  # built while this process waited
+            return pixels
+        store.write(path, shape, root, decode, is_current=lambda: path_of() == path)
+        if pixels := store.read(path):
+            return pixels
+    if tries == 1:
+        raise OSError("images keep changing while they are read")
+    return _open_or_build(path_of, shape, root, decode, tries - 1)
+
+
+def _open(path: Path) -> Pixels | None:
+    pixels = store.read(path)
+    if pixels is None and path.exists():
+        log.warning("data.cache: %s is damaged: building it again", path)
+    if pixels:
+        with suppress(OSError):
+            os.utime(path)  # "last used", for the clean-up
+    return pixels
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of one cache; a process that dies releases it."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("data.cache: %s is locked by another process, which builds it; waiting", path)
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def free_memory_gb() -> float:
+    """Return the memory that can be had without swapping, in GB; infinite where the system does not say."""
+    with suppress(OSError, ValueError, StopIteration), Path("/proc/meminfo").open() as lines:
+        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 / 1e9
+    return float("inf")

@@ -1,0 +1,79 @@
+"""Decode and resize the photos of a source on all cores, with a progress bar."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from datamodules import images
+from datamodules.cache.store import Store
+
+CHUNK = 8  # photos a task: small enough for an even bar, large enough that handing out costs nothing
+
+
+class ImageSource(Protocol):
+    """What caches and loaders ask of a source; samples have a unique `.path`, a `.box` and a `.frame`."""
+
+    samples: list[Any]
+
+    def read(self, index: int, min_side: int | None = None) -> np.ndarray: ...
+    def digest(self, index: int) -> bytes: ...
+    def file(self, index: int) -> Path | None: ...
+
+
+def available_cpus() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parallel(
+    task: Callable[[int], Any], indices: Sequence[int], label: str, workers: int | None = None, progress: bool = True
+) -> None:
+    """Call task(index) for each index, in threads (decoders let go of the GIL); the first error stops all."""
+    if not len(indices):
+        return
+    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+
+    def run(chunk: Sequence[int]) -> int:
+        for index in chunk:
+            task(index)
+        return len(chunk)
+
+    shape = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="photos")
+    try:
+        with Progress(*shape, console=Console(stderr=True), disable=not progress) as bar:
+            shown = bar.add_task(label, total=len(indices))
+            for done in pool.map(run, chunks):
+                bar.advance(shown, done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def fill(
+    store: Store, source: ImageSource, size: int, policy: str, workers: int | None = None, progress: bool = True
+) -> dict[int, str]:
+    """Store the pixels of each sample, (size, size, 3) uint8; return row -> reason of the broken ones (grey)."""
+    broken: dict[int, str] = {}
+
+    def decode(index: int) -> None:
+        try:
+            pixels = images.resize(source.read(index, size), size, policy)
+        except images.BrokenImage as error:
+            pixels = np.full((size, size, 3), images.GREY, np.uint8)
+            broken[index] = error.reason
+        store(index, pixels)
+
+    parallel(decode, range(len(source.samples)), f"Decoding photos to {size} px", workers, progress)
+    return dict(sorted(broken.items()))

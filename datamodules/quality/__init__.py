@@ -1,0 +1,1 @@
+"""Find duplicates, wrong labels, outliers and broken images."""

@@ -1,0 +1,99 @@
+"""What a look at features adds to a survey: likely wrong labels, rare photos, more duplicates, and what leaks."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality.embeddings import Embed, HistogramEmbedder, features
+from datamodules.quality.label_issues import has_cleanlab, label_issues, out_of_fold
+from datamodules.quality.outliers import knn_distances, outliers
+from datamodules.splits.config import DUPLICATES
+from datamodules.splits.groups import components
+from litesort.errors import DataError
+
+NEAR = 0.72  # cosine of standardised features of a frozen network from which two photos show the same
+
+
+def audit(
+    data: ImageDataModule, pairs: list[dict[str, Any]], broken: Mapping[int, str], embed: Embed | None, progress: bool
+) -> dict[str, Any]:
+    """Judge labels and photos by features; plain data.
+
+    Args:
+        data: set up.
+        pairs: duplicates by similarity; those by features are added to it.
+        broken: row -> reason.
+        embed: a frozen network; None takes features made by hand.
+        progress: show a bar.
+
+    Returns:
+        features: what photos were compared by; method: what found the label issues; label_issues: row, given, likely
+            (names),
+        own (probability of the given label), other (of the likely one); outliers: row, distance; leakage: how a split
+        -> its numbers, see `leakage`.
+    """
+    rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
+    found, how = features(data, embed or HistogramEmbedder(), rows, progress)
+    labels = data.labels[rows]
+    distances, near = knn_distances(found, 2.0 if isinstance(how, HistogramEmbedder) else NEAR)
+    known = {tuple(pair["rows"]) for pair in pairs}
+    for one, other, cosine in near:
+        two = int(rows[one]), int(rows[other])
+        if two not in known:
+            pairs.append({"rows": list(two), "similarity": round(cosine, 3), "equal": False, "by": "features"})
+    groups = duplicate_ids(len(data.samples), pairs)[rows]
+    present, inner = np.unique(labels, return_inverse=True)
+    answers = out_of_fold(found, inner, groups)
+    places, likely = label_issues(inner, answers)
+    return {
+        "features": how.name,
+        "method": "cleanlab" if has_cleanlab() else "the plain formula",
+        "label_issues": [
+            {
+                "row": int(rows[place]), "given": data.classes[labels[place]], "likely": data.classes[present[label]],
+                "own": round(float(answers[place, inner[place]]), 4), "other": round(float(answers[place, label]), 4),
+            }
+            for place, label in zip(places, likely, strict=True)
+        ],
+        "outliers": [
+            {"row": int(rows[place]), "distance": round(float(distances[place]), 4)}
+            for place in outliers(distances, labels)
+        ],
+        "leakage": _leakage(data, pairs),
+    }  # fmt: skip
+
+
+def duplicate_ids(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
+    """Number photos (N,) int64, equal where pairs join them."""
+    keys: list[list[tuple[object, ...]]] = [[] for _ in range(count)]
+    for number, pair in enumerate(pairs):
+        for row in pair["rows"]:
+            keys[row].append((number,))
+    return components(keys)
+
+
+def _leakage(data: ImageDataModule, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The present split beside the one that `data.group_by=duplicates` would make."""
+    present = {"present": leakage(data.splits, pairs)}
+    ways = [DUPLICATES, *(way for way in data.split_config.ways if way != DUPLICATES)]
+    by_pixels = duplicate_ids(len(data.samples), [pair for pair in pairs if pair["by"] == "pixels"])
+    try:
+        other, _ = data.split_with(replace(data.split_config, group_by=ways), by_pixels)
+    except DataError as error:
+        return present | {"group_by=duplicates": {"impossible": str(error)}}
+    return present | {"group_by=duplicates": leakage(other, pairs)}
+
+
+def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Photos a side, pairs on two sides, those by pixels of them, and the share of test photos with a training twin."""
+    side = {int(row): name for name, rows in splits.items() for row in rows}
+    across = [pair for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
+    both = [two for pair in across for two in (pair["rows"], pair["rows"][::-1])]
+    leaked = {a for a, b in both if (side.get(a), side.get(b)) == ("test", "train")}
+    photos = {name: len(rows) for name, rows in splits.items()}
+    by_pixels = sum(pair["by"] == "pixels" for pair in across)
+    share = len(leaked) / max(1, photos["test"])
+    return {"photos": photos, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}

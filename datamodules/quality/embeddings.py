@@ -1,0 +1,67 @@
+"""Numbers that describe each photo of a source: from a frozen network that is handed in, else made by hand."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.nn import functional as F
+
+from datamodules.cache import open_pixels
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality.duplicates import small_images
+
+BATCH = 32
+
+
+class Embed(Protocol):
+    """A frozen network: (B, size, size, 3) uint8 -> (B, D) float32."""
+
+    name: str
+    size: int
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray: ...
+
+
+class HistogramEmbedder:
+    """Colour and gradient histograms, for where no weights are installed: they tell colours, not things."""
+
+    name, size = "colour and gradient histograms", 64
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """pixels: (B, 64, 64, 3) uint8. Returns (B, 192) float32: shares of colours, edges by place and direction."""
+        photos = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
+        levels = (photos / 64).long().clamp_(0, 3)
+        colours = F.one_hot(levels[:, 0] * 16 + levels[:, 1] * 4 + levels[:, 2], 64).float().mean((1, 2)).sqrt()
+        grey = photos.mean(1)
+        across, down = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2], grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
+        strength = torch.hypot(across, down)
+        turn = ((torch.atan2(down, across) / torch.pi + 1) * 4).long().clamp_(0, 7)
+        edges = F.one_hot(turn, 8).permute(0, 3, 1, 2) * strength[:, None]
+        cells = F.adaptive_avg_pool2d(edges, 4).flatten(1)
+        return torch.cat([colours, (cells / (cells.sum(1, keepdim=True) + 1)).sqrt()], 1).numpy()
+
+
+def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> tuple[np.ndarray, Embed]:
+    """Features (n, D) float32 of some samples, standardised among themselves and of length 1, and what made them.
+
+    Where the budget of the cache is too small for the photos of `embed`, they are made by hand.
+    rows: (n,) int64, those that can be read. The others are left out before anything is averaged: where half of the
+    photos are missing, their grey would be the mean, and all that are there would be alike.
+    Memory: one batch of photos and the result; pixels come from the cache, which is a file.
+    """
+    where = {"cache_dir": data.cache_dir, "budget_gb": data.cache_budget_gb, "progress": progress}
+    if isinstance(embed, HistogramEmbedder):
+        pixels = small_images(data.source, data.cache_dir, data.cache_budget_gb, progress).array
+    elif (opened := open_pixels(data.source, embed.size, "pad", **where)) is not None:  # type: ignore[arg-type]
+        pixels = opened.array
+    else:
+        return features(data, HistogramEmbedder(), rows, progress)
+    starts = range(0, len(rows), BATCH)
+    shown = track(starts, f"Describing photos: {embed.name}", console=Console(stderr=True), disable=not progress)
+    found = np.concatenate([embed(pixels[rows[start : start + BATCH]]) for start in shown])
+    found -= found.mean(0)
+    found /= found.std(0) + 1e-6
+    found /= np.linalg.norm(found, axis=1, keepdims=True) + 1e-6
+    return found, embed

@@ -1,0 +1,1 @@
+"""Download archives and unpack them."""

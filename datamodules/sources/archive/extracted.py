@@ -1,0 +1,95 @@
+"""Photos inside other files (tar shards, tables): unpacked once into the cache, and then read like a list of photos."""
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from datamodules.cache import default_cache_dir
+from datamodules.sources.base import Sample
+from datamodules.sources.filelist import FileListSource
+from litesort.errors import DataError
+
+COLUMNS = ["path", "label", "split", "group"]
+
+
+class Record(NamedTuple):
+    """One photo as its container has it: the bytes of its file, class name, split ("" where it names none)."""
+
+    name: str
+    label: str
+    split: str
+    content: bytes
+
+
+def unpacked(
+    kind: str,
+    files: Sequence[Path],
+    settings: object,
+    records: Callable[[], Iterator[Record]],
+    cache_dir: str | Path | None,
+) -> Path:
+    """Write all records to a folder of the cache, unless that was done for these very files; returns its list.
+
+    The folder is named by the size and time of the files and by `settings`; it appears whole or not at all.
+    """
+    states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([states, repr(settings)]).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    parent = (Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()) / kind
+    folder, scratch = parent / key, parent / f".{key}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # jobs that start together unpack once
+            if not folder.is_dir():
+                shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+                _write(scratch, records())
+                scratch.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror or error}): set data.cache_dir") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder / "list.csv"
+
+
+def _write(folder: Path, records: Iterator[Record]) -> None:
+    """Photos get numbers for names, so that no name of a container can lead out of the folder."""
+    (folder / "photos").mkdir(parents=True)
+    with (folder / "list.csv").open("w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow([*COLUMNS, "name"])
+        for number, record in enumerate(records):
+            path = f"photos/{number // 1000:05d}/{number:08d}{_suffix(record.content)}"
+            if number % 1000 == 0:
+                (folder / path).parent.mkdir()
+            (folder / path).write_bytes(record.content)
+            rows.writerow([path, record.label, record.split, "", record.name.encode("utf-8", "replace").decode()])
+
+
+def _suffix(content: bytes) -> str:
+    known = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
+    return known.get(content[:2], ".img")
+
+
+class UnpackedSource(FileListSource):
+    """The list that `unpacked` wrote, whose labels may be numbers of given class names."""
+
+    def __init__(self, file: Path, names: Sequence[str] | None = None) -> None:
+        super().__init__(file)
+        if names is None:
+            return
+        wrong = next((name for name in self.classes if not name.isdecimal() or int(name) >= len(names)), None)
+        if wrong is not None:
+            raise DataError(
+                f"data.source.names has {len(names)} names, but a label is {wrong:.50}: give them all, or null"
+            )
+        place = [int(name) for name in self.classes]
+        present = sorted(place)
+        self.samples = [
+            Sample(s.path, present.index(place[s.label]), s.split, s.group, s.box, s.frame) for s in self.samples
+        ]
+        self.classes = [names[number] for number in present]

@@ -1,0 +1,106 @@
+"""What people found out about single photos: some are left out of a source, some get another label."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.quarantine import first_process
+from datamodules.sources.base import Source
+from datamodules.sources.csv_table import read_table
+from litesort.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+class EditedSource(Source):
+    """Another source with fewer photos, or with other labels on some.
+
+    Args:
+        source: the source as it is.
+        exclude: paths, as the samples have them, to leave out.
+        labels: path -> name of the class that it shall have.
+
+    Raises:
+        DataError: a label is no class of the source, or nothing is left.
+    """
+
+    def __init__(self, source: Source, exclude: set[str], labels: Mapping[str, str]) -> None:
+        self.source, self.root, self.classes = source, source.root, source.classes
+        for path, name in labels.items():
+            if name not in self.classes:
+                known = ", ".join(self.classes)
+                raise DataError(f"data.relabel gives {path:.100} the label {name:.50}, which is none of {known:.200}")
+        self.rows = [row for row, sample in enumerate(source.samples) if sample.path not in exclude]
+        if not self.rows:
+            raise DataError("data.exclude names every photo: none is left")
+        kept = [source.samples[row] for row in self.rows]
+        self.samples = [
+            replace(sample, label=self.classes.index(labels[sample.path])) if sample.path in labels else sample
+            for sample in kept
+        ]
+
+    def prepare(self) -> None:
+        self.source.prepare()
+
+    def file(self, index: int) -> Path:
+        return self.source.file(self.rows[index])
+
+    def read(self, index: int, min_side: int | None = None) -> np.ndarray:
+        return self.source.read(self.rows[index], min_side)
+
+    def digest(self, index: int) -> bytes:
+        return self.source.digest(self.rows[index])
+
+
+def edited(source: Source, exclude: str | Path | None, relabel: str | Path | None) -> Source:
+    """The source after the lists: CSV files with the columns path (exclude) and path,label (relabel).
+
+    Paths are written as in reports. One that is not among the photos costs a line; a list of which none is, an error.
+    """
+    if exclude is None and relabel is None:
+        return source
+    known = {sample.path for sample in source.samples}
+    out = set(_paths("exclude", exclude, ["path"], known))
+    labels = {path: row["label"] for path, row in _paths("relabel", relabel, ["path", "label"], known).items()}
+    if first_process():
+        changed = len(labels.keys() - out)
+        log.info("data: left out by data.exclude: %d, relabelled by data.relabel: %d", len(out), changed)
+    return EditedSource(source, out, labels)
+
+
+def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str]) -> dict[str, dict[str, str]]:
+    """Path -> line of a list, of those that are among the photos."""
+    if file is None:
+        return {}
+    list_file = Path(file).expanduser()
+    if not list_file.is_file():
+        raise DataError(f"data.{key}={file} is not a file: give a CSV file with the columns {','.join(columns)}")
+    rows: dict[str, dict[str, str]] = {}
+    for line, row in read_table(list_file, columns, []):
+        if rows.setdefault(row["path"], row) != row:
+            raise DataError(f"{file}, line {line}: {row['path']} is named twice, with two labels: keep one")
+    found = {path: row for path, row in rows.items() if path in known}
+    strange = next((path for path in rows if path not in known), None)
+    if not found:
+        first = f", the first {strange!r:.100}" if strange else ""
+        raise DataError(f"data.{key}={file} names none of the photos{first}: write paths as in {min(known)!r:.100}")
+    if strange is not None and first_process():
+        count = len(rows) - len(found)
+        log.warning("data.%s=%s: %d of %d paths are not among the photos, as %s", key, file, count, len(rows), strange)
+    return found
+
+
+def named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    """Class names and labels (N,) int64: the source's own, or mapped by name onto `classes`."""
+    names = list(source.classes if classes is None else classes)
+    unknown = [name for name in source.classes if name not in names]
+    if unknown:
+        raise DataError(
+            f"data: class {', '.join(unknown)} is not one that the network knows ({', '.join(names)}): "
+            "rename or remove it"
+        )
+    place = np.array([names.index(name) for name in source.classes], np.int64)
+    return names, place[np.array([sample.label for sample in source.samples], np.int64)]

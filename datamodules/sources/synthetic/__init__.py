@@ -1,0 +1,1 @@
+"""Images of waste that are drawn, for a first run without data."""

@@ -1,0 +1,1 @@
+"""Train, val and test: fractions, folds, groups and splits that are kept."""

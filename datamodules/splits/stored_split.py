@@ -1,0 +1,130 @@
+"""StoredSplit: the split of a run, kept in its checkpoint and found again by the content of the images.
+
+A split that is drawn again from whatever files lie in a folder changes when one file is added or removed, and training
+images become test images. The stored split does not change: it survives a moved folder and renamed files.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datamodules.cache.key import UNREADABLE, DigestIndex
+from datamodules.splits.split import Indices
+from litesort.errors import DataError
+
+# Bits of a side. An image may be in val and in test: a source that names no test images is tested on its val images.
+NEW, TRAIN, VAL, TEST, UNUSED = 0, 1, 2, 4, 8
+EARLIER = TRAIN | UNUSED  # a training image of the network that the run started from, not of the run itself
+NAMES = {"train": TRAIN, "val": VAL, "test": TEST}
+FORMAT = 1
+
+
+def sides_of(rows: Indices, count: int) -> np.ndarray:
+    """Split (count,) uint8 of `count` samples that a split gives rows of; those in no row are `UNUSED`.
+
+    >>> sides_of({"train": np.array([0]), "val": np.array([2]), "test": np.array([2])}, 4).tolist()
+    [1, 8, 6, 8]
+    """
+    sides = np.zeros(count, np.uint8)
+    for name, own in rows.items():
+        sides[own] |= NAMES[name]
+    sides[sides == NEW] = UNUSED
+    return sides
+
+
+def sample_keys(index: DigestIndex, workers: int | None = None, progress: bool = True) -> np.ndarray:
+    """Keys (N,) uint64 of the samples of a source: the first 8 bytes of the digest of file content and box.
+
+    An unreadable file is known by its path.
+    """
+    found = index.digests(workers, progress)
+    paths = [sample.path for sample in index.source.samples]
+    by_path = [hashlib.sha256(b"path:" + path.encode(errors="surrogatepass")).digest() for path in paths]
+    keys = [own if digest == UNREADABLE else digest for digest, own in zip(found, by_path, strict=True)]
+    return np.frombuffer(b"".join(key[:8] for key in keys), ">u8").astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class StoredSplit:
+    """Split of the samples of a run.
+
+    Attributes:
+        keys: (N,) uint64, what `sample_keys` returned.
+        sides: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`; `UNUSED` is an image of the train side that `keep` left out;
+            `EARLIER` is a training image of the network that the run started from.
+    """
+
+    keys: np.ndarray
+    sides: np.ndarray
+
+    def pack(self) -> dict[str, Any]:
+        """Plain data for a checkpoint: two strings, 11.7 characters an image."""
+        keys = base64.b64encode(self.keys.astype(">u8").tobytes()).decode()
+        return {"format": FORMAT, "keys": keys, "sides": "".join(map(str, self.sides.tolist()))}
+
+    @classmethod
+    def unpack(cls, packed: Any) -> "StoredSplit":
+        """The split that `pack` returned plain data of.
+
+        Raises:
+            DataError: The data is damaged, or a newer litesort wrote it.
+        """
+        try:
+            if packed["format"] != FORMAT:
+                raise DataError(f"ckpt: its split has format {packed['format']}: pip install -U litesort")
+            keys = np.frombuffer(base64.b64decode(packed["keys"], validate=True), ">u8").astype(np.uint64)
+            sides = np.frombuffer(packed["sides"].encode("ascii"), np.uint8) - ord("0")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError("ckpt: its split is damaged: take another copy of the file") from error
+        if len(keys) != len(sides) or not np.isin(sides, (TRAIN, VAL, TEST, VAL | TEST, UNUSED, EARLIER)).all():
+            raise DataError("ckpt: its split is damaged: take another copy of the file")
+        return cls(keys, sides)
+
+    def look_up(self, keys: np.ndarray) -> np.ndarray:
+        """Split (M,) uint8 of samples by their keys (M,) uint64; `NEW` where the run did not have the image.
+
+        Equal copies of an image are told apart by their order. Where their number has changed, all of them are training
+        images if one was; else a further copy is `UNUSED`.
+        """
+        order = np.argsort(self.keys, kind="stable")
+        stored = self.keys[order]
+        first, last = np.searchsorted(stored, keys, "left"), np.searchsorted(stored, keys, "right")
+        sides = np.zeros(len(keys), np.uint8)
+        _, group, copies = np.unique(keys, return_inverse=True, return_counts=True)
+        by_group = np.argsort(group, kind="stable")
+        number = np.empty(len(keys), np.int64)  # of a copy among its equals
+        number[by_group] = np.arange(len(keys)) - (np.cumsum(copies) - copies)[group[by_group]]
+        known = last > first
+        same = known & (last - first == copies[group])
+        sides[same] = self.sides[order[first[same] + number[same]]]
+        for row in np.flatnonzero(known & ~same):
+            own = self.sides[order[first[row] : last[row]]]
+            copy = number[row]
+            sides[row] = TRAIN if (own & TRAIN).any() else own[copy] if copy < len(own) else UNUSED
+        return sides
+
+    def missing(self, keys: np.ndarray) -> int:
+        """Images of the run that are not among samples with these keys."""
+        own, counts = np.unique(self.keys[self.sides != EARLIER], return_counts=True)
+        there = dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True))
+        return sum(max(0, count - there.get(key, 0)) for key, count in zip(own.tolist(), counts.tolist(), strict=True))
+
+    def after(self, earlier: "StoredSplit") -> "StoredSplit":
+        """This split with the training images of an earlier one, which the weights have learned from too."""
+        trained = earlier.keys[earlier.sides & TRAIN > 0]
+        added = np.setdiff1d(trained, self.keys)
+        sides = np.full(len(added), EARLIER, np.uint8)
+        return StoredSplit(np.concatenate([self.keys, added]), np.concatenate([self.sides, sides]))
+
+    def is_of(self, sides: np.ndarray) -> bool:
+        """Whether samples with these sides are the run's own images: at least half of its test images are there."""
+        return 2 * int((sides & TEST > 0).sum()) >= int((self.sides & TEST > 0).sum()) > 0
+
+
+def as_stored_split(value: "StoredSplit | Mapping[str, Any] | None") -> "StoredSplit | None":
+    """A stored split, packed or not; None stays None."""
+    return value if value is None or isinstance(value, StoredSplit) else StoredSplit.unpack(value)

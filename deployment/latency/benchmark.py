@@ -1,0 +1,183 @@
+"""Measure a candidate and the reference in turn, in one run: milliseconds and their ratio."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from deployment.formats import FORMATS, Predictor, get_format
+from deployment.latency.timer import (
+    Candidate,
+    Pipeline,
+    Settings,
+    end_to_end_clock,
+    model_clock,
+    predictor_candidate,
+    predictor_pipeline,
+    torch_candidate,
+    torch_pipeline,
+)
+from litesort.errors import DeploymentError
+
+MODEL = "model"  # the evaluated net's name in the records
+
+
+class LatencyBenchmark:
+    """How time is measured.
+
+    Args:
+        device: Where the nets run, e.g. "cpu" or "cuda:0".
+        batches: Photos a call; 1 must be among them where a score is wanted.
+        end_to_end: Measure from file to class too.
+        photos: Files that the end-to-end clock goes through, over and over.
+        settings: Length of a measurement, warm-up, threads.
+
+    Raises:
+        DeploymentError: A setting is out of range, or the device is not here.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        batches: Sequence[int] = (1, 32),
+        end_to_end: bool = True,
+        photos: int = 64,
+        settings: Settings | None = None,
+    ) -> None:
+        if not batches or min(batches) < 1:
+            raise DeploymentError(f"latency.batches={list(batches)} is out of range: list batch sizes of 1 or more")
+        if photos < 1:
+            raise DeploymentError(f"latency.photos={photos} is out of range: give 1 or more")
+        try:
+            there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+        except RuntimeError as error:
+            raise DeploymentError(f"latency.device={device} is not a device: give cpu or cuda:0") from error
+        if not there:
+            raise DeploymentError(f"latency.device={device} is not here: no CUDA device was found, give cpu")
+        self.device, self.batches, self.end_to_end, self.photos = device, list(batches), end_to_end, photos
+        self.settings = settings
+
+    def measure(
+        self,
+        net: nn.Module | Predictor,
+        size: int,
+        reference: tuple[str, nn.Module, int],
+        reader: Callable[[int], Callable[[Path], np.ndarray]],
+        files: Sequence[Path],
+    ) -> list[dict[str, Any]]:
+        """Time one model, under the name "model", and the reference: see `measure_all`."""
+        return self.measure_all({MODEL: (net, size)}, reference, reader, files)
+
+    def measure_all(
+        self,
+        models: Mapping[str, tuple[nn.Module | Predictor, int]],
+        reference: tuple[str, nn.Module, int],
+        reader: Callable[[int], Callable[[Path], np.ndarray]],
+        files: Sequence[Path],
+    ) -> list[dict[str, Any]]:
+        """Time models and the reference, round by round.
+
+        Args:
+            models: Name -> a net, (B, 3, S, S) float32 in [0, 1] -> logits (B, C), or the predictor of an exported
+                file, which takes (B, S, S, 3) uint8 and normalises by itself; and its side S in pixels. Predictors
+                bring their threads with them.
+            reference: Name, net and side of the reference. Nets are moved to `device`, and to channels_last: the layout
+                alone makes a difference of almost two.
+            reader: Takes S, returns what turns a file into (S, S, 3) uint8.
+            files: Photos for the end-to-end clock.
+
+        Returns:
+            Records of `deployment.latency.timer`, with an entry for each model and one for the reference.
+        """
+        name, reference_net, side = reference
+        common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
+        sides = {**models, name: (reference_net, side)}
+        for module, _ in sides.values():
+            if isinstance(module, nn.Module):
+                module.to(self.device).to(memory_format=torch.channels_last)
+        records = model_clock({key: _candidate(model, px) for key, (model, px) in sides.items()}, **common)
+        if self.end_to_end:
+            pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
+            records += end_to_end_clock(pipelines, files[: self.photos], **common)
+        return records
+
+
+def _candidate(model: nn.Module | Predictor, size: int) -> Candidate:
+    return torch_candidate(model, size) if isinstance(model, nn.Module) else predictor_candidate(model, size)
+
+
+def _pipeline(model: nn.Module | Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
+    return torch_pipeline(model, prepare) if isinstance(model, nn.Module) else predictor_pipeline(model, prepare)
+
+
+class Times(NamedTuple):
+    """Time of one photo through a net and through its reference.
+
+    Attributes:
+        ratio: Median over the rounds of the net's by the reference's, below 1 where the net is faster.
+        net, reference: Medians, ms.
+    """
+
+    ratio: float
+    net: float
+    reference: float
+
+
+Clock = Callable[[nn.Module, nn.Module, int], Times]
+EAGER = "eager"
+
+
+def clock_in(runtime: str) -> Clock:
+    """What takes a net, another of the same classes and their photos' side, and times one photo through both, in turn.
+
+    Args:
+        runtime: A format, e.g. "openvino": both nets are exported and timed in it; "eager": timed as they are.
+
+    Raises:
+        DeploymentError: An unknown runtime, or one whose packages are missing.
+    """
+    if runtime == EAGER:
+        return time_eager
+    if runtime not in FORMATS:
+        raise DeploymentError(f"prune.runtime={runtime} is unknown: give one of {', '.join([*FORMATS, EAGER])}")
+    get_format(runtime).check_packages("fp32")
+
+    def clock(net: nn.Module, reference: nn.Module, size: int) -> Times:
+        with tempfile.TemporaryDirectory() as room:
+            nets = {"net": net, "reference": reference}
+            return _times({name: _shipped(part, Path(room) / name, runtime, size) for name, part in nets.items()})
+
+    return clock
+
+
+def time_eager(net: nn.Module, reference: nn.Module, size: int, settings: Settings | None = None) -> Times:
+    """Time one photo through `net` and through `reference`, both eager, where they are, in turn.
+
+    Args:
+        net: (B, 3, size, size) float in [0, 1] -> logits (B, C).
+        reference: The same, of the net that is compared to.
+        size: Side of the photo, px.
+        settings: Length of the measurement; None is a second at most.
+    """
+    return _times({"net": torch_candidate(net, size), "reference": torch_candidate(reference, size)}, settings)
+
+
+def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Candidate:
+    """A net as a file in its runtime; class names and training, which cost no time, are left out of it."""
+    classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
+    square = {"size": size, "resize": "pad", "mean": [0.0] * 3, "std": [1.0] * 3}
+    model = {"name": "network", "num_classes": len(classes), "kwargs": {}}
+    card = {"classes": classes, "preprocessing": square, "config": {}, "model": model, "versions": {}}
+    one = FORMATS[runtime]
+    return predictor_candidate(one.load(one.write(net, stem.with_name(f"{stem.name}{one.suffix}"), card)), size)
+
+
+def _times(candidates: dict[str, Candidate], settings: Settings | None = None) -> Times:
+    quick = settings or Settings(seconds=1.0, min_rounds=15, max_rounds=200)
+    (record,) = model_clock(candidates, reference="reference", batches=[1], settings=quick)
+    entries = record["entries"]
+    return Times(entries["net"]["ratio"], entries["net"]["median_ms"], entries["reference"]["median_ms"])

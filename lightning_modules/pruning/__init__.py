@@ -1,0 +1,1 @@
+"""Remove channels, and repeat a removal on another copy of the network."""

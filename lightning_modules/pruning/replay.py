@@ -1,0 +1,79 @@
+"""What pruning did to a network, as plain data, and how to do it again: needs nothing but the network's own build."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litesort.errors import ModelError
+
+
+def structure_diff(before: nn.Module, after: nn.Module) -> dict[str, Any]:
+    """Describe how one network's structure differs from another of the same modules.
+
+    Returns {"sizes": {module: {attribute: int or list of int}}, "shapes": {tensor: list of int}}: the integer
+    attributes (channels, groups, heads, ...) and the parameters and buffers that are not alike, as in `after`.
+    """
+    old, sizes = dict(before.named_modules()), {}
+    for name, module in after.named_modules():
+        changed = {key: value for key, value in _sizes(module).items() if _sizes(old[name]).get(key) != value}
+        if changed:
+            sizes[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+    shapes = _shapes(before)
+    return {"sizes": sizes, "shapes": {key: list(s) for key, s in _shapes(after).items() if shapes[key] != s}}
+
+
+def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Give a freshly built network the structure that pruning left, step by step; its weights are then to be loaded.
+
+    net: changed in place; pruning: what `structure_diff` returned for each step. ModelError for a history that belongs
+        to
+    another network: only sizes that it has already can change, and nothing is run.
+    """
+    for number, step in enumerate(pruning):
+        modules, shapes = dict(net.named_modules()), _shapes(net)
+        try:
+            for name, sizes in step["sizes"].items():
+                known = _sizes(modules[name])
+                for key, value in sizes.items():
+                    setattr(modules[name], key, _like(known[key], value))
+            for key, shape in step["shapes"].items():
+                _reshape(net, key, shapes[key], [int(side) for side in shape])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"ckpt: step {number} of its pruning does not fit this network: {error}") from error
+    return net
+
+
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    """Attributes of a module that are integers, or tuples of them; booleans are choices, not sizes."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if type(value) is int or (type(value) is tuple and value and all(type(v) is int for v in value))
+    }
+
+
+def _shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
+def _like(old: Any, new: Any) -> Any:
+    if isinstance(old, tuple) and len(new) == len(old) and all(type(v) is int for v in new):
+        return tuple(new)
+    if isinstance(old, int) and type(new) is int:
+        return new
+    raise ValueError(f"{new!r} in place of {old!r}")
+
+
+def _reshape(net: nn.Module, key: str, old: tuple[int, ...], shape: list[int]) -> None:
+    if len(old) != len(shape) or any(not 0 < new <= was for new, was in zip(shape, old, strict=True)):
+        raise ValueError(f"{key} of {list(old)} cannot become {shape}")
+    owner, _, name = key.rpartition(".")
+    module = net.get_submodule(owner)
+    tensor: Tensor = getattr(module, name)
+    smaller = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        module.register_buffer(name, smaller)

@@ -1,0 +1,81 @@
+"""Start an entry point so that a command line that does not compose costs one line, not Hydra's page."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from litesort.cli.quoting import expand_globs
+
+COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts: `litesort.cli.sweep_callback` takes it away
+# Part of an error -> the extra of pyproject.toml that fixes it.
+EXTRAS = {"hydra/launcher/submitit": "slurm", "RayLauncher": "ray", "optuna.samplers": "search"}
+FULL_ERROR = "HYDRA_FULL_ERROR"  # with it Hydra raises what it would print
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call what `hydra.main` made; exit with status 2 and `error: ...` if the command line is not one.
+
+    `HYDRA_FULL_ERROR=1` shows Hydra's own report instead.
+    """
+    sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
+    # Jobs of a sweep that start elsewhere, by submitit or Ray, find the packages beside the entry point too.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+    )
+    if os.environ.get(FULL_ERROR) == "1":
+        main()
+        return
+    os.environ[FULL_ERROR] = os.environ[COMPOSING] = "1"
+    try:
+        main()
+    except Exception as error:
+        composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of those are OSErrors too
+        composing |= "Unknown plugin class" in str(error)
+        if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
+            raise
+        folder = "" if composing else "the run folder cannot be made, choose another by hydra.run.dir: "
+        print(f"error: {folder}{reason(error)}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        composed()
+
+
+def composed() -> None:
+    """Leave errors to Hydra again; called where the first job starts."""
+    if os.environ.pop(COMPOSING, None):
+        os.environ.pop(FULL_ERROR, None)
+
+
+def reason(error: BaseException) -> str:
+    """One line for what Hydra raises while it composes: the key, and what is there instead."""
+    text = " ".join(str(error).split())
+    for part, extra in EXTRAS.items():
+        if part in text:
+            return f"this sweep needs another package: pip install -e '.[{extra}]'"
+    cause: Any = error.__cause__
+    missing, options = getattr(error, "missing_cfg_file", None), getattr(error, "options", None)
+    if missing and options:
+        group, _, name = missing.rpartition("/")
+        options = [option for option in options if not option.startswith("_")]
+        return f"{group}={name} is not there: {_nearest(name, options) or 'choose one of ' + ', '.join(options)}"
+    if (key := getattr(cause, "key", None)) is not None and text.startswith("Could not override"):
+        path = text.split("'")[1]
+        siblings = [str(name) for name in cause.parent_node or {}]
+        return f"{path} is not a setting: {_nearest(str(key), siblings) or 'see them all with --cfg job'}"
+    if text.startswith("Ambiguous value for argument"):
+        given = text.split("'")[1]
+        return f"{given} names several: add -m to sweep over them, or write a list as key=[a,b]"
+    if unknown := re.match(r"In '[^']*': Could not load '([^']+)/([^']+)'", text):
+        return f"{unknown[1]}=[{unknown[2]}] is not there: choose from conf/{unknown[1]}"
+    if override := getattr(error, "override", None):
+        return f"{override} cannot be read: write key=value, and quote special characters: 'key=\"value\"'"
+    return text if cause is None else f"{text} ({' '.join(str(cause).split())})"
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    return f"did you mean {', '.join(near)}?" if near else ""

@@ -1,0 +1,5 @@
+"""Where the settings are."""
+
+from pathlib import Path
+
+CONF = Path(__file__).parents[2] / "conf"  # the folder of YAML files

@@ -1,0 +1,54 @@
+"""Values that people type and Hydra reads as something else."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequence[str] = ()) -> list[str]:
+    """Command line in Hydra's grammar, for keys whose plain form has another meaning there.
+
+    Args:
+        arguments: As typed; with -m they are left alone, for then a comma does mean a sweep.
+        lists: Keys of which `key=a,b` means a list.
+        texts: Keys of which the whole value is text, whatever characters a path has in it.
+
+    Example:
+        >>> quote_overrides(["format=onnx,ncnn", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
+        ['format=[onnx,ncnn]', "source='a b (1).jpg'", 'seed=1']
+    """
+    typed = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in lists and "," in value and value[0] not in "[\"'":
+            argument = f"{key}=[{value}]"
+        elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
+            text = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+            argument = f"{key}='{text}'"
+        typed.append(argument)
+    return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed
+
+
+def expand_globs(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Command line with `group=glob(folder/pattern)` written out, which Hydra does for files beside each other only.
+
+    Args:
+        arguments: As typed.
+        conf: The folder of all groups.
+
+    Example:
+        >>> expand_globs(["-m", "experiment=glob(nowhere/*)"], Path("conf"))
+        ['-m', 'experiment=glob(nowhere/*)']
+    """
+    expanded = []
+    for argument in arguments:
+        match = re.fullmatch(r"([\w/]+)=glob\(([\w./-]+)/([\w.*?\[\]-]+)\)", argument)
+        if match:
+            group, folder, pattern = match.groups()
+            names = sorted(file.stem for file in (conf / group / folder).glob("*.yaml"))
+            chosen = [name for name in names if fnmatch.fnmatch(name, pattern) and not name.startswith("_")]
+            if chosen:
+                argument = f"{group}=" + ",".join(f"{folder}/{name}" for name in chosen)
+        expanded.append(argument)
+    return expanded

@@ -1,0 +1,174 @@
+"""The split that a run takes over from the checkpoint that it resumes, starts from or learns from."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig
+
+if TYPE_CHECKING:
+    from datamodules.datamodule import ImageDataModule
+    from datamodules.splits.stored_split import StoredSplit
+
+log = logging.getLogger(__name__)
+
+# Settings that draw another split. Where one is on the command line, no split is taken over.
+SPLIT_SETTINGS = ("seed", "fold", "folds", "group_by", "group_block", "val_fraction", "test_fraction")
+
+
+@dataclass(frozen=True)
+class SplitOrigin:
+    """A trained network that a run begins with.
+
+    Attributes:
+        key: The setting that names it: ckpt, ckpt_init, model.weights or teacher.
+        path: Its file.
+        split: The split that it was trained with.
+    """
+
+    key: str
+    path: str
+    split: "StoredSplit"
+
+
+def split_origins(cfg: DictConfig) -> list[SplitOrigin]:
+    """The checkpoints of a run's config that keep a split, in the order in which one is taken over."""
+    from datamodules.splits.stored_split import StoredSplit
+
+    teachers = list(cfg.teacher) if isinstance(cfg.teacher, ListConfig) else [cfg.teacher]
+    named = [("ckpt", cfg.ckpt), ("ckpt_init", cfg.ckpt_init), ("model.weights", cfg.model.get("weights"))]
+    found = []
+    for key, path in [*named, *(("teacher", path) for path in teachers)]:
+        packed = _packed_split(str(path), key) if path and Path(str(path)).is_file() else None
+        if packed is not None:
+            found.append(SplitOrigin(key, str(path), StoredSplit.unpack(packed)))
+    return found
+
+
+def _packed_split(path: str, key: str) -> Any:
+    from deployment.formats import find_format
+    from lightning_modules.checkpoint import read_checkpoint
+    from litesort.errors import DeploymentError, ModelError
+
+    try:
+        if (exported := find_format(path)) is not None:
+            return exported.load(Path(path), threads=None).record.get("split")
+        return read_checkpoint(path)["litesort"].get("split")
+    except (ModelError, DeploymentError):
+        if key in ("ckpt", "ckpt_init"):
+            raise
+        return None  # plain weights keep no split; a teacher that cannot be read is refused where it is opened
+
+
+def inherited_split(origins: Sequence[SplitOrigin], overrides: Sequence[str]) -> dict[str, Any]:
+    """Arguments of the data module that keep the split of the first origin.
+
+    Empty where there is none, or where the command line draws a split of its own.
+
+    Args:
+        origins: What `split_origins` returned.
+        overrides: `key=value` as typed.
+    """
+    if not origins or (origins[0].key != "ckpt" and split_settings(overrides)):
+        return {}
+    policy = "exclude" if origins[0].key == "ckpt" else "train"
+    return {"stored_split": origins[0].split, "new_images": policy}
+
+
+def split_settings(overrides: Sequence[str]) -> list[str]:
+    """Settings on a command line that draw another split.
+
+    >>> split_settings(["data.fold=1", "seed=2", "+data.group_by=x"])
+    ['data.fold', 'data.group_by']
+    """
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    return [key for key in keys if key in {f"data.{name}" for name in SPLIT_SETTINGS}]
+
+
+def check_overlap(
+    data: "ImageDataModule", origins: Sequence[SplitOrigin], overrides: Sequence[str], strict: bool = False
+) -> None:
+    """Compare the val and test images of a run with those that its origins were trained on.
+
+    An origin that the weights come from is refused where they overlap. A teacher costs a warning.
+
+    Args:
+        data: The data module, with its split.
+        origins: What `split_origins` returned.
+        overrides: `key=value` as typed.
+        strict: Refuse a teacher too.
+
+    Raises:
+        ModelError: They overlap.
+    """
+    from litesort.errors import DataError, ModelError
+
+    for origin in origins:
+        if origin.key == "ckpt":
+            if not data.is_own:
+                raise DataError(
+                    f"ckpt={origin.path} was trained on other images than these: give data.root=FOLDER of its own, or "
+                    "start a new run with ckpt_init"
+                )
+            continue
+        counts = data.trained_on(origin.split)
+        if not any(counts.values()):
+            continue
+        parts = " and ".join(f"{counts[name]} of {len(data.splits[name])} {name} images" for name in ("val", "test"))
+        said = ", ".join(split_settings(overrides))
+        hint = f"leave out {said}" if said else f"give ckpt_init or teacher={origin.path} alone"
+        line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is taken over"
+        if origin.key != "teacher" or strict:
+            raise ModelError(line)
+        log.warning("%s (strict=true makes this an error)", line)
+
+
+def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dict[str, Any]:
+    """The split as plain data for the run's checkpoint.
+
+    A resumed run keeps its split as it is. A run that starts from other weights adds the images these were trained on.
+    """
+    if origins and origins[0].key == "ckpt":
+        return origins[0].split.pack()
+    split = data.split_used
+    for origin in origins:
+        if origin.key in ("ckpt_init", "model.weights"):
+            split = split.after(origin.split)
+    return split.pack()
+
+
+def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
+    """The split that an evaluation reads; `auto` is test for the run's own images, else unseen.
+
+    Args:
+        data: The data module, with the split of the checkpoint.
+        wanted: train, val, test, unseen, all or auto.
+        other: Whether the command line names other data.
+
+    Raises:
+        DataError: All images were trained on.
+    """
+    from litesort.errors import DataError
+
+    if wanted != "auto":
+        return wanted
+    if data.stored_split is None:
+        if other:
+            log.warning("data: the checkpoint keeps no split: images that it was trained on cannot be told apart")
+        return "all" if other else "test"
+    if data.is_own:
+        return "test"
+    left_out = len(data.rows) - len(data.unseen)
+    if not len(data.unseen):
+        raise DataError(
+            f"data: all {left_out} images are training or validation images of the checkpoint: give others, or "
+            "split=all to evaluate on them none the less"
+        )
+    if left_out:
+        log.warning(
+            "data: %d of these %d images are training or validation images of the checkpoint: they are left out",
+            *(left_out, len(data.rows)),
+        )
+    return "unseen"

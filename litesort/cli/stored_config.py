@@ -1,0 +1,360 @@
+"""Configs that came in a file: checked and built without running anything that the file names.
+
+A checkpoint and an exported file carry the config of their training. Whoever wrote the file chose every value in it:
+
+- `resolve` fills in references to other keys (`${data.root}`), and refuses every other `${...}`. OmegaConf's resolvers,
+  which can read environment variables and decode text, never see a value of a file.
+- An evaluation builds the data module and its source alone, from classes of `datamodules`, with plain values:
+  `stored_data` and `data_builder`. Hydra's `instantiate` has no part in it.
+- A run that goes on (`ckpt=`, `ckpt_init=`) may build what `conf/` or the command line names for the same part of the
+  config, and nothing else: `check_run`.
+- Addresses, and folders to write to, are this computer's: `LOCAL_KEYS` are never taken from a file.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+from litesort.cli.paths import CONF
+from litesort.cli.validate import check_values
+from litesort.errors import ModelError
+from litesort.plain_data import check_size, parse_yaml
+
+Values = dict[str, Any]
+
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # the name of another key, and nothing else
+MAX_VALUES = 100_000  # of a resolved config
+# Where a network address, or a folder that is written to, is named: this computer's business.
+LOCAL_KEYS = re.compile(
+    r"url|urls|uri|host|hostname|port|proxy|endpoint|server|address|storage|entity|artifact_location|trial"
+    r"|dirpath|folder|dir|out|output|.*_(?:url|uri|host|endpoint|dir)"
+)
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|[\\/]{2}")  # https://..., \\server\share
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
+# Part of a config -> other parts whose objects it may hold, by reference.
+HOLDS = {"data": ("sampler", "augment"), "export": ("score", "latency")}
+NAMES_A_FILE = {"logger": ("name", "version", "sub_dir"), "export": ("name",)}  # parts of paths below a folder
+NO_SOURCE = "say data=folder data.root=..."
+
+
+def resolve(config: Mapping[str, Any], part: Any = None) -> Any:
+    """Fill in the plain references of a config; the result is plain data without any `${`.
+
+    A reference may be a whole value, and then stands for text, a number, a list or a mapping; or it may stand inside
+    longer text (`${run_dir}/mlflow.db`). What comes out is not read for references again.
+
+    Args:
+        config: Plain data; references start from its top.
+        part: What to resolve; None: the whole config.
+
+    Raises:
+        ModelError: Any other `${...}`, a key that is not there, a circle, or more values than a config can have.
+    """
+    try:
+        check_size(config, max_nodes=MAX_VALUES)
+    except ValueError as error:
+        raise ModelError(f"ckpt: its config is refused: {error}") from error
+    return _Resolver(config).value(config if part is None else part, ())
+
+
+class Literal(str):
+    """Text that the command line gave: it is no part of the file, and is taken as it is."""
+
+
+class _Resolver:
+    """Resolves one config, and counts what comes out of it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self.left = MAX_VALUES
+
+    def value(self, node: Any, open_names: tuple[str, ...]) -> Any:
+        self.left -= 1
+        if self.left < 0 or len(open_names) > 32:
+            raise ModelError("ckpt: its config is refused: its references lead to too many values")
+        if isinstance(node, Mapping):
+            return {key: self.value(item, open_names) for key, item in node.items()}
+        if isinstance(node, list | tuple):
+            return [self.value(item, open_names) for item in node]
+        return self._text(node, open_names) if type(node) is str and "${" in node else node
+
+    def _text(self, text: str, open_names: tuple[str, ...]) -> Any:
+        whole = REFERENCE.fullmatch(text)
+        if whole:
+            return self._named(whole[1], open_names)
+        if "\\" in text:  # OmegaConf's escape: it would read the text otherwise than this function does
+            raise _unsettled(text)
+        filled = REFERENCE.sub(lambda found: self._words(found[1], open_names), text)
+        if "${" in filled:
+            raise _unsettled(text)
+        return filled
+
+    def _words(self, name: str, open_names: tuple[str, ...]) -> str:
+        value = self._named(name, open_names)
+        if isinstance(value, dict | list):
+            raise ModelError(f"ckpt: its config puts {name}, which is no text, into a text: it is refused")
+        return str(value)
+
+    def _named(self, name: str, open_names: tuple[str, ...]) -> Any:
+        if name in open_names:
+            raise ModelError(f"ckpt: its config defines {name} by itself: it is refused")
+        open_names = (*open_names, name)
+        node: Any = self.config
+        for part in name.split("."):
+            if type(node) is str and "${" in node:  # a reference on the way to the key
+                node = self._text(node, open_names)
+            node = _child(node, part)
+            if node is _MISSING:
+                raise ModelError(f"ckpt: its config refers to {name}, which is not in it: it is refused")
+        return self.value(node, open_names)
+
+
+_MISSING = object()
+
+
+def _child(node: Any, key: str) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(key, _MISSING)
+    if isinstance(node, list | tuple) and key.isdecimal() and int(key) < len(node):
+        return node[int(key)]
+    return _MISSING
+
+
+def lookup(values: Any, name: str) -> Any:
+    """The value at a dotted key of plain data; `...` where there is none."""
+    for part in name.split("."):
+        values = _child(values, part)
+    return ... if values is _MISSING else values
+
+
+def _unsettled(text: str) -> ModelError:
+    return ModelError(f"ckpt: its config holds {text[:60]!r}, which is no plain reference to a key: it is refused")
+
+
+# An evaluation: the images that a network was trained with.
+
+
+def stored_data(config: Mapping[str, Any], said: Mapping[str, Any]) -> Values:
+    """Settings of the data module that an evaluation builds, out of a config that came in a file.
+
+    Sampler and augmentation are left out: an evaluation has none. No source downloads anything with these settings.
+
+    Args:
+        config: The stored config.
+        said: Settings of `data` on the command line, as plain values; they win.
+
+    Raises:
+        ModelError: There are none, or they cannot be used.
+    """
+    said = {key: Literal(value) if isinstance(value, str) else value for key, value in said.items()}
+    data = config.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("source"), dict):
+        raise ModelError(f"ckpt: it does not say which images it was trained with: {NO_SOURCE}")
+    kept = {key: value for key, value in data.items() if key not in ("sampler", "augment", "classes")}
+    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | said
+    source = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in data["source"].items()}
+    source |= {key: said[key] for key in ("root", "file", "cache_dir") if key in said and key in source}
+    settings = resolve({**config, "data": {**kept, "source": source}}, {**kept, "source": source})
+    for key, value in _texts({**settings, **settings["source"]}):
+        if ADDRESS.match(value) and not isinstance(value, Literal):
+            raise ModelError(f"ckpt: its data.{key} is an address, and none is taken from a file: {NO_SOURCE}")
+    _data_class(settings.get("_target_"), "ImageDataModule")
+    _data_class(settings["source"].get("_target_"), "Source")
+    for node in _objects(settings):
+        if "_target_" in node and node is not settings and node is not settings["source"]:
+            raise ModelError(f"ckpt: its data would build {str(node['_target_'])[:80]}: it is refused: {NO_SOURCE}")
+    check_values(settings, "data.")
+    return settings
+
+
+def stored_name(config: Mapping[str, Any]) -> str | None:
+    """What the run of a stored config was called."""
+    name = config.get("name")
+    return str(resolve(config, name)) if isinstance(name, str) else None
+
+
+def data_builder(settings: Values) -> Callable[..., Any]:
+    """What makes the data module of `stored_data`'s settings; keyword arguments are passed on as they are.
+
+    Raises:
+        ModelError: A setting that the classes do not know.
+    """
+    module = _data_class(settings["_target_"], "ImageDataModule")
+    source = _data_class(settings["source"]["_target_"], "Source")
+    source_arguments, arguments = _arguments(settings["source"]), _arguments(settings)
+    _fits(source, source_arguments, "data.source")
+    _fits(module, arguments | {"source": None}, "data")
+    return partial(module, **(arguments | {"source": source(**source_arguments)}))
+
+
+def images_name(data: Any) -> str:
+    """What images are called in reports: the kind of source, and where it lies."""
+    kind = str(data["source"]["_target_"]).split(".")[-1].removesuffix("Source").lower()
+    return " ".join(str(part) for part in (kind, data.get("file") or data.get("root")) if part)
+
+
+def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of each text in plain data."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            yield from _texts(value, str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, key)
+
+
+def _arguments(settings: Values) -> Values:
+    return {key: value for key, value in settings.items() if key not in HYDRA_KEYS}
+
+
+def _fits(target: type, arguments: Values, where: str) -> None:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise ModelError(f"ckpt: its {where} does not fit {target.__name__} ({error}): {NO_SOURCE}") from error
+
+
+def _data_class(target: Any, base: str) -> type:
+    """A class that a module of `datamodules` defines, and that is, or is derived from, the one called `base`."""
+    module, _, name = str(target).rpartition(".")
+    found = None
+    if isinstance(target, str) and re.fullmatch(r"datamodules(\.[a-z][a-z_0-9]*)*", module):
+        try:  # imports modules of the package alone: what these have imported themselves has another __module__
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+    if (
+        not isinstance(found, type)
+        or found.__module__.split(".")[0] != "datamodules"
+        or base not in [c.__name__ for c in found.__mro__]
+    ):
+        raise ModelError(f"ckpt: it reads its images with {str(target)[:80]}, not litesort's: {NO_SOURCE}")
+    return found
+
+
+# A run that goes on, or that starts from the network of another one.
+
+
+def localised(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Values:
+    """A stored config in which addresses and folders are this computer's.
+
+    The value of such a key is the one that the command line composed, where it composed the same kind of object there;
+    else the one that conf/ gives to this kind of object; else it is left out. No source has an address: whoever wants
+    a download names the data on the command line.
+
+    Args:
+        stored: Plain data.
+        own: What the command line composed, as `compose.portable` returned it.
+    """
+    return {key: value for key, value in _localised(stored, own, "").items() if value is not ...}
+
+
+def _localised(node: Any, own: Any, section: str) -> Any:
+    if isinstance(node, list):
+        return [_localised(item, None, section) for item in node]
+    if not isinstance(node, dict):
+        return node
+    target, same = node.get("_target_"), isinstance(own, dict)
+    same = same and (target is None or own.get("_target_") == target)
+    defaults = own if same else _defaults(section, target)
+    kept = {}
+    for key, value in node.items():
+        inside = section or str(key)
+        if not _is_local(str(key), value):
+            kept[key] = _localised(value, own.get(key) if same else None, inside)
+        elif inside == "data" and str(key) not in ("cache_dir", "quarantine_dir"):
+            kept[key] = None
+        elif key in defaults:
+            kept[key] = defaults[key]
+    return kept
+
+
+def _is_local(key: str, value: Any) -> bool:
+    """Whether a key names an address or a folder; one whose value is an object is the name of that object."""
+    return LOCAL_KEYS.fullmatch(key) is not None and not (isinstance(value, dict) and "_target_" in value)
+
+
+def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence[str]) -> Values:
+    """Resolve the config of a run of which parts came in a file, and look at all that it would build.
+
+    Args:
+        values: The config, nothing of it resolved.
+        own: What the command line composed: what the user has named is the user's affair.
+        parts: Top-level keys that came in the file.
+
+    Raises:
+        ModelError: A part names what neither conf/ nor the command line names for it.
+    """
+    resolved: Values = resolve(values)
+    for key in parts:
+        allowed = {target for name in (key, *HOLDS.get(key, ())) for target in _allowed(name, own)}
+        for node in _objects(resolved.get(key)):
+            target = node.get("_target_")
+            if "_target_" in node and not (isinstance(target, str) and target in allowed):
+                raise ModelError(
+                    f"ckpt: its {key} would run {str(target)[:80]}, which no file of conf/ names: if it is yours, name "
+                    "it in one; else take the weights alone into a new run, model.weights=FILE"
+                )
+            if odd := [name for name in node if re.fullmatch(r"_.*_", str(name)) and name not in HYDRA_KEYS]:
+                raise ModelError(f"ckpt: its {key} has the key {str(odd[0])[:40]}, which Hydra reads: it is refused")
+            _only_names(key, node)
+        if key == "data":
+            for name, value in _texts(resolved[key]):
+                if ADDRESS.match(value) and value not in dict(_texts(own.get(key))).values():
+                    raise ModelError(f"ckpt: its data.{name} is an address, and none is taken from a file: {NO_SOURCE}")
+    return resolved
+
+
+def _only_names(part: str, node: Values) -> None:
+    """Refuse a path where a name below one of this computer's folders belongs."""
+    if part == "logger" and not str(node.get("_target_")).startswith("pytorch_lightning.loggers."):
+        return  # the name of a W&B run is shown, and names no file
+    for key in NAMES_A_FILE.get(part, ()):
+        if re.search(r"[/\\:]|^\.\.", str(node.get(key, ""))):
+            raise ModelError(f"ckpt: its {part}.{key} is a path, and no folder is taken from a file: it is refused")
+
+
+def _allowed(part: str, own: Mapping[str, Any]) -> set[Any]:
+    named = [*_objects(_conf().get(part)), *_objects(own.get(part))]
+    return {node["_target_"] for node in named if isinstance(node.get("_target_"), str)}
+
+
+def _objects(node: Any) -> Iterator[Values]:
+    """Every mapping in plain data."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _objects(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _objects(value)
+
+
+def _defaults(section: str, target: Any) -> Values:
+    """What conf/ gives to objects of a kind, as far as that needs no resolver."""
+    for node in _objects(_conf().get(section)) if target else ():
+        if node.get("_target_") == target:
+            return {key: value for key, value in node.items() if not re.search(r"\$\{[^}]*[^\w.}]", str(value))}
+    return {}
+
+
+@cache
+def _conf() -> dict[str, list[Any]]:
+    """What the files of conf/ say, by part of the config; Hydra's own groups are left out."""
+    parts: dict[str, list[Any]] = {}
+    top = CONF
+    for file in sorted(top.rglob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        values = parse_yaml(text) or {}
+        group = file.relative_to(top).parts[0]
+        if group == "hydra":
+            continue
+        whole = file.parent == top or re.search(r"^# @package _global_", text, re.MULTILINE)
+        for key, value in (values if whole else {group: values}).items():
+            parts.setdefault(key, []).append(value)
+    return parts

@@ -1,0 +1,240 @@
+"""What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
+
+import atexit
+import contextlib
+import errno
+import inspect
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue, ValidationError
+
+from litesort.cli import resume
+from litesort.cli.compose import plain
+from litesort.cli.job_request import leave_group, save_job_request, trial_settings
+from litesort.cli.launch import composed, reason
+
+# By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
+MISTAKES = {"UserError", "MisconfigurationException"}
+RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # Lightning sets them, and lets them be
+PRUNED = "TrialPruned"  # a trial that a search stopped
+CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
+
+
+class SweepCallback(Callback):
+    """Report what went wrong in a job, keep a sweep going, and rank its jobs at the end.
+
+    One run: a mistake of the user prints `error: ...` and exits with status 2; any other exception keeps Hydra's
+    traceback (status 1). A sweep: a job that raises leaves `metrics.json` (status "failed") and the sweep goes on; at
+    the end the leaderboard is printed and written, and the exit status is 1 if a job failed. The traceback is always in
+    the job's `error.log`; `HYDRA_FULL_ERROR=1` shows it.
+
+    `on_job_*` run in the process of the job, whatever launcher started it; `on_multirun_*` in the one that was typed.
+    Nothing in a job may raise SystemExit on its own account: Hydra lets it through, and the sweep would end. The two
+    that do, Ctrl-C and SIGTERM during training, mean just that; the ranking of what is there is then written on the way
+    out.
+    """
+
+    def __init__(self) -> None:
+        self._message: str | None = None
+        self._command = sys.argv
+        self._ranks: dict[str, str | None] = {}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from litesort.io import write_json
+
+        folder = Path(str(config.hydra.sweep.dir))
+        command = resume.sweep_request(
+            config.hydra.overrides.task,
+            plain(config.hydra.sweeper, resolve=False),
+            str(plain(config.hydra.sweep, resolve=False)["subdir"]),
+        )
+        again = bool(OmegaConf.select(config, "resume"))
+        try:
+            refusal = resume.refusal(folder, command, again, lambda overrides: _composed(config, overrides))
+        except Exception as error:  # what a job was asked for is no longer there
+            refusal = reason(error)
+        if refusal:
+            _exit(refusal)
+        write_json(folder / resume.SWEEP, command)
+        self._at_exit = AtExit(folder)
+        atexit.register(self._at_exit)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        composed()
+        if _is_sweep(config):
+            # W&B reads it: the jobs of a sweep are one group.
+            os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
+            search, number = plain(config.hydra.sweeper), config.hydra.job.num
+            os.environ["LITESORT_TRIAL"] = trial_settings(search, number)
+            self._command, self._ranks = sys.argv, {name: os.environ.get(name) for name in RANKS}
+            _job_to_the_command_line(config, inspect.getfile(kwargs["task_function"]))
+            if config.hydra.output_subdir is not None:
+                save_job_request(
+                    Path(str(config.hydra.runtime.output_dir)), number, config.hydra.overrides.task, _task(config)
+                )
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        from litesort.io import write_text
+        from reports.results import write_failure
+
+        failed = job_return.status == JobStatus.FAILED
+        if _is_sweep(config):
+            sys.argv = self._command
+            leave_group(self._ranks)
+        _close_wandb(failed)
+        if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            return
+        error = job_return._return_value
+        folder = Path(str(config.hydra.runtime.output_dir))
+        if type(error).__name__ == PRUNED:
+            known, overrides = resume.summarize_config(job_return.cfg), resume.strip_resume(job_return.overrides or [])
+            write_failure(folder, known, overrides, str(error), "pruned")
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
+            return
+        if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
+            with contextlib.suppress(OSError):  # a full disk, which the message will name
+                write_text(folder / "error.log", "".join(traceback.format_exception(error)))
+        self._message = _mistake(error)
+        if _is_sweep(config):
+            self._fail(config, job_return, folder, error)
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
+            _exit("resume=true belongs to a sweep (-m): go on with a single run by ckpt=RUN/last.ckpt")
+        for key in ("ckpt", "ckpt_init"):  # here, where no folder has been made for the run
+            path = OmegaConf.select(config, key)
+            if path is not None and not Path(str(path)).exists():
+                _exit(f"{key}={path} does not exist: give the path of a file")
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._message is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            _exit(self._message)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self._at_exit)
+        try:
+            rows = finish(Path(str(config.hydra.sweep.dir)))
+        except Exception:  # Hydra would make a warning of it, and the exit status would lie
+            traceback.print_exc()
+            sys.exit(1)
+        jobs = [row for row in rows if "file" not in row]
+        failed = sum(row.get("status") == "failed" for row in jobs)
+        if failed:
+            print(f"{failed} of {len(jobs)} jobs failed; the reason is in their error.log", file=sys.stderr)
+            sys.exit(1)
+
+    def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
+        from reports.results import write_failure
+
+        message = self._message or f"{type(root_cause(error)).__name__}: {_one_line(root_cause(error))}"
+        overrides = resume.strip_resume(job_return.overrides or [])
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
+        print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
+        write_failure(folder, resume.summarize_config(job_return.cfg), overrides, message)
+        # Hydra raises a failed job's exception after the batch; NaN is what a sweeper may make of this job.
+        job_return.status = JobStatus.COMPLETED
+        job_return.return_value = float("nan")
+
+
+class AtExit:
+    """Rank what is there when a sweep is interrupted: Hydra calls nobody then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = os.getpid()
+
+    def __call__(self) -> None:
+        if os.getpid() == self.process and any(self.folder.glob("*/.hydra")):
+            print("\nThe sweep was interrupted; this is what there is.", file=sys.stderr)
+            finish(self.folder)
+
+
+def _job_to_the_command_line(config: DictConfig, script: str) -> None:
+    """Lightning starts a run's other processes by the command line and `hydra.run.dir`: give it the job's, not -m's."""
+    sys.argv = [script, *config.hydra.overrides.task]
+    known: Any = HydraConfig.instance().cfg  # the whole config, whatever Hydra's own hint says
+    with read_write(known.hydra.run):
+        known.hydra.run.dir = config.hydra.runtime.output_dir
+
+
+def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The config that a job of a sweep has by its command line; raises what Hydra does if it has none any more."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return _task(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
+
+
+def _task(config: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in plain(config, resolve=False).items() if key != "hydra"}
+
+
+def finish(folder: Path) -> list[dict[str, Any]]:
+    """Print and write the leaderboard of a sweep; a job that left no result is a failed row.
+
+    Args:
+        folder: The sweep's folder, with a folder a job in it.
+
+    Returns:
+        The ranked rows of jobs and of their exported files; empty when there is no job.
+    """
+    # matplotlib and rich: not on the way of `--help`.
+    from loggers.wandb_sweep import write_dashboards
+    from reports import leaderboard
+
+    rows = leaderboard.rank(leaderboard.gather(folder))
+    if rows:
+        leaderboard.print_table(rows)
+        written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]
+        print("wrote " + ", ".join(map(str, written)))
+    return rows
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Unwrap what Hydra's `instantiate` wrapped around an exception."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _mistake(error: BaseException) -> str | None:
+    """What the user did wrong, in one line; None where it may be a fault of the program."""
+    cause = root_cause(error)
+    if any(base.__name__ in MISTAKES for base in type(cause).__mro__) or isinstance(cause, CONFIG_MISTAKES):
+        return _one_line(cause)
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
+    part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
+    # A class of another package that refuses what it was given; it cannot know what the setting is called here.
+    return f"{part[1]}: {_one_line(cause)}" if part and isinstance(cause, ValueError | TypeError) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_sweep(config: DictConfig) -> bool:
+    return config.hydra.mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
+
+
+def _close_wandb(failed: bool) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        # Otherwise the next job of a sweep would write into this one's run.
+        wandb.finish(exit_code=int(failed))

@@ -1,0 +1,142 @@
+"""Exported files as rows: which to take and why, on the terminal, as CSV and as JSON."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from litesort.io import write_csv, write_json
+from reports.results import number, one_line
+
+Row = Mapping[str, Any]
+COLUMNS = (
+    "file", "format", "precision", "status", "f1_macro", "f1_lost", "latency_ms", "latency_p90_ms",
+    "ratio", "end_to_end_ms", "bytes", "score", "difference", "agreement", "float_layers", "error",
+)  # fmt: skip
+_EXACTNESS = {"fp32": 0, "fp16": 1, "int8": 2}
+
+
+def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
+    """Choose the fastest file among those that lose at most `max_drop` macro F1, and say why.
+
+    Equally fast ones: the more exact. A file that was not measured, or failed, is never chosen.
+
+    Args:
+        rows: `status`, `file`, `precision`, `latency_ms` (median, batch 1), `f1_lost` against the checkpoint.
+        max_drop: Macro F1, 0 or more.
+
+    Returns:
+        The row (None if there is none to choose), and one line.
+    """
+    done = [row for row in rows if row.get("status") == "completed" and math.isfinite(number(dict(row), "latency_ms"))]
+    good = [row for row in done if number(dict(row), "f1_lost") <= max_drop]
+    if not done:
+        return None, "no file was written: the lines above say why"
+    if not good:
+        return None, f"no file keeps macro F1 within {max_drop:g} of the checkpoint's: train again, or raise max_drop"
+    best = min(good, key=lambda row: (row["latency_ms"], _EXACTNESS.get(row["precision"], 9)))
+    others = [row for row in good if row is not best]
+    reason = f"the fastest of {len(good)} that lose at most {max_drop:g} macro F1" if others else "the only one"
+    if others:
+        second = min(others, key=lambda row: row["latency_ms"])
+        reason += f": {best['latency_ms']:.2f} ms, next is {second['file']} with {second['latency_ms']:.2f}"
+    twins = [row for row in done if row["format"] == best["format"] and row["precision"] == "int8" and row is not best]
+    if twins and best["precision"] != "int8":
+        slower = twins[0]["latency_ms"] >= best["latency_ms"]
+        reason += (
+            "; int8 is not faster on this machine" if slower else f"; int8 loses {twins[0]['f1_lost']:.3f} macro F1"
+        )
+    return best, reason
+
+
+def checkpoint_row(ckpt: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of the checkpoint itself, which files are compared with."""
+    known = {"file": "checkpoint", "path": str(ckpt), "format": "torch eager", "precision": "fp32", "error": None}
+    equal = {"f1_macro": scores["f1_macro"], "f1_lost": 0.0, "difference": 0.0, "agreement": 1.0}
+    size = Path(ckpt).stat().st_size if Path(ckpt).is_file() else 0
+    return {**known, **equal, "status": "completed", "bytes": size}
+
+
+def timed(
+    rows: Sequence[Row], latency: Sequence[Mapping[str, Any]], score: Callable[..., Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows with their times at batch 1 and their score, taken from latency records by the rows' `file`.
+
+    Args:
+        rows: Rows of files; those that are not completed stay as they are.
+        latency: Records of `deployment.latency.timer`.
+        score: Called with macro F1, the records and a name: see `deployment.score.Score.compute`.
+    """
+    result = []
+    for row in rows:
+        row = dict(row)
+        if row["status"] == "completed":
+            for record in latency:
+                entry = record["entries"][row["file"]]
+                if record["batch"] == 1 and record["clock"] == "model":
+                    row |= {
+                        "latency_ms": entry["median_ms"],
+                        "latency_p90_ms": entry["p90_ms"],
+                        "ratio": entry["ratio"],
+                    }
+                elif record["batch"] == 1:
+                    row["end_to_end_ms"] = entry["median_ms"]
+            row |= score(row["f1_macro"], latency, row["file"])
+        result.append(row)
+    return result
+
+
+def print_artifacts(
+    rows: Sequence[Row],
+    chosen: Row | None,
+    reason: str,
+    calibration: Mapping[str, float],
+    console: Console | None = None,
+) -> None:
+    """Print one table, a row a file, the chosen one marked; then what failed, the calibration, and the reason.
+
+    Args:
+        rows: What `timed` returned.
+        chosen: The row that `recommend` returned.
+        reason: The line that it returned.
+        calibration: What `reports.calibration.calibrate` returned.
+        console: Where to print; the terminal by default.
+    """
+    console = console or Console()
+    table = Table(title="Exported files", title_justify="left", box=None)
+    table.add_column("file", overflow="fold")
+    for title in ("macro F1", "ms", "× ref", "MB", "score", "max diff", "same"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        mark, style = ("→ ", "bold green") if row is chosen else ("  ", "")
+        name = Text(mark + one_line(row["file"], 60), style=style)
+        cells = _cells(row) if row["status"] == "completed" else [Text(row["status"], style="yellow")]
+        table.add_row(name, *cells)
+    console.print(table)
+    console.print("max diff: of a probability from the checkpoint's; same: share of photos that get the same class")
+    for row in rows:
+        if row["status"] != "completed":
+            console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
+        if row.get("float_layers"):
+            console.print(f"{row['file']}: layers that stay in float: {len(row['float_layers'])}")
+    console.print(
+        f"confidence: temperature {calibration['temperature']:.2f}, expected calibration error "
+        f"{calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after"
+    )
+    console.print(Text(f"take {chosen['file']}: {reason}" if chosen else reason, style="bold"))
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row['f1_macro']:.4f}", f"{row['latency_ms']:.2f}", f"{row['ratio']:.3f}", f"{row['bytes'] / 1e6:.1f}",
+        f"{row['score']:.3f}", f"{row['difference']:.1g}", f"{row['agreement']:.1%}",
+    ]  # fmt: skip
+
+
+def write_artifacts(folder: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> list[Path]:
+    """Write export.json (all of it) and export.csv (a row a file); returns their paths."""
+    return [write_json(folder / "export.json", report), write_csv(folder / "export.csv", rows, COLUMNS)]

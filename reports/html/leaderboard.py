@@ -1,0 +1,220 @@
+"""Runs side by side as one HTML page that needs no other file, no server and no network.
+
+python -m reports.html.leaderboard runs/sweeps/A runs/sweeps/B --out comparison/leaderboard.html
+"""
+
+import argparse
+import base64
+import hashlib
+import math
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from litesort.io import write_text
+from reports.html.charts import curve_chart, pareto_chart
+from reports.html.table import classes, facts, heat, labels, table
+from reports.leaderboard import notes
+from reports.ranking import group_seeds, rank
+from reports.results import Row, f1_macro, failed, gather, number, one_line, overrides
+from reports.run_folder import read_answers, read_config, read_curves, read_error, read_mistakes
+
+HERE = Path(__file__).parent
+PICTURES = 6_000_000  # bytes of mistakes' pictures on one page, text of their base64
+KEYS = 40  # columns of the table of settings
+MOST_CELLS = 30  # classes: a larger confusion matrix is told as a list
+PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
+OPEN = (
+    10  # runs whose details are in the page as they are; the others' are unpacked when asked for, which opens it faster
+)
+LOOKS = 8  # curves that have a colour and a dash of their own, the best ones
+
+
+def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title: str = "") -> Path:
+    """Write the page; returns `path`.
+
+    Args:
+        rows: What `reports.results.gather` returned, or any flat rows; a missing key is a blank.
+        path: HTML file.
+        root: The rows' `folder` is relative to it; None: the folder of `path`.
+        title: Heading; the default is the folder's name.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": "{:.1%}".format, "pack": _packed}
+    root = path.parent if root is None else root
+    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # \r\n and surrogates of odd file names would change or refuse to be UTF-8
+    text = environment.get_template("page.html.jinja").render(
+        contents(rows, root), title=title or root.resolve().name, script=script, style=style, digest=digest
+    )
+    return write_text(path, text.encode("utf-8", "backslashreplace").decode())
+
+
+def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
+    """All that the template shows, as plain data."""
+    ranked = rank(rows)
+    grouped = rank(group_seeds(ranked))
+    several = len(grouped) < len(ranked)
+    runs = list(_runs(ranked, root))
+    number_of = {run["folder"]: run["id"] for run, row in zip(runs, ranked, strict=True) if not row.get("file")}
+    settings = [_setting(row, name, number_of) for row, name in zip(grouped, labels(grouped), strict=True)]
+    done = [(row, setting) for row, setting in zip(grouped, settings, strict=True) if not failed(row)]
+    points = [
+        {
+            "cost": number(row, "latency_ms"),
+            "value": f1_macro(row),
+            "name": setting["name"],
+            "tip": facts(row),
+            **setting,
+        }
+        for row, setting in done
+    ]
+    names = classes(grouped)
+    panels = {title: curve_chart({r["id"]: r["curves"].get(key, []) for r in runs}) for title, key in PANELS.items()}
+    _share_pictures(runs)
+    return {
+        "notes": notes(rows),
+        "headline": _headline(ranked, settings),
+        "tables": [("Mean ± standard deviation over seeds", table(grouped), settings)] * several
+        + [("Every run", table(ranked), runs)],
+        "pareto": pareto_chart(points),
+        "panels": {title: panel for title, panel in panels.items() if panel},
+        "runs": runs,
+        "classes": names,
+        "heat": [(setting, cells) for (_, setting), cells in zip(done, heat([r for r, _ in done], names), strict=True)],
+        "settings": _differing(settings, {run["id"]: run["config"] for run in runs}),
+        "looks": LOOKS,
+        "open": OPEN,
+    }
+
+
+def _packed(markup: str) -> str:
+    """Markup as deflated base64: a browser reads a closed run's megabytes only when the run is opened."""
+    return base64.b64encode(zlib.compress(str(markup).encode("utf-8", "backslashreplace"), 6)).decode()
+
+
+def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
+    for i, (row, name) in enumerate(zip(ranked, labels(ranked), strict=True), start=1):
+        place = "" if row.get("file") else str(row.get("folder") or "")  # what was learned is shown at the run itself
+        folder = root / place
+        curves = read_curves(folder) if place else {}
+        known = row.get("classes")
+        answers = read_answers(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
+        yield {
+            "id": i, "run": i, "name": name, "folder": place, "failed": failed(row), "rank": row["rank"],
+            "find": one_line(f"{name} {place}", 400).lower(), "facts": facts(row), "error": row.get("error") or "",
+            "curves": curves, "charts": _charts(curves), "answers": answers,
+            "confusions": _confusions(answers.confusion, answers.classes) if answers else [],
+            "matrix": answers is not None and len(answers.classes) <= MOST_CELLS,
+            "mistakes": read_mistakes(folder) if place else [], "config": read_config(folder) if place else {},
+            "trace": read_error(folder) if place and failed(row) else "",
+            "overrides": " ".join(overrides(row)),
+        }  # fmt: skip
+
+
+def _charts(curves: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], Any]]:
+    """A run's own curves: losses in one chart, macro F1 in another."""
+    found = []
+    for title, keys in (("loss", ("train/loss", "val/loss")), ("macro F1", ("val/f1_macro",))):
+        there = {i: curves[key] for i, key in enumerate(keys) if curves.get(key)}
+        if chart := curve_chart(there, 420, 230):
+            found.append((title, [(keys[i], line) for i, line in chart["lines"].items()], chart))
+    return found
+
+
+def _confusions(matrix: list[list[int]], names: list[str]) -> list[tuple[str, str, int]]:
+    wrong = {(a, b): n for a, row in enumerate(matrix) for b, n in enumerate(row) if a != b and n}
+    return [(names[a], names[b], n) for (a, b), n in sorted(wrong.items(), key=lambda item: -item[1])[:12]]
+
+
+def _setting(row: Row, name: str, number_of: Mapping[str, int]) -> dict[str, Any]:
+    """A row of the table over seeds: its name, and the numbers of its runs."""
+    folders = row.get("folders") or [row.get("folder") or ""]
+    members = [number_of[str(folder)] for folder in folders if str(folder) in number_of]
+    found = one_line(f"{name} {' '.join(map(str, folders))}", 400).lower()
+    return {
+        "name": name,
+        "run": members[0] if members else 0,
+        "find": found,
+        "rank": row["rank"],
+        "failed": failed(row),
+    }
+
+
+def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> str:
+    done = sum(not failed(row) for row in ranked)
+    count = f"{len(ranked)} run{'s' * (len(ranked) != 1)}"
+    if len(settings) < len(ranked):
+        count += f" of {len(settings)} setting{'s' * (len(settings) != 1)}"
+    if not done:
+        return f"{count}; none has a result"
+    judge = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"
+    return f"{count}; first by {judge}: {settings[0]['name']}"
+
+
+def _differing(settings: Sequence[Mapping[str, Any]], configs: Mapping[int, dict[str, str]]) -> dict[str, Any]:
+    """Settings that are not the same in all runs; those that change together are one column."""
+    shown = [(setting, configs.get(setting["run"], {})) for setting in settings]
+    shown = [(setting, config) for setting, config in shown if config]
+    keys = list(dict.fromkeys(key for _, config in shown for key in config if key.split(".")[-1] != "seed"))
+    columns: dict[tuple[int, ...], list[str]] = {}
+    for key in keys:
+        values = [config.get(key) for _, config in shown]
+        pattern = tuple(map(values.index, values))  # equal for keys that change together, whatever their values
+        if any(pattern):
+            columns.setdefault(pattern, []).append(key)
+    order = sorted(columns, key=lambda pattern: -len(set(pattern)))[:KEYS] if len(columns) > KEYS else list(columns)
+    heads = [(columns[pattern][0], columns[pattern][1:]) for pattern in order]
+    body = [(setting, [config.get(head) for head, _ in heads]) for setting, config in shown]
+    return {"heads": heads, "rows": body, "left_out": len(columns) - len(order)}
+
+
+def _share_pictures(runs: Sequence[dict[str, Any]]) -> None:
+    """Leave each run as many pictures as fit: the first of every run, then the second of every run, and so on."""
+    kept, left = [0] * len(runs), PICTURES
+    for turn in range(max((len(run["mistakes"]) for run in runs), default=0)):
+        for i, run in enumerate(runs):
+            if turn < len(run["mistakes"]) and kept[i] == turn:
+                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("photo", "map"))
+                if left < 0:
+                    break
+                kept[i] += 1
+        if left < 0:
+            break
+    for run, count in zip(runs, kept, strict=True):
+        run["all_mistakes"], run["mistakes"] = len(run["mistakes"]), run["mistakes"][:count]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page of any runs from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.html.leaderboard", description="Runs side by side as one HTML page."
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs, sweeps, or folders above them")
+    parser.add_argument("--out", type=Path, help="HTML file (default: leaderboard.html in the first DIR)")
+    given = parser.parse_args(arguments)
+    try:
+        rows = [
+            row | {"folder": str((folder / row["folder"]).resolve())}
+            for folder in dict.fromkeys(given.folders) for row in gather(folder)
+        ]  # fmt: skip
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not rows:
+        print(f"no metrics.json below {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        return 2
+    out = given.out or given.folders[0] / "leaderboard.html"
+    print(write_page(rows, out, Path(), title=" + ".join(folder.resolve().name for folder in given.folders)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Results of runs as plain rows: each run's metrics.json, whatever state it is in, and its exported files."""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from litesort.io import write_json
+from litesort.plain_data import parse_json, parse_yaml
+
+Row = dict[str, Any]
+SHARED = (
+    "name",
+    "overrides",
+    "model",
+    "origin",
+    "seed",
+    "data",
+    "size",
+    "params",
+    "macs",
+    "git",
+)  # by a run and its files
+
+
+def gather(folder: Path) -> list[Row]:
+    """Read the metrics.json of every run below `folder`, in the order of their paths, and each run's exported files.
+
+    A file that cannot be read, and the folder of a job that never wrote one, become failed rows that say why, so that
+    no job of a sweep is silently missing. Rows of exported files have `file`, and what they share with their run.
+
+    Args:
+        folder: A run's folder, a sweep's, or any above them.
+
+    Returns:
+        One row a run, then one a file; `folder` in it is the run's path relative to the one searched.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: give one that holds runs")
+    return [
+        {**row, "folder": str(run.relative_to(folder))}
+        for run in sorted(_runs(folder))
+        for result in [_read(run)]
+        for row in [result, *_exported(run, result)]
+    ]
+
+
+def number(row: Row, *keys: str) -> float:
+    """First of the keys that holds a finite number; NaN if none does."""
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except OverflowError:
+                continue
+            if math.isfinite(value):
+                return value
+    return math.nan
+
+
+def stage(row: Row) -> str:
+    """Prefix of a row's metrics: "test", also for images that are no part of the run; else "val", "train" or "all"."""
+    if row.get("split") in ("train", "val", "all"):
+        return str(row["split"])
+    return "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
+
+
+def split_name(row: Row) -> str:
+    """What the images of a row are called in reports."""
+    names = {"all": "all images", "unseen": "images that were not trained on", "val": "validation split"}
+    split = row.get("split") or stage(row)
+    return names.get(split, f"{split} split")
+
+
+def f1_macro(row: Row) -> float:
+    """Macro F1 of the split that the run was evaluated on (test if it was), or NaN."""
+    return number(row, f"{stage(row)}/f1_macro")
+
+
+def f1_by_class(row: Row) -> dict[str, float]:
+    """F1 of each class on the split that the run was evaluated on."""
+    prefix = f"{stage(row)}/f1/"
+    means = (key for key in row if key.startswith(prefix) and key.removesuffix("_spread") not in row.keys() - {key})
+    found = {key.removeprefix(prefix): number(row, key) for key in means}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def failed(row: Row) -> bool:
+    """Whether a row has no result to rank: anything but a status "completed"; "pruned" is one that a search stopped."""
+    return row.get("status") != "completed"
+
+
+def one_line(value: Any, longest: int = 200) -> str:
+    """Text of a value on one line: line ends become spaces, control characters go, what is too long is cut."""
+    text = " ".join(str(value).split())
+    text = "".join(character for character in text if character.isprintable())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def overrides(row: Row) -> list[str]:
+    """Command line of the run, one `key=value` an item."""
+    given = row.get("overrides")
+    return [one_line(item) for item in given] if isinstance(given, list) else []
+
+
+def model(row: Row) -> str:
+    """Name of the row's model, as far as it is known."""
+    chosen = (item.removeprefix("model=") for item in overrides(row) if item.startswith("model="))
+    name = one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
+    return f"{name} ({split_name(row)})" if row.get("split") in ("train", "val", "all") else name
+
+
+def exported_as(row: Row) -> str:
+    """Name of an exported file's row: its run's, format and precision; empty for a run's own row."""
+    parts = (row.get("name"), row.get("format"), row.get("precision")) if row.get("file") else ()
+    return one_line(" ".join(str(part) for part in parts if part), longest=60)
+
+
+def newest_export(run: Path) -> Path:
+    """Folder of the latest finished export beside a run's checkpoint: `exported`, `exported-2`, ...
+
+    Where none is finished it is `exported`, which need not be there.
+    """
+    found = [file for file in run.glob("exported*/export.json") if re.fullmatch(r"exported(-\d+)?", file.parent.name)]
+    return max(found, key=lambda file: file.stat().st_mtime_ns).parent if found else run / "exported"
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        if "metrics.json" in files or ".hydra" in folders:
+            yield Path(parent)
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "wandb"]
+
+
+def _read(run: Path) -> Row:
+    file = run / "metrics.json"
+    if not file.is_file():
+        return _failure("no metrics.json: it was killed, or still runs", **_asked(run))
+    try:
+        row = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return _failure(f"metrics.json cannot be read: {one_line(error)}", **_asked(run))
+    if not isinstance(row, dict):
+        return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
+    if row.get("status") not in ("completed", "failed", "pruned"):
+        return row | _failure(f"metrics.json has the status {row.get('status')!r}")
+    return row
+
+
+def _exported(run: Path, result: Row) -> list[Row]:
+    """Rows of the files in a run's latest export.json; none if there is no such thing to read."""
+    try:
+        files = parse_json((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
+        known = {key: result[key] for key in SHARED if key in result}
+        return [
+            {**known, **row, f"{stage(result)}/f1_macro": row.get("f1_macro")}
+            for row in files
+            if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _failure(error: str, **known: Any) -> Row:
+    return {"status": "failed", "error": error, **known}
+
+
+def write_failure(
+    folder: Path, known: dict[str, Any], overrides: list[str], message: str, status: str = "failed"
+) -> None:
+    """Make a row of a job that has no result.
+
+    Args:
+        folder: The job's.
+        known: What the job is known by, its `name` among it.
+        overrides: Its command line.
+        message: Why, in one line.
+        status: "failed", or "pruned" for one that a search stopped.
+    """
+    named = known | {"name": known.get("name") or folder.name}
+    write_json(folder / "metrics.json", {"status": status, "error": message, "overrides": overrides, **named})
+
+
+def _asked(run: Path) -> Row:
+    """Command line of a run that left nothing else, and the seed in it: what tells its row from its neighbours'."""
+    given = _hydra_overrides(run)
+    seeds = [item.removeprefix("seed=") for item in given if item.startswith("seed=")]
+    return {"overrides": given} | ({"seed": int(seeds[-1])} if seeds and seeds[-1].isdecimal() else {})
+
+
+def _hydra_overrides(run: Path) -> list[str]:
+    try:
+        given = parse_yaml((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    items = [str(item) for item in given] if isinstance(given, list) else []
+    return [item for item in items if not item.startswith("resume=")]  # says that it goes on, not what it is

@@ -1,0 +1,138 @@
+"""Every file of conf/callbacks and conf/logger composes, instantiates and works in a real run."""
+
+import csv
+import pickle
+
+import pytest
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import EarlyStopping
+
+from litesort.cli.compose import CONF
+from litesort.cli.sweep_callback import AtExit, SweepCallback
+from litesort.errors import ModelError
+
+DEFAULT = ["history", "checkpoint", "reseed", "wandb_media", "progress", "optuna_pruning", "graceful_stop"]
+OPTIONAL = [
+    "batch_size_finder", "early_stopping", "ema", "finetuning", "lr_finder", "lr_monitor",
+    "progressive_resizing", "teacher_cache",
+]  # fmt: skip
+LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "mlflow": ["mlflow"], "none": []}
+
+
+def configured(folder, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ("~augment", "trainer.enable_progress_bar=false", f"run_dir={folder}", *overrides)
+        return compose("train", overrides=list(overrides))
+
+
+def build(folder, *overrides):
+    cfg = configured(folder, *overrides)
+    return list(instantiate(cfg.callbacks).values()), list(instantiate(cfg.logger).values())
+
+
+def test_every_file_is_known():
+    assert {path.stem for path in (CONF / "callbacks").glob("*.yaml")} == {"default", *DEFAULT, *OPTIONAL}
+    assert {path.stem for path in (CONF / "logger").glob("*.yaml")} == set(LOGGERS)
+
+
+def test_every_value_has_a_comment():
+    for path in [*(CONF / "callbacks").glob("*.yaml"), *(CONF / "logger").glob("*.yaml")]:
+        for line in path.read_text().splitlines():
+            if line.startswith("  ") and "_target_" not in line:
+                assert " # " in line, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_optional_callback_joins_the_default_ones(tmp_path, name):
+    cfg = configured(tmp_path, f"callbacks=[default,{name}]")
+    assert list(cfg.callbacks) == [*DEFAULT, name]
+    assert len(instantiate(cfg.callbacks)) == len(DEFAULT) + 1
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_loggers_compose(tmp_path, name):
+    assert list(configured(tmp_path, f"logger={name}").logger) == LOGGERS[name]
+    if name != "none":
+        assert list(configured(tmp_path, f"logger=[csv,{name}]").logger) == list(dict.fromkeys(["csv", *LOGGERS[name]]))
+
+
+def test_the_switch_of_the_bar_is_the_trainers(tmp_path):
+    bars = [
+        [c for c in build(tmp_path, f"trainer.enable_progress_bar={on}")[0] if isinstance(c, pl.callbacks.ProgressBar)]
+        for on in ("true", "false")
+    ]
+    assert [len(found) for found in bars] == [1, 0]
+    assert bars[0][0].refresh_rate == 10
+
+
+def test_all_defaults_run_and_resume_in_one_folder(tmp_path, make_module, make_trainer, data):
+    for epochs in (1, 2):
+        callbacks, loggers = build(tmp_path)
+        trainer = make_trainer(*callbacks, epochs=epochs, logger=loggers)
+        last = tmp_path / "last.ckpt" if epochs == 2 else None
+        trainer.fit(make_module(), datamodule=data, ckpt_path=last, weights_only=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt", "history.csv", "csv"}
+    with (tmp_path / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    steps = []
+    for version in (0, 1):  # a resumed run leaves the first part's curve alone
+        with (tmp_path / "csv" / f"version_{version}" / "metrics.csv").open() as file:
+            steps += [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
+    assert len(steps) == 8
+    assert steps == sorted(set(steps))
+
+
+def test_early_stopping_stops(tmp_path, make_module, make_trainer, data):
+    callbacks, _ = build(tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=2",
+                         "callbacks.early_stopping.min_delta=2")  # fmt: skip
+    trainer = make_trainer(*callbacks, epochs=9)
+    trainer.fit(make_module(), datamodule=data)
+    assert any(isinstance(callback, EarlyStopping) for callback in callbacks)
+    assert trainer.current_epoch == 3
+
+
+def finders(folder):
+    overrides = ("batch_size_finder.max_trials=2", "batch_size_finder.init_val=2", "lr_finder.num_training_steps=20",
+                 "lr_finder.early_stop_threshold=null")  # fmt: skip
+    chosen = [f"callbacks.{override}" for override in overrides]
+    return build(folder, "callbacks=[default,batch_size_finder,lr_finder]", *chosen)[0]
+
+
+def test_what_the_finders_find_reaches_the_schedule(tmp_path, make_module, make_trainer, data):
+    callbacks = finders(tmp_path)
+    trainer, module = make_trainer(*callbacks, epochs=3), make_module(lr=0.5)
+    trainer.fit(module, datamodule=data)
+    assert data.batch_size == 4
+    found = callbacks[-1].optimal_lr.suggestion()
+    assert module.lr == found != 0.5
+    (group, *_), (schedule,) = trainer.optimizers[0].param_groups, trainer.lr_scheduler_configs
+    assert group["initial_lr"] == found
+    assert trainer.global_step == 3 * 8
+    assert schedule.scheduler.last_epoch == 3 * 8
+    assert group["lr"] == 0  # the cosine ends where the run does
+    history = callbacks[0].rows
+    assert max(row["train/lr"] for row in history) < found
+    assert [row["step"] for row in history] == [8, 16, 24]
+
+    data.batch_size = 8
+    resumed = finders(tmp_path)
+    trainer = make_trainer(*resumed, epochs=4)
+    trainer.fit(make_module(lr=0.5), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert data.batch_size == 4
+    assert trainer.global_step == 4 * 8
+    assert resumed[-1].optimal_lr is None
+    assert trainer.optimizers[0].param_groups[0]["initial_lr"] == found
+
+
+def test_a_search_that_finds_nothing_says_so(tmp_path, make_module, make_trainer, data):
+    callbacks, _ = build(tmp_path, "callbacks=[default,lr_finder]", "callbacks.lr_finder.num_training_steps=5")
+    with pytest.raises(ModelError, match=r"num_training_steps=5 gave too few"):
+        make_trainer(*callbacks).fit(make_module(), datamodule=data)
+
+
+def test_the_callback_travels_to_other_processes(tmp_path):
+    callback = SweepCallback()
+    callback._at_exit = AtExit(tmp_path)
+    assert pickle.loads(pickle.dumps(callback))._at_exit.folder == tmp_path

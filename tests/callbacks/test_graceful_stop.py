@@ -1,0 +1,43 @@
+"""Ctrl-C once and twice, sent by the training itself."""
+
+import os
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from callbacks.checkpoint import RunCheckpoint
+from callbacks.graceful_stop import StopAfterEpoch
+
+
+class Interrupt(pl.Callback):
+    def __init__(self, epoch, times):
+        self.epoch, self.times = epoch, times
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("epoch", "times", "whole"), [(1, 1, 2), (1, 2, 1), (2, 1, 3)])
+def test_the_first_ctrl_c_saves_the_epoch_and_the_second_stops(
+    tmp_path, capsys, make_module, make_trainer, data, epoch, times, whole
+):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            make_trainer(RunCheckpoint(str(tmp_path)), StopAfterEpoch(), Interrupt(epoch, times)).fit(
+                make_module(), datamodule=data
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == whole - 1
+    assert "stopping after this epoch" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_gives_the_signal_back(tmp_path, make_module, make_trainer, data):
+    before = signal.getsignal(signal.SIGINT)
+    make_trainer(StopAfterEpoch(), epochs=1).fit(make_module(), datamodule=data)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,135 @@
+"""Each operation against Pillow on photo-like pixels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from datamodules.augment.contact_sheet import example_images
+from datamodules.augment.pipeline import OPERATIONS, Augment
+
+SIZE = 48
+PHOTOS = example_images(12, SIZE, seed=3)
+KEYS = np.arange(12, dtype=np.uint64)
+LEVELS = [0, 1, 7, 14, 22.5, 30]
+
+
+def augmented(augment: Augment, photos: np.ndarray = PHOTOS, keys: np.ndarray = KEYS) -> np.ndarray:
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    return augment(images, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def drawn(augment: Augment, keys: np.ndarray = KEYS) -> list[list[tuple[str, float]]]:
+    codes, amounts = augment._draw_operations(keys)
+    names = list(OPERATIONS)
+    return [[(names[c], a) for c, a in zip(*row, strict=True)] for row in zip(codes, amounts, strict=True)]
+
+
+def exact(image: Image.Image, name: str, amount: float) -> Image.Image:
+    if name in ("AutoContrast", "Equalize"):
+        return {"AutoContrast": ImageOps.autocontrast, "Equalize": ImageOps.equalize}[name](image)
+    if name == "Solarize":
+        return ImageOps.solarize(image, amount)
+    if name == "Posterize":
+        return ImageOps.posterize(image, int(amount))
+    if name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        return getattr(ImageEnhance, name)(image).enhance(amount)
+    assert name == "Identity"
+    return image
+
+
+def geometric(image: Image.Image, name: str, amount: float, fill: int = 128) -> Image.Image:
+    if name == "Rotate":
+        return image.rotate(-amount, Image.Resampling.BILINEAR, fillcolor=(fill,) * 3)
+    shift = amount * image.width
+    data = {
+        "ShearX": (1, amount, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, amount, 1, 0),
+        "TranslateX": (1, 0, shift, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, shift),
+    }[name]
+    return image.transform(image.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=(fill,) * 3)
+
+
+GEOMETRY = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+
+
+def pillow(photo: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
+    image = Image.fromarray(photo)
+    for name, amount in steps:
+        image = geometric(image, name, amount) if name in GEOMETRY else exact(image, name, amount)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in GEOMETRY])
+def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> None:
+    augment = Augment([name], num_ops=1, magnitude=level, hflip=0)
+    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
+        np.testing.assert_array_equal(out, pillow(photo, steps))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> None:
+    """Pillow truncates what it interpolates and we round, hence the 1; on an edge either side may be right."""
+    augment = Augment([name], num_ops=1, magnitude=level, hflip=0)
+    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
+        difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
+        assert (difference > 1).mean() < 1e-3
+        assert (out != photo).any() == (level > 0)
+
+
+def test_every_pair_of_value_operations_equals_pillow_in_the_drawn_order() -> None:
+    names = [name for name in OPERATIONS if name not in GEOMETRY]
+    augment = Augment(names, num_ops=3, magnitude=14, hflip=0)
+    keys = np.arange(600, dtype=np.uint64)
+    photos = np.resize(PHOTOS, (600, SIZE, SIZE, 3))
+    steps = drawn(augment, keys)
+    assert len({(a[0], b[0]) for a, b, _ in steps}) == 81
+    for photo, out, one in zip(photos, augmented(augment, photos, keys), steps, strict=True):
+        np.testing.assert_array_equal(out, pillow(photo, one))
+
+
+def test_geometry_and_values_keep_their_order() -> None:
+    """A table before or after a warp makes another picture (fill and interpolation pass through it or not)."""
+    augment = Augment(["Rotate", "Solarize", "Sharpness", "TranslateX"], num_ops=2, magnitude=20, hflip=0)
+    keys = np.arange(80, dtype=np.uint64)
+    photos = np.resize(PHOTOS, (80, SIZE, SIZE, 3))
+    for photo, out, steps in zip(photos, augmented(augment, photos, keys), drawn(augment, keys), strict=True):
+        names = {name for name, _ in steps}
+        if names <= {"Rotate", "TranslateX"}:
+            continue  # one warp: what has left the picture may come back
+        difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
+        # a value on the other side of the threshold, or sharpened, is more than one level off
+        assert (difference > 3).mean() < 0.02
+        if len(names) == 2:
+            assert (np.abs(out.astype(int) - pillow(photo, steps[::-1])) > 3).mean() > 0.02
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        np.full((SIZE, SIZE, 3), 77, np.uint8),
+        np.repeat(PHOTOS[0][..., :1], 3, axis=2),
+        np.where(PHOTOS[0] > 100, 255, 0).astype(np.uint8),
+    ],
+    ids=["one value", "grey", "two values"],
+)
+def test_plain_pictures_equal_pillow(photo: np.ndarray) -> None:
+    augment = Augment([name for name in OPERATIONS if name not in GEOMETRY], num_ops=2, magnitude=14, hflip=0)
+    keys = np.arange(150, dtype=np.uint64)
+    photos = np.repeat(photo[None], 150, axis=0)
+    for out, steps in zip(augmented(augment, photos, keys), drawn(augment, keys), strict=True):
+        np.testing.assert_array_equal(out, pillow(photo, steps))
+
+
+def test_neighbouring_geometry_is_one_warp() -> None:
+    """Out and back again leaves the picture whole, apart from the interpolation of its pixels."""
+    augment = Augment(["TranslateX"], num_ops=2, magnitude=30, translate=0.25, hflip=0)
+    seen = False
+    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
+        if abs(steps[0][1] + steps[1][1]) < 1e-9:
+            np.testing.assert_array_equal(out, photo)
+            seen = True
+    assert seen

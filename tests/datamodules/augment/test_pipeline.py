@@ -1,0 +1,267 @@
+"""What is drawn, what decides it, and what the whole of it does to a batch."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning_fabric.utilities import move_data_to_device
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datamodules.augment.contact_sheet import example_images, main
+from datamodules.augment.mix import Mixing
+from datamodules.augment.pipeline import OPERATIONS, Augment
+from litesort.errors import DataError
+from litesort.keyed_random import splitmix64, uniforms
+
+SIZE = 32
+PHOTOS = example_images(16, SIZE, seed=5)
+IMAGES = torch.from_numpy(PHOTOS).permute(0, 3, 1, 2)
+KEYS = splitmix64(np.arange(16, dtype=np.uint64))
+EVERYTHING = {"num_ops": 3, "magnitude_std": 4.0, "crop_p": 0.6, "vflip": 0.5, "erase_p": 0.6, "fill_mode": "noise"}
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def augmented(augment: Augment, images: torch.Tensor = IMAGES, keys: np.ndarray = KEYS) -> torch.Tensor:
+    return augment(images, augment.draw(keys))
+
+
+def test_a_sample_is_the_same_in_any_batch() -> None:
+    augment = Augment(**EVERYTHING)
+    whole = augmented(augment)
+    order = np.random.default_rng(0).permutation(16)
+    assert torch.equal(augmented(augment, IMAGES[order], KEYS[order]), whole[order])
+    for row in range(16):
+        assert torch.equal(augmented(augment, IMAGES[row : row + 1], KEYS[row : row + 1])[0], whole[row])
+
+
+def test_keys_decide_and_differ() -> None:
+    augment = Augment(**EVERYTHING)
+    assert torch.equal(augmented(augment), augmented(Augment(**EVERYTHING)))
+    same_photo = IMAGES[:1].expand(16, -1, -1, -1)
+    assert len(augmented(augment, same_photo).unique(dim=0)) == 16
+
+
+def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = Augment(**EVERYTHING)
+    expected = augmented(augment)
+    assert expected.dtype == torch.float32
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(augmented(augment, IMAGES.contiguous()), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augmented(augment), expected)
+    monkeypatch.setattr("datamodules.augment.pixel_rows._CACHE", 1)
+    assert torch.equal(augmented(augment), expected)
+
+
+def test_images_are_left_alone() -> None:
+    before = IMAGES.clone()
+    augmented(Augment(**EVERYTHING))
+    assert torch.equal(IMAGES, before)
+
+
+def test_odd_sizes_and_grey_stay_right() -> None:
+    grey = np.repeat(example_images(16, 31)[..., :1], 3, axis=3)
+    names = [name for name in OPERATIONS if name not in ("Color", "Identity")]
+    out = augmented(Augment(names, **EVERYTHING | {"fill_mode": "fill"}), torch.from_numpy(grey).permute(0, 3, 1, 2))
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert torch.equal(out[:, 0], out[:, 2])
+
+
+@given(
+    ops=st.lists(st.sampled_from(list(OPERATIONS)), min_size=1, max_size=14),
+    num_ops=st.integers(0, 4),
+    magnitude=st.floats(0, 30),
+    std=st.sampled_from([0.0, 3.0, float("inf")]),
+    share=st.sampled_from([0.0, 0.5, 1.0]),
+    size=st.integers(1, 24),
+    batch=st.integers(1, 5),
+    seed=st.integers(0, 2**63),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_setting_gives_pictures(
+    ops: list[str], num_ops: int, magnitude: float, std: float, share: float, size: int, batch: int, seed: int
+) -> None:
+    augment = Augment(ops, num_ops, magnitude, std, crop_p=share, vflip=share, erase_p=share, fill_mode="noise")
+    keys = splitmix64(np.arange(batch, dtype=np.uint64) + np.uint64(seed))
+    images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8))
+    out = augment(images.permute(0, 3, 1, 2), augment.draw(keys))
+    assert out.shape == (batch, 3, size, size)
+    assert out.dtype == torch.float32
+    levels = out * 255
+    assert torch.equal(levels.round() / 255, out)
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_operations_are_drawn_evenly_and_independently() -> None:
+    keys = splitmix64(np.arange(28_000, dtype=np.uint64))
+    codes, _ = Augment()._draw_operations(keys)
+    pairs = np.bincount(codes[:, 0] * 14 + codes[:, 1], minlength=196)
+    # chi-square with 195 degrees of freedom: beyond 270 once in 3,000
+    assert ((pairs - 28_000 / 196) ** 2 / (28_000 / 196)).sum() < 270
+
+
+def test_numbers_are_uniform_and_streams_apart() -> None:
+    keys = np.arange(20_000, dtype=np.uint64)
+    first, second = uniforms(keys, 1, 2), uniforms(keys, 2, 2)
+    columns = np.concatenate([first, second], axis=1)
+    assert columns.min() >= 0
+    assert columns.max() < 1
+    counts = np.stack([np.histogram(column, 20, (0, 1))[0] for column in columns.T])
+    assert ((counts - 1000) ** 2 / 1000).sum(axis=1).max() < 50
+    assert np.abs(np.corrcoef(columns.T) - np.eye(4)).max() < 0.03
+
+
+def test_levels_follow_their_settings() -> None:
+    keys = splitmix64(np.arange(4000, dtype=np.uint64))
+    assert set(Augment(magnitude=14)._levels(keys).ravel()) == {14.0}
+    noisy = Augment(magnitude=15, magnitude_std=2)._levels(keys)
+    assert abs(noisy.mean() - 15) < 0.1
+    assert abs(noisy.std() - 2) < 0.1
+    uniform = Augment(magnitude=30, magnitude_std=float("inf"))._levels(keys)
+    assert abs(uniform.mean() - 15) < 0.3
+    assert uniform.min() < 0.1
+    assert uniform.max() > 29.9
+
+
+def test_switching_one_thing_on_leaves_the_other_draws() -> None:
+    plain, cropped = Augment(hflip=0), Augment(hflip=0, crop_p=1, erase_p=1)
+    assert all(
+        np.array_equal(*pair) for pair in zip(plain._draw_operations(KEYS), cropped._draw_operations(KEYS), strict=True)
+    )
+
+
+def test_draws_travel_with_the_batch() -> None:
+    draws = Augment(**EVERYTHING, mixing=Mixing(mixup_alpha=1)).draw(KEYS)
+    moved = move_data_to_device({"draws": draws}, torch.device("meta"))["draws"]
+    assert type(moved) is type(draws)
+    assert moved.passes == draws.passes
+    assert {moved.rows.device.type, moved.numbers.device.type, moved.mix.partners.device.type} == {"meta"}
+
+
+class _Watch(TorchDispatchMode):
+    """Refuse what a GPU would have to be waited for, and what is made on the host."""
+
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "bincount")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        tensors = [each for each in args if isinstance(each, torch.Tensor)]
+        assert name not in self.waits, f"{name} waits"
+        assert all(each.device.type == "meta" for each in tensors), f"{name} of a host tensor"
+        if name.startswith("index"):
+            indices = [
+                each
+                for each in (args[1] if isinstance(args[1], (list, tuple)) else args)
+                if isinstance(each, torch.Tensor)
+            ]
+            assert all(each.dtype != torch.bool for each in indices), "a mask as an index waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fill_mode", ["fill", "noise"])
+def test_nothing_waits_for_the_device(fill_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device holds no values, so that whatever needs one fails; the watch names what else a GPU waits for."""
+    # autocast, alone, does not know the meta device
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    augment = Augment(
+        **EVERYTHING | {"fill_mode": fill_mode}, mixing=Mixing(mixup_alpha=1, cutmix_alpha=1, mode="sample")
+    )
+    keys = splitmix64(np.arange(64, dtype=np.uint64))
+    draws = move_data_to_device(augment.draw(keys), torch.device("meta"))
+    assert {one.kind for one in draws.passes} == {
+        "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "erase",
+    }  # fmt: skip
+    images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
+    targets = torch.zeros(64, dtype=torch.int64, device="meta")
+    with _Watch():
+        out, soft = augment.mix(augment(images, draws), targets, 6, draws)
+    assert out.shape == (64, 3, SIZE, SIZE)
+    assert soft.shape == (64, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_same_pixels_and_waits_for_nothing() -> None:
+    augment = Augment(**EVERYTHING, mixing=Mixing(mixup_alpha=1, cutmix_alpha=1, mode="sample"))
+    draws = augment.draw(KEYS)
+    images, there = IMAGES.cuda(), move_data_to_device(draws, torch.device("cuda"))
+    targets = torch.zeros(16, dtype=torch.int64, device="cuda")
+    augment.mix(augment(images, there), targets, 6, there)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out = augment(images, there)
+        augment.mix(out, targets, 6, there)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert ((out.cpu() - augment(IMAGES, draws)).abs() > 1.5 / 255).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ops": ["rotate"]}, "rotate.*Identity, AutoContrast, Equalize, Rotate"),
+        ({"ops": []}, "num_ops=2"),
+        ({"magnitude": 31}, "magnitude=31.*0 to 30"),
+        ({"hflip": 1.5}, "hflip=1.5.*0 to 1"),
+        ({"crop_scale": [1.0, 0.5]}, "crop_scale"),
+        ({"fill_mode": "black"}, "black.*fill or noise"),
+        ({"fill": 300}, "fill=300"),
+    ],
+)
+def test_mistakes_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Augment(**settings)
+
+
+def test_float_or_oblong_images_are_refused() -> None:
+    augment = Augment()
+    with pytest.raises(DataError, match="float32"):
+        augment(IMAGES.float(), augment.draw(KEYS))
+    with pytest.raises(DataError, match="32 x 16"):
+        augment(IMAGES[..., :16], augment.draw(KEYS))
+
+
+@pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial"])
+def test_shipped_settings(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=[f"augment={name}"]).augment
+    augment = instantiate(config)
+    assert list(config.ops) == list(OPERATIONS)
+    out = augmented(augment)
+    unchanged = (out == IMAGES / 255).flatten(1).all(dim=1)
+    assert unchanged.all() if name == "none" else not unchanged.all()
+    assert not augment.mixing.on
+
+
+def test_contact_sheets(tmp_path: Path) -> None:
+    Image.fromarray(PHOTOS[0]).save(tmp_path / "one.png")
+    main([str(tmp_path / "one.png"), "--out", str(tmp_path / "sheets"), "--size", "24", "--step", "15"])
+    sheets = sorted(path.stem for path in (tmp_path / "sheets").glob("*.png"))
+    assert sheets == sorted([*OPERATIONS, "policy"])
+    with Image.open(tmp_path / "sheets" / "Rotate.png") as page:
+        assert page.width == 4 * 24
+        strip = np.asarray(page)[-24:]
+    assert np.array_equal(strip[:, :24], strip[:, 24:48])
+    assert not np.array_equal(strip[:, :24], strip[:, 48:72])
+    with pytest.raises(DataError, match=r"missing\.png"):
+        main([str(tmp_path / "missing.png"), "--out", str(tmp_path)])
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
+    augment = Augment(num_ops=0, hflip=0.0)
+    first = augmented(augment)
+    where, kept = first.data_ptr(), first[3:]
+    expected = kept.clone()
+    del first
+    second = augmented(augment, 255 - IMAGES)
+    assert second.data_ptr() != where
+    assert torch.equal(kept, expected)
+    del kept
+    assert augmented(augment).data_ptr() == where

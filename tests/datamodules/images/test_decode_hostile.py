@@ -1,0 +1,126 @@
+"""Whatever a file holds, there are pixels or a reason why not."""
+
+import contextlib
+import io
+import os
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from datamodules.images.decode import BrokenImage, load, read_image
+
+
+def photo(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """Smooth pixels, as photos have."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_what_says_it_is_too_large_is_refused_before_it_is_decoded():
+    for kind in ("PNG", "JPEG", "GIF"):
+        with pytest.raises(BrokenImage, match="over-large: 64 x 48"):
+            read_image(encoded(photo(), kind), max_pixels=64 * 48 - 1)
+    assert read_image(encoded(photo(), "JPEG"), max_pixels=64 * 48).shape == (48, 64, 3)
+
+
+def bomb() -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = (60000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9999))) + chunk(b"IEND", b"")
+    )
+
+
+def hostile() -> dict[str, bytes]:
+    """Files of which none is a whole photo."""
+    rng = np.random.default_rng(0)
+    whole = {kind: encoded(photo(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")}
+    whole["progressive"] = encoded(photo(), "JPEG", progressive=True)
+    files = {}
+    for kind, data in whole.items():
+        for part in (0.03, 0.3, 0.6, 0.9):
+            files[f"{kind} cut at {part}"] = data[: int(len(data) * part)]
+        files[f"{kind} zeroed"] = data[:12] + bytes(len(data) - 12)
+        files[f"{kind} with its magic lost"] = b"\0\0\0\0" + data[4:]
+        files[f"{kind} filled with noise"] = data[:20] + rng.bytes(len(data) - 20)
+    jpeg = whole["JPEG"]
+    inks = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
+    restarts = encoded(photo(), "JPEG", restart_marker_blocks=1)
+    files |= {
+        "JPEG that ends early but says so": jpeg[: len(jpeg) * 2 // 3] + b"\xff\xd9",
+        "CMYK JPEG that ends early but says so": inks[: len(inks) * 2 // 3] + b"\xff\xd9",
+        "JPEG with a lost restart": restarts.replace(b"\xff\xd3", b"\xff\xd6", 1),
+        "JPEG without its last mark": jpeg[: len(jpeg) - 40],
+        "empty": b"",
+        "one byte": b"\xff",
+        "start of JPEG": b"\xff\xd8",
+        "zeros": bytes(5000),
+        "noise": rng.bytes(5000),
+        "text": b"not a photo\n" * 40,
+        "html": b"<!doctype html><title>404</title>",
+        "bomb": bomb(),
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+        "zip": b"PK\3\4" + rng.bytes(500),
+        "pdf": b"%PDF-1.4\n" + rng.bytes(300),
+        "no size": b"GIF89a" + bytes(7) + b";",
+    }
+    return files
+
+
+HOSTILE = hostile()
+
+
+def test_there_are_fifty_hostile_files():
+    assert len(HOSTILE) >= 50
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_broken_with_a_reason_and_nothing_else(name, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(BrokenImage) as caught:
+        load(path, 32, "pad")
+    assert caught.value.reason
+    assert "\n" not in caught.value.reason
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20),
+    st.floats(0.02, 1),
+)
+def test_whatever_the_bytes_there_are_pixels_or_a_reason(kind, changes, part):
+    data = bytearray(encoded(photo(), kind))
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    with contextlib.suppress(BrokenImage):
+        assert load(bytes(data[: int(part * len(data))]), 16, "pad").shape == (16, 16, 3)
+
+
+def test_a_jpeg_cut_anywhere_is_never_half_grey():
+    data = encoded(photo(), "JPEG")
+    for length in range(2, len(data) - 2, 7):
+        with pytest.raises(BrokenImage):
+            read_image(data[:length])
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, reason in (("pipe.jpg", "regular"), ("missing.jpg", "No such file"), (".", "is a folder")):
+        with pytest.raises(BrokenImage, match=reason):
+            read_image(tmp_path / name)

@@ -1,0 +1,135 @@
+"""Copies are found whatever was done to them, and photos of other things on the same table are not."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance
+
+from datamodules import images
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality.duplicates import duplicate_groups, similar_pairs
+from datamodules.sources.folder import FolderSource
+from litesort.errors import DataError
+
+SCENES = 24
+
+
+def scene(seed):
+    """Some shapes on a table of which one side lies in shadow, the same in all photos."""
+    rng = np.random.default_rng(seed)
+    light = np.linspace(90, 235, 200)[None, :, None] + np.zeros((150, 1, 1))
+    photo = Image.fromarray((light + rng.normal(0, 2, (150, 200, 1))).clip(0, 255).astype(np.uint8).repeat(3, 2))
+    draw = ImageDraw.Draw(photo)
+    for _ in range(5):
+        x, y = rng.integers(30, 130), rng.integers(20, 90)
+        spots = [(int(x + dx), int(y + dy)) for dx, dy in rng.integers(0, 55, (5, 2))]
+        draw.polygon(spots, fill=tuple(int(level) for level in rng.integers(20, 236, 3)))
+    return photo
+
+
+def encoded(photo):
+    stream = io.BytesIO()
+    photo.resize((150, 112)).save(stream, "JPEG", quality=35)
+    return Image.open(stream).convert("RGB")
+
+
+CHANGES = {
+    "equal": lambda photo: photo,
+    "encoded": encoded,
+    "brightened": lambda photo: ImageEnhance.Brightness(photo).enhance(1.3),
+    "darkened": lambda photo: ImageEnhance.Contrast(ImageEnhance.Brightness(photo).enhance(0.7)).enhance(0.8),
+    "cropped": lambda photo: photo.crop((4, 8, 190, 147)),
+    "cropped at a corner": lambda photo: photo.crop((18, 13, 200, 150)),
+}
+
+
+def small(photos):
+    return np.stack([images.resize(np.array(photo), 64, "squash") for photo in photos])
+
+
+def pairs(pixels, **options):
+    first, second, similarity = similar_pairs(pixels, **options)
+    assert (first < second).all()
+    assert (similarity <= 1.0001).all()
+    return set(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def test_other_things_on_the_same_table_are_not_alike():
+    assert pairs(small(map(scene, range(SCENES)))) == set()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_are_found(change):
+    photos = [scene(seed) for seed in range(SCENES)]
+    found = pairs(small([*photos, *map(CHANGES[change], photos)]))
+    expected = {(row, row + SCENES) for row in range(SCENES)}
+    assert found <= expected
+    assert len(found) >= 0.95 * SCENES
+
+
+def test_batches_change_nothing(monkeypatch):
+    photos = [scene(seed) for seed in range(9)]
+    pixels = small([*photos, *map(encoded, photos)])
+    whole = pairs(pixels)
+    monkeypatch.setattr("datamodules.quality.duplicates.BATCH", 4)
+    assert pairs(pixels) == whole
+
+
+def test_another_colour_is_another_thing():
+    photo = np.array(scene(1))
+    red = (photo // 3 * [3, 1, 1] + [0, 40, 0]).astype(np.uint8)
+    assert pairs(small([photo, red])) == set()
+
+
+def test_photos_without_content_are_alike_only_where_they_are_equal():
+    flat = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 90, 200)])
+    assert pairs(flat) == {(1, 2)}
+    assert pairs(flat, skip={2: "broken"}) == set()
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes of twelve scenes, each twice under an unrelated name, one of them under the other class too."""
+    for name in ("bag", "can"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    for seed in range(SCENES):
+        folder = tmp_path / "photos" / ("bag", "can")[seed % 2]
+        scene(seed).save(folder / f"{seed}.png")
+        encoded(scene(seed)).save(folder / f"{900 - seed}.jpg")
+    encoded(scene(0)).save(tmp_path / "photos" / "can" / "copy.png")
+    (tmp_path / "photos" / "can" / "broken.jpg").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
+    sides = []
+    for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "memory"}):
+        data = ImageDataModule(
+            FolderSource(root), cache_dir=tmp_path / "cache", group_by="duplicates", num_workers=0, **options
+        )
+        side = {data.samples[row].path: name for name, rows in data.splits.items() for row in rows}
+        for seed in range(SCENES):
+            name = ("bag", "can")[seed % 2]
+            assert side[f"{name}/{seed}.png"] == side[f"{name}/{900 - seed}.jpg"]
+        assert side["can/copy.png"] == side["bag/0.png"]
+        assert len(set(side.values())) == 3
+        sides.append({path: name for path, name in side.items() if path != "can/broken.jpg"})
+    assert sides[0] == sides[1]
+
+
+def test_groups_are_numbered_and_broken_photos_are_alone(root, tmp_path):
+    source = FolderSource(root)
+    groups = duplicate_groups(source, tmp_path / "cache", 1.0, False)
+    sizes = np.bincount(groups)
+    assert sorted(sizes.tolist()) == [1] + [2] * (SCENES - 1) + [3]
+    broken = next(row for row, sample in enumerate(source.samples) if sample.path == "can/broken.jpg")
+    assert sizes[groups[broken]] == 1
+
+
+def test_what_cannot_be_had_is_said(root, tmp_path):
+    options = {"cache_dir": tmp_path, "group_by": "duplicates", "size": 8}
+    with pytest.raises(DataError, match=r"data\.group_block=10 needs data\.group_by: a regular expression"):
+        _ = ImageDataModule(FolderSource(root), group_block=10, **options).splits
+    with pytest.raises(DataError, match=r"finding duplicates needs a cache .*data\.cache_budget_gb"):
+        _ = ImageDataModule(FolderSource(root), cache_budget_gb=1e-9, cache="off", **options).splits

@@ -1,0 +1,136 @@
+"""Wrong labels and rare photos are found among features, as the published method finds them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.datamodule import ImageDataModule
+from datamodules.quality import label_issues as module
+from datamodules.quality.audit import audit, duplicate_ids, leakage
+from datamodules.quality.embeddings import HistogramEmbedder, features
+from datamodules.quality.label_issues import FOLDS, confident_learning, label_issues, out_of_fold
+from datamodules.quality.outliers import knn_distances, outliers
+from datamodules.sources.folder import FolderSource
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """300 photos in 3 clouds of features, 15 of them under a wrong label."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 100)
+    features = rng.normal(0, 0.5, (300, 16)) + 2 * np.eye(3, 16)[truth]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    wrong = rng.choice(300, 15, replace=False)
+    labels = truth.copy()
+    labels[wrong] = (labels[wrong] + 1) % 3
+    return features.astype(np.float32), labels, truth, set(wrong.tolist())
+
+
+@pytest.mark.parametrize("cleanlab", [True, False])
+def test_wrong_labels_are_found_with_their_true_class(planted, monkeypatch, cleanlab):
+    if cleanlab:
+        pytest.importorskip("cleanlab")
+    monkeypatch.setattr(module, "has_cleanlab", lambda: cleanlab)
+    features, labels, truth, wrong = planted
+    places, likely = label_issues(labels, out_of_fold(features, labels, np.arange(300)))
+    assert len(wrong & set(places.tolist())) >= 13
+    assert len(set(places.tolist()) - wrong) <= 2
+    assert np.mean(likely == truth[places]) > 0.9
+
+
+def test_the_plain_formula_finds_what_cleanlab_finds(planted):
+    cleanlab = pytest.importorskip("cleanlab.filter")
+    features, labels, _, _ = planted
+    answers = out_of_fold(features, labels, np.arange(300))
+    theirs = cleanlab.find_label_issues(labels, answers, filter_by="prune_by_noise_rate", n_jobs=1)
+    ours = confident_learning(labels, answers)
+    assert (ours & theirs).sum() >= 0.9 * max(ours.sum(), theirs.sum()) > 0
+
+
+def test_a_photo_is_never_judged_by_its_own_copy(planted):
+    features, labels, _, wrong = planted
+    place = min(wrong)
+    twice = np.concatenate([features, np.repeat(features[[place]], 6, 0)])
+    doubled = np.concatenate([labels, np.repeat(labels[[place]], 6)])
+    together = np.concatenate([np.arange(300), np.full(6, place)])
+    own = [out_of_fold(twice, doubled, groups)[place, labels[place]] for groups in (together, np.arange(306))]
+    assert own[0] < 0.5 * own[1]
+
+
+def test_a_class_that_the_probe_hardly_knows_is_not_judged():
+    answers = np.tile([0.97, 0.03], (40, 1))
+    labels = np.zeros(40, np.int64)
+    labels[: FOLDS - 1] = 1
+    assert label_issues(labels, answers)[0].tolist() == []
+
+
+def test_the_loner_is_outlying_and_the_twins_are_near():
+    rng = np.random.default_rng(0)
+    features = rng.normal(0, 0.2, (60, 8)) + 1.0
+    features[7] = -features[7]
+    features[12] = features[30] + 1e-3
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    distances, pairs = knn_distances(features.astype(np.float32), near=0.9999)
+    assert [pair[:2] for pair in pairs] == [(12, 30)]
+    assert outliers(distances, np.zeros(60, np.int64))[0] == 7
+
+
+def test_two_photos_or_one_have_no_neighbourhood_to_speak_of():
+    for count in (1, 2):
+        distances, pairs = knn_distances(np.eye(count, 4, dtype=np.float32), near=0.9)
+        assert len(distances) == count
+        assert pairs == []
+
+
+def test_leaks_are_counted():
+    pairs = [
+        {"rows": [0, 3], "by": "pixels"}, {"rows": [1, 2], "by": "pixels"}, {"rows": [2, 5], "by": "features"},
+    ]  # fmt: skip
+    splits = {"train": np.array([0, 1, 2]), "val": np.array([5]), "test": np.array([3, 4])}
+    photos = {"train": 3, "val": 1, "test": 2}
+    assert leakage(splits, pairs) == {"photos": photos, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
+    assert duplicate_ids(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
+
+
+def test_features_by_hand_tell_colours_apart():
+    red, blue = np.zeros((2, 4, 64, 64, 3), np.uint8)
+    red[..., 0] = blue[..., 2] = 200
+    described = HistogramEmbedder()(np.concatenate([red, blue]))
+    assert described.shape == (8, 192)
+    assert np.isfinite(described).all()
+    assert np.abs(described[0] - described[4]).max() > 0.5
+    assert np.array_equal(described[0], described[3])
+
+
+def test_photos_that_are_missing_do_not_make_the_others_alike(tmp_path, cache_dir):
+    rng = np.random.default_rng(0)
+    for name in ("bag", "can"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            photo = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
+            photo.save(tmp_path / name / f"{number}.png")
+        for number in range(10, 100):
+            (tmp_path / name / f"{number}.png").write_bytes(b"")
+    data = ImageDataModule(FolderSource(tmp_path), cache_dir=cache_dir)
+    data.setup()
+    found, _ = features(data, HistogramEmbedder(), data.rows, progress=False)
+    assert len(found) == 20
+    assert np.abs(found.mean(0)).max() < 0.05
+    assert (found @ found.T)[np.triu_indices(20, 1)].max() < 0.5
+
+
+def test_features_are_called_what_they_are_where_the_budget_is_too_small(tmp_path, cache_dir):
+    class Network:
+        name, size = "a network", 512
+
+        def __call__(self, pixels):
+            raise AssertionError("its photos do not fit")
+
+    rng = np.random.default_rng(0)
+    for name in ("bag", "can"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
+    data = ImageDataModule(FolderSource(tmp_path), size=16, cache_dir=cache_dir, cache_budget_gb=0.001)
+    data.setup()
+    assert audit(data, [], {}, Network(), progress=False)["features"] == HistogramEmbedder.name

@@ -1,0 +1,215 @@
+"""COCO files: boxes become the right crops."""
+
+import json
+import logging
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_files import BOXES, annotation, content
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image, ImageOps
+
+from datamodules import images
+from datamodules.cache import open_pixels
+from datamodules.datamodule import ImageDataModule
+from datamodules.sources.coco import CocoSource
+from litesort.cli.compose import CONF
+from litesort.errors import DataError
+
+RED, GREEN, BLUE = (220, 20, 20), (20, 220, 20), (20, 20, 220)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two photos, a plain colour in each box."""
+    (tmp_path / "day").mkdir()
+    for name, size, fills in (
+        ("day/one.png", (100, 60), [((0, 0, 40, 40), RED), ((60, 20, 100, 60), GREEN)]),
+        ("two.png", (60, 100), [((10, 10, 30, 40), BLUE), ((0, 70, 22, 100), RED)]),
+    ):
+        photo = Image.new("RGB", size, (128, 128, 128))
+        for box, colour in fills:
+            photo.paste(colour, box)
+        photo.save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def make(root):
+    def build(data=None, **options):
+        (root / "boxes.json").write_text(json.dumps(content(BOXES) if data is None else data))
+        return CocoSource(root / "boxes.json", **({"margin": 0} | options))
+
+    return build
+
+
+def test_each_box_becomes_the_crop_of_its_object(make):
+    source = make()
+    assert source.classes == ["bag", "can", "foil"]
+    assert [(s.path, source.classes[s.label], s.group) for s in source.samples] == [
+        ("day/one.png#2", "can", "day/one.png"),
+        ("day/one.png#3", "foil", "day/one.png"),
+        ("two.png#1", "bag", "two.png"),
+        ("two.png#6", "bag", "two.png"),
+    ]
+    for index, (colour, shape) in enumerate(
+        [(RED, (40, 40)), (GREEN, (40, 40)), (BLUE, (30, 20)), (RED, (30, 22))]  # the last is cut at two edges
+    ):
+        crop = source.read(index)
+        assert crop.shape == (*shape, 3)
+        assert (crop == colour).all()
+
+
+def test_what_is_left_out_is_counted_and_said_once(make, caplog):
+    source = make(categories={"can": "Metal", "foil": None, "*": "Rest"})
+    assert source.classes == ["Metal", "Rest"]
+    assert source.left_out == {"of no class": 1, "crowds": 1, "smaller than 16 px": 1}
+    with caplog.at_level(logging.INFO):
+        source.prepare()
+        source.prepare()  # as a data module does that is prepared and then set up
+    assert caplog.text.count("3 crops of 2 images; left out: 1 of no class") == 1
+    assert len(make(min_side=5).samples) == 5
+
+
+def test_many_categories_make_one_class(make):
+    source = make(categories={"can": "Metal", "foil": "Metal", "bag": "Bag"})
+    assert [source.classes[s.label] for s in source.samples] == ["Metal", "Metal", "Bag", "Bag"]
+
+
+def test_the_map_that_is_told_of_is_one_that_the_command_line_takes():
+    told = [Path("docs/data.md"), Path("conf/data/coco.yaml")]
+    maps = [re.search(r"'(\{can: .*?\})'", (CONF.parent / file).read_text()) for file in told]
+    for found in maps:
+        (override,) = OverridesParser.create().parse_overrides([f"data.source.categories={found[1]}"])
+        assert override.value() == {"can": "Metal", "foil": "Metal", "*": None}
+
+
+def test_margin_widens_each_side_up_to_the_edge(make):
+    source = make(margin=0.1)
+    assert [s.box for s in source.samples] == [(0, 0, 44, 44), (56, 16, 100, 60), (8, 7, 32, 43), (0, 67, 25, 100)]
+    assert (source.read(2)[3:-3, 2:-2] == BLUE).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"categories": {"can": "Metal", "foil": "Metal"}}, "does not name 'bag'"),
+        ({"categories": {"tin": "Metal", "*": None}}, "names 'tin', which is no category"),
+        ({"categories": {"*": None}}, r"no box is left \(6 of no class\)"),
+        ({"margin": -1}, "data.source.margin=-1"),
+        ({"margin": math.nan}, "data.source.margin=nan"),
+        ({"min_side": 0}, "data.source.min_side=0"),
+        ({"min_side": math.nan}, "data.source.min_side=nan"),
+        ({"root": "nowhere"}, "data.root=nowhere is not a folder"),
+    ],
+)
+def test_wrong_settings_are_named(make, options, says):
+    with pytest.raises(DataError, match=says) as caught:
+        make(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("file", "says"), [(None, "data.file is not given"), ("nowhere.json", "is not a file")])
+def test_a_missing_file_is_named(file, says):
+    with pytest.raises(DataError, match=says):
+        CocoSource(file)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_turned_photo_gives_the_crop_that_was_annotated(make, root, orientation, turned):
+    """`turned`: the annotator saw the photo upright; else as it is stored, which shows only where sides swap."""
+    rng = np.random.default_rng(0)
+    stored = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(root / "two.png", exif=exif)
+    with Image.open(root / "two.png") as photo:
+        upright = ImageOps.exif_transpose(photo)
+    seen = upright if turned or orientation < 5 else stored
+    source = make(content([annotation(1, 2, "bag", [5, 8, 20, 17])], [(2, "two.png", *seen.size)]))
+    crop = seen.crop((5, 8, 25, 25))
+    if seen is stored:  # what the crop shows stands upright
+        crop.getexif()[0x0112] = orientation
+        crop = ImageOps.exif_transpose(crop)
+    np.testing.assert_array_equal(source.read(0), np.array(crop))
+
+
+def test_a_scaled_photo_gives_the_same_object(make, root):
+    with Image.open(root / "two.png") as photo:
+        photo.resize((30, 50), Image.Resampling.NEAREST).save(root / "two.png")
+    crop = make().read(2)
+    assert crop.shape == (15, 10, 3)
+    assert (crop == BLUE).all()
+
+
+def test_a_photo_of_another_shape_and_a_missing_one_are_broken_by_name(make, root, tmp_path):
+    Image.new("RGB", (100, 60)).save(root / "two.png")
+    (root / "day" / "one.png").unlink()
+    pixels = open_pixels(make(), 8, "pad", cache_dir=tmp_path / "cache", progress=False)
+    assert set(pixels.broken) == {0, 1, 2, 3}
+    assert pixels.broken[0] == "cannot be read: No such file or directory"
+    assert pixels.broken[2] == "has 100 x 60 pixels, but its boxes were drawn on 60 x 100"
+
+
+def test_a_corrected_size_is_not_answered_from_the_cache(make, tmp_path):
+    boxes_of_two = [annotation(1, 2, "bag", [10, 10, 20, 30])]
+    cache = {"cache_dir": tmp_path / "cache", "progress": False}
+    wrong = open_pixels(make(content(boxes_of_two, [(2, "two.png", 100, 60)])), 8, "pad", **cache)
+    right = open_pixels(make(content(boxes_of_two, [(2, "two.png", 60, 100)])), 8, "pad", **cache)
+    assert set(wrong.broken) == {0}
+    assert right.broken == {}
+
+
+def test_the_cache_holds_the_crops_and_decodes_each_photo_once(make, root, tmp_path, monkeypatch):
+    decoded = []
+    read_image = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda file, **options: decoded.append(1) or read_image(file, **options))
+    source = make()
+    pixels = open_pixels(source, 8, "pad", cache_dir=tmp_path / "cache", workers=1, progress=False)
+    assert len(decoded) == 2
+    for index in range(4):
+        expected = images.resize(read_image(source.file(index), box=source.samples[index].box), 8, "pad")
+        np.testing.assert_array_equal(pixels.array[index], expected)
+
+
+def test_a_large_photo_is_decoded_small_but_never_below_twice_what_its_smallest_box_needs(make, root):
+    ramp = np.repeat(np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None], 1200, 0).repeat(3, 2)
+    Image.fromarray(ramp).save(root / "big.jpg", quality=95)
+    two = [annotation(1, 1, "bag", [0, 0, 800, 800]), annotation(2, 1, "can", [800, 400, 800, 400])]
+    source = make(content(two, [(1, "big.jpg", 1600, 1200)]))
+    assert source.read(0, 25).shape == (100, 100, 3)
+    assert source.read(1, 25).shape == (50, 100, 3)
+    assert source.read(1, None).shape == (400, 800, 3)
+    small, full = source.read(1, 25), source.read(1)
+    np.testing.assert_allclose(small.mean((0, 2)), full.reshape(400, 100, 8, 3).mean((0, 2, 3)), atol=2)
+
+
+def test_a_photo_that_changes_is_never_stale(make, root):
+    source = make()
+    assert (source.read(2) == BLUE).all()
+    Image.new("RGB", (60, 100), GREEN).save(root / "two.png")
+    assert (source.read(2) == GREEN).all()
+
+
+def test_boxes_of_one_photo_stay_on_one_side(root, make, tmp_path):
+    photos, found = [], []
+    for number in range(30):
+        Image.new("RGB", (40, 40), (number * 8, 60, 60)).save(root / f"{number}.png")
+        photos.append((number, f"{number}.png", 40, 40))
+        found += [annotation(3 * number + i, number, ("can", "bag")[number % 2], [i, i, 20, 20]) for i in range(1, 4)]
+    data = ImageDataModule(make(content(found, photos)), size=8, batch_size=4, cache_dir=tmp_path / "cache")
+    data.setup("fit")
+    sides = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
+    assert sum(map(len, sides)) == 30
+    assert sum(len(rows) for rows in data.splits.values()) == 90
+    assert next(iter(data.train_dataloader())).images.shape == (4, 8, 8, 3)
+
+
+def test_one_number_in_two_photos_names_two_boxes(make):
+    """As in TACO's own annotations."""
+    source = make(content([annotation(1, 2, "bag", [10, 10, 20, 30]), annotation(1, 1, "can", [0, 0, 40, 40])]))
+    assert [sample.path for sample in source.samples] == ["day/one.png#1", "two.png#1"]

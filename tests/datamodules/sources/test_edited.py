@@ -1,0 +1,101 @@
+"""Lists that leave photos out or give them other labels, on every kind of source."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from datamodules.datamodule import ImageDataModule
+from datamodules.sources.coco import CocoSource
+from datamodules.sources.edited import edited
+from datamodules.sources.folder import FolderSource
+from datamodules.sources.synthetic.source import SyntheticSource
+from litesort.errors import DataError
+
+
+@pytest.fixture
+def lists(tmp_path):
+    def write(name, *lines):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def test_excluded_photos_are_gone_and_relabelled_ones_have_their_new_label(photos, lists, tmp_path):
+    exclude = lists("out.csv", "path", "bag/bag0.jpg", "can/can7.jpg")
+    relabel = lists("new.csv", "label;path;note", "cup;bag/bag1.jpg;seen", "cup;bag/bag0.jpg;")
+    whole = FolderSource(photos)
+    data = ImageDataModule(whole, size=8, batch_size=4, cache_dir=tmp_path, exclude=exclude, relabel=relabel)
+    data.setup("fit")
+    assert len(data.samples) == 58
+    assert np.bincount(data.labels).tolist() == [18, 19, 21]
+    assert not {"bag/bag0.jpg", "can/can7.jpg"} & {sample.path for sample in data.samples}
+    for row in (0, 20, 57):
+        number = whole.samples.index(next(s for s in whole.samples if s.path == data.samples[row].path))
+        assert data.source.file(row) == whole.file(number)
+        assert data.source.digest(row) == whole.digest(number)
+        np.testing.assert_array_equal(data.source.read(row), whole.read(number))
+    everything = ImageDataModule(whole, size=8, cache_dir=tmp_path)
+    everything.setup()
+    place = [whole.samples.index(s) for s in whole.samples if s.path not in ("bag/bag0.jpg", "can/can7.jpg")]
+    np.testing.assert_array_equal(data._pixels.array, everything._pixels.array[place])
+
+
+def test_a_drawn_set_is_still_drawn_as_a_whole(lists, tmp_path):
+    first = SyntheticSource(18, cache_dir=tmp_path)
+    source = edited(first, lists("out.csv", "path", first.samples[3].path), None)
+    source.prepare()
+    assert all(first.file(row).is_file() for row in range(18))
+    assert source.file(3) == first.file(4)
+
+
+def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "can/can0.jpg", "width": 60, "height": 60}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": n % 2, "bbox": [n, n, 20 + n, 20]} for n in range(4)],
+        "categories": [{"id": 0, "name": "can"}, {"id": 1, "name": "bag"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    source = edited(
+        CocoSource(tmp_path / "boxes.json", photos, margin=0),
+        lists("out.csv", "path", "can/can0.jpg#1"),
+        lists("new.csv", "path,label", "can/can0.jpg#3,can"),
+    )
+    assert [(sample.path, source.classes[sample.label]) for sample in source.samples] == [
+        ("can/can0.jpg#0", "can"), ("can/can0.jpg#2", "can"), ("can/can0.jpg#3", "can"),
+    ]  # fmt: skip
+    assert source.samples[1].box == (2, 2, 24, 22)
+
+
+def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
+    with caplog.at_level(logging.INFO):
+        source = edited(FolderSource(photos), lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"), None)
+    assert len(source.samples) == 59
+    assert "1 of 2 paths are not among the photos, as bag/gone.jpg" in caplog.text
+    assert "left out by data.exclude: 1," in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "lines", "says"),
+    [
+        (
+            "exclude",
+            ["path", "elsewhere.jpg"],
+            "names none of the photos, the first 'elsewhere.jpg': write paths as in",
+        ),
+        ("exclude", ["path"], "names none of the photos"),
+        ("exclude", ["file", "a"], "no column path: the first line must be path; it is file"),
+        ("exclude", ["path", *[f"{n}/{n}{i}.jpg" for n in ("bag", "can", "cup") for i in range(20)]], "none is left"),
+        ("relabel", ["path,label", "bag/bag0.jpg,tin"], "gives bag/bag0.jpg the label tin, which is none of bag, can"),
+        ("relabel", ["path,label", "bag/bag0.jpg,can", "bag/bag0.jpg,cup"], "line 3: bag/bag0.jpg is named twice"),
+        ("relabel", ["path,label", "bag/bag0.jpg,"], "line 2: the label is blank"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_one_line(photos, lists, key, lines, says):
+    with pytest.raises(DataError, match=says) as caught:
+        ImageDataModule(FolderSource(photos), **{key: lists("list.csv", *lines)})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=rf"data\.{key}=nowhere\.csv is not a file"):
+        ImageDataModule(FolderSource(photos), **{key: "nowhere.csv"})

@@ -1,0 +1,237 @@
+"""TrashNet and TACO: downloaded from a local server, and TACO's real annotations where they are at hand."""
+
+import hashlib
+import io
+import json
+import socket
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image, ImageDraw
+
+from datamodules.datamodule import ImageDataModule
+from datamodules.sources import trashnet
+from datamodules.sources.coco_json import read_coco
+from datamodules.sources.taco import TacoSource
+from datamodules.sources.trashnet import TrashnetSource
+from litesort.cli.compose import CONF
+from litesort.errors import DataError
+
+ANNOTATIONS = Path(__file__).parents[4] / "shared" / "data" / "taco" / "annotations.json"
+real = pytest.mark.skipif(not ANNOTATIONS.is_file(), reason="TACO's annotations are not beside this checkout")
+COUNTS = {"glass": 7, "metal": 6, "paper": 5}
+
+
+def jpeg(seed, size=(12, 9)):
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def nowhere():
+    """An address where nobody answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def zipped(server, monkeypatch):
+    """A small TrashNet on the server."""
+    monkeypatch.setattr(trashnet, "COUNTS", COUNTS)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, count in COUNTS.items():
+            for number in range(1, count + 1):
+                archive.writestr(f"dataset-resized/{name}/{name}{number}.jpg", jpeg(number))
+                archive.writestr(f"__MACOSX/dataset-resized/{name}/._{name}{number}.jpg", b"junk")
+    server.files["/set.zip"] = stream.getvalue()
+    return server.address + "/set.zip"
+
+
+def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.faults = [{"stop": 500}]
+    checksum = hashlib.sha256(server.files["/set.zip"]).hexdigest()
+    for _ in range(2):
+        source = TrashnetSource(None, tmp_path, zipped, checksum)
+        data = ImageDataModule(source, size=8, batch_size=4, cache_dir=tmp_path)
+        data.setup("fit")
+        assert data.classes == ["glass", "metal", "paper"]
+        assert np.bincount(data.labels).tolist() == [7, 6, 5]
+        assert not data.broken
+    assert len(server.requests) == 2  # the one that broke off, and another
+    again = TrashnetSource(source.root, None, zipped)
+    assert again.samples == source.samples
+    assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"images"}
+
+
+def test_trashnet_put_there_by_hand_needs_no_network(zipped, server, tmp_path, nowhere):
+    (tmp_path / "trashnet").mkdir()
+    (tmp_path / "trashnet" / "dataset-resized.zip").write_bytes(server.files["/set.zip"])
+    with pytest.raises(DataError, match=r"is not that of .*zip.*data\.source\.sha256=null accepts any"):
+        TrashnetSource(None, tmp_path, nowhere, "0" * 64).prepare()
+    source = TrashnetSource(None, tmp_path, nowhere)
+    source.prepare()
+    assert source.read(3).shape == (9, 12, 3)
+
+
+def test_without_a_network_trashnet_says_what_to_do(tmp_path, nowhere, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(DataError, match=r"cannot be downloaded to .* \(Connection refused\)") as caught:
+        TrashnetSource(None, tmp_path, nowhere).prepare()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert f"put the file at {tmp_path / 'trashnet' / 'dataset-resized.zip'} yourself" in line
+    assert line.endswith("or set data.root=FOLDER")
+
+
+def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
+    with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
+        archive.writestr("cats/1.jpg", b"")
+    server.files["/set.zip"] = stream.getvalue()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"holds no folder dataset-resized: delete .*images"):
+            TrashnetSource(None, tmp_path, zipped).prepare()
+
+
+@pytest.fixture
+def litter(server):
+    """Six photos with two boxes each on the server; the third is gone, the fourth has no address."""
+    images, annotations = [], []
+    for number in range(6):
+        server.files[f"/photos/{number}.jpg"] = jpeg(number, (40, 30))
+        url = f"{server.address}/photos/{number}.jpg" if number != 3 else None
+        images.append(
+            {"id": number, "file_name": f"batch_1/{number}.jpg", "width": 40, "height": 30, "flickr_url": url}
+        )
+        annotations += [
+            {"id": 2 * number + i, "image_id": number, "category_id": i, "bbox": [1, 1, 20, 20]} for i in (0, 1)
+        ]
+    del server.files["/photos/2.jpg"]
+    categories = [{"id": 0, "name": "Can"}, {"id": 1, "name": "Bag"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    server.files["/annotations.json"] = json.dumps(content).encode()
+    return server.address + "/annotations.json"
+
+
+def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(litter, server, tmp_path):
+    def ready():
+        data = ImageDataModule(TacoSource(None, None, tmp_path, litter), size=8, batch_size=2, cache_dir=tmp_path)
+        data.setup()
+        return data
+
+    data = ready()
+    assert {data.samples[row].group for row in data.broken} == {"batch_1/2.jpg", "batch_1/3.jpg"}
+    assert data.source.read(0).shape == (23, 23, 3)
+    assert Counter(path for path, _ in server.requests)["/photos/2.jpg"] == 1
+    before = len(server.requests)
+    assert before == 6
+    ready()
+    assert len(server.requests) == before
+    note = (tmp_path / "taco-original" / "unavailable.csv").read_text().splitlines()
+    assert len(note) == 3
+    assert "batch_1/3.jpg,has no address" in note
+    assert any("answers 404" in line for line in note)
+
+
+def test_taco_goes_on_where_the_network_failed(litter, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    source = TacoSource(None, None, tmp_path, litter)
+    server.faults = [{}, {}] + [{"status": 503}] * 99
+    with pytest.raises(DataError, match=r"cannot be downloaded .*: run it again to go on, or set data\.root="):
+        source.prepare()
+    server.faults = []
+    source.prepare()
+    assert source.read(0).shape == (23, 23, 3)
+    assert sum(path == "/annotations.json" for path, _ in server.requests) == 1
+
+
+def test_without_a_network_taco_says_what_to_do(tmp_path, nowhere, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(
+        DataError, match=r"put the file at .*/taco-original/annotations\.json yourself, or set data\.root=FOLDER"
+    ) as caught:
+        TacoSource(None, None, tmp_path, nowhere)
+    assert "\n" not in str(caught.value)
+
+
+def test_taco_in_a_folder_downloads_nothing(litter, server, tmp_path):
+    (tmp_path / "annotations.json").write_bytes(server.files["/annotations.json"])
+    source = TacoSource(None, tmp_path, None, litter)
+    source.prepare()
+    assert len(source.samples) == 12
+    assert server.requests == []
+    with pytest.raises(DataError, match="images=tiny is invalid"):
+        TacoSource(None, tmp_path, None, litter, images="tiny")
+
+
+def configured(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=["run_dir=unused", *overrides])
+    return instantiate(cfg.data)
+
+
+@real
+def test_the_real_annotations_give_the_six_classes(tmp_path):
+    data = configured("data=taco", f"data.file={ANNOTATIONS}", f"data.root={tmp_path}", "data.source.min_side=1")
+    assert data.classes == ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
+    assert np.bincount(data.labels).tolist() == [544, 385, 112, 1263, 849, 140]
+    assert data.source.left_out == {"of no class": 1491}
+    for index, sample in enumerate(data.samples):
+        photo = data.source.image(index)
+        assert 0 <= sample.box[0] < sample.box[2] <= photo.width
+        assert 0 <= sample.box[1] < sample.box[3] <= photo.height
+        assert photo.urls["flickr_url"].startswith("https://")
+
+
+@real
+def test_every_category_of_the_real_annotations_is_in_the_map():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("train", overrides=["run_dir=unused", "data=taco"]).data.source.categories
+    assert set(chosen) == set(read_coco(ANNOTATIONS)[0])
+
+
+@real
+@pytest.mark.parametrize(("scale", "count"), [(1, 1), (0.25, 12)])
+def test_crops_of_photos_drawn_at_the_recorded_sizes_show_the_object(tmp_path, scale, count):
+    """Each object is drawn in a colour of its own, at full size and at a quarter, as the smaller downloads are."""
+    content = json.loads(ANNOTATIONS.read_text())
+    drawn, colours = set(), {}
+    _, photos, found = read_coco(ANNOTATIONS)
+    for photo in photos:
+        own = [box for box in found if box.image.name == photo.name]
+        if len(drawn) == count or not 3 <= len(own) <= 8 or overlap([box.edges for box in own]):
+            continue
+        drawn.add(photo.name)
+        image = Image.new("RGB", (round(photo.width * scale), round(photo.height * scale)))
+        for number, box in enumerate(own):
+            colours[f"{photo.name}#{box.id}"] = colour = (60 + 25 * number, 250 - 30 * number, 40 * (number % 5))
+            ImageDraw.Draw(image).rectangle([round(edge * scale) for edge in box.edges], fill=colour)
+        (tmp_path / photo.name).parent.mkdir(exist_ok=True)
+        image.save(tmp_path / photo.name, quality=95)
+    kept = {image["id"] for image in content["images"] if image["file_name"] in drawn}
+    content["images"] = [image for image in content["images"] if image["id"] in kept]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    source = configured("data=taco", f"data.root={tmp_path}", "data.source.margin=0", "data.size=32").source
+    assert len({sample.group for sample in source.samples}) >= count - 3  # some have only objects of no class
+    for index, sample in enumerate(source.samples):
+        crop = source.read(index, 32).astype(float)
+        inner = crop[crop.shape[0] // 4 : -crop.shape[0] // 4, crop.shape[1] // 4 : -crop.shape[1] // 4]
+        assert np.abs(inner.mean((0, 1)) - colours[sample.path]).max() < 8, sample.path
+
+
+def overlap(edges):
+    return any(
+        a[0] < b[2] + 9 and b[0] < a[2] + 9 and a[1] < b[3] + 9 and b[1] < a[3] + 9
+        for i, a in enumerate(edges)
+        for b in edges[:i]
+    )

@@ -1,0 +1,234 @@
+"""Splits and groups: what must hold whatever the data, and what is refused."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from datamodules.splits.groups import group_ids
+from datamodules.splits.split import fold_split, gaps, given_split, plan_split, split
+from litesort.errors import DataError
+
+FRACTIONS = {"val": 0.15, "test": 0.15}
+
+
+def names(labels):
+    return [f"c{label}" for label in range(int(max(labels)) + 1)]
+
+
+def assert_partition(sides, total):
+    rows = np.concatenate(list(sides.values()))
+    assert len(rows) == total
+    np.testing.assert_array_equal(np.sort(rows), np.arange(total))
+
+
+@st.composite
+def photos(draw, grouped):
+    """Labels, and groups of one class each: at least 6 groups a class."""
+    labels, groups = [], []
+    for label in range(draw(st.integers(2, 5))):
+        sizes = draw(st.lists(st.integers(1, 7 if grouped else 1), min_size=6, max_size=40))
+        for size in sizes:
+            groups += [len(labels) and groups[-1] + 1] * size
+            labels += [label] * size
+    order = np.random.default_rng(draw(st.integers(0, 9))).permutation(len(labels))
+    return np.array(labels)[order], np.array(groups)[order]
+
+
+@settings(max_examples=60, deadline=None)
+@given(photos(grouped=False), st.integers(0, 2**32), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, val, test):
+    labels, groups = data
+    fractions = {"val": val, "test": test}
+    sides = split(labels, groups, names(labels), fractions, seed)
+    again = split(labels, groups, names(labels), fractions, seed)
+    assert_partition(sides, len(labels))
+    for name, share in {"train": 1 - val - test, **fractions}.items():
+        np.testing.assert_array_equal(sides[name], again[name])
+        counts = np.bincount(labels[sides[name]], minlength=labels.max() + 1)
+        exact = share * np.bincount(labels)
+        assert counts.min() >= 1
+        assert (np.abs(counts - exact) < 2).all()  # rounded, but for a photo given to a side that would have none
+
+
+@settings(max_examples=60, deadline=None)
+@given(photos(grouped=True), st.integers(0, 2**32))
+def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
+    labels, groups = data
+    sides = split(labels, groups, names(labels), FRACTIONS, seed)
+    assert_partition(sides, len(labels))
+    homes = Counter(group for rows in sides.values() for group in set(groups[rows].tolist()))
+    assert set(homes.values()) == {1}
+    for name, share in {"train": 0.7, **FRACTIONS}.items():
+        counts = np.bincount(labels[sides[name]], minlength=labels.max() + 1)
+        largest = np.array([max(Counter(groups[labels == label]).values()) for label in range(labels.max() + 1)])
+        assert counts.min() >= 1
+        assert (counts <= share * np.bincount(labels) + largest).all()
+        assert (counts >= share * np.bincount(labels) - 2 * largest).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(photos(grouped=True), st.integers(2, 5), st.integers(0, 99))
+def test_folds_test_on_every_photo_once(data, folds, seed):
+    labels, groups = data
+    try:
+        every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
+    except DataError:  # one group may be so large that too few are left for the other sides
+        reject()
+    for sides in every:
+        assert_partition(sides, len(labels))
+        assert not set(groups[sides["train"]]) & set(groups[sides["test"]])
+        assert not set(groups[sides["train"]]) & set(groups[sides["val"]])
+        assert len(np.unique(labels[sides["train"]])) == labels.max() + 1
+    np.testing.assert_array_equal(np.sort(np.concatenate([s["test"] for s in every])), np.arange(len(labels)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=60, max_size=200), st.integers(0, 99))
+def test_groups_of_several_classes_stay_whole(classes, seed):
+    labels = np.array([*range(4)] * 10 + classes)  # every class in ten groups or more
+    groups = np.arange(len(labels)) // 3
+    sides = split(labels, groups, names(labels), FRACTIONS, seed)
+    assert_partition(sides, len(labels))
+    assert sum(len(np.unique(groups[rows])) for rows in sides.values()) == len(np.unique(groups))
+    assert abs(len(sides["test"]) / len(labels) - 0.15) < 0.08
+
+
+def test_another_seed_is_another_split():
+    labels = np.repeat([0, 1], 50)
+    a, b = (split(labels, np.arange(100), ["a", "b"], FRACTIONS, seed) for seed in (0, 1))
+    assert set(a["test"]) != set(b["test"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "options", "says"),
+    [
+        ([0] * 9, ["can"], {}, "one class only"),
+        ([0] * 9 + [2] * 9, ["can", "bag", "cup"], {}, "no readable photo of class bag"),
+        ([0] * 9 + [1] * 2, ["can", "bag"], {}, "class bag has 2 photos, fewer than 3 splits"),
+        ([0] * 9 + [1] * 4, ["can", "bag"], {"fold": 0, "folds": 5}, "class bag has 4 photos, fewer than data.folds=5"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 5, "folds": 5}, "data.fold=5 must lie between 0 and 4"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 1}, "data.folds=1 must be at least 2"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 1}, "give both"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"folds": 4}, "give both"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"val_fraction": 0.0}, "data.val_fraction=0.0 must lie between 0 and 1"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"test_fraction": 1.5}, "data.test_fraction=1.5 must lie"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"val_fraction": 0.5, "test_fraction": 0.5}, "leaves no photo to train on"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 2, "val_fraction": 0.5}, "between 0 and 0.5"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_in_one_line(labels, classes, options, says):
+    labels = np.array(labels)
+    with pytest.raises(DataError, match=says) as caught:
+        plan_split(labels, np.arange(len(labels)), classes, [None] * len(labels), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_groups_are_refused_by_class():
+    labels = np.repeat([0, 1], 12)
+    groups = np.concatenate([np.arange(12), 12 + np.arange(12) // 6])
+    with pytest.raises(DataError, match="class b has 2 groups, fewer than 3 splits"):
+        split(labels, groups, ["a", "b"], FRACTIONS, 0)
+
+
+def test_given_splits_are_kept():
+    labels = np.array([0, 1] * 6)
+    given = ["train"] * 4 + [None] * 2 + ["val"] * 3 + ["test"] * 3
+    sides, notes = given_split(labels, np.arange(12), ["a", "b"], given, 0.2, 0.2, 0)
+    assert notes == []
+    assert {name: rows.tolist() for name, rows in sides.items()} == {
+        "train": [0, 1, 2, 3, 4, 5], "val": [6, 7, 8], "test": [9, 10, 11],
+    }  # fmt: skip
+
+
+def test_val_photos_judge_where_no_test_photos_are_named():
+    labels = np.array([0, 1] * 6)
+    sides, notes = given_split(labels, np.arange(12), ["a", "b"], ["train"] * 8 + ["val"] * 4, 0.2, 0.2, 0)
+    np.testing.assert_array_equal(sides["test"], sides["val"])
+    assert len(notes) == 1
+    assert "no test photos" in notes[0]
+
+
+@pytest.mark.parametrize(("given", "drawn"), [("test", ["val"]), (None, ["val", "test"])])
+def test_what_is_not_named_is_drawn_from_the_training_photos(given, drawn):
+    labels = np.array([0, 1] * 20)
+    marks = ["train"] * 30 + [given or "train"] * 10
+    sides, notes = plan_split(labels, np.arange(40), ["a", "b"], marks)
+    assert_partition(sides, 40)
+    assert all(len(sides[name]) for name in sides)
+    if given:
+        np.testing.assert_array_equal(sides[given], np.arange(30, 40))
+    assert " and no ".join(drawn) in notes[0]
+
+
+def test_given_splits_with_gaps():
+    labels = np.array([0, 1, 0, 1, 0, 0])
+    ids = np.arange(6)
+    sides, notes = given_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], 0.2, 0.2, 0)
+    assert len(sides["train"]) == 4
+    assert notes == []
+    notes = gaps(labels, ["a", "b"], sides)
+    assert [("b" in note, "val" in note or "test" in note) for note in notes] == [(True, True)] * 2
+    rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
+    with pytest.raises(DataError, match="class b has no photo in the train split"):
+        gaps(labels, ["a", "b"], rows)
+    with pytest.raises(DataError, match="no photo to train on"):
+        given_split(labels, ids, ["a", "b"], ["val"] * 3 + ["test"] * 3, 0.2, 0.2, 0)
+    with pytest.raises(DataError, match=r"data\.folds=3: the source names its own split"):
+        plan_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], fold=0, folds=3)
+
+
+def test_torn_groups_of_a_given_split_are_said():
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    marks = ["train", "train", "val", "val", "test", "test"]
+    _, notes = given_split(labels, np.array([0, 1, 0, 2, 3, 4]), ["a", "b"], marks, 0.2, 0.2, 0)
+    crossing = (
+        "1 groups have images both in train and in val and test, as the data name them: test results are too good"
+    )
+    assert notes == [crossing]
+
+
+def test_groups_that_cross_named_train_and_test_folders_are_counted_where_val_is_drawn():
+    labels, marks = np.tile([0, 1], 12), ["train"] * 20 + ["test"] * 4
+    groups = np.arange(24)
+    groups[20:] = groups[:4]
+    rows, notes = given_split(labels, groups, ["a", "b"], marks, 0.2, 0.2, 0)
+    assert len(rows["val"]) >= 2
+    assert any(note.startswith("4 groups have images both in train and in test") for note in notes)
+
+
+def test_group_by_takes_captures_blocks_and_names():
+    paths = ["glass/glass9.jpg", "glass/glass10.jpg", "metal/metal10.jpg", "glass/glass19.jpg", "metal/metal2.jpg"]
+    none = [None] * 5
+    assert group_ids(paths, [], None, none).tolist() == [0, 1, 2, 3, 4]
+    assert group_ids(paths, [r"^(\w+)/"], None, none).tolist() == [0, 0, 1, 0, 1]
+    assert group_ids(paths, [r"glass|metal"], None, none).tolist() == [0, 0, 1, 0, 1]
+    assert group_ids(paths, [r"([a-z]+)(\d+)\.jpg$"], 10, none).tolist() == [0, 1, 2, 1, 3]
+    chained = group_ids(paths, [r"([a-z]+)(\d+)\.jpg$"], 10, ["x", None, None, "x", None])
+    assert chained.tolist() == [0, 0, 1, 0, 2]  # the source joins 9 and 19, the block joins 10 and 19
+
+
+@pytest.mark.parametrize(
+    ("pattern", "block", "says"),
+    [
+        ("(", None, "is not a regular expression"),
+        (r"([a-z]+)(\d+)", None, "finds nothing in 'b/photo.jpg'"),
+        (r"^(\w)/", 10, "captures no number in 'a/can1.jpg'"),
+        (None, 10, r"data\.group_block=10 needs data\.group_by"),
+        (r"(\w+)", 0, r"data\.group_block=0 must be at least 1"),
+    ],
+)
+def test_group_by_errors(pattern, block, says):
+    with pytest.raises(DataError, match=says):
+        group_ids(["a/can1.jpg", "b/photo.jpg"], [pattern] if pattern else [], block, [None, None])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), min_size=1, max_size=80), st.integers(1, 30))
+def test_blocks_hold_neighbours(numbers, block):
+    ids = group_ids([f"c{c}/p{n}.jpg" for c, n in numbers], [r"c(\d)/p(\d+)"], block, [None] * len(numbers))
+    for (c1, n1), i in zip(numbers, ids, strict=True):
+        for (c2, n2), j in zip(numbers, ids, strict=True):
+            assert (i == j) == (c1 == c2 and n1 // block == n2 // block)

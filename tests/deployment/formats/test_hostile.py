@@ -1,0 +1,115 @@
+"""Files that are broken, not ours, or want to run something: one line, and nothing runs."""
+
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployment.formats import FORMATS
+from deployment.metadata import KEY, unpack
+from deployment.predictors import load_artifact, load_exported
+from lightning_modules.checkpoint import load_net
+from litesort.errors import DeploymentError
+
+
+class Harm:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".ncnn.param"])
+@pytest.mark.parametrize("content", [b"", b"not a model", pickle.dumps(Harm(Path("harm")))])
+def test_rubbish_is_one_line(tmp_path, suffix, content):
+    bad = tmp_path / f"bad{suffix}"
+    bad.write_bytes(content)
+    bad.with_suffix(".bin").write_bytes(b"")
+    bad.with_suffix(".json").write_bytes(content)
+    with pytest.raises(DeploymentError, match="bad") as caught:
+        load_exported(bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there_or_of_no_kind(tmp_path, shipped):
+    for name in ("model.onnx", "model.xml", "model.ncnn.param"):
+        with pytest.raises(DeploymentError, match=r"cannot be read.*give an existing file"):
+            load_exported(tmp_path / name)
+    with pytest.raises(DeploymentError, match="of an unknown kind"):
+        load_exported(tmp_path / "model.tflite")
+    with pytest.raises(DeploymentError, match="ckpt is not given"):
+        load_artifact(None, load_net)
+    path = FORMATS["openvino"].write(shipped.net, tmp_path / "model.xml", shipped.record)
+    with pytest.raises(DeploymentError, match=r"part of an exported model: give ckpt=.*model.xml"):
+        load_exported(path.with_suffix(".bin"))
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(DeploymentError, match=r"needs model.bin beside it"):
+        load_exported(path)
+
+
+def test_metadata_that_is_gone_damaged_or_newer(tmp_path, shipped):
+    import onnx
+
+    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    model = onnx.load(str(path))
+    record = json.loads(model.metadata_props[0].value)
+    newer = {**record, "exported": {**record["exported"], "format": 99}}
+    cases = {
+        "": "has no litesort metadata",
+        "{": "damaged",
+        json.dumps(newer): "format 99 .* pip install -U litesort",
+        json.dumps({**record, "classes": "all"}): "incomplete",
+        "[]": "incomplete",
+        json.dumps({**record, "preprocessing": {"size": 10**9, "resize": "pad"}}): "incomplete",
+    }
+    for text, message in cases.items():
+        del model.metadata_props[:]
+        if text:
+            onnx.helper.set_model_props(model, {KEY: text})
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(DeploymentError, match=message):
+            load_exported(path)
+    with pytest.raises(DeploymentError, match="damaged"):
+        unpack("[" * 100_000, path)
+
+
+def test_onnx_that_reads_other_files_is_refused(tmp_path, shipped):
+    import onnx
+
+    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    model = onnx.load(str(path))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DeploymentError, match="in other files"):
+        load_exported(path)
+
+
+def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, shipped):
+    import onnx
+
+    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    model = onnx.load(str(path))
+    model.graph.node[0].domain = "my.library"
+    model.opset_import.add(domain="my.library", version=1)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DeploymentError, match="cannot be run by ONNX Runtime"):
+        load_exported(path)
+
+
+def test_a_checkpoint_is_an_artifact_too(tmp_path, shipped):
+    state = {f"net.{key}": value for key, value in shipped.net.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"state_dict": state, KEY: shipped.record}, buffer)
+    (tmp_path / "best.ckpt").write_bytes(buffer.getvalue())
+    artifact = load_artifact(tmp_path / "best.ckpt", load_net)
+    assert artifact.net is not None
+    torch.testing.assert_close(artifact.predict(shipped.pixels), torch.from_numpy(shipped.expected))
+    assert artifact.record["classes"] == shipped.classes

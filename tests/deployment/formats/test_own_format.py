@@ -1,0 +1,133 @@
+"""A user's own export format: one module and one override."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from deployment.exported_teacher import open_exported
+from deployment.formats import FORMATS, find_format, register
+from deployment.predictors import load_exported
+from evaluate import main as evaluate_main
+from export import export
+from lightning_modules.objectives.teacher import load_teacher
+from litesort.cli.compose import CONF
+from litesort.errors import DeploymentError
+from predict import predict
+
+pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+
+MODULE = """
+import onnxruntime
+import torch
+
+from deployment.formats.base import Format, describe_export, read_file
+from deployment.onnx_graph import trace_onnx
+from deployment.metadata import pack, unpack
+from deployment.placing import placing
+
+
+class Plain(Format):
+    name = "plain"
+    suffix = ".plain"
+    companions = (".json",)
+
+    def write(self, net, path, card, *, precision="fp32", temperature=1.0, verify=None):
+        graph = trace_onnx(net, card, temperature, self.name)
+        with placing(path, verify, self.companions) as draft:
+            draft.write_bytes(graph)
+            draft.with_suffix(".json").write_text(pack(describe_export(card, self.name, precision, temperature)))
+        return path
+
+    def load(self, path, threads=1, options=None):
+        return Predictor(path)
+
+
+class Predictor:
+    device = torch.device("cpu")
+    details = {"runtime": "plain"}
+
+    def __init__(self, path):
+        model = read_file(path)
+        self.record = unpack(read_file(path.with_suffix(".json")), path)
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images):
+        images = images.numpy() if isinstance(images, torch.Tensor) else images
+        return torch.from_numpy(self.session.run(None, {"images": images})[0])
+"""
+QUICK = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "score.reference=resnet10t", "score.reference_size=32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "my_module").mkdir()
+    (tmp_path / "my_module" / "my_format.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path / "my_module")
+    monkeypatch.setattr(FORMATS, "registered", {})
+
+
+def configured(config: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config, overrides=["+formats.plain._target_=my_format.Plain", *overrides])
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpoint, photos, tmp_path):
+    out = tmp_path / "out"
+    choice = ("format=[plain]", "precision=[fp32,int8]", "tolerance.fp32=0.01", "calibration_images=8")
+    report = export(configured("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
+    _, fp32, int8 = report["rows"]
+    assert (fp32["file"], fp32["status"], fp32["f1_lost"]) == ("model-fp32.plain", "completed", 0)
+    assert (int8["status"], int8["error"]) == ("not offered", "plain has fp32")
+    assert fp32["bytes"] == sum((out / f"model-fp32.{part}").stat().st_size for part in ("plain", "json"))
+
+    FORMATS.registered.clear()  # another process
+    path = out / "model-fp32.plain"
+    evaluate_main.__wrapped__(configured("evaluate", *QUICK, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}"))
+    metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert metrics["test/f1_macro"] == pytest.approx(fp32["f1_macro"])
+
+    FORMATS.registered.clear()
+    predict(configured("predict", f"ckpt={path}", f"source={photos / 'can'}", f"csv={tmp_path / 'labels.csv'}"))
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 21
+
+    FORMATS.registered.clear()
+    own = {"plain": importlib.import_module("my_format").Plain()}
+    teacher = load_teacher(str(path), open_other=lambda name: open_exported(name, own))
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    expected = load_exported(path)(pixels)
+    torch.testing.assert_close(teacher(torch.zeros(1, 3, 32, 32)).softmax(1), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_training_accepts_it_for_its_export_and_its_teacher():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = ["export=all", "export.format=[plain]", "+export.formats.plain._target_=my_format.Plain"]
+        assert callable(instantiate(compose("train", overrides=own).ship))
+        own = ["objective=distill_logit", "+objective.teacher.open_other.formats.plain._target_=my_format.Plain"]
+        opener = instantiate(compose("train", overrides=own).objective.teacher.open_other)
+    FORMATS.registered.clear()
+    with pytest.raises(DeploymentError, match=r"^teacher=nowhere\.plain cannot be read"):
+        opener("nowhere.plain")
+
+
+@pytest.mark.usefixtures("own_module")
+def test_what_is_no_format_or_has_another_name_is_one_line():
+    format_class = importlib.import_module("my_format").Plain
+    with pytest.raises(DeploymentError, match=r"formats\.mine is invalid: .* named plain, give formats\.plain"):
+        register({"mine": format_class()})
+    with pytest.raises(DeploymentError, match=r"formats\.mine=3 is invalid"):
+        register({"mine": 3})
+    assert find_format("model.plain") is None
+    register({"plain": format_class()})
+    assert find_format("model.plain").name == "plain"
+    assert "plain" in list(FORMATS)

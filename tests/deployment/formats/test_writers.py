@@ -1,0 +1,230 @@
+"""Exported files compute what the network computes, and say all that is needed of themselves."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deployment import optional
+from deployment.complexity import size_in_bytes
+from deployment.formats import FORMATS
+from deployment.parity import Tolerance, check, compare, tolerances
+from deployment.predictors import TorchPredictor, load_exported
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.checkpoint import make_record
+from litesort.cli.compose import CONF
+from litesort.errors import DeploymentError
+
+pytest.importorskip("ncnn", reason="the ncnn extra is not installed")
+pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+pytest.importorskip("openvino", reason="the export extra is not installed")
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("[!_]*.yaml"))
+KWARGS = {"deit_tiny_distilled": {"img_size": 32, "depth": 2}, "timm": {}}
+
+
+@pytest.fixture(scope="module")
+def files(shipped, tmp_path_factory):
+    """One fp32 file of each format."""
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        name: one.write(shipped.net, folder / f"model{one.suffix}", shipped.record, temperature=1.0)
+        for name, one in FORMATS.items()
+    }
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_a_file_answers_real_photos_as_the_network_does(files, shipped, kind):
+    predict = load_exported(files[kind])
+    answers = predict(shipped.pixels)
+    assert answers.dtype == torch.float32
+    np.testing.assert_allclose(answers, shipped.expected, atol=1e-5)
+    one, tensor = predict(shipped.pixels[:1]), predict(torch.from_numpy(shipped.pixels[:5]))
+    np.testing.assert_allclose(one, shipped.expected[:1], atol=1e-5)
+    np.testing.assert_allclose(tensor, shipped.expected[:5], atol=1e-5)
+    answers.numpy()[:] += 1  # an answer is the caller's own
+    np.testing.assert_allclose(predict(shipped.pixels), shipped.expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_a_file_says_all_of_itself(files, shipped, kind):
+    predict = load_exported(files[kind])
+    stored = dict(predict.record)
+    exported = stored.pop("exported")
+    assert stored == shipped.record
+    assert (exported["kind"], exported["precision"], exported["temperature"]) == (kind, "fp32", 1.0)
+    assert exported["input"] == "images: (B, 32, 32, 3) uint8 RGB"
+    assert predict.details["precision"] == "fp32"
+    assert {path.name for path in files[kind].parent.iterdir()} == {
+        "model.onnx", "model.xml", "model.bin", "model.ncnn.param", "model.ncnn.bin",
+        "model.ncnn.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_temperature_is_in_the_graph_and_half_precision_halves_the_file(files, shipped, kind, tmp_path):
+    path = FORMATS[kind].write(
+        shipped.net, tmp_path / f"half{FORMATS[kind].suffix}", shipped.record, precision="fp16", temperature=4.0
+    )
+    with torch.inference_mode():
+        logits = shipped.net(torch.from_numpy(shipped.pixels).permute(0, 3, 1, 2) / 255)
+    assert load_exported(path).record["exported"]["precision"] == "fp16"
+    np.testing.assert_allclose(load_exported(path)(shipped.pixels), (logits / 4).softmax(1), atol=0.02)
+    assert size_in_bytes(path, None) < 0.7 * size_in_bytes(files[kind], None)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_of_conf_exports(model, tmp_path):
+    from omegaconf import OmegaConf
+
+    name = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("name") or "resnet10t"
+    torch.manual_seed(0)
+    net = create_backbone(name, 3, pretrained=False, kwargs=KWARGS.get(model, {})).eval()
+    record = make_record(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
+    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = TorchPredictor(net)(photos)
+    for one in (FORMATS["onnx"], FORMATS["openvino"]):
+        predict = one.load(one.write(net, tmp_path / f"model{one.suffix}", record))
+        np.testing.assert_allclose(predict(photos), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_what_fails_its_proof_is_not_written(shipped, kind, tmp_path):
+    def refuse(draft: Path) -> None:
+        assert load_exported(draft)(shipped.pixels).shape == shipped.expected.shape
+        raise DeploymentError("no")
+
+    with pytest.raises(DeploymentError, match="no"):
+        FORMATS[kind].write(shipped.net, tmp_path / f"model{FORMATS[kind].suffix}", shipped.record, verify=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "ncnn"])
+def test_a_full_disk_leaves_what_was_there(shipped, kind, tmp_path, monkeypatch):
+    path = tmp_path / f"model{FORMATS[kind].suffix}"
+    path.write_bytes(b"the one before")
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DeploymentError, match="disk is full"):
+        FORMATS[kind].write(shipped.net, path, shipped.record)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"the one before"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("No space for it", "No space for it"),
+        ("basic_ios::clear: iostream error", "cannot be written: the disk is full"),
+    ],
+)
+def test_openvino_that_cannot_be_written_leaves_nothing(shipped, tmp_path, monkeypatch, said, shown):
+    import openvino
+
+    def full(model, draft, **options):
+        Path(draft).write_bytes(b"<xml")
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(DeploymentError, match=shown):
+        FORMATS["openvino"].write(shipped.net, tmp_path / "model.xml", shipped.record)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_a_format_cannot_express_is_one_line(shipped, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise RuntimeError("Exporting the operator 'aten::strange' is not supported\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(DeploymentError, match=r"format=onnx cannot express resnet10t: .*strange") as caught:
+        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(shipped, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
+        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
+    with pytest.raises(DeploymentError, match="torch-pruning"):
+        optional("torch_pruning", "prune=structured")
+
+
+def test_branches_are_fused_in_the_copy_alone():
+    from deployment.export_module import deployable
+
+    torch.manual_seed(0)
+    net = create_backbone("repvgg_a0", 3, pretrained=False).eval()
+    before = len(list(net.modules()))
+    module = deployable(net, 32)
+    assert len(list(net.modules())) == before
+    assert len(list(module.modules())) < before
+    expected = TorchPredictor(net)(module.example())
+    np.testing.assert_allclose(module(module.example()).detach(), expected, atol=1e-5)
+    with pytest.raises(DeploymentError, match="temperature=0"):
+        deployable(net, 32, 0)
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "fastvit_t8"])
+def test_branches_are_fused_as_timm_does(name):
+    from timm.utils import reparameterize_model
+
+    from deployment.export_module import fuse_branches
+
+    torch.manual_seed(0)
+    fused = create_backbone(name, 3, pretrained=False).eval().net
+    for module in fused.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    expected = reparameterize_model(fused)
+    fuse_branches(fused)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), expected(images), rtol=0, atol=0)
+
+
+def test_parity_measures_and_refuses():
+    expected = np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
+    near = compare(expected + np.array([0.01, -0.01]), expected)
+    assert near.difference == pytest.approx(0.01)
+    assert near.agreement == 1
+    check(near, Tolerance(0.02, 1.0), "model.onnx")
+    with pytest.raises(DeploymentError, match=r"model.onnx does not .* 0.01, .*nothing was written"):
+        check(near, Tolerance(0.005, 1.0), "model.onnx")
+    swapped = compare(expected[:, ::-1], expected)
+    assert swapped.agreement == 0
+    check(swapped, Tolerance(None, 0.0), "model.onnx")
+    with pytest.raises(DeploymentError, match=r"same class on 0\.0%"):
+        check(swapped, Tolerance(None, 0.9), "model.onnx")
+    for wrong in (np.full_like(expected, np.nan), expected[:2]):
+        with pytest.raises(DeploymentError, match="parity"):
+            compare(wrong, expected)
+    assert tolerances({"fp32": 0.1, "int8": None}, {"fp32": 1.0, "int8": 0.9})["int8"] == Tolerance(None, 0.9)
+
+
+def test_predictors_note_threads_and_options(files):
+    onnx = FORMATS["onnx"].load(files["onnx"], 1, {"enable_mem_pattern": False})
+    assert onnx.details["options"]["enable_mem_pattern"] is False
+    assert onnx.session.get_session_options().intra_op_num_threads == 1
+    assert onnx.session.get_session_options().enable_mem_pattern is False
+    openvino = FORMATS["openvino"].load(files["openvino"], 1, {"PERFORMANCE_HINT": "THROUGHPUT"})
+    assert openvino.details["options"]["PERFORMANCE_HINT"] == "THROUGHPUT"
+    assert openvino.details["options"]["INFERENCE_NUM_THREADS"] == "1"
+    with pytest.raises(DeploymentError, match=r"runtime\.no_such_option=1 is no option of ONNX Runtime: leave it out"):
+        FORMATS["onnx"].load(files["onnx"], 1, {"no_such_option": 1})
+    basic = FORMATS["onnx"].load(files["onnx"], 1, {"graph_optimization_level": "ORT_ENABLE_BASIC"})
+    assert basic.session.get_session_options().graph_optimization_level.name == "ORT_ENABLE_BASIC"
+    with pytest.raises(DeploymentError, match=r"graph_optimization_level=best is no .*: give .*ORT_ENABLE_ALL"):
+        FORMATS["onnx"].load(files["onnx"], 1, {"graph_optimization_level": "best"})
+    with pytest.raises(DeploymentError, match="cannot be run by OpenVINO"):
+        FORMATS["openvino"].load(files["openvino"], 1, {"NO_SUCH_OPTION": "1"})

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deployment.latency.timer import (
+    Candidate,
+    Pipeline,
+    Settings,
+    end_to_end_clock,
+    model_clock,
+    torch_candidate,
+    torch_pipeline,
+)
+from litesort.errors import DeploymentError
+
+QUICK = Settings(seconds=0, min_rounds=5, max_rounds=5, warmup=1)
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_the_model_clock_gives_a_record_a_batch_with_a_ratio_to_the_reference():
+    nets = {"model": torch_candidate(small_net(), 16), "resnet18d": torch_candidate(small_net(), 24)}
+    shares = []
+    records = model_clock(nets, reference="resnet18d", batches=(1, 4), settings=QUICK, progress=shares.append)
+    assert [(record["clock"], record["batch"], record["rounds"]) for record in records] == [
+        ("model", 1, 5),
+        ("model", 4, 5),
+    ]
+    entry = records[1]["entries"]["model"]
+    assert entry["ratio"] > 0
+    assert entry["ms_per_photo"] == pytest.approx(entry["mean_ms"] / 4)
+    assert {key: entry[key] for key in ("runtime", "precision", "size", "device")} == {
+        "runtime": "torch eager", "precision": "float32", "size": 16, "device": "cpu",
+    }  # fmt: skip
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_any_runtime_can_be_clocked_on_its_own_inputs():
+    seen = []
+    other = Candidate(seen.append, lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), details={"runtime": "numpy"})
+    (record,) = model_clock({"model": other}, batches=(3,), settings=QUICK)
+    assert {photos.shape for photos in seen} == {(3, 8, 8, 3)}
+    assert record["entries"]["model"]["runtime"] == "numpy"
+    assert record["entries"]["model"]["ratio"] is None
+
+
+def test_an_eager_net_gives_probabilities_from_photos_between_zero_and_one():
+    candidate = torch_candidate(small_net().eval(), 16)
+    photos = candidate.inputs(2)
+    assert photos.shape == (2, 3, 16, 16)
+    assert photos.min() >= 0
+    assert photos.max() <= 1
+    assert candidate.predict(photos).sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_inputs_follow_the_memory_format_of_the_net():
+    net = small_net().to(memory_format=torch.channels_last)
+    candidate = torch_candidate(net, 16)
+    assert candidate.inputs(2).is_contiguous(memory_format=torch.channels_last)
+    assert candidate.details["memory_format"] == "channels_last"
+    assert torch_candidate(small_net(), 16).details["memory_format"] == "contiguous_format"
+
+
+def test_measuring_leaves_modes_weights_and_random_state_as_they_were():
+    net = small_net().train()
+    net[1].eval()  # a frozen norm inside a net that trains
+    weights = {key: value.clone() for key, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    model_clock({"model": torch_candidate(net, 16)}, batches=(1,), settings=QUICK)
+    assert [module.training for module in net.modules()] == [True, True, False, True, True, True]
+    assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    return paths
+
+
+def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_again(files):
+    read, batches = {"a": [], "b": []}, []
+
+    def pipeline(name):
+        def prepare(file):
+            read[name].append(file)
+            return np.full((4, 4, 3), file.read_bytes()[0], np.uint8)
+
+        def predict(photos):
+            batches.append(photos)
+            return np.eye(3)[photos[:, 0, 0, 0]]
+
+        return Pipeline(prepare, predict)
+
+    settings = Settings(seconds=0, min_rounds=3, max_rounds=3, warmup=0, warmup_calls=0)
+    (record,) = end_to_end_clock(
+        {name: pipeline(name) for name in read}, files, reference="b", batches=(2,), settings=settings
+    )
+    assert read["a"] == read["b"] == [*files, *files]
+    assert {(photos.shape, photos.dtype.name) for photos in batches} == {((2, 4, 4, 3), "uint8")}
+    assert (record["clock"], record["files"], record["rounds"]) == ("end_to_end", 3, 3)
+    assert record["entries"]["a"]["ratio"] > 0
+
+
+def test_the_eager_pipeline_computes_what_the_net_computes(files):
+    net = small_net().eval()
+    photos = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(photos).permute(0, 3, 1, 2) / 255).softmax(1)
+        answer = torch_pipeline(net, lambda file: photos[0]).predict(photos)
+    torch.testing.assert_close(answer, expected)
+    pipelines = {"model": torch_pipeline(net, lambda file: photos[0])}
+    (record,) = end_to_end_clock(pipelines, files, batches=(1,), settings=QUICK)
+    assert record["entries"]["model"]["median_ms"] > 0
+
+
+def test_mistakes_are_named(files):
+    with pytest.raises(DeploymentError, match="batch=0"):
+        model_clock({"model": torch_candidate(small_net(), 16)}, batches=(0,))
+    with pytest.raises(DeploymentError, match="no photos"):
+        end_to_end_clock({"model": torch_pipeline(small_net(), np.load)}, [])
+    with pytest.raises(DeploymentError, match="reference=x"):
+        model_clock({"model": torch_candidate(small_net(), 16)}, reference="x")

@@ -1,0 +1,50 @@
+"""Exported files as teachers, and times of nets as they are deployed."""
+
+import pytest
+import torch
+
+from deployment.exported_teacher import open_exported
+from deployment.formats import FORMATS
+from deployment.latency.benchmark import clock_in
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.objectives.teacher import load_teacher
+from litesort.errors import DeploymentError
+
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+pytest.importorskip("ncnn", reason="the ncnn extra is not installed")
+pytest.importorskip("openvino", reason="the export extra is not installed")
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind):
+    path = FORMATS[kind].write(shipped.net, tmp_path / f"teacher{FORMATS[kind].suffix}", shipped.record)
+    teacher = load_teacher(str(path), open_other=open_exported)
+    order = list(reversed(shipped.classes))
+    teacher.match(order)
+    photos = torch.from_numpy(shipped.pixels).permute(0, 3, 1, 2) / 255
+    answers = teacher(photos)
+    expected = torch.from_numpy(shipped.expected)[:, [shipped.classes.index(name) for name in order]]
+    torch.testing.assert_close(answers.softmax(1), expected, atol=1e-3, rtol=1e-3)
+    assert teacher(torch.nn.functional.interpolate(photos, (48, 48))).shape == answers.shape  # resized for it
+
+
+def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(DeploymentError, match=r"^teacher=.*bad\.onnx cannot be read as an ONNX file"):
+        load_teacher(str(tmp_path / "bad.onnx"), open_other=open_exported)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "ncnn", "eager"])
+def test_a_net_of_a_tenth_of_the_operations_takes_less_time_as_it_ships(runtime):
+    small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
+    there, back = clock_in(runtime)(small, large, 64), clock_in(runtime)(large, small, 64)
+    assert there.ratio < 1 < back.ratio
+    assert there.net > 0
+    assert there.reference > 0
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(
+        DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of ncnn, onnx, openvino, eager"
+    ):
+        clock_in("tflite")

@@ -1,0 +1,73 @@
+"""Folded networks, which must answer as the ones that they were made from, on the outside and within."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
+from lightning_modules.objectives.hooks import FeatureHooks, as_map
+
+SIZE = 64
+CONVOLUTIONAL = [
+    "resnet18d", "resnet50", "mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "lcnet_050",
+    "tf_efficientnet_lite0", "ghostnet_100", "repvgg_a0", "fastvit_t8",
+]  # fmt: skip
+
+
+def trained(name):
+    """A network whose norms have seen something, and do something."""
+    kwargs = {"img_size": SIZE, "depth": 2} if "deit" in name else {}
+    net = create_backbone(name, 3, pretrained=False, kwargs=kwargs).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+            for tensor, low in (
+                (norm.weight, 0.5),
+                (norm.running_var, 0.5),
+                (norm.bias, -0.1),
+                (norm.running_mean, -0.1),
+            ):
+                tensor.copy_(low + torch.rand(tensor.shape, generator=generator) * (1.0 if low > 0 else 0.2))
+        for head in net.head_parameters():
+            head.normal_(0, 0.1, generator=generator)
+    return net
+
+
+def norms(net):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+@torch.no_grad()
+def seen(net, photos):
+    """Answers and feature maps of all levels."""
+    taps = FeatureHooks(net, [-2, -1])
+    answers = net(photos)
+    return [answers, *(as_map(features, net) for features in taps.take())]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_network_without_its_norms_sees_and_says_the_same(name):
+    net, photos = trained(name), torch.rand(2, 3, SIZE, SIZE)
+    before = copy.deepcopy(net.state_dict())
+    quick = fold_batchnorm(net)
+    assert norms(quick) < norms(net) / 2
+    for ours, theirs in zip(seen(quick, photos), seen(net, photos), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_network_that_runs_in_another_order_than_its_modules_stand_in_stays_as_it_is():
+    net = trained("resnet18d")
+    norm = net.net.layer1[0].bn1
+    forward = norm.forward
+    norm.forward = lambda features: forward(features.abs())  # no longer what follows the convolution
+    assert fold_batchnorm(net) is net
+
+
+def test_a_transformer_has_nothing_to_fold():
+    net, photos = trained("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(fold_batchnorm(net)(photos), net(photos), rtol=0, atol=0)

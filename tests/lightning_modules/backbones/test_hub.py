@@ -1,0 +1,121 @@
+import http.server
+import logging
+import threading
+
+import pytest
+import timm
+import torch
+
+from lightning_modules.backbones import hub, pretrained
+from lightning_modules.backbones.backbone import create_backbone
+from litesort.errors import ModelError
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)  # read when the client was imported
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """A hub of our own: serve(status) answers every request so, and returns its address."""
+    servers = []
+
+    def start(status: int) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("status", "reachable"), [(200, True), (404, True), (403, False), (503, False)])
+def test_the_endpoint_is_asked(monkeypatch, serve, status, reachable):
+    monkeypatch.setenv("HF_ENDPOINT", serve(status))
+    assert (hub.unreachable_reason() == "") == reachable
+
+
+def test_a_proxy_is_used_as_the_hubs_client_would(monkeypatch, serve):
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert "cannot be reached" in hub.unreachable_reason()
+    monkeypatch.setenv("http_proxy", serve(200))
+    assert hub.unreachable_reason() == ""
+
+
+def test_a_silent_host_is_given_up(monkeypatch):
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: threading.Event().wait())
+    assert "did not answer in 0.1 s" in hub.unreachable_reason(timeout=0.1)
+
+
+def test_offline_is_heeded_without_asking(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: pytest.fail("asked the network"))
+    assert "HF_HUB_OFFLINE" in hub.unreachable_reason()
+
+
+def test_auto_goes_on_from_scratch_with_one_loud_line(monkeypatch, caplog):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING):
+        net = create_backbone("lcnet_050", 4)
+    assert net.origin == "scratch"
+    assert len(caplog.records) == 1
+    assert "NO PRETRAINED WEIGHTS for lcnet_050" in caplog.text
+
+
+def test_true_says_the_mend(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"no weights for lcnet_050 .*give model\.weights=FILE") as error:
+        create_backbone("lcnet_050", 4, pretrained=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_failing_download_falls_back_too(monkeypatch):
+    said = []
+    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(hub, "unreachable_reason", lambda: "")
+    real = timm.create_model
+
+    def broken(name, pretrained=False, **kwargs):
+        if pretrained:
+            raise ConnectionResetError("gone\nin the middle")
+        return real(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", broken)
+    assert create_backbone("lcnet_050", 4).origin == "scratch"
+    assert "ConnectionResetError: gone)" in said[-1]
+
+
+def test_false_never_touches_the_network(monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    assert create_backbone("lcnet_050", 4, pretrained=False).origin == "scratch"
+
+
+def test_a_file_in_the_local_cache_is_used_offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    trained = timm.create_model("lcnet_050")
+    torch.hub.set_dir(str(tmp_path))
+    try:
+        file = tmp_path / "checkpoints" / trained.pretrained_cfg["url"].rsplit("/", 1)[-1]
+        file.parent.mkdir()
+        torch.save(trained.state_dict(), file)
+        net = create_backbone("lcnet_050", 4, pretrained=True)
+    finally:
+        torch.hub._hub_dir = None
+    assert net.origin == "cache"
+    torch.testing.assert_close(net.net.conv_stem.weight, trained.conv_stem.weight)

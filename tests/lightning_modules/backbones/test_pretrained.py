@@ -1,0 +1,142 @@
+import logging
+import pickle
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from lightning_modules.backbones.backbone import create_backbone
+from litesort.errors import ModelError
+
+NAME = "lcnet_050"
+
+
+@pytest.fixture(scope="module")
+def state():
+    return timm.create_model(NAME, num_classes=10).state_dict()
+
+
+def _load(path, num_classes=10, name=NAME, **settings):
+    return create_backbone(name, num_classes, weights=str(path), **settings)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {f"module._orig_mod.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+    ],
+    ids=["plain", "state_dict", "module", "compiled", "ema", "old"],
+)
+def test_a_file_is_loaded_whatever_its_wrapping(tmp_path, state, wrap):
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(state), path)
+    net = _load(path)
+    assert net.origin == "file:weights.pth"
+    for name, tensor in net.net.named_parameters():
+        torch.testing.assert_close(tensor, state[name])
+
+
+def test_safetensors_are_loaded(tmp_path, state):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    torch.testing.assert_close(_load(path).net.conv_stem.weight, state["conv_stem.weight"])
+
+
+def test_a_classifier_of_another_size_is_skipped_and_said(tmp_path, state, caplog):
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    with caplog.at_level(logging.WARNING):
+        net = _load(path, num_classes=3)
+    torch.testing.assert_close(net.net.conv_head.weight, state["conv_head.weight"])
+    assert net.net.classifier.weight.shape[0] == 3
+    assert len(caplog.records) == 1
+    assert "classifier.weight (10, " in caplog.text
+    assert "does not fit 3 classes" in caplog.text
+
+
+def test_position_embeddings_are_resampled(tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    big = timm.create_model(name, num_classes=10, img_size=64, depth=1).state_dict()
+    path = tmp_path / "deit.pth"
+    torch.save(big, path)
+    net = _load(path, name=name, kwargs={"img_size": 32, "depth": 1})
+    assert net.net.pos_embed.shape[1] == 2 + 4
+    torch.testing.assert_close(net.net.head_dist.weight, big["head_dist.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {f"encoder.{k}": v for k, v in s.items()}, r"first conv_stem\.weight, which is missing"),
+        (lambda s: {k: v for k, v in s.items() if k != "conv_head.weight"}, r"1 of \d+ .*conv_head\.weight"),
+        (lambda s: s | {"extra.weight": torch.zeros(1)}, r"have no place, first extra\.weight"),
+        (lambda s: s | {"conv_stem.weight": torch.zeros(8, 1, 3, 3)}, r"is \(8, 1, 3, 3\) in the file"),
+    ],
+)
+def test_names_that_do_not_fit_are_an_error_and_never_random(tmp_path, state, change, message):
+    path = tmp_path / "weights.pth"
+    torch.save(change(state), path)
+    with pytest.raises(ModelError, match=message) as error:
+        _load(path)
+    assert "\n" not in str(error.value)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('pwned')",))
+
+
+def _truncated(state):
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()[:5000]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pth", lambda s: b"not a torch file", "not a torch file, or it is broken"),
+        ("a.pth", lambda s: b"", "not a torch file, or it is broken"),
+        ("a.pth", _truncated, "not a torch file, or it is broken"),
+        ("a.safetensors", lambda s: b"\x00" * 40, "not a torch file, or it is broken"),
+        ("a.pth", lambda s: pickle.dumps(Hostile()), "would run code"),
+        ("a.pth", lambda s: pickle.dumps({"epoch": 3}), "not a torch file|no named tensors"),
+    ],
+)
+def test_a_broken_or_hostile_file_is_one_line(tmp_path, state, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content(state))
+    with pytest.raises(ModelError, match=message) as error:
+        _load(path)
+    assert "\n" not in str(error.value)
+    assert "model.weights=" in str(error.value)
+
+
+def test_a_hostile_torch_zip_is_refused(tmp_path):
+    torch.save({"state_dict": {}, "payload": Hostile()}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="would run code"):
+        _load(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
+def test_a_file_without_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match="named tensors"):
+        _load(tmp_path / "a.pth")
+
+
+def test_a_missing_file_and_a_doubled_wish(tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        _load(tmp_path / "none.pth")
+    with pytest.raises(ModelError, match="is a folder"):
+        _load(tmp_path)
+    with pytest.raises(ModelError, match="both ask for weights"):
+        _load(tmp_path / "none.pth", pretrained=True)

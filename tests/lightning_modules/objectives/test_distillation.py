@@ -1,0 +1,231 @@
+"""Objectives with a teacher, alone and in the one training loop."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lightning_modules.backbones.backbone import Backbone, create_backbone
+from lightning_modules.checkpoint import build_net, read_checkpoint
+from lightning_modules.classifier import ImageClassifier
+from lightning_modules.objectives import distillation_losses
+from lightning_modules.objectives.base import LogitAdjustment
+from lightning_modules.objectives.distillation import (
+    DecoupledDistillation,
+    FeatureDistillation,
+    LogitDistillation,
+    RelationDistillation,
+)
+from lightning_modules.objectives.hooks import FeatureHooks, channels
+from lightning_modules.objectives.teacher import Teacher, TeacherEnsemble
+from lightning_modules.optim import configure
+from litesort.errors import ModelError
+
+CLASSES = ["Metal", "Paper", "Plastic"]
+LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+ANSWERS = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).log_softmax(1)
+TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
+PHOTOS = torch.rand(6, 3, 8, 8)
+
+
+def wise(answers=ANSWERS) -> TeacherEnsemble:
+    return TeacherEnsemble([Teacher(lambda photos: answers, CLASSES, None, "wise.ckpt")])
+
+
+def colours() -> TeacherEnsemble:
+    """A teacher that is right about the photos of the tiny loader."""
+    return TeacherEnsemble([Teacher(lambda photos: 20 * photos.mean((2, 3)), CLASSES, None, "colours.ckpt")])
+
+
+def lcnet(seed=0, name="lcnet_050") -> Backbone:
+    torch.manual_seed(seed)
+    return create_backbone(name, 3, pretrained=False)
+
+
+def inside(name="lcnet_050") -> TeacherEnsemble:
+    net = lcnet(1, name).eval().requires_grad_(False)
+    return TeacherEnsemble([Teacher(net, CLASSES, 64, "inside.ckpt", net)])
+
+
+def weighed(a, b, terms):
+    return a * terms[0] + b * terms[1]
+
+
+KL = distillation_losses.kd_loss(LOGITS, ANSWERS, 4.0)
+LABELS = F.cross_entropy(LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda t: LogitDistillation(t, alpha=0.7), 0.3 * LABELS + 0.7 * KL),
+        (
+            lambda t: LogitDistillation(t, alpha=0.5, target="hard"),
+            0.5 * LABELS + 0.5 * F.cross_entropy(LOGITS, ANSWERS.argmax(1)),
+        ),
+        (lambda t: LogitDistillation(t, alpha=1.0), KL),
+        (
+            lambda t: DecoupledDistillation(t, alpha=2.0, beta=3.0, temperature=2.0),
+            LABELS + weighed(2, 3, distillation_losses.dkd_losses(LOGITS, ANSWERS, TARGETS, 2.0)),
+        ),
+        (
+            lambda t: RelationDistillation(t, beta=2.0, gamma=3.0),
+            LABELS + weighed(2, 3, distillation_losses.dist_loss(LOGITS, ANSWERS)),
+        ),
+    ],
+    ids=["logit", "hard", "teacher alone", "decoupled", "dist"],
+)  # fmt: skip
+def test_the_loss_is_the_weighted_sum_of_its_terms(make, expected):
+    terms = make(wise())(LOGITS, TARGETS, PHOTOS)
+    torch.testing.assert_close(terms["loss"], expected)
+    torch.testing.assert_close(terms["labels"], LABELS)
+    assert len(terms) >= 3
+
+
+def test_a_second_head_learns_the_teacher_and_the_first_the_labels():
+    first, second = LOGITS.clone().requires_grad_(), (LOGITS * 2).requires_grad_()
+    terms = LogitDistillation(wise(), alpha=0.5, target="hard")((first, second), TARGETS, PHOTOS)
+    torch.testing.assert_close(terms["labels"], F.cross_entropy(first, TARGETS))
+    torch.testing.assert_close(terms["teacher"], F.cross_entropy(second, ANSWERS.argmax(1)))
+
+
+def test_smoothing_and_mixed_targets_reach_the_labels_only():
+    mixed = F.one_hot(TARGETS, 3).float()
+    plain, soft = LogitDistillation(wise(), label_smoothing=0.2), LogitDistillation(wise())
+    torch.testing.assert_close(
+        plain(LOGITS, mixed, PHOTOS)["labels"], F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
+    )
+    torch.testing.assert_close(plain(LOGITS, mixed, PHOTOS)["teacher"], soft(LOGITS, TARGETS, PHOTOS)["teacher"])
+
+
+def test_margins_of_rare_classes_reach_the_labels_only():
+    plain, margins = LogitDistillation(wise()), LogitDistillation(wise(), tau=1.0, class_counts=[9, 3, 1])
+    alone = LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"]
+    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["labels"], alone)
+    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["teacher"], plain(LOGITS, TARGETS, PHOTOS)["teacher"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogitDistillation(wise(), alpha=0.0), "objective.alpha=0.0: the teacher does nothing"),
+        (lambda: LogitDistillation(wise(), alpha=1.5), "alpha=1.5 is out of range"),
+        (lambda: LogitDistillation(wise(), temperature=0.0), "temperature=0.0"),
+        (lambda: LogitDistillation(wise(), target="warm"), "target=warm"),
+        (lambda: LogitDistillation(wise(), alpha=1.0, label_smoothing=0.1), "labels have no weight"),
+        (lambda: DecoupledDistillation(wise(), alpha=0.0, beta=0.0), "objective.beta=0.0: the teacher does nothing"),
+        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "must not be negative"),
+        (lambda: RelationDistillation(wise(), beta=0.0, gamma=0.0), "the teacher does nothing"),
+        (lambda: FeatureDistillation(inside(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
+        (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
+        (lambda: FeatureDistillation(inside(), distance="l2"), "distance=l2 is unknown: give pearson or cosine"),
+        (lambda: FeatureDistillation(inside(), levels=[9]), "levels of features"),
+        (lambda: FeatureDistillation(wise()), "looks inside its teacher"),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_or_cannot_is_refused_in_one_line(make, message):
+    with pytest.raises(ModelError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_teacher_and_agreement_are_logged_against_a_count_by_hand(tiny, tmp_path):
+    module = tiny.module(objective=LogitDistillation(colours()))
+    trainer = tiny.trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    assert logged["val/teacher_f1_macro"] == 1.0
+    with torch.no_grad():
+        agreed = [(module.eval()(b.images).argmax(1) == b.targets).float().mean() for b in tiny.loader(seed=1).dataset]
+    assert logged["val/agreement"] == pytest.approx(float(sum(agreed) / len(agreed)))
+    assert {"train/labels", "train/teacher", "val/labels", "val/teacher"} <= logged.keys()
+
+
+def test_a_student_learns_from_its_teacher_alone(tiny, tmp_path):
+    module = tiny.module(objective=LogitDistillation(colours(), alpha=1.0, temperature=1.0))
+    trainer = tiny.trainer(tmp_path, max_epochs=12)
+    trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
+    assert trainer.callback_metrics["val/f1_macro"] > 0.9
+    assert trainer.callback_metrics["val/agreement"] > 0.9
+
+
+def test_the_teacher_is_no_part_of_the_student(tiny, tmp_path):
+    teacher = inside()
+    before = {key: value.clone() for key, value in teacher.members[0].net.state_dict().items()}
+    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    net = lcnet()
+    module = ImageClassifier(net, LogitDistillation(teacher), functools.partial(configure, lr=0.01), CLASSES)
+    own = {id(p) for p in module.parameters()}
+    assert own == {id(p) for p in net.parameters()}
+    trainer = tiny.trainer(tmp_path, max_epochs=1, callbacks=[averaging])
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert all(key.startswith("net.") for key in read_checkpoint(tmp_path / "a.ckpt")["state_dict"])
+    optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimised <= own
+    after = teacher.members[0].net
+    assert all(torch.equal(before[key], value) for key, value in after.state_dict().items())
+    assert not after.training
+
+
+@pytest.mark.parametrize("name", ["lcnet_050", "resnet10t", "deit_tiny_distilled_patch16_224", "fastvit_t8"])
+def test_levels_of_every_kind_become_maps(name):
+    kwargs = {"img_size": 64, "depth": 2} if "deit" in name else {}
+    net = create_backbone(name, 3, pretrained=False, kwargs=kwargs)
+    taps = FeatureHooks(net, [-2, -1])
+    found = channels(net, taps)
+    assert net.training
+    net.eval()(torch.zeros(2, 3, 64, 64))
+    maps = taps.take()
+    assert [m.shape[:2] for m in maps] == [(2, c) for c in found]
+    assert all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
+    taps.close()
+    net(torch.zeros(1, 3, 64, 64))
+    assert not taps._seen
+
+
+def features(tiny, tmp_path, epochs, teacher, **settings):
+    objective = FeatureDistillation(teacher, alpha=0.0, levels=[-2, -1])
+    module = ImageClassifier(lcnet(), objective, functools.partial(configure, lr=0.01), CLASSES)
+    trainer = tiny.trainer(tmp_path, max_epochs=epochs, **settings)
+    return module, trainer
+
+
+def test_projections_are_learned_and_stay_behind(tiny, tmp_path):
+    module, trainer = features(tiny, tmp_path, 1, inside("resnet10t"))
+    before = [p.weight.detach().clone() for p in module.objective.projections]
+    assert [tuple(w.shape[:2]) for w in before] == [(256, 128), (512, 256)]
+    trainer.fit(module, tiny.loader(), tiny.loader())
+    assert all((p.weight != w).any() for p, w in zip(module.objective.projections, before, strict=True))
+    assert float(trainer.callback_metrics["train/features"]) > 0
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = read_checkpoint(tmp_path / "a.ckpt")
+    unknown = {key for key in checkpoint["state_dict"] if not key.startswith("net.")}
+    assert unknown == {"objective.projections.0.weight", "objective.projections.1.weight"}
+    net = build_net(checkpoint)
+    photos = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(photos), module.eval()(photos))
+    assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in net.modules())
+
+
+def test_feature_distillation_resumes_to_the_same_numbers(tiny, tmp_path):
+    teacher = inside()
+    whole, trainer = features(tiny, tmp_path, 3, teacher)
+    trainer.fit(whole, tiny.loader(), tiny.loader())
+    first, trainer = features(tiny, tmp_path, 3, teacher)
+    trainer.fit_loop.max_epochs = 3
+
+    def stop():
+        trainer.should_stop = trainer.current_epoch == 1
+
+    first.on_train_epoch_end = lambda: (ImageClassifier.on_train_epoch_end(first), stop())
+    trainer.fit(first, tiny.loader(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again, trainer = features(tiny, tmp_path, 3, teacher)
+    trainer.fit(again, tiny.loader(), tiny.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)

@@ -1,0 +1,105 @@
+"""Teachers: rebuilt from checkpoints, mapped by class names, resized for, and never part of the student."""
+
+import copy
+
+import pytest
+import torch
+
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.checkpoint import RECORD, make_record
+from lightning_modules.objectives.teacher import Teacher, TeacherEnsemble, load_teacher, resized
+from litesort.errors import ModelError
+
+CLASSES = ["Metal", "Paper", "Plastic"]
+
+
+def save(path, classes=CLASSES, size=32, seed=0, name="lcnet_050"):
+    torch.manual_seed(seed)
+    net = create_backbone(name, len(classes), pretrained=False)
+    with torch.no_grad():  # answers that differ
+        for parameter in net.head_parameters():
+            parameter.normal_()
+    record = make_record(net, classes, preprocessing={"size": size, "resize": "pad"})
+    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}, RECORD: record}, path)
+    return net.eval()
+
+
+def test_a_checkpoint_answers_as_its_network_does(tmp_path):
+    net = save(tmp_path / "a.ckpt")
+    teacher = load_teacher(str(tmp_path / "a.ckpt"))
+    photos = torch.rand(4, 3, 32, 32)
+    answers = teacher(photos)
+    assert not answers.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(answers, net(photos).log_softmax(1), atol=1e-5, rtol=1e-5)
+    member = teacher.members[0].net
+    assert member is not None
+    assert not member.training
+    assert not any(p.requires_grad for p in member.parameters())
+
+
+def test_photos_of_another_size_are_resized_for_it(tmp_path):
+    net = save(tmp_path / "a.ckpt", size=64)
+    photos = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(torch.nn.functional.interpolate(photos, (64, 64), mode="bilinear")).log_softmax(1)
+    torch.testing.assert_close(load_teacher(str(tmp_path / "a.ckpt"))(photos), expected, atol=1e-5, rtol=1e-5)
+    plain = torch.full((1, 3, 64, 64), 0.3)
+    torch.testing.assert_close(resized(plain, 20), torch.full((1, 3, 20, 20), 0.3))
+    assert resized(photos, None).shape == photos.shape
+
+
+def test_several_teachers_answer_with_their_mean(tmp_path):
+    nets = [save(tmp_path / f"{seed}.ckpt", seed=seed) for seed in (0, 1)]
+    teacher = load_teacher([str(tmp_path / "0.ckpt"), str(tmp_path / "1.ckpt")])
+    photos = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = sum(net(photos).log_softmax(1) for net in nets) / 2
+    torch.testing.assert_close(teacher(photos), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_classes_in_another_order_are_mapped_by_name():
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    teacher = TeacherEnsemble([Teacher(lambda photos: logits, ["Plastic", "Metal", "Paper"], None, "a.onnx")])
+    teacher.match(CLASSES)
+    torch.testing.assert_close(teacher(torch.zeros(1, 3, 4, 4)), logits.log_softmax(1)[:, [1, 2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [(["Metal", "Paper"], "does not know the class Plastic"), ([*CLASSES, "Glass"], "knows the class Glass")],
+)
+def test_a_teacher_of_other_classes_is_refused_by_name(known, message):
+    teacher = TeacherEnsemble([Teacher(lambda photos: photos, known, None, "old.ckpt")])
+    with pytest.raises(ModelError, match=f"teacher=old.ckpt {message}"):
+        teacher.match(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (None, "teacher is not given"),
+        ([], "teacher is not given"),
+        ("nowhere.ckpt", r"teacher=nowhere\.ckpt does not exist"),
+        (["a.ckpt", "a.ckpt"], "names one file twice"),
+    ],
+)
+def test_a_missing_teacher_is_refused_in_one_line(paths, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load_teacher(paths)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_checkpoints_go_through_the_seam(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"")
+    opened = (lambda photos: photos.mean((2, 3))), CLASSES, 8
+    teacher = load_teacher(str(tmp_path / "a.onnx"), open_other=lambda path: opened)
+    assert teacher(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    with pytest.raises(ModelError, match="is an exported file, and this needs a checkpoint"):
+        load_teacher(str(tmp_path / "a.onnx"))
+
+
+def test_a_copy_of_whatever_holds_a_teacher_shares_it(tmp_path):
+    save(tmp_path / "a.ckpt")
+    teacher = load_teacher(str(tmp_path / "a.ckpt"))
+    assert copy.deepcopy({"teacher": teacher})["teacher"] is teacher

@@ -1,0 +1,150 @@
+"""Sweeps that go on, of a small application with the real callback, each in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from litesort.cli import resume
+
+ROOT = Path(__file__).parents[2]
+APP = """
+import json, os
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from litesort.cli import resume
+
+@hydra.main(version_base="1.3", config_path=".", config_name="app")
+def main(cfg):
+    with resume.lock_folder(Path(cfg.run_dir)):
+        if resume.finished(cfg):
+            return
+        with open("ran", "a") as file:
+            print(cfg.model.name, resume.resume_checkpoint(cfg) is not None, file=file)
+        if Path("kill").exists() and cfg.model.name == "b":
+            (Path(cfg.run_dir) / "last.ckpt").touch()
+            os.kill(os.getpid(), 9)
+        if Path("fail").exists() and cfg.model.name == "a":
+            raise KeyError("no luck")
+        row = {"status": "completed", "model": cfg.model.name, "score": cfg.score,
+               "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
+        (Path(cfg.run_dir) / "metrics.json").write_text(json.dumps(row))
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = """
+defaults: [{model: a}, _self_]
+score: 1.0
+resume: false
+tags: []
+run_dir: ${hydra:runtime.output_dir}
+hydra:
+  sweep: {dir: sweep, subdir: "${hydra:job.num}"}
+  callbacks: {sweep: {_target_: litesort.cli.SweepCallback}}
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "app.yaml").write_text(CONFIG)
+    (tmp_path / "model").mkdir()
+    for name in "abc":
+        (tmp_path / "model" / f"{name}.yaml").write_text(f"name: {name}\nwidth: 1\n")
+    return tmp_path
+
+
+def sweep(app, *arguments):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "app.py", "-m", *arguments], cwd=app, env=environment, capture_output=True, text=True
+    )
+    ran = (app / "ran").read_text().split("\n")[:-1] if (app / "ran").exists() else []
+    (app / "ran").unlink(missing_ok=True)
+    return done.returncode, done.stderr, ran
+
+
+def rows(app):
+    return {row["model"]: row for row in json.loads((app / "sweep" / "leaderboard.json").read_text())}
+
+
+def test_only_what_is_not_finished_runs_again(app):
+    for flag in ("kill", "fail"):
+        (app / flag).touch()
+    status, _, ran = sweep(app, "model=a,c,b")
+    assert (status, ran) == (-signal.SIGKILL, ["a False", "c False", "b False"])
+    assert "KeyError: 'no luck'" in (app / "sweep" / "0" / "error.log").read_text()
+    for flag in ("kill", "fail"):
+        (app / flag).unlink()
+    status, err, ran = sweep(app, "model=a,c,b", "resume=true", "tags=[late]")
+    assert (status, err) == (0, "")
+    assert ran == ["a False", "b True"]  # c is finished, b goes on from its checkpoint
+    assert not (app / "sweep" / "0" / "error.log").exists()
+    assert {row["status"] for row in rows(app).values()} == {"completed"}
+    assert rows(app)["b"]["overrides"] == ["model=b", "tags=[late]"]
+
+
+def test_a_killed_job_is_a_row_when_the_sweep_goes_on(app):
+    (app / "kill").touch()
+    sweep(app, "model=b,c")
+    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # it has not begun: nothing to mix with
+    assert sweep(app, "model=b,c", "resume=true")[0] == -signal.SIGKILL
+    (app / "kill").unlink()
+    assert sweep(app, "model=b,c", "resume=true")[2] == ["b True", "c False"]
+
+
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        (["model=a,c"], "holds a sweep: add resume=true"),
+        (["model=a,b", "resume=true"], "model=a,b: the sweep in sweep was started with model=a,c"),
+        (["model=a,c", "score=2", "resume=true"], "score=2: the sweep in sweep was started with score=unset"),
+        (["model=a,c", "resume=true", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: "),
+    ],
+)
+def test_another_sweep_is_refused_in_one_line(app, again, said):
+    sweep(app, "model=a,c")
+    before = {file: file.read_bytes() for file in (app / "sweep").rglob("*.json")}
+    status, err, ran = sweep(app, *again)
+    assert (status, ran) == (2, [])
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert before == {file: file.read_bytes() for file in (app / "sweep").rglob("*.json")}
+
+
+def test_a_changed_file_of_settings_is_refused(app):
+    sweep(app, "model=a,c")
+    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")
+    status, err, ran = sweep(app, "model=a,c", "resume=true")
+    assert (status, ran) == (2, [])
+    assert "model.width was 1 when sweep/1 was started and is 2 now" in err
+    (app / "model" / "c.yaml").unlink()
+    status, err, _ = sweep(app, "model=a,c", "resume=true")
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    said, entered = [], threading.Event()
+
+    def second():
+        with resume.lock_folder(tmp_path, say=said.append):
+            entered.set()
+
+    with resume.lock_folder(tmp_path):
+        other = threading.Thread(target=second)
+        other.start()
+        while not said:
+            assert other.is_alive()
+        assert not entered.is_set()
+    other.join(timeout=10)
+    assert entered.is_set()
+    assert "waiting" in said[0]

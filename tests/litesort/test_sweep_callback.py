@@ -1,0 +1,187 @@
+"""Single runs and sweeps of a small application with the real callback, each in a process of its own."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+APP = """
+import errno, json, os, time
+from pathlib import Path
+import hydra
+from datamodules import DataError
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+def bad_data(**kwargs):
+    raise DataError("data.root=/x does not exist:\\n give a folder")
+
+@hydra.main(version_base="1.3", config_path=".", config_name="app")
+def main(cfg):
+    print("group", os.environ.get("WANDB_RUN_GROUP"))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.act == "mistake":
+        instantiate({"outer": {"_target_": "app.bad_data"}})
+    if cfg.act == "missing":
+        return cfg.needed
+    if cfg.act == "bug":
+        return {}["key"]
+    if cfg.act == "full":  # as if there were no space, for the log either
+        (folder / "error.log").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "export.json")
+    if cfg.act == "memory":
+        raise MemoryError
+    if cfg.act == "kill":
+        os.kill(os.getpid(), 9)
+    if cfg.act == "interrupt":
+        print("waiting", flush=True)
+        time.sleep(60)
+    row = {"status": "completed", "name": cfg.act, "model": cfg.model.name, "seed": cfg.seed, "score": cfg.score,
+           "test/f1_macro": 0.5, "latency_ms": 1.0}
+    (folder / "metrics.json").write_text(json.dumps(row))
+    return cfg.score
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = """
+act: fine
+needed: ???
+seed: 0
+score: 1.0
+model: {name: tiny}
+hydra:
+  output_subdir: .hydra
+  run: {dir: run}
+  sweep: {dir: sweep, subdir: "${hydra:job.num}"}
+  callbacks: {sweep: {_target_: litesort.cli.SweepCallback}}
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "app.py").write_text(textwrap.dedent(APP))
+    (tmp_path / "app.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def start(app, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=app,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(app, *arguments, **environment):
+    job = start(app, *arguments, **environment)
+    out, err = job.communicate(timeout=60)
+    return job.returncode, out, err
+
+
+def leaderboard(app):
+    return json.loads((app / "sweep" / "leaderboard.json").read_text())
+
+
+def test_a_mistake_is_one_line_and_status_2(app):
+    status, _, err = run(app, "act=mistake")
+    assert (status, err) == (2, "error: data.root=/x does not exist: give a folder\n")
+    assert "DataError" in (app / "run" / "error.log").read_text()
+    assert "Traceback" in (app / "run" / "error.log").read_text()
+
+
+def test_a_full_disk_is_one_line(app):
+    status, _, err = run(app, "act=full")
+    assert (status, err) == (2, "error: export.json cannot be written: the disk is full: free some space\n")
+
+
+def test_a_missing_value_is_a_mistake_too(app):
+    status, _, err = run(app, "act=missing")
+    assert status == 2
+    assert err.startswith("error: Missing mandatory value: needed")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("act", "full"), [("bug", "0"), ("mistake", "1")])
+def test_anything_else_keeps_its_traceback(app, act, full):
+    status, _, err = run(app, f"act={act}", HYDRA_FULL_ERROR=full)
+    assert status == 1
+    assert {"bug": "KeyError: 'key'", "mistake": "DataError"}[act] in err
+    assert "Traceback" in err
+    assert (app / "run" / "error.log").exists()
+
+
+def test_a_run_that_works_leaves_no_trace(app):
+    status, out, err = run(app)
+    assert (status, err) == (0, "")
+    assert "group None" in out
+    assert not (app / "run" / "error.log").exists()
+
+
+def test_a_sweep_goes_on_and_ends_with_its_ranking(app):
+    status, out, err = run(app, "-m", "act=mistake,bug,memory,fine,missing", "score=2", "seed=7")
+    assert status == 1
+    rows = leaderboard(app)
+    assert [row["status"] for row in rows] == ["completed"] + ["failed"] * 4
+    failed = {row["overrides"][0]: row for row in rows[1:]}
+    assert failed["act=mistake"]["error"] == "data.root=/x does not exist: give a folder"
+    assert failed["act=bug"]["error"] == "KeyError: 'key'"
+    assert failed["act=memory"]["error"] == "MemoryError: MemoryError"
+    assert failed["act=missing"]["error"].startswith("Missing mandatory value: needed")
+    assert {(row["model"], row["seed"]) for row in failed.values()} == {("tiny", 7)}
+    assert failed["act=bug"]["overrides"] == ["act=bug", "score=2", "seed=7"]
+    for row in failed.values():
+        assert "Traceback" in (app / "sweep" / row["folder"] / "error.log").read_text()
+    lines = err.splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "error: job 0 (act=mistake score=2 seed=7): data.root=/x does not exist: give a folder"
+    assert lines[4].startswith("4 of 5 jobs failed")
+    assert out.count("group sweep") == 5
+    for suffix in ("csv", "json", "md", "png"):
+        assert f"leaderboard.{suffix}" in out
+        assert (app / "sweep" / f"leaderboard.{suffix}").stat().st_size
+    with (app / "sweep" / "leaderboard.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 5
+
+
+def test_a_sweep_without_failures_is_status_0(app):
+    status, _, err = run(app, "-m", "score=3,1,2")
+    assert (status, err) == (0, "")
+    assert [row["score"] for row in leaderboard(app)] == [1, 2, 3]
+
+
+def test_ctrl_c_leaves_the_ranking_of_what_there_is(app):
+    job = start(app, "-m", "act=fine,bug,interrupt,never", PYTHONUNBUFFERED="1")
+    assert job.stdout is not None
+    while "waiting" not in (line := job.stdout.readline()):
+        assert line
+    time.sleep(0.2)
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "interrupted" in err
+    assert "Leaderboard" in out
+    rows = leaderboard(app)
+    assert [row["status"] for row in rows] == ["completed", "failed", "failed"]
+    assert rows[2]["overrides"] == ["act=interrupt"]
+
+
+def test_importing_the_callback_loads_nothing_heavy():
+    heavy = ("torch", "numpy", "rich", "wandb")
+    code = f"import sys, litesort.cli.sweep_callback; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ
+    ).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,56 @@
+"""The W&B dashboard, as it would be sent."""
+
+import json
+import os
+
+import pytest
+
+from loggers.wandb_workspace import main
+
+pytest.importorskip("wandb_workspaces", reason="no wandb-workspaces: pip install wandb-workspaces")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_the_dashboard_holds_what_it_promises():
+    from loggers.wandb_workspace import build
+
+    workspace = build("me", "waste", classes=["can", "cup"])
+    assert [section.name for section in workspace.sections] == [
+        "Comparison", "Curves", "F1 a class", "Mistakes", "Sweeps",
+    ]  # fmt: skip
+    sent = json.loads(workspace._to_model().model_dump_json(by_alias=True))
+    assert (sent["entity"], sent["project"]) == ("me", "waste")
+    panels = [
+        panel for section in sent["spec"]["section"]["panelBankConfig"]["sections"] for panel in section["panels"]
+    ]
+    kinds = [panel["viewType"] for panel in panels]
+    assert {"Parallel Coordinates Plot", "Scatter Plot", "Run History Line Plot", "Bar Chart"} <= set(kinds)
+    text = json.dumps(panels)
+    for key in ("model/name", "latency_ms", "test/f1_macro", "val/loss", "val/f1/can", "test/mistakes", "leaderboard"):
+        assert key in text, key
+    scatter = next(panel["config"] for panel in panels if panel["viewType"] == "Scatter Plot")
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:latency_ms", "summary:test/f1_macro")
+
+
+def test_nothing_is_saved_without_a_key(capsys, monkeypatch):
+    import wandb_workspaces.workspaces as ws
+
+    monkeypatch.setattr(ws.Workspace, "save", lambda self: pytest.fail("saved"))
+    assert main(["entity=me", "project=waste"]) == 0
+    assert "not saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"), [(["entity=me"], "project"), (["entity=a", "project=b", "x=1"], "x is")]
+)
+def test_mistakes_are_one_line(capsys, arguments, hint):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert hint in line

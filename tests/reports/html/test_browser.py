@@ -1,0 +1,193 @@
+"""The page in a real Chromium: it sorts, filters, tells what is pointed at, and shows every picture."""
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports.html.leaderboard import OPEN, write_page
+from reports.results import gather
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: install chromium, or set CHROMIUM=/its/path"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright"),
+]
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+def picture(rng) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(stream, "WEBP")
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Pages of 1 and of 14 runs, three seeds a setting, names that want to be markup."""
+    rng = np.random.default_rng(0)
+    written = {}
+    for count in (1, 14):
+        root = tmp_path_factory.mktemp("sweep")
+        for number in range(count):
+            folder = root / f"{number:02} it's \"<b>"
+            folder.mkdir()
+            f1 = [0.5, 0.9, 0.7, 0.6, 0.8][number // 3] + number % 3 / 100
+            row = {
+                "status": "completed", "model": f"net{number // 3}<b>", "seed": number % 3,
+                "overrides": [f"model=net{number // 3}", f"seed={number % 3}"], "classes": ["<i>can", "cup"],
+                "test/f1_macro": f1, "score": 2 - f1, "latency_ms": 2.0 + 9 * (number // 3), "origin": "scratch",
+                "test/f1/<i>can": f1, "test/f1/cup": f1,
+            }  # fmt: skip
+            (folder / "metrics.json").write_text(json.dumps(row))
+            (folder / "config.yaml").write_text(f"size: {64 + number // 3}\nname: '<script>alert(1)</script>'\n")
+            (folder / "history.csv").write_text(
+                f"epoch,train/loss,val/loss,val/f1_macro\n0,2,1.7224,0.1\n1,1,1.7216,{f1}\n"
+            )
+            answers = "".join(f"{i},<i>can,{'cup' if i % 3 else '<i>can'},0.4,0.6\n" for i in range(9))
+            (folder / "predictions.csv").write_text("file,label,prediction,p_<i>can,p_cup\n" + answers)
+            mistake = {"file": "a'\"<b>.jpg", "label": "cup", "prediction": "<i>can", "confidence": 0.9}
+            found = [{**mistake, "photo": picture(rng), "map": picture(rng)} for _ in range(3)]
+            (folder / "mistakes.json").write_text(json.dumps({"mistakes": found}))
+        written[count] = write_page(gather(root), root / "leaderboard.html")
+    return written
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a page; whatever it complains of, or wants to fetch, fails the test."""
+    said, contexts = [], []
+
+    def open_page(path, **options):
+        contexts.append(chromium.new_context(**options))
+        tab = contexts[-1].new_page()
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("dialog", lambda dialog: said.append(dialog.message))
+        tab.on(
+            "request", lambda request: said.append(request.url) if request.url[:5] not in ("file:", "data:") else None
+        )
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def column(tab, title, table=0):
+    return tab.evaluate(
+        """([title, number]) => { const table = document.querySelectorAll("table.sortable")[number];
+        const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === title);
+        return [...table.tBodies[0].rows].map((row) => row.cells[at].textContent); }""",
+        [title, table],
+    )
+
+
+def test_a_click_on_a_heading_sorts_both_ways(pages, visit):
+    tab = visit(pages[14])
+    first = column(tab, "latency ms")
+    heading = tab.locator("table.sortable").first.get_by_role("button", name="latency ms")
+    heading.click()
+    rising = column(tab, "latency ms")
+    heading.click()
+    assert [float(text) for text in rising] == sorted(float(text) for text in first)
+    assert column(tab, "latency ms") == rising[::-1] != first
+    tab.locator("table.sortable").first.get_by_role("button", name="macro F1").click()
+    assert column(tab, "macro F1")[0].startswith("0.91")  # the best first: F1 is better when higher
+
+
+def test_tabs_show_the_seeds_or_every_run(pages, visit):
+    tab = visit(pages[14])
+    tables = tab.locator(".tab")
+    assert [tables.nth(i).is_visible() for i in range(2)] == [True, False]
+    tab.get_by_role("button", name="Every run").click()
+    assert [tables.nth(i).is_visible() for i in range(2)] == [False, True]
+    assert tables.nth(1).locator("tbody tr").count() == 14
+
+
+def test_pointing_at_a_point_tells_its_run_and_a_click_goes_there(pages, visit):
+    tab = visit(pages[14])
+    assert tab.locator("#pareto .point").count() == 5
+    assert tab.locator("#pareto .point.best").count() == 2
+    point = tab.locator("#pareto .point.best[data-tip^=net1] .hit")
+    point.hover()
+    tip = tab.locator("#tip")
+    assert tip.is_visible()
+    assert tip.inner_text().splitlines()[0] == "net1<b>"
+    assert "latency 11.00 ms" in tip.inner_text()
+    point.click()
+    tab.wait_for_selector("#runs details[open]")
+    assert "net1<b>" in tab.locator("#runs details[open] summary").inner_text()
+
+
+def test_the_nearest_curve_lights_up(pages, visit):
+    tab = visit(pages[14])
+    tab.locator("svg.curves").first.scroll_into_view_if_needed()
+    box = tab.locator("svg.curves").first.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.1)  # the best at its last epoch
+    assert tab.locator(".curve.near").count() == 1
+    assert tab.locator("#tip").inner_text().startswith("net1<b>")
+
+
+def test_the_filter_leaves_what_was_asked_for(pages, visit):
+    tab = visit(pages[14])
+    tab.get_by_role("searchbox").fill("NET2")
+    assert tab.locator("#runs details:visible").count() == 3
+    assert tab.locator("#pareto .point:visible").count() == 1
+    tab.get_by_role("searchbox").fill("")
+    assert tab.locator("#runs details:visible").count() == 14
+
+
+@pytest.mark.parametrize("count", [1, 14])
+def test_every_picture_is_there(pages, visit, count):
+    tab = visit(pages[count])
+    assert tab.locator("#runs details[open]").count() == (1 if count == 1 else 0)
+    tab.evaluate("() => document.querySelectorAll('#runs details').forEach((run) => { run.open = true; })")
+    tab.wait_for_function("count => document.querySelectorAll('.photo').length === count", arg=3 * count)
+    sizes = tab.evaluate(
+        "() => Promise.all([...document.images].map((image) => image.decode().then(() => image.naturalWidth)))"
+    )
+    assert sizes == [16] * (6 * count)
+    assert tab.locator(".confusion").count() == count
+    assert count <= OPEN or tab.locator("[data-packed]").count() == 0
+
+
+def test_a_phone_scrolls_down_only_and_can_read(pages, visit):
+    tab = visit(pages[14], **PHONE)
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    height = tab.locator("#pareto text").first.bounding_box()["height"]
+    assert height >= 9
+    outside = "texts => texts.filter(text => text.getBBox().x < 0).map(text => text.textContent)"
+    assert tab.locator("svg.curves text, #pareto text").evaluate_all(outside) == []
+    tab.locator("#pareto .point.best .hit").first.tap()
+    assert tab.locator("#tip").is_visible()
+
+
+def test_dark_is_dark_and_paper_is_white(pages, visit):
+    tab = visit(pages[14], color_scheme="dark")
+    light = "() => getComputedStyle(document.body).backgroundColor.match(/\\\\d+/g).slice(0, 3).map(Number)"
+    light = light.replace("\\\\", "\\")
+    assert max(tab.evaluate(light)) < 60
+    tab.emulate_media(media="print")
+    assert tab.evaluate(light) == [255, 255, 255]
+    assert not tab.get_by_role("searchbox").is_visible()
+    assert len(tab.pdf()) > 10_000

@@ -1,0 +1,221 @@
+"""The page: what stands on it, whatever the runs left, and that nothing in a run can write markup into it."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reports.html import leaderboard
+from reports.html.leaderboard import contents, main, write_page
+from reports.html.table import heat, labels, table
+from reports.ranking import rank
+from reports.results import gather
+from reports.run_folder import read_answers, read_config, read_curves, read_mistakes
+
+PICTURE = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
+NAUGHTY = "<img src=x onerror=alert(1)>'\"&"
+
+
+class Reader(HTMLParser):
+    """Elements, their attributes, and the text of each table cell."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def make_run(folder: Path, model="resnet18d", seed=0, f1=0.7, latency=10.0, classes=("can", "cup"), **more) -> Path:
+    folder.mkdir(parents=True)
+    row = {
+        "status": "completed", "name": model, "model": model, "seed": seed, "origin": "hub", "classes": list(classes),
+        "overrides": [f"model={model}", f"seed={seed}"], "score": 2 - f1, "test/f1_macro": f1, "latency_ms": latency,
+        "params": 2_000_000, "macs": 5e8, "train_seconds": 61.0,
+        **{f"test/f1/{name}": f1 + i / 10 for i, name in enumerate(classes)}, **more,
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(row))
+    (folder / "config.yaml").write_text(f"seed: {seed}\nrun_dir: {json.dumps(str(folder))}\nmodel: {{name: {model}}}\n")
+    (folder / "history.csv").write_text("epoch,train/loss,val/f1_macro\n0,1.5,\n1,1.0,0.5\n2,0.75,0.6\n")
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "prediction", *(f"p_{name}" for name in classes)])
+        one, two = classes[:2]
+        writer.writerows([["a", one, one, 0.9, 0.1], ["b", one, two, 0.2, 0.8], ["c", two, two, 0.3, 0.7]])
+    mistake = {"file": "b", "label": classes[0], "prediction": classes[1], "confidence": 0.8, "photo": PICTURE}
+    (folder / "mistakes.json").write_text(json.dumps({"format": 1, "mistakes": [{**mistake, "map": PICTURE}] * 2}))
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for i in range(3):
+        make_run(tmp_path / f"{i}", "lcnet_050", seed=i, f1=0.60 + i / 100, latency=2.0)
+    make_run(tmp_path / "3", "resnet50", f1=0.8, latency=40.0)
+    make_run(tmp_path / "4", "slow", f1=0.5, latency=50.0)
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "metrics.json").write_text('{"status": "failed", "error": "OutOfMemory: 3 GB"}')
+    (tmp_path / "5" / "error.log").write_text("Traceback\nOutOfMemory: 3 GB")
+    return tmp_path
+
+
+def test_the_page_needs_no_other_file_and_lets_nothing_in(sweep):
+    path = write_page(gather(sweep), sweep / "leaderboard.html")
+    text = path.read_text()
+    found = Reader(text)
+    links = [value for _, attrs in found.tags for key, value in attrs.items() if key in ("src", "href")]
+    assert links
+    assert all(link.startswith(("data:image/", "#run-")) for link in links)
+    policy = next(attrs["content"] for tag, attrs in found.tags if "http-equiv" in attrs)
+    assert "default-src 'none'" in policy
+    assert "sha256-" in policy
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
+    shown = contents(gather(sweep), sweep)
+    folded, every = shown["tables"]
+    assert [len(entries) for _, _, entries in (folded, every)] == [4, 6]
+    cells = {column.title: column.cells for column in folded[1]}
+    small = [cell.text for cell in cells["model"]].index("lcnet_050")
+    assert cells["macro F1"][small].text == "0.6100 ±0.0100"
+    assert cells["size MB"][small].text == "8"
+    assert cells["weights"][small].text == "pretrained"
+    assert cells["seeds"][small].text == "0 1 2"
+    assert cells["F1 cup"][small].order == pytest.approx(0.71)
+    assert cells["failed"][-1].text == "OutOfMemory: 3 GB"
+
+
+def test_the_front_joins_those_that_nothing_beats(sweep):
+    chart = contents(gather(sweep), sweep)["pareto"]
+    best = {point["name"] for point in chart["points"] if point["best"]}
+    assert best == {"lcnet_050", "resnet50"}
+    first, second = (next(p for p in chart["points"] if p["name"] == name) for name in ("lcnet_050", "resnet50"))
+    assert chart["line"] == f"{first['x']},{first['y']} {second['x']},{first['y']} {second['x']},{second['y']}"
+    assert first["x"] < second["x"]
+    assert first["y"] > second["y"]  # better is higher up
+
+
+def test_what_a_run_left_is_read(sweep):
+    folder = sweep / "0"
+    answers = read_answers(folder, ["can", "cup"])
+    assert answers.confusion == [[1, 1], [0, 1]]
+    assert sum(answers.counts) == 3
+    assert read_answers(folder, ["other"]) is None
+    assert read_curves(folder) == {
+        "train/loss": [(0, 1.5), (1, 1.0), (2, 0.75)], "val/f1_macro": [(1, 0.5), (2, 0.6)],
+    }  # fmt: skip
+    assert read_config(folder) == {"seed": "0", "model.name": "lcnet_050"}
+    assert [entry["confidence"] for entry in read_mistakes(folder)] == [0.8, 0.8]
+
+
+def test_settings_that_differ_are_shown_and_those_that_go_together_share_a_column(tmp_path):
+    for i, (size, lr) in enumerate([(64, 0.1), (96, 0.2), (64, 0.1)]):
+        folder = make_run(tmp_path / str(i), f"m{i}")
+        config = (
+            f"seed: {i}\nepochs: 3\nrun_dir: {folder}\ndata: {{size: {size}, dir: {folder}/x}}\noptim: {{lr: {lr}}}\n"
+        )
+        (folder / "config.yaml").write_text(config)
+    differing = contents(gather(tmp_path), tmp_path)["settings"]
+    assert differing["heads"] == [("data.size", ["optim.lr"])]
+    assert [values for _, values in differing["rows"]] == [["64"], ["96"], ["64"]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "binary", "foreign", "list"])
+def test_damaged_files_leave_blanks(tmp_path, damage):
+    folder = make_run(tmp_path / "run")
+    content = {"empty": b"", "binary": b"\x00\xff\xfe" * 99, "foreign": b"a: [b\n1,2,3\n", "list": b"[1, 2]"}
+    for name in ("history.csv", "predictions.csv", "mistakes.json", "config.yaml"):
+        if damage == "missing":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content[damage])
+    text = write_page(gather(tmp_path), tmp_path / "page.html").read_text()
+    assert "resnet18d" in text
+    assert "<img" not in text
+
+
+def test_pictures_of_other_kinds_are_left_out(tmp_path):
+    folder = make_run(tmp_path / "run")
+    entry = {"file": "a", "photo": "https://elsewhere/x.png", "map": None}
+    script = {"file": "a", "photo": "data:image/svg+xml;base64,AAAA"}
+    (folder / "mistakes.json").write_text(json.dumps({"mistakes": [entry, script]}))
+    assert read_mistakes(folder) == []
+
+
+def test_markup_in_any_value_is_shown_not_obeyed(tmp_path):
+    folder = make_run(
+        tmp_path / f"run {NAUGHTY.replace('/', '')}", NAUGHTY, classes=(NAUGHTY, "</script>"), origin=NAUGHTY,
+        error=NAUGHTY, overrides=[f"model={NAUGHTY}", f"a={NAUGHTY}"],
+    )  # fmt: skip
+    (folder / "config.yaml").write_text(f"a: {json.dumps(NAUGHTY)}")
+    make_run(tmp_path / "other\udcff", "fine")
+    path = write_page(gather(tmp_path), tmp_path / "page.html", title=NAUGHTY)
+    found = Reader(path.read_text())
+    assert [attrs["src"][:11] for tag, attrs in found.tags if tag == "img"] == ["data:image/"] * 8
+    assert not any(key.startswith("on") for _, attrs in found.tags for key in attrs)
+    assert sum(tag == "script" for tag, _ in found.tags) == 1
+    assert NAUGHTY in "".join(found.text)
+
+
+def test_pictures_stay_within_their_budget_and_every_run_gets_its_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaderboard, "PICTURES", 9 * len(PICTURE))
+    for i in range(3):
+        make_run(tmp_path / str(i), f"m{i}", f1=0.5 + i / 10)
+    runs = contents(gather(tmp_path), tmp_path)["runs"]
+    assert [len(run["mistakes"]) for run in runs] == [2, 1, 1]  # the best run's second is the last that fits
+
+
+VALUE = st.one_of(st.none(), st.floats(), st.integers(), st.text(max_size=4), st.lists(st.integers(), max_size=2))
+KEYS = ("rank", "name", "model", "score", "test/f1_macro", "test/f1/a", "latency_ms", "seed", "overrides", "format",
+        "precision", "bytes", "origin", "train_seconds", "classes", "error", "folder")  # fmt: skip
+
+
+ROW = st.fixed_dictionaries({"status": st.just("completed")}, optional=dict.fromkeys(KEYS, VALUE))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ROW, max_size=4))
+def test_any_flat_rows_make_a_page(rows):
+    folders = [{**row, "folder": str(row.get("folder") or "").replace("\0", "")} for row in rows]
+    ranked = rank(folders)
+    assert len(labels(ranked)) == len(rows)
+    assert all(len(column.cells) == len(rows) for column in table(ranked))
+    shown = contents(folders, Path("/nonexistent"))
+    assert len(shown["runs"]) == len(rows)
+    assert all(0 <= cell[1] <= 1 for row in heat(ranked, ["a"]) for cell in row if cell)
+
+
+def test_an_exported_file_is_a_row_too():
+    row = {"status": "completed", "model": "resnet18", "format": "onnx", "precision": "int8", "bytes": 3_100_000}
+    columns = {column.title: column.cells[0].text for column in table(rank([row]))}
+    assert columns["runs as"] == "onnx int8"
+    assert columns["size MB"] == "3.1"
+    assert "latency ms" not in columns
+
+
+def test_the_command_writes_a_page_of_several_folders(sweep, tmp_path_factory):
+    other = make_run(tmp_path_factory.mktemp("other") / "run", "convnext_atto").parent
+    out = other / "page.html"
+    command = [sys.executable, "-m", "reports.html.leaderboard", str(sweep), str(other), "--out", str(out)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out)
+    text = out.read_text()
+    assert "convnext_atto" in text
+    assert "lcnet_050" in text
+    assert text.count("<img") == 2 * 2 * 6  # two mistakes with a map each, of six finished runs
+    assert main([str(sweep / "nowhere")]) == 2

@@ -1,0 +1,99 @@
+import json
+import math
+import os
+
+import pytest
+
+from reports.results import f1_by_class, f1_macro, failed, gather, model, number, one_line, overrides
+
+DONE = {"status": "completed", "model": "resnet18d", "score": 0.9}
+
+
+def job(folder, content):
+    folder.mkdir(parents=True)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (folder / "metrics.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_every_job_of_a_sweep_is_a_row_whatever_became_of_it(tmp_path):
+    job(tmp_path / "0-fine", DONE)
+    job(tmp_path / "1-failed", {"status": "failed", "error": "ModelError: no"})
+    job(tmp_path / "2-half", '{"status": "comple')
+    job(tmp_path / "3-list", "[1, 2]")
+    job(tmp_path / "4-bytes", b"\xff\xfe\x00")
+    job(tmp_path / "5-empty", "")
+    job(tmp_path / "6-nostatus", {"score": 0.1})
+    job(tmp_path / "7-deep" / "nested", DONE)
+    job(tmp_path / "8-abyss", "[" * 100_000)
+    (tmp_path / "9-killed" / ".hydra").mkdir(parents=True)
+    (tmp_path / "9-killed" / ".hydra" / "overrides.yaml").write_text(
+        "- model=resnet50\n- 'name=a b'\n- resume=True\n- seed=2\n- data.group_by='([a-z]+)(\\d+)$'\n"
+    )
+    job(tmp_path / "wandb" / "offline-run", DONE)  # not ours
+    rows = gather(tmp_path)
+    assert [row["folder"] for row in rows] == [
+        "0-fine", "1-failed", "2-half", "3-list", "4-bytes",
+        "5-empty", "6-nostatus", "7-deep/nested", "8-abyss", "9-killed",
+    ]  # fmt: skip
+    assert [failed(row) for row in rows] == [False, True, True, True, True, True, True, False, True, True]
+    assert rows[0] == DONE | {"folder": "0-fine"}
+    assert rows[1]["error"] == "ModelError: no"
+    assert all("cannot be read" in rows[i]["error"] for i in (2, 4, 5, 8))
+    assert "list" in rows[3]["error"]
+    assert "status None" in rows[6]["error"]
+    assert "killed" in rows[9]["error"]
+    assert overrides(rows[9]) == ["model=resnet50", "name=a b", "seed=2", r"data.group_by='([a-z]+)(\d+)$'"]
+    assert (model(rows[9]), rows[9]["seed"]) == ("resnet50", 2)
+
+
+def test_a_single_run_is_a_row_too(tmp_path):
+    job(tmp_path / "run", DONE)
+    assert gather(tmp_path / "run") == [DONE | {"folder": "."}]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        gather(tmp_path / "nowhere")
+
+
+def test_only_finite_numbers_count():
+    row = {"a": "0.5", "b": True, "c": math.inf, "d": None, "e": 10**400, "f": 2}
+    assert all(math.isnan(number(row, key)) for key in "abcdex")
+    assert number(row, "a", "f") == 2.0
+
+
+def test_f1_is_of_the_split_that_was_judged():
+    both = {"test/f1_macro": 0.7, "val/f1_macro": 0.8, "test/f1/A": 0.6, "val/f1/A": 0.9, "test/f1/A_spread": 0.01}
+    assert f1_macro(both) == 0.7
+    assert f1_by_class(both) == {"A": 0.6}
+    assert f1_by_class({"val/f1_macro": 0.8, "val/f1/A": 0.9, "val/f1/B_spread": 0.5}) == {"A": 0.9, "B_spread": 0.5}
+
+
+def test_one_line_tames_what_a_terminal_would_obey():
+    assert one_line("a\n b\t\x1b[31mred\x07") == "a b [31mred"
+    assert one_line("x" * 300) == "x" * 199 + "…"
+
+
+def test_exported_files_are_rows_beside_their_run(tmp_path):
+    job(tmp_path / "a", DONE | {"name": "a", "seed": 1, "params": 5, "test/f1_macro": 0.9, "test/f1/x": 0.9})
+    files = [
+        {"file": "checkpoint", "status": "completed", "f1_macro": 0.9},
+        {"file": "m-fp32.onnx", "status": "completed", "f1_macro": 0.8, "latency_ms": 2.0, "ratio": 0.1, "bytes": 7},
+        {"file": "m-int8.onnx", "status": "failed", "error": "no"},
+        {"file": "m-int8.ncnn.param", "status": "not offered", "error": "never"},
+    ]
+    (tmp_path / "a" / "exported").mkdir()
+    (tmp_path / "a" / "exported" / "export.json").write_text(json.dumps({"rows": files}))
+    run, file, broken = gather(tmp_path)
+    assert "file" not in run
+    assert (file["file"], file["name"], file["seed"], file["params"], file["folder"]) == ("m-fp32.onnx", "a", 1, 5, "a")
+    assert (f1_macro(file), f1_by_class(file), file["ratio"]) == (0.8, {}, 0.1)
+    assert failed(broken)
+    (tmp_path / "a" / "exported-2").mkdir()
+    (tmp_path / "a" / "exported-2" / "export.json").write_text(json.dumps({"rows": files[:2] + files[3:]}))
+    os.utime(tmp_path / "a" / "exported" / "export.json", (1, 1))
+    assert gather(tmp_path) == [run, file]  # of several exports the latest
+    os.utime(tmp_path / "a" / "exported-2" / "export.json", (0, 0))
+    for damaged in ("", "[]", '{"rows": [1]}', '{"rows": null}'):
+        (tmp_path / "a" / "exported" / "export.json").write_text(damaged)
+        assert gather(tmp_path) == [run]
