@@ -55,7 +55,7 @@ def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> Di
 
     Args:
         stored: What `portable` returned.
-        overrides: `key=value` as typed; keys must be there, and be values: a whole group cannot change.
+        overrides: `key=value` as typed; keys must be there, and be values: a list or a whole group cannot change.
         fixed: Top-level values that are set last.
 
     Raises:
@@ -67,11 +67,14 @@ def on_top(stored: dict[str, Any], overrides: Sequence[str], **fixed: Any) -> Di
     for override in overrides:
         key, _, text = override.partition("=")
         before = OmegaConf.select(cfg, key, default=...) if re.fullmatch(r"[\w.]+", key) else ...
+        value = OmegaConf.from_dotlist([f"value={text}"]).get("value")
+        if isinstance(before, ListConfig) and before == value:
+            continue
         if before is ... or isinstance(before, DictConfig | ListConfig):
             raise ModelError(
                 f"{override} cannot change in a run that goes on: leave it out, or start a new run without ckpt"
             )
-        OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={text}"]).value)
+        OmegaConf.update(cfg, key, value)
     for key, value in fixed.items():
         OmegaConf.update(cfg, key, value)
     return cfg

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import conf
+from lightning_modules import ModelError
 
 CONF = Path(conf.__file__).parent
 GROUPS = (
@@ -38,7 +39,7 @@ def composed(*overrides: str, config: str = "train"):
 
 
 def test_there_are_as_many_options_as_the_folders_hold():
-    assert len(OPTIONS) == 94
+    assert len(OPTIONS) == 93
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -94,3 +95,10 @@ def test_parts_instantiate_from_their_defaults(group):
 def test_unknown_key_is_refused():
     with pytest.raises(Exception, match="max_epoch"):
         composed("trainer.max_epoch=3")
+
+
+def test_a_list_that_a_resumed_run_already_has_may_be_repeated():
+    stored = conf.portable(composed("latency.batches=[1]", "run_dir=x"))
+    assert conf.on_top(stored, ["latency.batches=[1]", "epochs=3"]).epochs == 3
+    with pytest.raises(ModelError, match=r"^latency\.batches=\[1,2\] cannot change"):
+        conf.on_top(stored, ["latency.batches=[1,2]"])
