@@ -17,6 +17,11 @@ from lightning_modules.checkpoint import read_checkpoint
 from litesort.errors import ModelError
 
 
+def was_validated(trainer: pl.Trainer) -> bool:
+    """Whether the epoch that ends now had a validation; otherwise logged metrics are those of an earlier epoch."""
+    return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+
+
 class RunCheckpoint(ModelCheckpoint):
     """Keep the best epoch as `best.ckpt` and the latest one as `last.ckpt`, at the end of every epoch.
 
@@ -59,8 +64,7 @@ class RunCheckpoint(ModelCheckpoint):
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)
-        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        if validated:
+        if was_validated(trainer):
             if self.monitor not in candidates:
                 there = ", ".join(sorted(key for key in candidates if key.startswith("val/"))) or "no validation"
                 raise ModelError(f"callbacks.checkpoint.monitor={self.monitor} is not logged: there is {there}")

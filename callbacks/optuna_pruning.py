@@ -5,6 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from callbacks.checkpoint import was_validated
+
 
 class TrialPruned(Exception):
     """A trial that a search has given up; the sweep's callback makes a row of it that is no failure."""
@@ -28,6 +30,8 @@ class TrialReport(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if "startup_trials" not in self.trial or self.monitor not in trainer.callback_metrics:
+            return
+        if not was_validated(trainer):
             return
         reason = None
         if trainer.is_global_zero:

@@ -53,6 +53,7 @@ class ImageClassifier(pl.LightningModule):
             raise ModelError(
                 f"the network has {net.num_classes} classes and the data {len(classes)}: build it for the data"
             )
+        net.match_head(classes)
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.objective = objective
         objective.attach(net, classes)

@@ -1,5 +1,7 @@
 """What a stage is evaluated by, every `average=` written out."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,22 +29,17 @@ class StageMetrics(nn.Module):
 
     confusion: Tensor | None
 
-    def __init__(
-        self, classes: list[str], auroc_thresholds: int = 200, calibration_bins: int = 15, over_ranks: bool = True
-    ) -> None:
+    def __init__(self, classes: list[str], calibration_bins: int = 15, over_ranks: bool = True) -> None:
         super().__init__()
         c = len(classes)
         self.classes = classes
-        # Thresholds even on the logit scale: confident networks crowd at 0 and 1, where even steps would see nothing.
-        inner = torch.sigmoid(torch.linspace(-12, 12, auroc_thresholds - 2))
-        thresholds = torch.cat([torch.zeros(1), inner, torch.ones(1)])
         # compute_groups=False: grouping compares states on the host
         self.collection = MetricCollection(
             {
                 "f1": MulticlassF1Score(c, average="none", validate_args=False, sync_on_compute=over_ranks),
                 "accuracy": MulticlassAccuracy(c, average="micro", validate_args=False, sync_on_compute=over_ranks),
                 "auroc": MulticlassAUROC(
-                    c, average="none", thresholds=thresholds, validate_args=False, sync_on_compute=over_ranks
+                    c, average="none", thresholds=None, validate_args=False, sync_on_compute=over_ranks
                 ),
                 "ece": MulticlassCalibrationError(
                     c, n_bins=calibration_bins, norm="l1", validate_args=False, sync_on_compute=over_ranks
@@ -65,7 +62,9 @@ class StageMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name ("f1_macro", "f1/<class>", "accuracy_micro", "auroc_macro", "ece"), over all ranks."""
         self._flush()
-        values = self.collection.compute()
+        with warnings.catch_warnings():  # of classes without images, which are left out below
+            warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
+            values = self.collection.compute()
         self.confusion = values["confusion"].cpu().long()
         support = self.confusion.sum(dim=1)
         present = (support > 0).nonzero().flatten().tolist()
@@ -86,15 +85,18 @@ class StageMetrics(nn.Module):
         if self._pending:
             logits, targets = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
             self._pending, self._rows = [], 0
-            self.collection.update(logits.float().softmax(dim=1), targets)
+            self.add(logits.float().softmax(dim=1), targets)
+
+    def add(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Count answers that are probabilities already: (B, C) float32 in [0, 1], with targets (B,) int64."""
+        self.collection.update(probabilities, targets)
 
 
 def evaluate(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """Judge answers that are there already, as a test of the classifier would.
+    """Compute the metrics of predictions that are there already, as a test of the classifier would.
 
     probabilities: (N, C) float in [0, 1]; targets: (N,) int. Returns the values of `StageMetrics.compute` as numbers.
     """
     metrics = StageMetrics(classes, over_ranks=False)  # after DDP training the other ranks are gone
-    # The softmax of logarithms is what they were taken of.
-    metrics.update(torch.from_numpy(probabilities).log(), torch.from_numpy(targets))
+    metrics.add(torch.from_numpy(probabilities).float(), torch.from_numpy(targets))
     return {name: float(value) for name, value in metrics.compute().items()}

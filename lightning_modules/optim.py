@@ -67,16 +67,17 @@ def configure(
 def lr_factor(step: int, total_steps: int, warmup_steps: int, floor: float, schedule: str = "cosine") -> float:
     """Share of the full learning rate at a step: linear warm-up, then cosine (Loshchilov & Hutter 2017) or another.
 
-    step: 0 for the first; total_steps, warmup_steps: optimiser steps; floor in [0, 1]: the last step's share.
+    step: 0 for the first; total_steps, warmup_steps: optimiser steps; floor in [0, 1]: the share
+    that the schedule reaches after the last step, so that the last step still learns.
 
     >>> [round(lr_factor(step, total_steps=8, warmup_steps=2, floor=0.0), 2) for step in range(8)]
-    [0.5, 1.0, 1.0, 0.9, 0.65, 0.35, 0.1, 0.0]
+    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if schedule == "constant":
         return 1.0
-    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps - 1))
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     shape = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
     return floor + (1 - floor) * shape
 

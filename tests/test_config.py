@@ -5,8 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from litesort.cli.compose import CONF
+from litesort.cli.compose import CONF, merge_overrides, portable
 from litesort.cli.quoting import expand_globs
+from litesort.errors import ModelError
 
 GROUPS = (
     "model",
@@ -105,3 +106,11 @@ def test_parts_instantiate_from_their_defaults(group):
 def test_unknown_key_is_refused():
     with pytest.raises(Exception, match="max_epoch"):
         composed("trainer.max_epoch=3")
+
+
+def test_a_list_that_a_resumed_run_already_has_may_be_repeated():
+    stored = portable(composed("latency.batches=[1]", "run_dir=x"))
+    again = ["latency.batches=[1]", "epochs=3"]
+    assert merge_overrides(composed(*again), stored, again).epochs == 3
+    with pytest.raises(ModelError, match=r"^latency\.batches=\[1,2\] cannot change"):
+        merge_overrides(composed("latency.batches=[1,2]"), stored, ["latency.batches=[1,2]"])

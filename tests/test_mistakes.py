@@ -127,3 +127,11 @@ def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ckpt is not given")
+
+
+@pytest.mark.parametrize("override", ["data.file=list.csv", "data.root=photos"])
+def test_a_place_that_the_source_does_not_read_is_refused(override):
+    kind = ["data=folder", "data.root=photos"] if "file" in override else ["data=folder", "data.source.root=here"]
+    with pytest.raises(ModelError, match=rf"^{override} is not read by \w+Source: leave it out"):
+        check(composed(*kind, override))
+    check(composed("data=filelist", "data.root=photos", "data.file=list.csv"))

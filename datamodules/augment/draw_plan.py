@@ -45,6 +45,11 @@ class Draws(NamedTuple):
     passes: tuple[Pass, ...] = ()
     mix: MixDraws | None = None
 
+    def pin_memory(self) -> "Draws":
+        """The same draws in page-locked memory, which are copied to a GPU without waiting."""
+        mix = None if self.mix is None else self.mix.pin_memory()
+        return self._replace(rows=self.rows.pin_memory(), numbers=self.numbers.pin_memory(), mix=mix)
+
 
 @dataclass
 class Slots:

@@ -25,6 +25,10 @@ class MixDraws(NamedTuple):
     mixup: bool
     cutmix: bool
 
+    def pin_memory(self) -> "MixDraws":
+        """The same draws in page-locked memory."""
+        return self._replace(partners=self.partners.pin_memory(), numbers=self.numbers.pin_memory())
+
 
 class Mixing(nn.Module):
     """Blend each sample with another of its batch; targets become probabilities.

@@ -1,5 +1,7 @@
 """The six operations that are functions of the pixel value, composed into one table a channel, exact as PIL's."""
 
+import functools
+
 import torch
 from torch.nn import functional
 
@@ -11,7 +13,7 @@ def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor,
     """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
 
     steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with
-    Contrast; counts (H, 3, 256) float64, the histograms of those with AutoContrast or Equalize; which these are is said
+    Contrast; counts (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said
     by the group.
     """
     start, stop = group.counted
@@ -61,42 +63,53 @@ def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Te
 
 
 def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) float64 -> (N, 3, 256) float64, whole numbers."""
-    values = torch.arange(256, device=counts.device, dtype=counts.dtype)
+    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) int64 -> (N, 3, 256) int64."""
+    values = torch.arange(256, device=counts.device)
     present = counts > 0
-    low = torch.where(present, values, 255.0).amin(2, keepdim=True)
-    high = torch.where(present, values, 0.0).amax(2, keepdim=True)
-    # not 255.0 / x, which torch computes as 255 times a rounded 1 / x
-    scale = torch.full_like(high, 255.0).div_((high - low).clamp_(min=1))
-    stretched = (values * scale).sub_(low * scale).clamp_(0, 255).floor_()
-    return torch.where(high > low, stretched, values)
+    low = torch.where(present, values, 255).amin(2)
+    high = torch.where(present, values, 0).amax(2)
+    return _stretches(counts.device)[(low * 256 + high).view(-1)].view(counts.shape).long()
+
+
+@functools.cache
+def _stretches(device: torch.device) -> torch.Tensor:
+    """Autocontrast's table for each lowest and highest value, (65536, 256) uint8: row low * 256 + high.
+
+    PIL calculates in float64 and truncates, and MPS has no float64, so the host calculates them all once.
+    """
+    values = torch.arange(256, dtype=torch.float64)
+    high, rows = values[:, None], []
+    for low in range(256):
+        # not 255.0 / x, which torch computes as 255 times a rounded 1 / x
+        scale = torch.full_like(high, 255.0).div_((high - low).clamp_(min=1))
+        stretched = (values * scale).sub_(low * scale).clamp_(0, 255).floor_()
+        rows.append(torch.where(high > low, stretched, values).to(torch.uint8))
+    return torch.cat(rows).to(device)
 
 
 def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) float64 -> (N, 3, 256) float64, whole numbers.
-
-    Whole numbers this small divide and round down in float64 as integers would, in a fraction of the time.
-    """
-    values = torch.arange(256, device=counts.device, dtype=counts.dtype)
-    up_to = counts.long().cumsum(2).to(counts.dtype)
+    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) int64 -> (N, 3, 256) int64."""
+    values = torch.arange(256, device=counts.device)
+    up_to = counts.cumsum(2)
     # the count of the largest value present: of one value only, all; the step is 0 then and the table the identity
-    last = torch.where(counts > 0, values, 0.0).amax(2, keepdim=True).long()
-    step = (up_to[..., -1:] - counts.gather(2, last)).div_(255).floor_()
-    flat = (up_to - counts).add_((step / 2).floor_()).div_(step.clamp(min=1)).floor_().clamp_(max=255)
+    last = torch.where(counts > 0, values, 0).amax(2, keepdim=True)
+    step = (up_to[..., -1:] - counts.gather(2, last)) // 255
+    flat = ((up_to - counts + step // 2) // step.clamp(min=1)).clamp_(max=255)
     return torch.where(step > 0, flat, values)
 
 
 def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) float64."""
+    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) int64."""
     entries, bins = _entries(pixels, places), 768 * len(pixels)
     if entries.device.type == "cpu":
-        return torch.bincount(entries, minlength=bins).double().view(-1, 3, 256)
+        return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
     # bincount asks a GPU for the largest value and waits for it
     counts = torch.zeros(bins, dtype=torch.int32, device=entries.device)
-    return counts.index_add_(0, entries, torch.ones_like(entries)).double().view(-1, 3, 256)
+    return counts.index_add_(0, entries, torch.ones_like(entries)).long().view(-1, 3, 256)
 
 
 def mean_luma(pixels: torch.Tensor) -> torch.Tensor:
     """The grey that PIL's Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
-    total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.float64)
-    return (total / pixels.shape[1] ** 2 + 0.5).floor().float()
+    area = pixels.shape[1] ** 2
+    total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.int64)
+    return ((2 * total + area) // (2 * area)).float()

@@ -25,7 +25,8 @@ class Backbone(nn.Module):
     Attributes: net, the timm model; mean, std: (1, 3, 1, 1) float32 buffers; name, kwargs: what timm was asked for;
     num_classes; origin of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch"; head_names: the
     modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT; pruning: what it went
-    through since timm built it, plain data, see `pruned.difference`.
+    through since timm built it, plain data, see `pruned.difference`; head_classes: class names that the head was
+    trained on elsewhere, in the order of its logits; None for a head that is new, or the run's own.
     """
 
     mean: Tensor
@@ -42,6 +43,7 @@ class Backbone(nn.Module):
         origin: str = "scratch",
         kwargs: Mapping[str, Any] | None = None,
         pruning: Sequence[Mapping[str, Any]] = (),
+        head_classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -51,6 +53,7 @@ class Backbone(nn.Module):
         self.kwargs = dict(kwargs or {})
         self.pruning = [dict(step) for step in pruning]
         self.head_names = head_names(net)
+        self.head_classes = list(head_classes) if head_classes else None
         self.register_buffer("mean", _channels("mean", mean))
         self.register_buffer("std", _channels("std", std))
         if hasattr(net, "set_distilled_training"):
@@ -59,6 +62,19 @@ class Backbone(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the classifying layer(s); the rest of the network is its body."""
         return [p for name in self.head_names for p in self.net.get_submodule(name).parameters()]
+
+    def match_head(self, classes: Sequence[str]) -> None:
+        """Put a head that was trained elsewhere in the order of `classes`; start a new one if its classes differ."""
+        known, self.head_classes = self.head_classes, None
+        if known is None or known == list(classes):
+            return
+        if sorted(known) == sorted(classes):
+            for parameter in self.head_parameters():
+                parameter.data = parameter.data[[known.index(name) for name in classes]]
+            return
+        line = "%s: its classifier knows %s and the data has %s, so the classifier starts from random"
+        log.warning(line, self.origin, ", ".join(known), ", ".join(classes))
+        reset_head(self.net)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify photos.
@@ -109,6 +125,7 @@ def create_backbone(
         std=std or loaded.std or IMAGENET_STD,
         origin=loaded.origin,
         kwargs=arguments,
+        head_classes=loaded.head_classes,
     )
 
 

@@ -32,6 +32,7 @@ class Loaded(NamedTuple):
     origin: str
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    head_classes: tuple[str, ...] | None = None  # of a litesort checkpoint whose classifier was taken over
 
 
 def load_pretrained(
@@ -78,25 +79,26 @@ def load_file(net: nn.Module, head_names: Sequence[str], path: str | Path) -> Lo
     Wrappers ("state_dict", "model", "module.") are opened. A classifier of another size, or none, stays random and is
     said in one line; any other difference in names or shapes is a ModelError that names it.
     """
-    state = read_tensors(path)
+    state, classes = read_tensors(path)
     norm = [tuple(_timm_cfg(net)[key]) for key in ("mean", "std")]
     if "__mean__" in state:
         norm = [tuple(state.pop(key).flatten().tolist()) for key in ("__mean__", "__std__")]
-    _fill(net, head_names, state, f"model.weights={path}")
-    return Loaded(f"file:{Path(path).name}", *norm)
+    has_head = _fill(net, head_names, state, f"model.weights={path}")
+    return Loaded(f"file:{Path(path).name}", norm[0], norm[1], classes if has_head else None)
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """Read named tensors from a file, wrappers and prefixes removed; executes no code from it.
 
-    A litesort checkpoint also yields its normalisation as "__mean__" and "__std__". ModelError for a file that is
-    missing, broken, unsafe or holds no tensors.
+    A litesort checkpoint also yields its normalisation as "__mean__" and "__std__", and its classes. ModelError
+    for a file that is missing, broken, unsafe or holds no tensors.
     """
     content = read_torch(path, "model.weights")
     if isinstance(content.get("litesort"), Mapping):
         state = content.get("state_dict", {})
         tensors = {key.removeprefix("net.net."): value for key, value in state.items() if key.startswith("net.net.")}
-        return tensors | {f"__{key}__": state[f"net.{key}"] for key in ("mean", "std")}
+        norm = {f"__{key}__": state[f"net.{key}"] for key in ("mean", "std")}
+        return tensors | norm, tuple(content["litesort"].get("classes", ()))
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -106,7 +108,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"model.weights={path} holds no named tensors: give a state dict saved by torch.save")
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    return tensors, None
 
 
 def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
@@ -175,8 +177,11 @@ def lite0_name(key: str) -> str:
 
 def _fill(
     net: nn.Module, head_names: Sequence[str], state: Mapping[str, Tensor], source: str, say: bool = True
-) -> None:
-    """Load `state` into `net`, leaving out a classifier of another size; ModelError on any other difference."""
+) -> bool:
+    """Load `state` into `net`, leaving out a classifier of another size; ModelError on any other difference.
+
+    Returns whether the classifier was loaded.
+    """
     own = net.state_dict()
     state = _adapted(net, state)
     heads = tuple(f"{name}." for name in head_names)
@@ -193,6 +198,7 @@ def _fill(
     if missing or extra:
         raise ModelError(f"{source} does not fit {type(net).__name__}: {_difference(own, state, missing, extra)}")
     net.load_state_dict({key: state[key] for key in fits}, strict=False)
+    return not head_left
 
 
 def _timm_cfg(net: nn.Module) -> dict[str, Any]:

@@ -28,13 +28,13 @@ class Agreement(nn.Module):
             self._pending = []
             self.teacher.update(teacher, targets)
             self.both.update(student, teacher)
-        counts, both = self.teacher.compute().double(), self.both.compute().double()
+        counts, both = self.teacher.compute(), self.both.compute()
         support, answered, right = counts.sum(dim=1), counts.sum(dim=0), counts.diagonal()
         f1 = 2 * right / (support + answered).clamp_min(1)
-        present = (support > 0).double()
+        present = (support > 0).float()  # counts are integers: no float64, which MPS lacks
         return {
-            "teacher_f1_macro": ((f1 * present).sum() / present.sum()).float(),
-            "agreement": (both.trace() / both.sum()).float(),
+            "teacher_f1_macro": (f1 * present).sum() / present.sum(),
+            "agreement": both.trace() / both.sum(),
         }
 
     def reset(self) -> None:

@@ -172,7 +172,7 @@ class FeatureDistillation(Distillation):
 
     alpha >= 0 and beta > 0; temperature > 0, of the answers; levels: which levels of timm's `feature_info` are matched,
     in student and teacher alike, -1 is the last; distance: "pearson" of each channel, or "cosine" at each place, see
-    `losses_distil`. The teacher is one checkpoint. Other parameters as in Distillation.
+    `distillation_losses`. The teacher is one checkpoint. Other parameters as in Distillation.
     """
 
     def __init__(

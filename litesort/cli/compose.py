@@ -90,6 +90,8 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
                 values["data"]["source"]["url"] = own["data"]["source"]["url"]
             continue
         before = lookup(known, key) if re.fullmatch(r"[\w.]+", key) else ...
+        if isinstance(before, list) and before == lookup(own, key):
+            continue  # the stored list, said again
         if before is ... or isinstance(before, dict | list):
             raise ModelError(
                 f"{override} cannot change in a run that goes on: leave it out, or start a new run without ckpt"

@@ -61,6 +61,7 @@ def check(cfg: DictConfig) -> DictConfig:
     _named("callbacks", cfg.get("callbacks"))
     _named("logger", cfg.get("logger"))
     _walk(raw, values, "")
+    _unread(raw, values)
     return cfg
 
 
@@ -122,6 +123,17 @@ def _named(group: str, entries: Any) -> None:
         if targets and name not in targets:
             hint = f"give {group}=[...,{name}], or {group}.{name}=null"
             raise ModelError(f"{group}.{name} is set, but {group} does not name it: {hint}")
+
+
+def _unread(raw: Any, values: Any) -> None:
+    """Refuse `data.root` or `data.file` where the source reads no such thing."""
+    from lightning_modules import ModelError
+
+    data = values.get("data") or {}
+    for key in ("root", "file"):
+        if data.get(key) is not None and "source" in data and f"${{data.{key}}}" not in str(raw["data"]["source"]):
+            name = str((data["source"] or {}).get("_target_")).rpartition(".")[2]
+            raise ModelError(f"data.{key}={data[key]} is not read by {name}: leave it out, or choose another data=...")
 
 
 def _walk(raw: Any, values: Any, path: str) -> None:

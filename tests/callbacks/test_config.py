@@ -136,3 +136,26 @@ def test_the_callback_travels_to_other_processes(tmp_path):
     callback = SweepCallback()
     callback._at_exit = AtExit(tmp_path)
     assert pickle.loads(pickle.dumps(callback))._at_exit.folder == tmp_path
+
+
+def test_early_stopping_counts_validated_epochs_only(tmp_path, make_module, make_trainer, data):
+    callbacks, _ = build(tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1",
+                         "callbacks.early_stopping.min_delta=2")  # fmt: skip
+    trainer = make_trainer(*callbacks, epochs=9, check_val_every_n_epoch=3)
+    trainer.fit(make_module(), datamodule=data)
+    assert trainer.current_epoch == 6
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(2, 3), (4, 5)])
+def test_a_run_that_stopped_early_stays_stopped_unless_patience_is_raised(
+    tmp_path, make_module, make_trainer, data, patience, epochs
+):
+    def fit(patience, ckpt=None):
+        callbacks, _ = build(tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.min_delta=2",
+                             f"callbacks.early_stopping.patience={patience}")  # fmt: skip
+        trainer = make_trainer(*callbacks, epochs=9)
+        trainer.fit(make_module(), datamodule=data, ckpt_path=ckpt, weights_only=True)
+        return trainer.current_epoch
+
+    assert fit(2) == 3
+    assert fit(patience, tmp_path / "last.ckpt") == epochs

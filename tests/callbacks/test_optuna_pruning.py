@@ -54,3 +54,10 @@ def test_a_run_of_no_study_is_left_alone(make_module, make_trainer, data):
     trainer = make_trainer(TrialReport(None), TrialReport(""), epochs=1)
     trainer.fit(make_module(), datamodule=data)
     assert trainer.current_epoch == 1
+
+
+def test_only_validated_epochs_are_reported(tmp_path, study, make_module, make_trainer, data):
+    trial = report(study, tmp_path, startup=9)
+    make_trainer(Scores(0.1, 0.2, 0.9), trial, check_val_every_n_epoch=2).fit(make_module(), datamodule=data)
+    (mine,) = [trial for trial in study.trials if not trial.state.is_finished()]
+    assert mine.intermediate_values == {1: pytest.approx(0.2)}

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from datamodules.augment_draws import Draws
+from datamodules.mixing import MixDraws
+from datamodules.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,3 +184,15 @@ def test_lightning_moves_the_sampler_on_and_a_resumed_run_sees_the_same_order(tm
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     resumed, _ = fit(3, tmp_path / "half.ckpt")
     assert resumed.seen == {2: whole.seen[2]}
+
+
+def test_draws_are_pinned_with_the_batch(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    mix = MixDraws(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5), True, False)
+    draws = Draws(torch.zeros(3, dtype=torch.int64), torch.zeros(4), (), mix)
+    labels = np.zeros(2, dtype=np.int64)
+    plan = Plan(labels, np.arange(2), OrderedSampler(labels), 2, False, lambda keys: draws)
+    batch = plan.batch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), np.arange(2), np.zeros(2, np.uint64), pin=True)
+    expected = [batch.targets, batch.indices, draws.rows, draws.numbers, mix.partners, mix.numbers]
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in expected}

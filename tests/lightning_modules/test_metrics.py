@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.classification import MulticlassCalibrationError
 
 from lightning_modules import metrics
 from lightning_modules.metrics import StageMetrics
+from reports.calibration import calibration_error
 
 CLASSES = ["Metal", "Paper", "Plastic", "Glass"]
 
@@ -38,11 +40,26 @@ def test_all_values_are_sklearns():
     np.testing.assert_array_equal(stage.confusion.numpy(), sk.confusion_matrix(y, guess))
 
 
-def test_auroc_is_right_for_a_confident_network():
+@pytest.mark.parametrize("scale", [0.01, 1.0, 5.0])
+def test_auroc_is_exact_for_flat_and_for_confident_networks(scale):
     sk = pytest.importorskip("sklearn.metrics")
-    p, y = _photos(2000, present=4, sharpness=6.0)  # nearly all probabilities are above 0.99 or below 0.01
-    got, _ = _stage(p, y)
-    assert got["auroc_macro"] == pytest.approx(sk.roc_auc_score(y, p, average="macro", multi_class="ovr"), abs=2e-3)
+    p, y = _photos(2000, present=4)
+    p = p**scale / (p**scale).sum(axis=1, keepdims=True)
+    got = metrics.evaluate(p, y, CLASSES)
+    right = sk.roc_auc_score(y, p.astype(np.float32), average="macro", multi_class="ovr")
+    assert got["auroc_macro"] == pytest.approx(right, abs=1e-4)
+
+
+def test_probabilities_are_taken_as_they_are():
+    p, y = _photos(300, present=4)
+    p = np.where(p < 0.02, 0.0, p).astype(np.float32)
+    p[0] = [1, 0, 0, 0]
+    whole = metrics.evaluate(p, y, CLASSES)
+    confidence = p.max(axis=1)
+    error = calibration_error(confidence, p.argmax(axis=1) == y)
+    assert whole["ece"] == pytest.approx(error, abs=1e-6)  # not rescaled to sum 1
+    right = MulticlassCalibrationError(4, n_bins=15, norm="l1")(torch.from_numpy(p), torch.from_numpy(y))
+    assert error == pytest.approx(right.item(), abs=1e-6)
 
 
 def test_calibration_error_is_the_definition():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.augment.contact_sheet import example_images
 from datamodules.augment.pipeline import OPERATIONS, Augment
+from datamodules.augment.tables import autocontrast_tables, equalize_tables, histograms, mean_luma, table_places
 
 SIZE = 48
 PHOTOS = example_images(12, SIZE, seed=3)
@@ -133,3 +135,22 @@ def test_neighbouring_geometry_is_one_warp() -> None:
             np.testing.assert_array_equal(out, photo)
             seen = True
     assert seen
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuse float64 as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            assert not (isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64), func
+        return out
+
+
+def test_tables_need_no_float64_on_the_device():
+    pixels = torch.randint(30, 200, (4, 16, 16, 3), dtype=torch.uint8)
+    places = table_places(4, 16, pixels.device)
+    autocontrast_tables(histograms(pixels, places))  # the host's tables exist
+    with NoFloat64():
+        counts = histograms(pixels, places)
+        autocontrast_tables(counts), equalize_tables(counts), mean_luma(pixels)

@@ -1,3 +1,4 @@
+import functools
 import logging
 import pickle
 
@@ -7,6 +8,9 @@ import timm
 import torch
 
 from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.checkpoint import RECORD, make_record
+from lightning_modules.objectives.base import CrossEntropy
+from lightning_modules.optim import configure
 from litesort.errors import ModelError
 
 NAME = "lcnet_050"
@@ -140,3 +144,21 @@ def test_a_missing_file_and_a_doubled_wish(tmp_path):
         _load(tmp_path)
     with pytest.raises(ModelError, match="both ask for weights"):
         _load(tmp_path / "none.pth", pretrained=True)
+
+
+@pytest.mark.parametrize("classes", [["a", "b", "c"], ["c", "a", "b"], ["a", "b", "x"]])
+def test_a_head_is_taken_over_only_for_the_same_classes(tmp_path, classes, caplog):
+    first = create_backbone(NAME, 3, pretrained=False)
+    state = {f"net.{key}": value for key, value in first.state_dict().items()}
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": state, RECORD: make_record(first, ["a", "b", "c"])}, path)
+    net = _load(path, num_classes=3)
+    ImageClassifier(net, CrossEntropy(), functools.partial(configure), classes)
+    head, before = net.net.classifier.weight, first.net.classifier.weight
+    torch.testing.assert_close(net.net.conv_stem.weight, first.net.conv_stem.weight)
+    if "x" in classes:
+        assert not torch.equal(head, before)
+        assert "knows a, b, c and the data has a, b, x" in caplog.text
+    else:
+        torch.testing.assert_close(head, before[["abc".index(name) for name in classes]])
+        assert not caplog.records

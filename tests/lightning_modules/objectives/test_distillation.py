@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.backbones.backbone import Backbone, create_backbone
 from lightning_modules.checkpoint import build_net, read_checkpoint
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives import distillation_losses
+from lightning_modules.objectives.agreement import Agreement
 from lightning_modules.objectives.base import LogitAdjustment
 from lightning_modules.objectives.distillation import (
     DecoupledDistillation,
@@ -229,3 +231,22 @@ def test_feature_distillation_resumes_to_the_same_numbers(tiny, tmp_path):
     again, trainer = features(tiny, tmp_path, 3, teacher)
     trainer.fit(again, tiny.loader(), tiny.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuse float64 as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert getattr(out, "dtype", None) != torch.float64, func
+        return out
+
+
+def test_agreement_needs_no_float64_on_the_device():
+    agreement = Agreement(2)
+    with NoFloat64():
+        agreement.update(LOGITS[:, :2], ANSWERS[:, :2], TARGETS.clamp(max=1))
+        values = agreement.compute()
+    teacher, student = ANSWERS[:, :2].argmax(1), LOGITS[:, :2].argmax(1)
+    assert values["agreement"] == (teacher == student).float().mean()
+    assert all(value.dtype == torch.float32 for value in values.values())
