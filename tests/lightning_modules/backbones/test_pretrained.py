@@ -9,6 +9,7 @@ import torch
 
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import RECORD, make_record
+from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
 from litesort.errors import ModelError
