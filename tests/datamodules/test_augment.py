@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datamodules import DataError
+from datamodules import DataError, augment_tables
 from datamodules.augment import OPERATIONS, Augment
 from datamodules.augment_random import splitmix64, uniforms
 from datamodules.augment_sheets import example_photos, main
@@ -181,6 +181,7 @@ def test_nothing_waits_for_the_device(erase_with: str, monkeypatch: pytest.Monke
     }  # fmt: skip
     images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     targets = torch.zeros(64, dtype=torch.int64, device="meta")
+    augment_tables._stretches(images.device)  # once a process, on the host
     with _Watch():
         out, soft = augment.mix(augment(images, draws), targets, 6, draws)
     assert out.shape == (64, 3, SIZE, SIZE)
