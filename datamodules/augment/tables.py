@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -77,14 +78,13 @@ def _stretches(device: torch.device) -> torch.Tensor:
 
     PIL calculates in float64 and truncates, and MPS has no float64, so the host calculates them all once.
     """
-    values = torch.arange(256, dtype=torch.float64)
-    high, rows = values[:, None], []
+    values = np.arange(256.0)
+    high, tables = values[:, None], np.empty((256, 256, 256), dtype=np.uint8)
     for low in range(256):
-        # not 255.0 / x, which torch computes as 255 times a rounded 1 / x
-        scale = torch.full_like(high, 255.0).div_((high - low).clamp_(min=1))
-        stretched = (values * scale).sub_(low * scale).clamp_(0, 255).floor_()
-        rows.append(torch.where(high > low, stretched, values).to(torch.uint8))
-    return torch.cat(rows).to(device)
+        scale = 255.0 / np.maximum(high - low, 1)
+        stretched = np.floor(np.clip(values * scale - low * scale, 0, 255))
+        tables[low] = np.where(high > low, stretched, values)
+    return torch.from_numpy(tables.reshape(-1, 256)).to(device)
 
 
 def equalize_tables(counts: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from lightning_fabric.utilities import move_data_to_device
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from datamodules.augment import tables
 from datamodules.augment.contact_sheet import example_images, main
 from datamodules.augment.mix import Mixing
 from datamodules.augment.pipeline import OPERATIONS, Augment
@@ -181,6 +182,7 @@ def test_nothing_waits_for_the_device(fill_mode: str, monkeypatch: pytest.Monkey
     }  # fmt: skip
     images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     targets = torch.zeros(64, dtype=torch.int64, device="meta")
+    tables._stretches(images.device)  # once a process, on the host
     with _Watch():
         out, soft = augment.mix(augment(images, draws), targets, 6, draws)
     assert out.shape == (64, 3, SIZE, SIZE)
