@@ -184,7 +184,12 @@ def _check(importance: str, scope: str, round_to: int, batches: int, steps: int,
         raise ModelError(f"prune.importance={importance} is unknown: give one of {', '.join(IMPORTANCE)}")
     if scope not in SCOPES:
         raise ModelError(f"prune.scope={scope} is unknown: give one of {', '.join(SCOPES)}")
-    for key, value in {"round_to": round_to, "batches": batches, "steps": steps, "every": interval_epochs}.items():
+    for key, value in {
+        "round_to": round_to,
+        "batches": batches,
+        "steps": steps,
+        "interval_epochs": interval_epochs,
+    }.items():
         if value < 1:
             raise ModelError(f"prune.{key}={value} is out of range: give 1 or more")
 

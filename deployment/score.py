@@ -10,7 +10,7 @@ CLOCKS: dict[str, str] = {"relative": "model", "end_to_end": "end_to_end"}
 
 
 class Score:
-    """Weigh macro F1 against time: `0.5 * time / base_time + sigmoid(c * (base_f1 - f1))`, lower is better.
+    """Weigh macro F1 against time: `0.5 * time / base_time + sigmoid(steepness * (base_f1 - f1))`, lower is better.
 
     The form and its constants are fitted to a published leaderboard, where `time` was the end-to-end seconds for 5,217
     photos. Seconds do not transfer between machines, so `time="relative"` counts in seconds of the published reference:
@@ -51,7 +51,7 @@ class Score:
             raise DeploymentError(f"score.time={time} is unknown: choose one of {', '.join(CLOCKS)}")
         positive = {
             "base_time": base_time,
-            "c": steepness,
+            "steepness": steepness,
             "photos": photos,
             "reference_size": reference_size,
             "reference_time": reference_time,

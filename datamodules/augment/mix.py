@@ -35,7 +35,7 @@ class Mixing(nn.Module):
 
     mixup_alpha, cutmix_alpha: of the Beta(alpha, alpha) that a sample's own share is drawn from, 0 switches it off
     (Zhang et al., 2018; Yun et al., 2019). probability: of a sample (or batch) being mixed at all. cutmix_share: how
-    often cutmix is taken where both are on. per: "batch" draws once for all, "sample" for each. Cutmix boxes lie
+    often cutmix is taken where both are on. mode: "batch" draws once for all, "sample" for each. Cutmix boxes lie
     wholly inside the image, so that the shares keep their distribution. Partners come from the batch, so mixed pixels,
     alone, depend on it.
     """

@@ -113,7 +113,7 @@ def test_configurations_build_what_they_say(tmp_path, root):
     assert folder.seed == folder.train_dataloader().sampler.seed == 5
     assert len(configured("filelist", file=str(root / "list.csv")).samples) == 2
     synthetic = configured("synthetic", cache_dir=str(tmp_path))
-    assert len(synthetic.samples) == 2000
+    assert len(synthetic.samples) == 1400
     assert synthetic.source.root.is_relative_to(tmp_path)
     for kind, key in (("folder", "data.root=photos"), ("filelist", "data.file=labels.csv")):
         with pytest.raises(InstantiationException) as caught:

@@ -139,7 +139,9 @@ def test_a_wrong_setting_is_one_line(backbone, settings, message):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_every_file_completes_to_an_optimiser(backbone, name):
-    cfg = OmegaConf.load(Path(__file__).parents[2] / "conf" / "optimizer" / f"{name}.yaml")
+    folder = Path(__file__).parents[2] / "conf" / "optimizer"
+    cfg = OmegaConf.merge(*(OmegaConf.load(folder / f"{file}.yaml") for file in ("_base", name)))
+    del cfg["defaults"]
     partial = instantiate(cfg)
     optimizer, _ = partial(backbone, lr=partial.keywords["lr"], total_steps=9, steps_per_epoch=3)
     assert type(optimizer).__name__.lower() == cfg.name == name
