@@ -43,8 +43,8 @@ def write_export(cfg: DictConfig, net: Any, record: dict[str, Any]) -> dict[str,
     from deployment.parity import tolerances
     from deployment.predictors import TorchPredictor, best_device, load_exported, predict_all
     from lightning_modules.backbones.backbone import create_backbone
-    from lightning_modules.checkpoint import versions
     from lightning_modules.metrics import evaluate
+    from litesort.system import versions
     from reports.calibration import calibrate
     from reports.export_report import checkpoint_row, print_artifacts, recommend, timed, write_artifacts
 

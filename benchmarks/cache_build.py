@@ -27,8 +27,8 @@ from torchvision.transforms.v2 import functional
 
 from datamodules import images
 from datamodules.cache import open_pixels
-from datamodules.cache.build import available_cpus
 from datamodules.sources.base import Sample, Source
+from litesort.system import available_cpus
 
 TARGET = 500
 

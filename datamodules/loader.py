@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import images
 from datamodules.batch import Batch
-from datamodules.cache.build import ImageSource, available_cpus
+from datamodules.cache.build import ImageSource
 from datamodules.samplers import Sampler
 from litesort.errors import DataError
+from litesort.system import available_cpus
 
 Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> what the augmentation will do to each image
 

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.sources.base import Sample
 from litesort.errors import DataError
+from litesort.io import open_text, replacing
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,9 @@ class Quarantine:
 
     def _list(self, folder: Path) -> Path:
         """Write the list, all or nothing."""
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / "quarantine.csv"
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        with scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
+        with replacing(file) as temporary, open_text(temporary) as handle:
             csv.writer(handle).writerows([("path", "reason"), *(self._line(*item) for item in self.broken.items())])
-        scratch.replace(file)
         return file
 
 

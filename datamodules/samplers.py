@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from litesort.errors import DataError
+from litesort.keyed_random import mix64
 
 _ORDER, _AUGMENT = 0x6F72646572, 0x6175676D656E74  # two streams that share a seed and must not share a value
 
@@ -24,16 +25,10 @@ def hash64(seed: int, epoch: int, positions: np.ndarray, stream: int = _AUGMENT)
     array([ True,  True,  True])
     """
     with np.errstate(over="ignore"):
-        state = _mix(np.array([seed & (2**64 - 1)], np.uint64) + np.uint64(stream))
-        state = _mix(state + np.array([epoch & (2**64 - 1)], np.uint64))
+        state = mix64(np.array([seed & (2**64 - 1)], np.uint64) + np.uint64(stream))
+        state = mix64(state + np.array([epoch & (2**64 - 1)], np.uint64))
         steps = (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        return _mix(state + steps)
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        return mix64(state + steps)
 
 
 def shuffled(n: int, total: int, seed: int, epoch: int) -> np.ndarray:

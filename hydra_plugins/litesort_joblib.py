@@ -25,6 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from litesort.cli import resume
+from litesort.system import available_cpus
 
 SIGTERM = "SIGTERMException"  # what Lightning makes of the signal; by name, for importing Lightning costs 6 s
 
@@ -51,7 +52,7 @@ class SlotsLauncher(Launcher):
     """
 
     def __init__(self, n_jobs: int = -1, threads: int | None = None) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cpus()
         self.n_jobs = n_jobs if n_jobs > 0 else cores
         self.threads = threads or max(cores // self.n_jobs, 1)
         self.stopped = False

@@ -1,8 +1,6 @@
 """Self-describing checkpoints: the record says all that rebuilding, judging and exporting need."""
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from lightning_modules.pruning.replay import replay
 from litesort.errors import ModelError
 from litesort.model_card import fault
 from litesort.plain_data import check_size
+from litesort.system import versions
 
 RECORD = "litesort"  # the record's key in a checkpoint
 FORMAT = 1
@@ -162,18 +161,6 @@ def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
     """The network of a checkpoint, in eval mode, and its record; errors as in `read_checkpoint` and `build_net`."""
     checkpoint = read_checkpoint(path)
     return build_net(checkpoint), checkpoint[RECORD]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    packages = ("litesort", "torch", "timm", "pytorch-lightning", "torchmetrics", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = str(metadata.version(package))
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def check_plain(value: Any, where: str) -> None:

@@ -11,8 +11,12 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
     >>> int(splitmix64(np.array([0], dtype=np.uint64))[0]) == 0xE220A8397B1DCDAF
     True
     """
-    mixed = values + _GOLDEN
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return mix64(values + _GOLDEN)
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """Mix the bits of uint64 values of any shape: the last step of `splitmix64`."""
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
 

@@ -1,11 +1,18 @@
-"""What a result was made with: package versions, the machine, the git revision."""
+"""Facts about this machine and environment: CPUs, package versions, the git revision."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "torchmetrics", "kornia")
+PACKAGES = ["litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core"]
+PACKAGES += ["timm", "torchmetrics", "kornia", "numpy"]
+
+
+def available_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Decode and resize the photos of a source on all cores, with a progress bar."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules import images
 from datamodules.cache.store import Store
+from litesort.system import available_cpus
 
 CHUNK = 8  # photos a task: small enough for an even bar, large enough that handing out costs nothing
 
@@ -24,11 +24,6 @@ class ImageSource(Protocol):
     def read(self, index: int, min_side: int | None = None) -> np.ndarray: ...
     def digest(self, index: int) -> bytes: ...
     def file(self, index: int) -> Path | None: ...
-
-
-def available_cpus() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel(

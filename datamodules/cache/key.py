@@ -10,6 +10,7 @@ from typing import Any
 
 from datamodules.cache.build import ImageSource, parallel
 from datamodules.cache.store import FORMAT
+from litesort.io import replacing
 
 SETTLED_NS = 2_000_000_000  # a file younger than the clock's tick may change again and keep its time stamp
 UNREADABLE = b"unreadable"
@@ -84,7 +85,5 @@ class DigestIndex:
                 fresh[name] = [*state, digest.hex()]
         self.known |= fresh
         if fresh:
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(self.known))
-                temporary.replace(self.path)

@@ -15,6 +15,7 @@ from datamodules.cache import default_cache_dir
 from datamodules.sources.base import Sample, Source
 from datamodules.sources.synthetic import objects
 from litesort.errors import DataError
+from litesort.system import available_cpus
 
 PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # of the training photos in the challenge the classes come from
 FEWEST_A_CLASS = 3  # one for each split
@@ -109,9 +110,7 @@ def class_counts(num_images: int) -> list[int]:
 def _render(tasks: list[tuple[int, int, int, str]]) -> None:
     """Draw and write every task, on all cores if there are many."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
-    workers = min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chunks)
-    )
+    workers = min(available_cpus(), len(chunks))
     label = f"Drawing {len(tasks)} photos"
     if workers == 1 or len(chunks) < 4:
         for chunk in track(chunks, label, transient=True):
