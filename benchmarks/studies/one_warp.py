@@ -1,7 +1,7 @@
 """What it changes that neighbouring geometry becomes one warp: the pixels, and what a network learns from them.
 
-    python benchmarks/one_warp.py                        # the pixels
-    python benchmarks/one_warp.py --seeds 0 1 2          # and trainings on the built-in photos, both ways
+    python benchmarks/studies/one_warp.py                        # the pixels
+    python benchmarks/studies/one_warp.py --seeds 0 1 2          # and trainings on the built-in photos, both ways
 
 Two of 14 operations are drawn a photo, as in `augment=randaugment`. "One at a time" fills what each operation moves out
 of the photo and resamples after each, as Pillow would; litesort's one warp resamples once and fills at the end.
@@ -24,7 +24,7 @@ from datamodules.augment.pipeline import Augment
 from litesort.keyed_random import splitmix64
 from train import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Which channels may go? What is left of trained networks, before they are trained again, by importance and scope.
 
-    python benchmarks/pruning.py RUN/best.ckpt OTHER/best.ckpt
+    python benchmarks/studies/pruning.py RUN/best.ckpt OTHER/best.ckpt
 
 Each network loses half of its multiply-accumulates at once; BatchNorm statistics are then taken anew from training
 photos of all classes, and the validation photos are evaluated. The photos are those of the checkpoints' runs.

@@ -1,6 +1,6 @@
 """How much a random split flatters: a linear probe on frozen features, evaluated on splits of several kinds.
 
-    python benchmarks/split_leakage.py --root trashnet
+    python benchmarks/studies/split_leakage.py --root trashnet
 
 Macro F1 on the test photos (15 %), mean and standard deviation over seeds, of a logistic regression and of the nearest
 training photo, which shows plainest what is only remembered. Then the pairs of photos that show the same (found by
