@@ -1,9 +1,9 @@
-"""How many planted faults a look at the data finds, on a copy of real photos.
+"""Share of planted faults that the data report finds, on a copy of real images.
 
-    python benchmarks/studies/planted_faults.py --root photos          # one sub-folder a class
+    python benchmarks/studies/planted_faults.py --root photos          # one sub-folder per class
 
-Plants, in other photos each: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong labels
-and 1 % broken files. What the photos have of their own is not known, so that a fault of theirs counts as a false alarm.
+Plants in disjoint sets of images: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong
+labels and 1 % broken files. The images' own faults are unknown and count as false alarms.
 """
 
 import argparse
