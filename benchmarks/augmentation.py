@@ -1,9 +1,9 @@
-"""Two of 14 operations a sample on a CPU: litesort beside timm, torchvision and kornia, interleaved.
+"""Augmentation on a CPU, two of 14 operations per image: litesort beside timm, torchvision and kornia, interleaved.
 
     python benchmarks/augmentation.py --batch 64 --size 224 --repeats 15
 
-timm works on PIL images and applies each of the two operations with probability 0.5, so half as many as all others;
-the row "both applied" has it do as much. All start from decoded, resized uint8 pixels and end with a (B, 3, S, S)
+timm works on PIL images and applies each of its two operations with probability 0.5, half as many as the others; the
+row "both applied" makes it do as much. All start from decoded, resized uint8 pixels and end with a (B, 3, S, S)
 float32 batch in [0, 1].
 """
 

@@ -1,10 +1,10 @@
-"""Photos a second and core while a pixel cache is built: ours, Pillow, and torchvision's decoder.
+"""Build of the pixel cache, in images a second and core: litesort, Pillow, and torchvision's decoder.
 
-    python benchmarks/cache_build.py                 # on JPEGs of 512 x 384 made for it
-    python benchmarks/cache_build.py --root photos   # on all JPEGs below a folder
+    python benchmarks/cache_build.py                 # generated JPEGs of 512 x 384 px
+    python benchmarks/cache_build.py --root photos   # all JPEGs below a folder
 
-Each decodes a file and brings it to a padded square of --size. Process CPU time on one thread, in turn, medians; then
-the whole build (digests, checksums and file included) on all cores.
+Each decodes a file and resizes it to a padded square of --size. Process CPU time on one thread, in turn, medians;
+then the whole build (digests and file included) on all cores.
 """
 
 import argparse
@@ -69,8 +69,8 @@ def over(files: list[Path], load: Callable[[Path], object]) -> Callable[[], int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="folder that is searched for JPEGs (default: photos made for it)")
-    parser.add_argument("--photos", type=int, default=256, help="how many to make, or to take for the comparison")
+    parser.add_argument("--root", type=Path, help="folder that is searched for JPEGs (default: generated images)")
+    parser.add_argument("--photos", type=int, default=256, help="images to generate, or to compare on")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""How much faster than an eager resnet18d small networks are once they are shipped, at several sizes.
+"""Speed of exported small networks at several sizes, relative to an eager resnet18d.
 
     python benchmarks/deploy.py
     python benchmarks/deploy.py --models lcnet_050 --sizes 96 --formats onnx
 
-Weights are untrained, which costs the same time. Everything of one network, and an eager fp32 resnet18d at 224 px, take
-turns in one run, one photo at a time, on one thread; what is printed is the median over rounds of the reference's time
-by each one's in the same round.
+Networks are untrained, which does not change their time. All forms of one network and an eager fp32 resnet18d at 224
+px run in turn, one image at a time, on one thread. The table has medians over rounds of the reference's time divided
+by the candidate's in the same round.
 """
 
 import argparse
@@ -37,7 +37,7 @@ REFERENCE = "resnet18d"
 
 
 def photos(size: int, count: int = 16) -> list[np.ndarray]:
-    """Batches of 8 smooth pictures with grain, (8, S, S, 3) uint8: enough to take the ranges of int8 from."""
+    """Calibration images for int8: batches of 8 smooth pictures with grain, (8, S, S, 3) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 7, 7, generator=generator) * 255
     fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 160, 128, 96], help="sides, px")
     parser.add_argument("--formats", nargs="+", default=["openvino"], choices=list(FORMATS))
-    parser.add_argument("--seconds", type=float, default=20.0, help="a network")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per network")
     parser.add_argument("--reference-size", type=int, default=224, help="side of the reference, px")
     options = parser.parse_args()
     forms = [

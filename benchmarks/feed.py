@@ -1,11 +1,11 @@
-"""Host cost of one image on its way to the device: ours from the pixel cache, and the usual pipelines.
+"""Host cost of one image on its way to the device: litesort's pixel cache and the usual pipelines.
 
-    python benchmarks/feed.py                        # on JPEGs of 512 x 384 made for it
-    python benchmarks/feed.py --root photos          # on a folder of class folders
+    python benchmarks/feed.py                        # generated JPEGs of 512 x 384 px
+    python benchmarks/feed.py --root photos          # a folder of class folders
 
-Every pipeline ends in a uint8 batch tensor with its labels, drawn by a weighted sampler. The usual pipelines decode and
-augment on the host; ours leaves augmentation to the device, where `benchmarks/augmentation.py` measures it. Process CPU
-time is the number that counts (a GPU waits for it); all run on one thread, in turn, medians over the rounds.
+Every pipeline ends in a uint8 batch tensor with labels, drawn by a weighted sampler. The usual pipelines decode and
+augment on the host; litesort augments on the device, which `benchmarks/augmentation.py` measures. Process CPU time
+counts, because a GPU waits for it. All run on one thread, in turn, medians over the rounds.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def pipelines(folder: ImageFolder, size: int, batch: int, cache_dir: str) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="folder of class folders (default: photos made for it)")
-    parser.add_argument("--photos", type=int, default=1024, help="how many to make")
+    parser.add_argument("--root", type=Path, help="folder of class folders (default: generated images)")
+    parser.add_argument("--photos", type=int, default=1024, help="images to generate")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)

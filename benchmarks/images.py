@@ -1,4 +1,4 @@
-"""Photos to measure with, and measuring side by side; shared by the benchmarks of this folder."""
+"""Test images and interleaved measurement; shared by the benchmarks of this folder."""
 
 import gc
 import statistics
@@ -26,7 +26,7 @@ def write_photos(root: Path, count: int, classes: int = 6, size: tuple[int, int]
 
 
 def side_by_side(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Run all jobs once a round, in turn, so that a busy machine is busy for all of them.
+    """Run all jobs once per round, in turn, so that other load affects all of them.
 
     A job returns how many images it handled. Returns name -> median ms an image: process CPU time, wall time.
     """

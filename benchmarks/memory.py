@@ -1,11 +1,11 @@
-"""Peak memory of trainings beside the page cache, and what several of them share.
+"""Peak memory of trainings beside the page cache, and the memory that several of them share.
 
-    python benchmarks/memory.py                              # one training at 224 px on photos made for it
+    python benchmarks/memory.py                              # one training at 224 px on generated images
     python benchmarks/memory.py --root photos --jobs 10 --model lcnet_050
 
-Starts `python train.py` --jobs times, once the pixel cache is built, and reads /proc while they run, decoding, judging
-and drawing included. Own memory is RssAnon + RssShmem: what is left when the system takes back the pages of files.
-Shares of the pixel cache are told by Pss, which counts a page that n processes map as 1/n for each.
+Builds the pixel cache, starts `python train.py` --jobs times and reads /proc while they run, evaluation included. Own
+memory is RssAnon + RssShmem: what stays when the system takes back the pages of files. Pss gives the share of the
+pixel cache: a page that n processes map counts as 1/n for each.
 """
 
 import argparse
@@ -113,15 +113,15 @@ def finish(process: subprocess.Popen, log: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="folder of class folders (default: photos made for it)")
-    parser.add_argument("--photos", type=int, default=1024, help="how many to make")
+    parser.add_argument("--root", type=Path, help="folder of class folders (default: generated images)")
+    parser.add_argument("--photos", type=int, default=1024, help="images to generate")
     parser.add_argument("--model", default="resnet18d")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=20, help="steps per epoch")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
-    parser.add_argument("--every", type=float, default=0.1, help="seconds between two looks")
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between two readings")
     options = parser.parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

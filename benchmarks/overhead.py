@@ -1,9 +1,9 @@
-"""What the Trainer and all that watches cost a step: a bare loop against ImageClassifier, interleaved, on a tiny net.
+"""Overhead of a training step: a bare loop and ImageClassifier in Lightning's Trainer, interleaved, on a tiny network.
 
     python -m benchmarks.overhead --steps 400 --repeats 5
 
-The net is so small that a step is nearly all overhead. Everything is on: metrics, progress bar, csv logger, schedule,
-learning-rate monitor, gradient clipping. Epoch ends (validation) are not part of a step.
+The network is so small that a step is nearly all overhead. Metrics, progress bar, csv logger, schedule, learning-rate
+monitor and gradient clipping are on. Epoch ends (validation) are excluded.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Clock(pl.Callback):
 
 
 def now() -> np.ndarray:
-    """Wall and CPU seconds: on a shared machine the second is the steadier one."""
+    """Wall and CPU seconds; CPU time is steadier on a shared machine."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
@@ -63,7 +63,7 @@ def make_net() -> Backbone:
 
 
 def bare(batches: DataLoader) -> np.ndarray:
-    """Seconds a step of the plainest loop that trains the same net."""
+    """Seconds a step of a minimal loop that trains the same network."""
     net = make_net().train()
     objective = CrossEntropy(label_smoothing=0.1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)

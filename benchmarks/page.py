@@ -1,11 +1,11 @@
-"""The page of many runs: how long it takes to build, how large it is, and how long a browser takes to open it.
+"""Leaderboard page of many runs: time to build it, its size, and the time that a browser takes to open it.
 
-    python benchmarks/page.py                        # 300 runs made for it
+    python benchmarks/page.py                        # 300 generated runs
     python benchmarks/page.py --runs 1000 --keep /tmp/runs
 
-The runs are folders like those that `train.py` leaves: 100 settings of three seeds, six classes, 40 epochs, 500 test
-photos, 12 mistakes with pictures; one in 30 has failed. Opening is timed in a headless Chromium, from navigation to the
-load event and two frames after it, where there is one (`CHROMIUM=/path/to/chromium`, else the usual names on the PATH).
+The runs are folders as `train.py` writes them: 100 settings of three seeds, six classes, 40 epochs, 500 test images,
+12 mistakes with pictures; one in 30 has failed. Opening is timed in headless Chromium, from navigation to two frames
+after the load event (`CHROMIUM=/path/to/chromium`, else the usual names on the PATH).
 """
 
 import argparse

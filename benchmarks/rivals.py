@@ -1,4 +1,4 @@
-"""A plain PyTorch loop, fed from memory or by the usual pipelines, in a process of its own; see training.py."""
+"""A plain PyTorch loop in its own process, fed from memory or by the usual pipelines; used by training.py."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Task:
-    """What all learn: `cfg` has the plain nodes model, objective and optimizer; `files` are those of one turn."""
+    """Training task: `cfg` has the plain nodes model, objective and optimizer; `files` are those of one turn."""
 
     cfg: dict[str, Any]
     root: str
@@ -42,7 +42,7 @@ class Task:
 
 
 class Rival:
-    """Trains when it is its turn, and waits else."""
+    """A process that trains during its turn and waits otherwise."""
 
     def __init__(self, name: str, task: Task) -> None:
         context = multiprocessing.get_context("spawn")

@@ -1,9 +1,9 @@
-"""How long the command line takes to answer, beside the import that all of it needs.
+"""Start-up time of the command line, beside the imports that it needs.
 
     python benchmarks/startup.py
 
-Each command is a process of its own; all are started in turn in every round; medians. The shell completes nothing and
-nobody trains: what counts is that a look at the configuration does not load PyTorch.
+Each command is its own process; all are started in turn in every round; medians. Showing the configuration must not
+load PyTorch.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def seconds(arguments: list[str], folder: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="that count, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds after the warm-up round")
     options = parser.parse_args()
     clocks: dict[str, list[np.ndarray]] = {name: [] for name in COMMANDS}
     for turn in track(range(options.rounds + 1), "measuring", transient=True):

@@ -1,9 +1,9 @@
-"""8 trainings of lcnet_050 at 64 px on one cache, one by one and two at a time; what a job costs before its first step.
+"""Eight trainings of lcnet_050 at 64 px on one cache, one by one and two at a time, and the start-up cost of a job.
 
     python benchmarks/sweep.py
 
-Both sweeps are timed from the command to its end, imports included. A job costs the time from its start (in the
-first job: of the process) to its first training step, from a callback's clock.
+Sweeps are timed from the command to its end, imports included. The cost of a job is the time from its start (for the
+first job: of the process) to its first training step, measured by a callback.
 """
 
 import argparse

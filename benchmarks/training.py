@@ -1,14 +1,14 @@
-"""Training throughput: litesort with everything on, a bare loop, and the usual pipelines that feed that same bare loop.
+"""Training throughput: litesort with its defaults, a bare loop, and the usual pipelines feeding the same bare loop.
 
-    python benchmarks/training.py                                  # on JPEGs of 512 x 384 px, made for it
+    python benchmarks/training.py                                  # generated JPEGs of 512 x 384 px
     python benchmarks/training.py --root photos --models lcnet_050
 
-litesort is `train.train` with its default configuration: Lightning, sampler, metrics, progress bar, csv
-logger, checkpoints; and two of 14 operations a photo. The bare loop takes the same step (network, channels_last,
-objective, optimiser, clipping, schedule) on one batch that lies in memory. The pipelines read the same photos with
-worker processes: torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has a
-process of its own; in every round all take as many steps, one after the other; the first round, which warms up, is left
-out, and so are validation and checkpoints at the end of an epoch. CPU time includes that of the workers.
+litesort is `train.train` with its default configuration (Lightning, sampler, metrics, progress bar, csv logger,
+checkpoints) and two of 14 operations per image. The bare loop takes the same step (network, channels_last, objective,
+optimiser, clipping, schedule) on one batch in memory. The pipelines read the same images with worker processes:
+torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has its own process.
+In every round all take as many steps in turn. The warm-up round, validation and checkpoints are excluded. CPU time
+includes the workers.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def rows(clocks: dict[str, list[np.ndarray]], images: int) -> Iterator[list[str]
     ours = np.array(clocks[OURS])
     for name, seconds in clocks.items():
         wall, cpu = np.median(seconds, axis=0)
-        faster = np.array(seconds) / ours  # round by round: a busy moment touches both
+        faster = np.array(seconds) / ours  # per round: other load affects both
         low, (by_wall, by_cpu), high = np.quantile(faster, (0.25, 0.5, 0.75), axis=0)
         yield [name, f"{images / wall:.1f}", f"{images / cpu:.1f}", f"{by_wall:.2f}", f"{low[0]:.2f} - {high[0]:.2f}",
                f"{by_cpu:.2f}"]  # fmt: skip
@@ -141,13 +141,13 @@ def report(model: str, options: argparse.Namespace, clocks: dict[str, list[np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(RIVALS))
-    parser.add_argument("--root", help="folder of class folders (default: photos made for it)")
+    parser.add_argument("--root", help="folder of class folders (default: generated images)")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=30, help="in each turn")
+    parser.add_argument("--steps", type=int, default=30, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2, help="processes of each pipeline")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice, one a core)")
+    parser.add_argument("--threads", type=int, help="PyTorch threads (default: one per core)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

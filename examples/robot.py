@@ -1,4 +1,4 @@
-"""Label photos with an exported ONNX file and numpy, onnxruntime, Pillow alone: `python robot.py model.onnx a.jpg`."""
+"""Classify images with an exported ONNX file; needs numpy, onnxruntime and Pillow only: `python robot.py model.onnx a.jpg`."""
 
 import json
 import sys
@@ -7,16 +7,16 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-onnxruntime.set_default_logger_severity(3)  # not what it tidies up in an int8 file
+onnxruntime.set_default_logger_severity(3)  # hides warnings about the clean-up of int8 files
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["litesort"])
 side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
 for name in sys.argv[2:]:
     photo = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
-    if policy == "crop":  # the middle; "squash" takes the whole as it is
+    if policy == "crop":  # centre square; "squash" needs no step
         photo = ImageOps.fit(photo, (min(photo.size),) * 2)
     shape = [max(1, round(x * side / max(photo.size))) for x in photo.size] if policy == "pad" else [side, side]
-    square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole object, in the middle of grey
+    square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole image on grey
     small = photo.resize(tuple(shape), Image.Resampling.BILINEAR)
     square.paste(small, ((side - shape[0]) // 2, (side - shape[1]) // 2))
     shares = session.run(None, {"images": np.asarray(square)[None]})[0][0]

@@ -1,4 +1,4 @@
-"""Label photos with an ncnn model and numpy, ncnn, Pillow alone: `python robot_ncnn.py model-fp32.ncnn.param a.jpg`."""
+"""Classify images with an ncnn model; needs numpy, ncnn and Pillow only: `python robot_ncnn.py model-fp32.ncnn.param a.jpg`."""
 
 import json
 import sys
@@ -12,16 +12,16 @@ path = Path(sys.argv[1])
 about = json.loads(path.with_suffix(".json").read_text())
 side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
 net = ncnn.Net()
-if about["exported"]["precision"] == "fp32":  # else ncnn computes in half precision where the CPU can
+if about["exported"]["precision"] == "fp32":  # otherwise ncnn uses half precision where the CPU supports it
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
 if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
     sys.exit(f"{path} cannot be loaded by ncnn {ncnn.__version__}")
 for name in sys.argv[2:]:
     photo = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
-    if policy == "crop":  # the middle; "squash" takes the whole as it is
+    if policy == "crop":  # centre square; "squash" needs no step
         photo = ImageOps.fit(photo, (min(photo.size),) * 2)
     shape = [max(1, round(x * side / max(photo.size))) for x in photo.size] if policy == "pad" else [side, side]
-    square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole object, in the middle of grey
+    square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole image on grey
     small = photo.resize(tuple(shape), Image.Resampling.BILINEAR)
     square.paste(small, ((side - shape[0]) // 2, (side - shape[1]) // 2))
     extractor = net.create_extractor()

@@ -80,7 +80,7 @@ def test_many_categories_make_one_class(make):
 
 
 def test_the_map_that_is_told_of_is_one_that_the_command_line_takes():
-    told = [Path("docs/data.md"), Path("conf/data/coco.yaml")]
+    told = [Path("docs/guides/data.md"), Path("conf/data/coco.yaml")]
     maps = [re.search(r"'(\{can: .*?\})'", (CONF.parent / file).read_text()) for file in told]
     for found in maps:
         (override,) = OverridesParser.create().parse_overrides([f"data.source.categories={found[1]}"])

@@ -1,10 +1,11 @@
 """Folders and names that no camera makes: something is read, or one line says why not."""
 
 import os
+import resource
 import shutil
-import sys
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
 from PIL import Image
@@ -165,9 +166,14 @@ def test_broken_reasons_are_one_line(root):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("reader", ["decoder", "COCO reader", "file list", "config"])
 def test_mutated_inputs_are_read_or_refused(reader, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import fuzz
-
     monkeypatch.setattr(fuzz, "SECONDS", 60)  # a busy machine is no fault of the reader
     assert fuzz.fuzz(reader, 250, 3, tmp_path) == []
-    sys.modules.pop("fuzz")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", ["decoder", "COCO reader", "file list", "config"])
+def test_25000_mutated_inputs_are_read_or_refused_within_1_gb(reader, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert fuzz.fuzz(reader, 25_000, 0, tmp_path) == []
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 <= 1000

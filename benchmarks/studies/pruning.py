@@ -1,9 +1,9 @@
-"""Which channels may go? What is left of trained networks, before they are trained again, by importance and scope.
+"""Macro F1 of pruned networks before any further training, by importance and scope.
 
-    python benchmarks/pruning.py RUN/best.ckpt OTHER/best.ckpt
+    python benchmarks/studies/pruning.py RUN/best.ckpt OTHER/best.ckpt
 
-Each network loses half of its multiply-accumulates at once; BatchNorm statistics are then taken anew from training
-photos of all classes, and the validation photos are evaluated. The photos are those of the checkpoints' runs.
+Each network loses half of its multiply-accumulates at once. BatchNorm statistics are computed again from training
+images of all classes, and the validation images of the checkpoint's run are evaluated.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def batches(data: Any, count: int) -> list[Any]:
 
 @torch.no_grad()
 def settle(net: Backbone, seen: list[Any]) -> Backbone:
-    """Take the statistics of all BatchNorms anew."""
+    """Recompute the statistics of all BatchNorm layers."""
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()

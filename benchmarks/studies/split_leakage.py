@@ -1,10 +1,10 @@
-"""How much a random split flatters: a linear probe on frozen features, evaluated on splits of several kinds.
+"""Leakage of a random split: a linear probe on frozen features, evaluated on several kinds of splits.
 
-    python benchmarks/split_leakage.py --root trashnet
+    python benchmarks/studies/split_leakage.py --root trashnet
 
-Macro F1 on the test photos (15 %), mean and standard deviation over seeds, of a logistic regression and of the nearest
-training photo, which shows plainest what is only remembered. Then the pairs of photos that show the same (found by
-pixels, and by pixels or features), and the share of them that each way to split keeps on one side.
+Prints macro F1 on the test images (15 %), mean and standard deviation over seeds, of a logistic regression and of the
+nearest training image, which measures memorisation. Then the pairs of near-duplicates (by pixels, and by pixels or
+features), and the share of them that each split keeps together.
 """
 
 import argparse

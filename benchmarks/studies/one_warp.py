@@ -1,10 +1,10 @@
-"""What it changes that neighbouring geometry becomes one warp: the pixels, and what a network learns from them.
+"""Effect of joining neighbouring geometric operations into one warp: on pixels, and on trained networks.
 
-    python benchmarks/one_warp.py                        # the pixels
-    python benchmarks/one_warp.py --seeds 0 1 2          # and trainings on the built-in photos, both ways
+    python benchmarks/studies/one_warp.py                        # pixels
+    python benchmarks/studies/one_warp.py --seeds 0 1 2          # and trainings on generated images, both ways
 
-Two of 14 operations are drawn a photo, as in `augment=randaugment`. "One at a time" fills what each operation moves out
-of the photo and resamples after each, as Pillow would; litesort's one warp resamples once and fills at the end.
+Two of 14 operations are drawn per image, as in `augment=randaugment`. "One at a time" fills and resamples after each
+operation, as Pillow does; one warp resamples once and fills at the end.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from datamodules.augment.pipeline import Augment
 from litesort.keyed_random import splitmix64
 from train import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Give each warp a pass of its own."""
+    """Run each warp as its own pass."""
     merged = draw_plan._runs
 
     def apart(slots: draw_plan.Slots) -> np.ndarray:
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=512)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of trainings, two a seed")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of trainings, two trainings per seed")
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
     pixels(options.photos, options.size)

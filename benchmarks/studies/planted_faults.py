@@ -1,9 +1,9 @@
-"""How many planted faults a look at the data finds, on a copy of real photos.
+"""Share of planted faults that the data report finds, on a copy of real images.
 
-    python benchmarks/planted_faults.py --root photos          # one sub-folder a class
+    python benchmarks/studies/planted_faults.py --root photos          # one sub-folder per class
 
-Plants, in other photos each: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong labels
-and 1 % broken files. What the photos have of their own is not known, so that a fault of theirs counts as a false alarm.
+Plants in disjoint sets of images: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong
+labels and 1 % broken files. The images' own faults are unknown and count as false alarms.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, st
     return planted
 
 
-def judge(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[float, float]]:
+def detection_rates(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[float, float]]:
     """Kind -> share of the planted faults that were found, and share of what was found that was planted."""
     photos = found["photos"]
     pairs = {frozenset(photos[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
@@ -109,7 +109,7 @@ def main() -> None:
     table = Table(title=f"{len(found['photos']):,} photos, compared by {found['features']}")
     for column in ("planted", "photos", "found", "asked for", "precision"):
         table.add_column(column, justify="left" if column == "planted" else "right")
-    for kind, (recall, precision) in judge(found, planted).items():
+    for kind, (recall, precision) in detection_rates(found, planted).items():
         table.add_row(kind, str(len(planted[kind])), f"{recall:.1%}", f"{TARGETS[kind]:.0%}", f"{precision:.0%}")
     console.print(table)
     console.print(f"labels evaluated by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")

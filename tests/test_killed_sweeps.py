@@ -1,0 +1,63 @@
+"""A sweep that is killed at random moments and resumed ends with the results of an undisturbed sweep."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data.size=32", "data.batch_size=16",
+    "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
+    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
+    "logger=none", "seed=0,1,2", "optimizer.lr=1e-3,3e-3",
+)  # fmt: skip
+CLOCK = (
+    "second",
+    "latency",
+    "score",
+    "rank",
+    "versions",
+    "ckpt",
+    "time",
+    "ratio",
+    "front",
+)  # parts of the names of keys that depend on measured times
+
+
+def sweep(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *arguments, f"hydra.sweep.dir={folder}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, start_new_session=True, **quiet)
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the leaderboard by folder, without measured times."""
+    rows = json.loads((folder / "leaderboard.json").read_text())
+    return {
+        row["folder"]: {key: value for key, value in row.items() if not any(part in key for part in CLOCK)}
+        for row in rows
+    }
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_20_times_equals_an_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LITESORT_CACHE", str(tmp_path / "cache"))
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    moments = random.Random(0)
+    assert sweep(undisturbed, ["epochs=4"]).wait() == 0
+    for _ in range(20):
+        job = sweep(killed, ["epochs=4", "resume=true"])
+        try:
+            assert job.wait(timeout=moments.uniform(0.5, 20.0)) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(job.pid, signal.SIGKILL)  # the whole process group
+            job.wait()
+    assert sweep(killed, ["epochs=4", "resume=true"]).wait() == 0
+    assert results(killed) == results(undisturbed)
