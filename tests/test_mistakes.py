@@ -31,8 +31,9 @@ def choices() -> list[str]:
 
 
 @pytest.mark.parametrize("choice", [choice for choice in choices() if choice != "data=checkpoint"])
-def test_every_shipped_value_is_of_the_kind_that_its_code_asks_for(choice):
-    check(composed(choice, *(["model.name=resnet10t"] if choice == "model=timm" else [])))
+def test_check_accepts_every_option_of_conf(choice):
+    cfg = composed(choice, *(["model.name=resnet10t"] if choice == "model=timm" else []))
+    assert check(cfg) is cfg
 
 
 @pytest.mark.parametrize(

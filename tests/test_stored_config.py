@@ -107,7 +107,7 @@ def test_what_a_run_stores_has_plain_references_alone(monkeypatch):
     stored = configs.portable(cfg)
     assert stored["data"]["source"]["root"] == "${data.root}"
     assert stored["data"]["sampler"] == "${sampler}"
-    assert stored["callbacks"]["trial"]["trial"] == stored["notes"] == '{"number": 3}'
+    assert stored["callbacks"]["optuna_pruning"]["trial"] == stored["notes"] == '{"number": 3}'
     assert stored["tags"] == ["a_b", "${name}"]
     assert resolve(stored) == configs.plain(cfg) | {"run_dir": "here"}
 
@@ -321,7 +321,7 @@ def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, t
     assert cfg["logger"]["mlflow"]["tracking_uri"] == f"sqlite:///{run}/mlflow.db"
     assert cfg["logger"]["mlflow"]["artifact_location"] == f"{run}/mlflow"
     assert cfg["logger"]["mlflow"]["experiment_name"] == "mine"
-    assert cfg["callbacks"]["trial"]["trial"] is None
+    assert cfg["callbacks"]["optuna_pruning"]["trial"] is None
     assert (cfg["data"]["cache_dir"], cfg["data"]["quarantine_dir"]) == (str(tmp_path / "mine"), None)
 
 

@@ -112,7 +112,7 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
 def test_a_training_accepts_it_for_its_export_and_its_teacher():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = ["export=all", "export.format=[plain]", "+export.formats.plain._target_=my_format.Plain"]
-        assert callable(instantiate(compose("train", overrides=own).ship))
+        assert callable(instantiate(compose("train", overrides=own).export))
         own = ["objective=distill_logit", "+objective.teacher.open_other.formats.plain._target_=my_format.Plain"]
         opener = instantiate(compose("train", overrides=own).objective.teacher.open_other)
     FORMATS.registered.clear()
