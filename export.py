@@ -100,7 +100,8 @@ def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
     place = nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3")
     with place:
         composed = hydra.compose("export")
-        OmegaConf.set_struct(composed.formats, False)  # its keys are names that the user gives
+        for part in (composed.formats, composed.data):
+            OmegaConf.set_struct(part, False)  # their keys are the user's
         cfg = merge(composed, settings)
     check(cfg)
     register(instantiate(cfg.formats))

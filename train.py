@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli import compose, resume
-from litesort.cli.build import build_score_and_latency, resumed_config
+from litesort.cli.build import build_score_and_latency, export_settings, resumed_config
 from litesort.cli.launch import launch
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
 
@@ -32,7 +32,8 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from litesort.system import git_revision
     from loggers.wandb import finish, log_config, log_results
 
-    _, export = build_score_and_latency(cfg), instantiate(cfg.export)  # first: a mistake there must not cost a training
+    build_score_and_latency(cfg)  # first: a mistake there must not cost a training
+    export = instantiate(cfg.export, **export_settings(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     origins = split_origins(cfg)
     kept = inherited_split(origins, overrides or [])

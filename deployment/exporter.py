@@ -96,6 +96,8 @@ class Exporter:
 
         if precision != "int8":
             one.write(self.net, path, self.card, precision=precision, temperature=self.temperature, verify=verify)
+            if not verified:
+                raise DeploymentError(f"format={one.name} did not call `verify` with the file that it wrote")
             return verified[-1]
         with tempfile.TemporaryDirectory() as folder:
             _check_space(Path(folder), self.net)

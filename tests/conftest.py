@@ -20,6 +20,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 COLOURS = {"can": (200, 40, 40), "cup": (40, 170, 60), "bag": (50, 60, 210)}
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `public_data("trashnet")` unless LITESORT_DATA names a folder that holds it."""
+    folder = os.environ.get("LITESORT_DATA")
+    for name in (mark.args[0] for mark in item.iter_markers("public_data")):
+        if not folder:
+            pytest.skip(f"LITESORT_DATA is not set: it names a folder that holds {name}/")
+        if not (Path(folder) / name).is_dir():
+            pytest.skip(f"LITESORT_DATA={folder} holds no {name}/")
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of the public data sets, for tests marked `public_data`."""
+    return Path(os.environ["LITESORT_DATA"])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep decoded photos of tests out of the user's cache."""

@@ -1,5 +1,7 @@
 """Every file of conf/ composes, and the whole config instantiates."""
 
+import functools
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -54,19 +56,17 @@ def test_every_option_composes_and_resolves(group, option):
 
 
 @pytest.mark.parametrize("option", [option for _, option in OPTIONS if option.startswith("imbalance/")])
-def test_every_remedy_for_imbalance_is_named_and_composes(option):
+def test_imbalance_experiments_are_named_after_their_file(option):
     cfg = composed(f"experiment={option}")
     assert option == f"imbalance/{cfg.name}"
     assert cfg.data.class_fraction == {"trash": 0.2}
 
 
 @pytest.mark.parametrize(("group", "option"), [("sweeper", "tpe"), ("sweeper", "pareto"), ("launcher", "joblib")])
-def test_hydra_options_compose_with_a_comment_on_each_value(group, option):
+def test_hydra_options_compose(group, option):
     cfg = composed(f"hydra/{group}={option}")
+    assert cfg.epochs > 0
     assert "hydra" not in cfg
-    for line in (CONF / "hydra" / group / f"{option}.yaml").read_text().splitlines():
-        if ": " in line and not line.startswith(("#", "defaults", "_target_")) and "_target_" not in line:
-            assert " # " in line, line
 
 
 def test_a_glob_names_the_files_of_a_folder():
@@ -100,7 +100,9 @@ def test_experiment_wins_over_the_groups_above_it():
 def test_parts_instantiate_from_their_defaults(group):
     cfg = composed()
     extra = {"class_counts": [3, 4]} if group == "objective" else {}
-    assert instantiate(cfg[group], **extra) is not None
+    part = instantiate(cfg[group], **extra)
+    made = part.func if isinstance(part, functools.partial) else type(part)
+    assert made.__name__ == cfg[group]._target_.rpartition(".")[2]
 
 
 def test_unknown_key_is_refused():

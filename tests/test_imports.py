@@ -1,10 +1,10 @@
 """Which package may import which, read from the sources."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -114,14 +114,16 @@ def broken_rules(file: PurePosixPath, source: str) -> list[str]:
     return list(found)
 
 
-@cache
-def graph() -> dict[str, set[str]]:
-    """Return module -> modules of this project that it imports, at the top or inside functions."""
-    names = {module_name(file) for file in sources()}
+def graph(texts: dict[PurePosixPath, str]) -> dict[str, set[str]]:
+    """Return module -> modules of this project that it imports, at the top or inside functions.
+
+    texts: the sources, by file.
+    """
+    names = {module_name(file) for file in texts}
     edges: dict[str, set[str]] = {}
-    for file in sources():
+    for file, text in texts.items():
         name = module_name(file)
-        found = {imported for imported, _, _ in imports(file, (ROOT / file).read_text(encoding="utf-8"))}
+        found = {imported for imported, _, _ in imports(file, text)}
         # `from package import module` depends on the module; a package's own modules may import from its __init__
         submodules = {imported for imported in found if imported in names}
         edges[name] = {
@@ -207,12 +209,24 @@ def test_what_is_allowed_passes(file, source):
     assert broken_rules(PurePosixPath(file), source) == []
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    assert find_cycle(graph()) == []
+def test_imports_have_no_cycle():
+    assert find_cycle(graph({file: (ROOT / file).read_text(encoding="utf-8") for file in sources()})) == []
+
+
+def test_find_cycle_reports_the_modules_of_a_cycle():
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    texts = {
+        PurePosixPath("deployment/__init__.py"): "",
+        PurePosixPath("deployment/a.py"): "from deployment import b",
+        PurePosixPath("deployment/b.py"): "def f():\n    from .c import x",
+        PurePosixPath("deployment/c.py"): "import deployment.a",
+    }
+    assert find_cycle(graph(texts)) == ["deployment.a", "deployment.b", "deployment.c", "deployment.a"]
+    texts[PurePosixPath("deployment/c.py")] = "import deployment"
+    assert find_cycle(graph(texts)) == []
 
 
-def test_help_and_reports_load_no_torch():
+def test_packages_and_light_modules_load_no_torch():
     light = [
         file for file in sources() if len(file.parts) == 1 or file.parts[0] in ("litesort", "hydra_plugins", "reports")
     ]
@@ -223,3 +237,23 @@ def test_help_and_reports_load_no_torch():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def test_help_and_cfg_job_load_no_heavy_package(tmp_path):
+    code = f"""
+import contextlib, io, os, runpy, sys
+heavy = {sorted(TORCH | NEVER_AT_TOP | {"matplotlib", "pandas", "scipy", "sklearn"})}
+for script in {ENTRY_POINTS}:
+    for arguments in (["--help"], ["--cfg", "job"]):
+        sys.argv = [script + ".py", *arguments]
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+            runpy.run_path(os.path.join({str(ROOT)!r}, script + ".py"), run_name="__main__")
+        assert len(out.getvalue()) > 100, (script, arguments)
+        print(script, *arguments, sorted(set(sys.modules) & set(heavy)))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = [f"{name} {flags} []" for name in ENTRY_POINTS for flags in ("--help", "--cfg job")]
+    assert done.stdout.splitlines() == expected

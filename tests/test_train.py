@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from entry_points import run_all
 from hydra import compose, initialize_config_dir
 
 from lightning_modules.checkpoint import load_net
@@ -219,20 +220,18 @@ def test_sweep_goes_on_past_a_failing_job_and_ranks_all(photos, tmp_path):
     assert not any("=" in str(path.relative_to(tmp_path)) for path in (tmp_path / "sweep").rglob("*"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["model=timm", "model.name=resnet81"], "resnet18"),
-        (["data=folder", "data.root=nowhere"], "nowhere"),
-        (["ckpt=nowhere.ckpt"], "nowhere.ckpt"),
-    ],
-)
-def test_mistakes_are_one_line(arguments, hint, tmp_path):
-    done = run(*arguments, "data.size=32", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    line = next(line for line in done.stderr.splitlines() if line.startswith("error:"))
-    assert hint in line
+def test_train_names_a_wrong_model_folder_or_checkpoint_in_one_line(tmp_path):
+    hints = {
+        ("model=timm", "model.name=resnet81"): "resnet18",
+        ("data=folder", "data.root=nowhere"): "nowhere",
+        ("ckpt=nowhere.ckpt",): "nowhere.ckpt",
+    }
+    answers = run_all([["train.py", *arguments, "data.size=32"] for arguments in hints], tmp_path)
+    for hint, done in zip(hints.values(), answers, strict=True):
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        line = next(line for line in done.stderr.splitlines() if line.startswith("error:"))
+        assert hint in line
 
 
 def test_hostile_checkpoint_is_refused(tmp_path):

@@ -58,6 +58,17 @@ def build_score_and_latency(cfg: DictConfig) -> tuple["Score", "LatencyBenchmark
     return score, benchmark
 
 
+def export_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Settings that the export at the end of a run takes from the run: its data, where their source is the user's own.
+
+    A checkpoint may name only sources of litesort, so an export cannot build another one from it.
+    """
+    if "format" not in cfg.export or str(cfg.data.source._target_).startswith("datamodules."):
+        return {}
+    left_out = ("sampler", "augment", "fold", "folds")  # those of a training
+    return {"data": {key: value for key, value in plain(cfg.data).items() if key not in left_out}}
+
+
 def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule", Any, dict[str, Any]]:
     """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
     from hydra.utils import instantiate

@@ -78,12 +78,14 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
     from litesort.errors import ModelError
 
     own = portable(composed)
-    values = localised(stored, own) | {"run_dir": own["run_dir"]}
+    values = localised(stored, own) | {"run_dir": own["run_dir"], "imports": own.get("imports", [])}
     known = resolve(values)
     for override in overrides:
         key = override.partition("=")[0]
         if key == "logger":
             values["logger"], known["logger"] = own["logger"], own["logger"]
+            continue
+        if key == "imports":
             continue
         if key == "data" and _kind(own) == _kind(known):
             if "url" in own["data"]["source"]:

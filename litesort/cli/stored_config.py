@@ -16,7 +16,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
 
 from litesort.cli.paths import CONF
 from litesort.cli.validate import check_values
@@ -320,7 +323,7 @@ def _only_names(part: str, node: Values) -> None:
 
 
 def _allowed(part: str, own: Mapping[str, Any]) -> set[Any]:
-    named = [*_objects(_conf().get(part)), *_objects(own.get(part))]
+    named = [*_objects(_conf(_folders()).get(part)), *_objects(own.get(part))]
     return {node["_target_"] for node in named if isinstance(node.get("_target_"), str)}
 
 
@@ -337,18 +340,24 @@ def _objects(node: Any) -> Iterator[Values]:
 
 def _defaults(section: str, target: Any) -> Values:
     """What conf/ gives to objects of a kind, as far as that needs no resolver."""
-    for node in _objects(_conf().get(section)) if target else ():
+    for node in _objects(_conf(_folders()).get(section)) if target else ():
         if node.get("_target_") == target:
             return {key: value for key, value in node.items() if not re.search(r"\$\{[^}]*[^\w.}]", str(value))}
     return {}
 
 
+def _folders() -> tuple[Path, ...]:
+    """Folders of YAML files: conf/, then those that the command line names by `hydra.searchpath`."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    others = (Path(source.path) for source in sources if source.schema == "file" and source.path)
+    return (CONF, *(folder for folder in dict.fromkeys(others) if folder.is_dir() and folder != CONF))
+
+
 @cache
-def _conf() -> dict[str, list[Any]]:
-    """What the files of conf/ say, by part of the config; Hydra's own groups are left out."""
+def _conf(folders: tuple[Path, ...]) -> dict[str, list[Any]]:
+    """What the files of these folders say, by part of the config; Hydra's own groups are left out."""
     parts: dict[str, list[Any]] = {}
-    top = CONF
-    for file in sorted(top.rglob("*.yaml")):
+    for top, file in [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]:
         text = file.read_text(encoding="utf-8")
         values = parse_yaml(text) or {}
         group = file.relative_to(top).parts[0]

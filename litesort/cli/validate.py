@@ -1,5 +1,6 @@
 """Is each value of the kind that the code it is meant for takes? Asked before anything is built or read."""
 
+import importlib
 import pydoc
 import re
 import types
@@ -41,6 +42,7 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         ModelError: A value of another kind, or out of the range of one that belongs to the run as a whole.
     """
+    _import_own(cfg.get("imports"))
     raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
     for key, (whole, least, most) in RANGES.items():
         value = OmegaConf.select(cfg, key, default=...)  # ...: not a setting of this command
@@ -63,6 +65,20 @@ def check(cfg: DictConfig) -> DictConfig:
     _walk(raw, values, "")
     _unread(raw, values)
     return cfg
+
+
+def _import_own(names: Any) -> None:
+    """Import the modules that `imports` lists, such as one that registers a timm model."""
+    from litesort.errors import ModelError
+
+    names = [] if names is None else OmegaConf.to_container(names) if OmegaConf.is_config(names) else names
+    if not fits(names, list[str]):
+        raise _refusal("imports", names, "a list of modules")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ModelError(f"imports={name} is invalid: {error}: add its folder to PYTHONPATH") from error
 
 
 def check_values(values: dict[str, Any], path: str) -> None:

@@ -19,8 +19,6 @@ from datamodules.sources.filelist import FileListSource
 from datamodules.sources.folder import FolderSource
 from litesort.errors import DataError
 
-TRASHNET = Path(__file__).parents[3] / "shared" / "data" / "trashnet"
-
 
 @pytest.fixture
 def root(tmp_path):
@@ -260,9 +258,9 @@ def test_wrong_settings_are_named(make, options, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not TRASHNET.is_dir(), reason="the TrashNet photos are not beside this checkout")
-def test_neighbouring_numbers_of_trashnet_stay_on_one_side(make, tmp_path):
-    source = FolderSource(TRASHNET)
+@pytest.mark.public_data("trashnet")
+def test_split_keeps_neighbouring_numbers_of_trashnet_together(make, public_data):
+    source = FolderSource(public_data / "trashnet")
     data = make(source=source, cache="off", group_by=r"([a-z]+)(\d+)\.jpg$", group_block=10)
     home = {}
     for side, rows in data.splits.items():

@@ -112,10 +112,11 @@ def test_tensors_that_do_not_fit_are_refused(net, path, spoil):
     assert "\n" not in str(error.value)
 
 
-def test_what_belongs_to_the_training_only_is_no_hindrance(path):
+def test_build_net_ignores_tensors_of_the_objective(path):
     checkpoint = read_checkpoint(path)
     checkpoint["state_dict"]["objective.projection.weight"] = torch.zeros(2, 2)
-    build_net(checkpoint)
+    rebuilt = build_net(checkpoint).state_dict()
+    assert {f"net.{key}" for key in rebuilt} == checkpoint["state_dict"].keys() - {"objective.projection.weight"}
 
 
 def test_a_pruning_history_that_does_not_fit_is_refused(path):

@@ -6,7 +6,6 @@ import json
 import socket
 import zipfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,6 @@ from datamodules.sources.trashnet import TrashnetSource
 from litesort.cli.compose import CONF
 from litesort.errors import DataError
 
-ANNOTATIONS = Path(__file__).parents[4] / "shared" / "data" / "taco" / "annotations.json"
-real = pytest.mark.skipif(not ANNOTATIONS.is_file(), reason="TACO's annotations are not beside this checkout")
 COUNTS = {"glass": 7, "metal": 6, "paper": 5}
 
 
@@ -173,15 +170,20 @@ def test_taco_in_a_folder_downloads_nothing(litter, server, tmp_path):
         TacoSource(None, tmp_path, None, litter, images="tiny")
 
 
+@pytest.fixture
+def annotations(public_data):
+    return public_data / "taco" / "annotations.json"
+
+
 def configured(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["run_dir=unused", *overrides])
     return instantiate(cfg.data)
 
 
-@real
-def test_the_real_annotations_give_the_six_classes(tmp_path):
-    data = configured("data=taco", f"data.file={ANNOTATIONS}", f"data.root={tmp_path}", "data.source.min_side=1")
+@pytest.mark.public_data("taco")
+def test_taco_source_finds_six_classes_in_the_published_annotations(tmp_path, annotations):
+    data = configured("data=taco", f"data.file={annotations}", f"data.root={tmp_path}", "data.source.min_side=1")
     assert data.classes == ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
     assert np.bincount(data.labels).tolist() == [544, 385, 112, 1263, 849, 140]
     assert data.source.left_out == {"of no class": 1491}
@@ -192,20 +194,20 @@ def test_the_real_annotations_give_the_six_classes(tmp_path):
         assert photo.urls["flickr_url"].startswith("https://")
 
 
-@real
-def test_every_category_of_the_real_annotations_is_in_the_map():
+@pytest.mark.public_data("taco")
+def test_taco_config_maps_every_category_of_the_published_annotations(annotations):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=["run_dir=unused", "data=taco"]).data.source.categories
-    assert set(chosen) == set(read_coco(ANNOTATIONS)[0])
+    assert set(chosen) == set(read_coco(annotations)[0])
 
 
-@real
+@pytest.mark.public_data("taco")
 @pytest.mark.parametrize(("scale", "count"), [(1, 1), (0.25, 12)])
-def test_crops_of_photos_drawn_at_the_recorded_sizes_show_the_object(tmp_path, scale, count):
+def test_taco_crops_show_the_object_at_any_download_size(tmp_path, annotations, scale, count):
     """Each object is drawn in a colour of its own, at full size and at a quarter, as the smaller downloads are."""
-    content = json.loads(ANNOTATIONS.read_text())
+    content = json.loads(annotations.read_text())
     drawn, colours = set(), {}
-    _, photos, found = read_coco(ANNOTATIONS)
+    _, photos, found = read_coco(annotations)
     for photo in photos:
         own = [box for box in found if box.image.name == photo.name]
         if len(drawn) == count or not 3 <= len(own) <= 8 or overlap([box.edges for box in own]):
