@@ -19,7 +19,7 @@ from reports.html.table import classes, facts, heat, labels, table
 from reports.leaderboard import notes
 from reports.ranking import group_seeds, rank
 from reports.results import Row, f1_macro, failed, gather, number, one_line, overrides
-from reports.run_folder import read_answers, read_config, read_curves, read_error, read_mistakes
+from reports.run_folder import read_config, read_curves, read_error, read_mistakes, read_predictions
 
 HERE = Path(__file__).parent
 PICTURES = 6_000_000  # bytes of mistakes' pictures on one page, text of their base64
@@ -106,13 +106,13 @@ def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
         folder = root / place
         curves = read_curves(folder) if place else {}
         known = row.get("classes")
-        answers = read_answers(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
+        predictions = read_predictions(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
         yield {
             "id": i, "run": i, "name": name, "folder": place, "failed": failed(row), "rank": row["rank"],
             "find": one_line(f"{name} {place}", 400).lower(), "facts": facts(row), "error": row.get("error") or "",
-            "curves": curves, "charts": _charts(curves), "answers": answers,
-            "confusions": _confusions(answers.confusion, answers.classes) if answers else [],
-            "matrix": answers is not None and len(answers.classes) <= MOST_CELLS,
+            "curves": curves, "charts": _charts(curves), "predictions": predictions,
+            "confusions": _confusions(predictions.confusion, predictions.classes) if predictions else [],
+            "matrix": predictions is not None and len(predictions.classes) <= MOST_CELLS,
             "mistakes": read_mistakes(folder) if place else [], "config": read_config(folder) if place else {},
             "trace": read_error(folder) if place and failed(row) else "",
             "overrides": " ".join(overrides(row)),
@@ -182,7 +182,7 @@ def _share_pictures(runs: Sequence[dict[str, Any]]) -> None:
     for turn in range(max((len(run["mistakes"]) for run in runs), default=0)):
         for i, run in enumerate(runs):
             if turn < len(run["mistakes"]) and kept[i] == turn:
-                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("photo", "map"))
+                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("image", "map"))
                 if left < 0:
                     break
                 kept[i] += 1
