@@ -172,7 +172,7 @@ def test_markup_in_any_value_is_shown_not_obeyed(tmp_path):
 
 
 def test_pictures_stay_within_their_budget_and_every_run_gets_its_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaderboard, "PICTURES", 9 * len(PICTURE))
+    monkeypatch.setattr(leaderboard, "IMAGE_BYTES", 9 * len(PICTURE))
     for i in range(3):
         make_run(tmp_path / str(i), f"m{i}", f1=0.5 + i / 10)
     runs = contents(gather(tmp_path), tmp_path)["runs"]
