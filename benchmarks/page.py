@@ -86,7 +86,7 @@ def write_runs(folder: Path, count: int) -> Path:
         chosen = rng.choice(len(pictures), 12, replace=False)
         found = [
             {"file": f"Paper/{i:05d}.jpg", "label": "Paper", "prediction": CLASSES[i % 6], "confidence": 0.99 - i / 100,
-             "photo": pictures[i][0], "map": pictures[i][1]} for i in chosen.tolist()
+             "image": pictures[i][0], "map": pictures[i][1]} for i in chosen.tolist()
         ]  # fmt: skip
         _write(run / "mistakes.json", {"format": 1, "mistakes": found})
     return folder

@@ -1,4 +1,4 @@
-"""Pictures of a run for TensorBoard and MLflow, under the keys that W&B has them under."""
+"""Images of a run for TensorBoard and MLflow, under the same keys as in W&B."""
 
 import base64
 import io
@@ -15,32 +15,35 @@ from reports.run_folder import read_mistakes
 FILES = {"confusion_matrix": "confusion.png", "reliability": "reliability.png"}
 
 
-def takes_pictures(logger: Logger) -> bool:
-    """Whether `log_picture` would hand it one."""
+def accepts_images(logger: Logger) -> bool:
+    """Return True if `log_image` sends images to this logger."""
     return isinstance(logger, TensorBoardLogger | MLFlowLogger) and getattr(rank_zero_only, "rank", 0) == 0
 
 
-def log_picture(loggers: Iterable[Logger], key: str, picture: np.ndarray, step: int = 0) -> None:
-    """Log (H, W, 3) uint8 under `key`: an image of TensorBoard, an artifact `key`.png of MLflow."""
-    for logger in filter(takes_pictures, loggers):
+def log_image(loggers: Iterable[Logger], key: str, image: np.ndarray, step: int = 0) -> None:
+    """Log (H, W, 3) uint8 under `key`: as an image in TensorBoard, as the artifact `key`.png in MLflow."""
+    for logger in filter(accepts_images, loggers):
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(key, picture, step, dataformats="HWC")
+            logger.experiment.add_image(key, image, step, dataformats="HWC")
         elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, Image.fromarray(picture), artifact_file=f"{key}.png")
+            logger.experiment.log_image(logger.run_id, Image.fromarray(image), artifact_file=f"{key}.png")
 
 
 def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -> None:
-    """Log what an evaluation drew into `folder`: `<split>/confusion_matrix`, `/reliability`, `/mistakes` in a row."""
-    chosen = [logger for logger in loggers if takes_pictures(logger)]
+    """Log the figures of an evaluation in `folder`.
+
+    Keys: `<split>/confusion_matrix`, `<split>/reliability`, `<split>/mistakes` (all mistakes side by side).
+    """
+    chosen = [logger for logger in loggers if accepts_images(logger)]
     if not chosen:
         return
     for key, name in FILES.items():
         if (folder / name).is_file():
             with Image.open(folder / name) as image:
-                log_picture(chosen, f"{split}/{key}", np.asarray(image.convert("RGB")))
-    photos = []
+                log_image(chosen, f"{split}/{key}", np.asarray(image.convert("RGB")))
+    images = []
     for mistake in read_mistakes(folder):
-        with Image.open(io.BytesIO(base64.b64decode(mistake["photo"].partition(",")[2]))) as image:
-            photos.append(np.asarray(image.convert("RGB")))
-    if photos:
-        log_picture(chosen, f"{split}/mistakes", np.concatenate(photos, axis=1))
+        with Image.open(io.BytesIO(base64.b64decode(mistake["image"].partition(",")[2]))) as image:
+            images.append(np.asarray(image.convert("RGB")))
+    if images:
+        log_image(chosen, f"{split}/mistakes", np.concatenate(images, axis=1))

@@ -1,1 +1,1 @@
-"""Plain data in, tables, pictures and pages out. Imports no torch."""
+"""Reports: tables, figures and HTML pages from plain data. This package does not import torch."""

@@ -1,4 +1,7 @@
-"""How far a net's confidence can be believed, and what may be kept of its answers; pure numpy."""
+"""Calibration of confidences: reliability, expected calibration error, temperature scaling, risk and coverage.
+
+Pure numpy functions. A test checks that `calibration_error` equals the metric that training logs (torchmetrics).
+"""
 
 import math
 from typing import NamedTuple
@@ -7,13 +10,13 @@ import numpy as np
 
 
 class Reliability(NamedTuple):
-    """Answers sorted into equal bins of confidence.
+    """Predictions sorted into confidence bins of equal width.
 
     Attributes:
         edges: (bins + 1,) float, from 0 to 1.
         counts: (bins,) int.
         confidence: (bins,) float, mean confidence; NaN where the bin is empty.
-        accuracy: (bins,) float, share of right answers; NaN where the bin is empty.
+        accuracy: (bins,) float, share of right predictions; NaN where the bin is empty.
     """
 
     edges: np.ndarray
@@ -23,10 +26,10 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Reliability:
-    """Sort answers into `bins` equal bins [a, b); the last one holds 1 too.
+    """Sort predictions into `bins` bins [a, b) of equal width; the last bin includes 1.
 
     Args:
-        confidence: (N,) float in [0, 1], the probability of the answer given.
+        confidence: (N,) float in [0, 1], probability of the predicted class.
         correct: (N,) bool.
         bins: Number of bins, above 0.
 
@@ -35,7 +38,7 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
     """
     confidence, correct = _checked(confidence, correct)
     if bins < 1:
-        raise ValueError(f"bins={bins} is out of range: give a number above 0")
+        raise ValueError(f"bins={bins} is invalid: expected an integer of at least 1")
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
@@ -49,9 +52,10 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: mean over answers of |accuracy - confidence| of their bin; NaN without answers.
+    """Expected calibration error: how closely confidence matches accuracy.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017. Arguments and errors as in `reliability`.
+    It is the mean of |accuracy - confidence| over bins, weighted by their counts; NaN without predictions. Guo et al.,
+    "On Calibration of Modern Neural Networks", 2017. Arguments and errors as in `reliability`.
 
     Example:
         >>> round(calibration_error(np.array([0.9, 0.9]), np.array([True, False])), 3)
@@ -65,17 +69,17 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is kept, and how much of it is right, for every threshold that makes a difference.
+    """Coverage and accuracy of the kept predictions for every distinct confidence threshold.
 
-    Answers of equal confidence are kept or rejected together, so D distinct confidences make D points.
+    Predictions of equal confidence are kept or rejected together, so D distinct confidences give D points.
 
     Args:
         confidence: (N,) float in [0, 1].
         correct: (N,) bool.
 
     Returns:
-        coverage (D,) rising to 1, accuracy (D,) of what is kept (risk = 1 - accuracy), threshold (D,) falling: keep
-        what is at least as confident.
+        coverage (D,), rising to 1; accuracy (D,) of the kept predictions (risk = 1 - accuracy); threshold (D,),
+        falling: keep predictions that are at least as confident.
 
     Raises:
         ValueError: Shapes differ, or a confidence is outside [0, 1].
@@ -89,7 +93,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 
 
 def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: float) -> tuple[float, float]:
-    """Largest share of answers to keep, the most confident first, so that at least `target` of them are right.
+    """Largest share of predictions to keep, most confident first, at an accuracy of at least `target`.
 
     Args:
         confidence: (N,) float in [0, 1].
@@ -97,7 +101,8 @@ def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: fl
         target: Accuracy in [0, 1].
 
     Returns:
-        The share, and the threshold: keep what is at least as confident. (0.0, inf) if no threshold reaches `target`.
+        The share and the threshold: keep predictions that are at least as confident. (0.0, inf) if no threshold
+        reaches `target`.
 
     Raises:
         ValueError: Shapes differ, or a value is outside [0, 1].
@@ -107,7 +112,7 @@ def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: fl
         (0.75, 0.6)
     """
     if not 0 <= target <= 1:
-        raise ValueError(f"target={target} is out of range: an accuracy lies between 0 and 1")
+        raise ValueError(f"target={target} is invalid: expected an accuracy between 0 and 1")
     coverage, accuracy, threshold = risk_coverage(confidence, correct)
     reached = np.flatnonzero(accuracy >= target)
     if not len(reached):
@@ -116,7 +121,7 @@ def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: fl
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """What probabilities (N, C) become when their logits are divided by `temperature`, above 0.
+    """Divide the logits of probabilities (N, C) by `temperature` (above 0); returns probabilities (N, C).
 
     Example:
         >>> tempered(np.array([[0.8, 0.2]]), 1.0)
@@ -128,16 +133,17 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Temperature, from 0.1 to 10, that makes the true classes likeliest: above 1 for a net that is too sure of itself.
+    """Temperature in [0.1, 10] that minimises the negative log-likelihood of the true classes.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017. No answer changes its class by it.
+    It is above 1 for an overconfident network. Scaling by a temperature changes no predicted class. Guo et al., "On
+    Calibration of Modern Neural Networks", 2017.
 
     Args:
-        probabilities: (N, C) float in [0, 1], of photos that the net did not learn from.
+        probabilities: (N, C) float in [0, 1], of images that were not trained on.
         targets: (N,) int, true classes.
 
     Raises:
-        ValueError: No photos, or shapes that do not fit.
+        ValueError: There is no image, or shapes do not match.
 
     Example:
         >>> shares = np.array([[0.99, 0.01]] * 4)
@@ -148,47 +154,51 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     if probabilities.ndim != 2 or probabilities.shape[:1] != targets.shape or not len(targets):
         raise ValueError(f"expected shapes (N, C) and (N,), N above 0, but got {probabilities.shape}, {targets.shape}")
 
-    def surprise(log_temperature: float) -> float:
+    def loss(log_temperature: float) -> float:
         shares = tempered(probabilities, math.exp(log_temperature))[np.arange(len(targets)), targets]
         return float(-np.log(np.maximum(shares, 1e-300)).mean())
 
-    # The surprise has one valley in 1 / T: golden section finds its floor.
+    # The loss has one minimum in 1 / T, so a golden-section search finds it.
     low, high, golden = math.log(0.1), math.log(10), (math.sqrt(5) - 1) / 2
     for _ in range(40):
         left, right = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, right) if surprise(left) < surprise(right) else (left, high)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
     return math.exp((low + high) / 2)
 
 
 def calibrate(
-    shares: np.ndarray, targets: np.ndarray, known: np.ndarray, truth: np.ndarray, temperature: float | str = "auto"
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    val_probabilities: np.ndarray,
+    val_targets: np.ndarray,
+    temperature: float | str = "auto",
 ) -> tuple[np.ndarray, float, dict[str, float]]:
-    """Set right how sure a net is, and say how far off it was.
+    """Scale probabilities by a temperature and measure the calibration error before and after.
 
     Args:
-        shares: (N, C) probabilities of the photos to judge on.
-        targets: (N,) int, their true classes.
-        known: (M, C) probabilities of validation photos, which the temperature is fitted on.
-        truth: (M,) int, their true classes.
+        probabilities: (N, C) float in [0, 1], to scale and to measure on.
+        targets: (N,) int, true classes.
+        val_probabilities: (M, C) float in [0, 1] of validation images; the temperature is fitted on them.
+        val_targets: (M,) int, true classes.
         temperature: A number, or "auto" to fit it.
 
     Returns:
-        `shares` at that temperature, the temperature, and `temperature`, `ece_before`, `ece_after` of `shares`.
+        Scaled `probabilities`, the temperature, and a dict of `temperature`, `ece_before` and `ece_after`.
     """
-    chosen = fit_temperature(known, truth) if temperature == "auto" else float(temperature)
-    after = tempered(shares, chosen)
+    chosen = fit_temperature(val_probabilities, val_targets) if temperature == "auto" else float(temperature)
+    after = tempered(probabilities, chosen)
 
-    def error(probabilities: np.ndarray) -> float:
-        return calibration_error(probabilities.max(1), probabilities.argmax(1) == targets)
+    def error(scaled: np.ndarray) -> float:
+        return calibration_error(scaled.max(1), scaled.argmax(1) == targets)
 
-    return after, chosen, {"temperature": chosen, "ece_before": error(shares), "ece_after": error(after)}
+    return after, chosen, {"temperature": chosen, "ece_before": error(probabilities), "ece_after": error(after)}
 
 
 def _checked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if confidence.ndim != 1 or confidence.shape != correct.shape:
         raise ValueError(f"expected two arrays of shape (N,), but got {confidence.shape} and {correct.shape}")
-    # A softmax in single precision may pass 1 by a rounding error.
+    # A softmax in single precision may exceed 1 by a rounding error.
     if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
         raise ValueError(f"expected confidences in [0, 1], but got {confidence.min():g} to {confidence.max():g}")
     return np.minimum(confidence, 1.0), correct

@@ -1,4 +1,4 @@
-"""What a survey of photos comes to: on the terminal, as numbers, and as lists that `data.exclude` reads."""
+"""Data report: summary numbers, terminal output, and CSV lists for `data.exclude` and `data.relabel`."""
 
 import csv
 import io
@@ -20,57 +20,60 @@ SPLITS = ("train", "val", "test")
 
 
 def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of a survey (see `datamodules.quality.report`): counts, quantiles, duplicates, leakage.
+    """Summarise a data report (see `datamodules.quality.report`): counts, quantiles, duplicates, leakage.
 
     Args:
-        found: `classes`, `photos` (rows) and `pairs` (duplicates).
+        found: `classes`, `photos` (one row per image) and `pairs` (duplicates).
 
     Returns:
-        counts: class -> split -> photos; imbalance: largest class over smallest; imbalance_of: split -> the same;
-        looks: class -> median brightness and colour; quantiles: of width, height, aspect (width over height), bytes
-        and brightness at 0, 5, 50, 95 and 100 %; odd: what is unusual -> photos; broken, equal, near: how many photos
-        and pairs; crossing, crossing_by_pixels: pairs on two sides of the split; leaked: share of test photos that have
-        a twin in training; disagreeing: pairs under two labels.
+        counts: class -> split -> number of images. imbalance: images of the largest class over the smallest;
+        imbalance_of: split -> the same. looks: class -> median brightness and colour. quantiles: of width, height,
+        aspect (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %. odd: issue -> number of images.
+        broken, equal, near: numbers of broken files, of pairs of equal files and of pairs of similar images. crossing,
+        crossing_by_pixels: pairs in two splits. leaked: share of test images with a duplicate in training.
+        disagreeing: pairs with two labels.
     """
-    photos, pairs = found["photos"], found["pairs"]
-    readable = [photo for photo in photos if photo["broken"] is None]
-    counted = Counter((photo["label"], photo["split"]) for photo in readable)
+    images, pairs = found["photos"], found["pairs"]
+    readable = [image for image in images if image["broken"] is None]
+    counted = Counter((image["label"], image["split"]) for image in readable)
     counts = {name: {split: counted[name, split] for split in SPLITS} for name in found["classes"]}
     totals = [sum(of.values()) for of in counts.values()]
-    sized = [photo for photo in readable if photo["width"] and photo["height"]]
-    series = {key: [photo[key] for photo in sized] for key in ("width", "height", "bytes", "brightness")}
-    series["aspect"] = [photo["width"] / photo["height"] for photo in sized]
-    twins = [(photos[pair["rows"][0]], photos[pair["rows"][1]]) for pair in pairs]
-    leaked = {p["path"] for a, b in twins for p, q in ((a, b), (b, a)) if (p["split"], q["split"]) == ("test", "train")}
-    tested = sum(photo["split"] == "test" for photo in readable)
+    sized = [image for image in readable if image["width"] and image["height"]]
+    series = {key: [image[key] for image in sized] for key in ("width", "height", "bytes", "brightness")}
+    series["aspect"] = [image["width"] / image["height"] for image in sized]
+    duplicates = [(images[pair["rows"][0]], images[pair["rows"][1]]) for pair in pairs]
+    leaked = {
+        p["path"] for a, b in duplicates for p, q in ((a, b), (b, a)) if (p["split"], q["split"]) == ("test", "train")
+    }
+    tested = sum(image["split"] == "test" for image in readable)
     return {
         "counts": counts,
         "imbalance": max(totals) / max(1, min(totals)),
         "imbalance_of": {split: _ratio([of[split] for of in counts.values()]) for split in SPLITS},
         "looks": {name: _look(readable, name) for name in found["classes"]},
-        "odd": dict(Counter(reason for photo in readable for reason in photo["odd"]).most_common()),
+        "odd": dict(Counter(reason for image in readable for reason in image["odd"]).most_common()),
         "quantiles": {key: _quantiles(values) for key, values in series.items()},
-        "broken": len(photos) - len(readable),
+        "broken": len(images) - len(readable),
         "equal": sum(pair["equal"] for pair in pairs),
         "near": sum(not pair["equal"] for pair in pairs),
-        "crossing": sum(a["split"] != b["split"] for a, b in twins),
+        "crossing": sum(a["split"] != b["split"] for a, b in duplicates),
         "crossing_by_pixels": sum(
-            a["split"] != b["split"] and pair["by"] == "pixels" for pair, (a, b) in zip(pairs, twins, strict=True)
+            a["split"] != b["split"] and pair["by"] == "pixels" for pair, (a, b) in zip(pairs, duplicates, strict=True)
         ),
-        "disagreeing": sum(a["label"] != b["label"] for a, b in twins),
+        "disagreeing": sum(a["label"] != b["label"] for a, b in duplicates),
         "leaked": len(leaked) / tested if tested else 0.0,
     }
 
 
 def _ratio(counts: Sequence[int]) -> float | None:
-    """Largest count over smallest; None where a class has no photo."""
+    """Largest count over smallest; None if a class has no image."""
     return max(counts) / min(counts) if min(counts) else None
 
 
-def _look(photos: Sequence[Mapping[str, Any]], label: str) -> dict[str, float | None]:
-    """Median brightness and colour of a class, in levels; None where it has no photo."""
-    own = [photo for photo in photos if photo["label"] == label]
-    return {key: median(photo[key] for photo in own) if own else None for key in ("brightness", "colour")}
+def _look(images: Sequence[Mapping[str, Any]], label: str) -> dict[str, float | None]:
+    """Median brightness and colour of a class in grey levels; None if it has no image."""
+    own = [image for image in images if image["label"] == label]
+    return {key: median(image[key] for image in own) if own else None for key in ("brightness", "colour")}
 
 
 def _quantiles(values: Sequence[float]) -> list[float]:
@@ -78,38 +81,40 @@ def _quantiles(values: Sequence[float]) -> list[float]:
 
 
 def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write the lists that people go through, and that training reads.
+    """Write CSV lists of problems; returns their paths.
 
-    exclude.csv: path, reason: broken photos, and each copy but the first. duplicates.csv: all pairs. relabel.csv: path
-    and likely label of each suspect, worst first, for `data.relabel=FILE` once somebody has looked at them.
-    outliers.csv: path, label, distance, the furthest first. odd.csv: path, label, what is unusual about the file.
+    - exclude.csv (path, reason): broken files and repeated copies, for `data.exclude=FILE`.
+    - duplicates.csv: all pairs of equal or similar images.
+    - relabel.csv (path, label): likely wrong labels, most likely first, for `data.relabel=FILE` after a review.
+    - outliers.csv (path, label, distance): furthest first.
+    - odd.csv (path, label, odd): unusual files.
     """
-    photos = found["photos"]
-    out = {photo["path"]: photo["broken"] for photo in photos if photo["broken"] is not None}
+    images = found["photos"]
+    out = {image["path"]: image["broken"] for image in images if image["broken"] is not None}
     for pair in found["pairs"]:
         if pair["equal"]:
-            first, second = (photos[row]["path"] for row in pair["rows"])
+            first, second = (images[row]["path"] for row in pair["rows"])
             out.setdefault(second, f"equal to {first}")
     rows = [
         (
-            photos[a]["path"],
-            photos[b]["path"],
+            images[a]["path"],
+            images[b]["path"],
             pair["similarity"],
             pair["equal"],
-            photos[a]["split"],
-            photos[b]["split"],
+            images[a]["split"],
+            images[b]["split"],
         )
         for pair in found["pairs"]
         for a, b in [pair["rows"]]
     ]
     issues = [
-        (photos[one["row"]]["path"], one["likely"], one["given"], one["own"], one["other"])
+        (images[one["row"]]["path"], one["likely"], one["given"], one["own"], one["other"])
         for one in found.get("label_issues", [])
     ]
     far = [
-        (photos[one["row"]]["path"], photos[one["row"]]["label"], one["distance"]) for one in found.get("outliers", [])
+        (images[one["row"]]["path"], images[one["row"]]["label"], one["distance"]) for one in found.get("outliers", [])
     ]
-    odd = [(photo["path"], photo["label"], "; ".join(photo["odd"])) for photo in photos if photo["odd"]]
+    odd = [(image["path"], image["label"], "; ".join(image["odd"])) for image in images if image["odd"]]
     header = ("path", "other", "similarity", "equal", "split", "other_split")
     return [
         _write(folder / "exclude.csv", [("path", "reason"), *out.items()]),
@@ -121,19 +126,19 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def _write(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
-    """Plain CSV: the paths must read back as they are, so none gets a spreadsheet's apostrophe."""
+    """Write plain CSV. Unlike `litesort.io.write_csv` it adds no apostrophes, because training reads the paths back."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return write_text(path, text.getvalue().encode("utf-8", "backslashreplace").decode())
 
 
 def print_overview(results: Mapping[str, Any], files: Sequence[Path] = (), console: Console | None = None) -> None:
-    """Print counts a class and split, sizes and faults, then the files that were written."""
+    """Print images per class and split, sizes and problems, then the written files."""
     console = console or Console()
     table = Table("class", *SPLITS, "all", box=None)
     for name, of in results["counts"].items():
         table.add_row(Text(name), *(f"{of[split]:,}" for split in SPLITS), f"{sum(of.values()):,}")
-    console.print(Text(f"\n{results['data']}: {len(results['photos']):,} photos", style="bold"))
+    console.print(Text(f"\n{results['data']}: {len(results['photos']):,} images", style="bold"))
     console.print(table)
     for line, alarming in lines(results):
         console.print(Text(line, style="red" if alarming else ""))
@@ -142,47 +147,47 @@ def print_overview(results: Mapping[str, Any], files: Sequence[Path] = (), conso
 
 
 def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Sentences about the set, and whether each is a cause for alarm."""
+    """Lines of the summary, each with a flag that marks a problem."""
     said = [(f"largest class over smallest: {results['imbalance']:.1f}", results["imbalance"] > 10)]
     for key, unit in (("width", "px"), ("height", "px"), ("aspect", "")):
         if values := results["quantiles"][key]:
             middle = f"{values[2]:g} {unit}".rstrip()
-            said.append((f"{key}: median {middle}, 90 % of photos from {values[1]:g} to {values[3]:g}", False))
+            said.append((f"{key}: median {middle}, 90 % of images from {values[1]:g} to {values[3]:g}", False))
     said.append((f"broken files: {results['broken']}", results["broken"] > 0))
     if results["odd"]:
-        said.append(("odd files: " + ", ".join(f"{n:,} {what}" for what, n in results["odd"].items()), False))
-    said.append((f"pairs of equal files: {results['equal']}, of photos that show the same: {results['near']}", False))
+        said.append(("unusual files: " + ", ".join(f"{n:,} {what}" for what, n in results["odd"].items()), False))
+    said.append((f"pairs of equal files: {results['equal']}, of similar images: {results['near']}", False))
     if results["disagreeing"]:
-        said.append((f"of these under two labels: {results['disagreeing']}", True))
+        said.append((f"pairs with two labels: {results['disagreeing']}", True))
     if results["crossing"]:
-        leaked = f"{results['leaked']:.1%} of the test photos have a twin in training"
-        hint = "data.group_by=duplicates keeps together what pixels show"
-        if not results["crossing_by_pixels"]:  # nothing that it could fix
-            hint = "alike to a network, not by pixels, which are all that data.group_by=duplicates looks at"
-        said.append((f"of these on two sides of the split: {results['crossing']}; {leaked}: {hint}", True))
+        leaked = f"{results['leaked']:.1%} of test images have a duplicate in training"
+        hint = "data.group_by=duplicates keeps pairs with similar pixels in one split"
+        if not results["crossing_by_pixels"]:  # grouping by pixels cannot help
+            hint = "their embeddings are similar, their pixels are not, so data.group_by=duplicates does not help"
+        said.append((f"pairs in two splits: {results['crossing']}; {leaked}: {hint}", True))
     return said + _label_issues_and_outliers(results)
 
 
 def _label_issues_and_outliers(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Sentences about what features show; none where nobody looked at them."""
+    """Lines about label issues, outliers and leakage; none without embeddings."""
     if "features" not in results:
         return []
     issues, far = len(results["label_issues"]), len(results["outliers"])
     said = [
-        (f"photos compared by {results['features']}; labels evaluated by a linear probe and {results['method']}", False)
+        (f"images compared by {results['features']}; labels checked by a linear probe and {results['method']}", False)
     ]
-    said.append((f"labels that are likely wrong: {issues}" + (": look at relabel.csv" if issues else ""), issues > 0))
-    said.append((f"photos that are like no other: {far}" + (": see outliers.csv" if far else ""), False))
+    said.append((f"likely wrong labels: {issues}" + (": see relabel.csv" if issues else ""), issues > 0))
+    said.append((f"outliers: {far}" + (": see outliers.csv" if far else ""), False))
     for way, numbers in results["leakage"].items():
         if "impossible" in numbers:
             said.append((f"split by {way}: impossible, {numbers['impossible']}", False))
             continue
-        photos = " / ".join(str(numbers["photos"][split]) for split in SPLITS)
+        images = " / ".join(str(numbers["photos"][split]) for split in SPLITS)
         leaks = (
-            f"{numbers['crossing']} pairs on two sides ({numbers['by_pixels']} by pixels), "
-            f"{numbers['leaked']:.1%} of test photos have a twin in training"
+            f"{numbers['crossing']} pairs in two splits ({numbers['by_pixels']} by pixels), "
+            f"{numbers['leaked']:.1%} of test images have a duplicate in training"
         )
         said.append(
-            (f"{'the present split' if way == 'present' else 'split by data.' + way}: {photos} photos, {leaks}", False)
+            (f"{'current split' if way == 'present' else 'split by data.' + way}: {images} images, {leaks}", False)
         )
     return said

@@ -1,4 +1,4 @@
-"""Exported files as rows: which to take and why, on the terminal, as CSV and as JSON."""
+"""Report of exported files: one row per file, the recommended file and the reason, as text, CSV and JSON."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,40 +21,40 @@ _EXACTNESS = {"fp32": 0, "fp16": 1, "int8": 2}
 
 
 def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
-    """Choose the fastest file among those that lose at most `max_drop` macro F1, and say why.
+    """Choose the fastest file that loses at most `max_drop` macro F1, and explain the choice.
 
-    Equally fast ones: the more exact. A file that was not measured, or failed, is never chosen.
+    Among equally fast files the more exact precision wins. A file that failed or was not measured is never chosen.
 
     Args:
         rows: `status`, `file`, `precision`, `latency_ms` (median, batch 1), `f1_lost` against the checkpoint.
         max_drop: Macro F1, 0 or more.
 
     Returns:
-        The row (None if there is none to choose), and one line.
+        The row, or None without a suitable file, and the reason in one line.
     """
     done = [row for row in rows if row.get("status") == "completed" and math.isfinite(number(dict(row), "latency_ms"))]
     good = [row for row in done if number(dict(row), "f1_lost") <= max_drop]
     if not done:
-        return None, "no file was written: the lines above say why"
+        return None, "no file was written: see the errors above"
     if not good:
-        return None, f"no file keeps macro F1 within {max_drop:g} of the checkpoint's: train again, or raise max_drop"
+        return None, f"no file keeps macro F1 within {max_drop:g} of the checkpoint: raise max_drop or train again"
     best = min(good, key=lambda row: (row["latency_ms"], _EXACTNESS.get(row["precision"], 9)))
     others = [row for row in good if row is not best]
     reason = f"the fastest of {len(good)} that lose at most {max_drop:g} macro F1" if others else "the only one"
     if others:
         second = min(others, key=lambda row: row["latency_ms"])
         reason += f": {best['latency_ms']:.2f} ms, next is {second['file']} with {second['latency_ms']:.2f}"
-    twins = [row for row in done if row["format"] == best["format"] and row["precision"] == "int8" and row is not best]
-    if twins and best["precision"] != "int8":
-        slower = twins[0]["latency_ms"] >= best["latency_ms"]
+    int8 = [row for row in done if row["format"] == best["format"] and row["precision"] == "int8" and row is not best]
+    if int8 and best["precision"] != "int8":
+        slower = int8[0]["latency_ms"] >= best["latency_ms"]
         reason += (
-            "; int8 is not faster on this machine" if slower else f"; int8 loses {twins[0]['f1_lost']:.3f} macro F1"
+            "; int8 is not faster on this machine" if slower else f"; int8 loses {int8[0]['f1_lost']:.3f} macro F1"
         )
     return best, reason
 
 
 def checkpoint_row(ckpt: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of the checkpoint itself, which files are compared with."""
+    """Row of the checkpoint; exported files are compared with it."""
     known = {"file": "checkpoint", "path": str(ckpt), "format": "torch eager", "precision": "fp32", "error": None}
     equal = {"f1_macro": scores["f1_macro"], "f1_lost": 0.0, "difference": 0.0, "agreement": 1.0}
     size = Path(ckpt).stat().st_size if Path(ckpt).is_file() else 0
@@ -64,10 +64,10 @@ def checkpoint_row(ckpt: str, scores: Mapping[str, Any]) -> dict[str, Any]:
 def timed(
     rows: Sequence[Row], latency: Sequence[Mapping[str, Any]], score: Callable[..., Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows with their times at batch 1 and their score, taken from latency records by the rows' `file`.
+    """Add times at batch 1 and scores to rows. Latency records hold an entry per `file` of a row.
 
     Args:
-        rows: Rows of files; those that are not completed stay as they are.
+        rows: Rows of files; rows that are not completed are unchanged.
         latency: Records of `deployment.latency.timer`.
         score: Called with macro F1, the records and a name: see `deployment.score.Score.compute`.
     """
@@ -97,14 +97,14 @@ def print_artifacts(
     calibration: Mapping[str, float],
     console: Console | None = None,
 ) -> None:
-    """Print one table, a row a file, the chosen one marked; then what failed, the calibration, and the reason.
+    """Print a table with one row per file, then errors, calibration, and the recommended file with the reason.
 
     Args:
-        rows: What `timed` returned.
-        chosen: The row that `recommend` returned.
-        reason: The line that it returned.
-        calibration: What `reports.calibration.calibrate` returned.
-        console: Where to print; the terminal by default.
+        rows: Result of `timed`.
+        chosen: Row that `recommend` returned.
+        reason: Reason that `recommend` returned.
+        calibration: Dict that `reports.calibration.calibrate` returned.
+        console: Output; the terminal by default.
     """
     console = console or Console()
     table = Table(title="Exported files", title_justify="left", box=None)
@@ -117,17 +117,17 @@ def print_artifacts(
         cells = _cells(row) if row["status"] == "completed" else [Text(row["status"], style="yellow")]
         table.add_row(name, *cells)
     console.print(table)
-    console.print("max diff: of a probability from the checkpoint's; same: share of photos that get the same class")
+    console.print("max diff: largest difference of a probability from the checkpoint; same: share of equal predictions")
     for row in rows:
         if row["status"] != "completed":
             console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
         if row.get("float_layers"):
-            console.print(f"{row['file']}: layers that stay in float: {len(row['float_layers'])}")
+            console.print(f"{row['file']}: layers kept in float: {len(row['float_layers'])}")
     console.print(
         f"confidence: temperature {calibration['temperature']:.2f}, expected calibration error "
         f"{calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after"
     )
-    console.print(Text(f"take {chosen['file']}: {reason}" if chosen else reason, style="bold"))
+    console.print(Text(f"recommended: {chosen['file']}, {reason}" if chosen else reason, style="bold"))
 
 
 def _cells(row: Row) -> list[str]:
@@ -138,5 +138,5 @@ def _cells(row: Row) -> list[str]:
 
 
 def write_artifacts(folder: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> list[Path]:
-    """Write export.json (all of it) and export.csv (a row a file); returns their paths."""
+    """Write export.json (the whole report) and export.csv (one row per file); returns their paths."""
     return [write_json(folder / "export.json", report), write_csv(folder / "export.csv", rows, COLUMNS)]

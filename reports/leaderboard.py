@@ -1,4 +1,4 @@
-"""Rows of runs -> one ranking: on the terminal, as CSV, JSON, Markdown and a picture.
+"""Leaderboard of runs: terminal table, CSV, JSON, Markdown and a Pareto chart.
 
 python -m reports.leaderboard runs/sweeps/A runs/sweeps/B --out comparison
 """
@@ -21,7 +21,13 @@ from reports.results import Row, exported_as, f1_by_class, f1_macro, failed, gat
 
 
 class Column(NamedTuple):
-    """A column of the table: its title, a row's text in it, and when it has to go on a narrow terminal (0: never)."""
+    """Column of the table.
+
+    Attributes:
+        title: Heading.
+        text: Text of a row in this column.
+        leaves: Order of removal on a narrow terminal, the highest number first; 0: never removed.
+    """
 
     title: str
     text: Callable[[Row], str]
@@ -29,7 +35,7 @@ class Column(NamedTuple):
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the ranking, with the mean and spread over seeds before it where there are several."""
+    """Print the ranking; with several seeds, a table of means and standard deviations comes first."""
     console = console or Console()
     grouped = group_seeds(rows)
     if len(grouped) < len(rows):
@@ -40,10 +46,10 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def write(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write leaderboard.csv, .json (both: every run, full precision), .md and, if there is a point to draw, .png.
+    """Write leaderboard.csv and .json (every run, full precision), .md, and .png if a run has latency and macro F1.
 
     Returns:
-        Paths of what was written.
+        Paths of the written files.
     """
     ranked = rank(rows)
     flat = [key for row in ranked for key, value in row.items() if not _nested(value)]
@@ -55,8 +61,8 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         write_text(folder / "leaderboard.md", markdown(rows)),
     ]
     folded = group_seeds([row for row in ranked if not failed(row)])
-    shipped, key = any(row.get("file") for row in folded), time_key(folded)
-    time = {"time": "time of one photo, that of the reference = 1"} if shipped and key == "ratio" else {}
+    exported, key = any(row.get("file") for row in folded), time_key(folded)
+    time = {"time": "time per image relative to the reference"} if exported and key == "ratio" else {}
     points = [
         (_point_name(row, difference), number(row, key if time else "latency_ms"), f1_macro(row))
         for row, difference in _with_differences(folded)
@@ -67,7 +73,7 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The ranking as Markdown tables, with the mean and spread over seeds first where there are several."""
+    """Ranking as Markdown tables; with several seeds, a table of means and standard deviations comes first."""
     grouped = group_seeds(rows)
     parts = ["# Leaderboard\n"]
     if len(grouped) < len(rows):
@@ -77,14 +83,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the ranking has to know: failures, and scores that must not be compared."""
+    """Warnings about the ranking: failed and pruned runs, and scores that are not comparable."""
     found = []
     for what, part in (("runs", [r for r in rows if "file" not in r]), ("files", [r for r in rows if "file" in r])):
-        hopeless = sum(row.get("status") == "pruned" for row in part)
-        if broken := sum(failed(row) for row in part) - hopeless:
+        pruned = sum(row.get("status") == "pruned" for row in part)
+        if broken := sum(failed(row) for row in part) - pruned:
             found.append(f"{broken} of {len(part)} {what} failed.")
-        if hopeless:
-            found.append(f"{hopeless} of {len(part)} {what} were stopped early, without hope.")
+        if pruned:
+            found.append(f"{pruned} of {len(part)} {what} were pruned by the search.")
     kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
     if len(kinds) > 1:
         found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
@@ -92,28 +98,28 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def columns(ranked: Sequence[Row]) -> list[Column]:
-    """Columns that have something to say about these rows; lower score is better, of F1 higher."""
-    shipped = any(row.get("file") for row in ranked)
-    told = {id(row): difference for row, difference in _with_differences(ranked)}
+    """Columns that hold a value for at least one row."""
+    exported = any(row.get("file") for row in ranked)
+    settings = {id(row): difference for row, difference in _with_differences(ranked)}
 
     def setting(row: Row) -> str:
         how = "stopped" if row.get("status") == "pruned" else "failed"
         reason = f"{how}: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
-        return "  ".join(part for part in (told[id(row)], reason) if part)
+        return "  ".join(part for part in (settings[id(row)], reason) if part)
 
     wanted = [
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
-        Column("model", model, leaves=10 * shipped),  # the setting tells it too, then
+        Column("model", model, leaves=10 * exported),  # the setting of an exported file names the model too
         Column("setting", setting),
-        Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if shipped else ""), longest=40)),
+        Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if exported else ""), longest=40)),
         Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
         Column("score ↓", lambda row: _measured(row, ".4f", "score")),
         Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
         Column("weakest class", _weakest, leaves=5),
         Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
-        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms"), leaves=1 * shipped),
-        Column("× faster", lambda row: _faster(row, shipped)),
-        Column("front", lambda row: "●" if shipped and row.get("front") else ""),
+        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms"), leaves=1 * exported),
+        Column("× faster", lambda row: _faster(row, exported)),
+        Column("front", lambda row: "●" if exported and row.get("front") else ""),
         Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=9),
         Column("params M", lambda row: _millions(row, "params"), leaves=8),
         Column("MACs M", lambda row: _millions(row, "macs"), leaves=6),
@@ -124,7 +130,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, empty for NaN.
+    """Duration as readable text; empty for NaN.
 
     Example:
         >>> duration(3.21), duration(200), duration(7384)
@@ -154,7 +160,7 @@ def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
 
 def _least_width(shown: Sequence[Column], ranked: Sequence[Row]) -> int:
     widths = [max(len(text) for text in (column.title, *(column.text(row) for row in ranked))) for column in shown]
-    # Only the setting may be squeezed, to a width that still reads.
+    # Only the setting wraps, to at least 24 characters.
     return sum(min(w, 24) if c.title == "setting" else w for c, w in zip(shown, widths, strict=True)) + 2 * len(shown)
 
 
@@ -188,10 +194,10 @@ def _millions(row: Row, key: str) -> str:
     return f"{value / 1e6:.3g}" if 0 <= value < 1e8 else f"{value / 1e6:.0f}" if math.isfinite(value) else ""
 
 
-def _faster(row: Row, shipped: bool) -> str:
-    """How many times as fast as the reference; where runs were exported."""
+def _faster(row: Row, exported: bool) -> str:
+    """Speed relative to the reference; empty without exported files."""
     ratio = number(row, "ratio")
-    return f"{1 / ratio:.1f}" if shipped and ratio > 0 else ""
+    return f"{1 / ratio:.1f}" if exported and ratio > 0 else ""
 
 
 def _weakest(row: Row) -> str:
@@ -211,10 +217,12 @@ def _point_name(row: Row, difference: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rank any runs from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m reports.leaderboard", description="Rank finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs, sweeps, or folders above them")
-    parser.add_argument("--out", type=Path, help="folder to write into (default: the first DIR)")
+    """Write the leaderboard from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m reports.leaderboard", description="Rank runs.")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folder of a run, of a sweep, or a parent of these"
+    )
+    parser.add_argument("--out", type=Path, help="output folder (default: the first DIR)")
     given = parser.parse_args(arguments)
     try:
         rows = [row | {"folder": str(folder / row["folder"])} for folder in given.folders for row in gather(folder)]
@@ -222,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if not rows:
-        print(f"no metrics.json below {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        print(f"no metrics.json found in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
         return 2
     print_table(rows)
     for path in write(rows, given.out or given.folders[0]):

@@ -1,23 +1,56 @@
-"""A run's most confident mistakes as pictures, and where its network looked: mistakes.json, which the page shows."""
+"""The most confident wrong predictions of a run: their list, and mistakes.json with images and heat maps."""
 
 import base64
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from litesort.io import write_json
 
-SIDE = 128  # pixels of a picture
+SIDE = 128  # side of a stored image in pixels
 
 
-def most_confident(probabilities: np.ndarray, targets: np.ndarray, count: int) -> list[int]:
-    """Rows (of (N, C) probabilities and (N,) classes) of at most `count` wrong answers, the surest first."""
-    answers, confidence = probabilities.argmax(1), probabilities.max(1)
-    wrong = np.flatnonzero(answers != targets)
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:count].tolist()
+class Mistake(NamedTuple):
+    """One wrong prediction.
+
+    Attributes:
+        row: Position in the evaluated split.
+        file: Name of the image.
+        label: True class.
+        prediction: Predicted class.
+        confidence: Probability of the predicted class.
+    """
+
+    row: int
+    file: str
+    label: str
+    prediction: str
+    confidence: float
+
+
+def worst_mistakes(
+    probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], files: Sequence[str], count: int
+) -> list[Mistake]:
+    """List at most `count` wrong predictions, the most confident first; equal confidences keep their order.
+
+    Args:
+        probabilities: (N, C) float, rows sum to 1.
+        targets: (N,) int, true classes.
+        classes: (C,) names.
+        files: (N,) names of the images.
+        count: Largest number of mistakes, 0 or more.
+    """
+    predictions, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predictions != targets)
+    rows = wrong[np.argsort(-confidence[wrong], kind="stable")][:count].tolist()
+    return [
+        Mistake(row, str(files[row]), classes[targets[row]], classes[predictions[row]], float(confidence[row]))
+        for row in rows
+    ]
 
 
 def write_mistakes(
@@ -26,48 +59,54 @@ def write_mistakes(
     targets: np.ndarray,
     classes: Sequence[str],
     files: Sequence[str],
-    photo: Callable[[int, int], np.ndarray],
+    image: Callable[[int, int], np.ndarray],
     size: int,
     heat_maps: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray | None]] | None = None,
     count: int = 12,
 ) -> Path | None:
-    """Write mistakes.json: file, label, prediction, confidence, photo and map of each, the surest mistake first.
+    """Write mistakes.json: file, label, prediction, confidence, image and heat map of the worst mistakes.
 
-    Photo and map are `data:` URLs of WebP pictures, of the same square; the map is darkest where the net looked least.
+    Image and map are square WebP images of equal extent, stored as `data:` URLs. The map is brightest where the
+    evidence for the predicted class is strongest.
 
     Args:
         folder: The run folder.
         probabilities: (N, C) float, rows sum to 1.
         targets: (N,) int, true classes.
-        classes: C names.
-        files: N names of the photos.
-        photo: Row and side -> (side, side, 3) uint8, cut and padded as the net sees it; called for mistakes only.
-        size: Side of what the net sees, in pixels.
-        heat_maps: (B, S, S, 3) uint8 images and (B,) predictions -> a map (H, W, 3) uint8 each, or None; None: no maps.
-        count: Largest number of mistakes; 0: nothing is written.
+        classes: (C,) names.
+        files: (N,) names of the images.
+        image: Row and side -> (side, side, 3) uint8, preprocessed as for the network. Called for mistakes only.
+        size: Side of the network's input in pixels.
+        heat_maps: (B, S, S, 3) uint8 images and (B,) predictions -> a map (H, W, 3) uint8 or None for each. None: no
+            maps.
+        count: Largest number of mistakes. With 0 nothing is written.
 
     Returns:
-        The file's path, or None.
+        Path of the file, or None.
     """
     if count < 1:
         return None
-    rows, answers = most_confident(probabilities, targets, count), probabilities.argmax(1)
-    maps: Sequence[np.ndarray | None] = [None] * len(rows)
-    if heat_maps is not None and rows:
-        maps = heat_maps(np.stack([photo(row, size) for row in rows]), answers[rows])
-    found = [
+    found = worst_mistakes(probabilities, targets, classes, files, count)
+    maps: Sequence[np.ndarray | None] = [None] * len(found)
+    if heat_maps is not None and found:
+        rows = [mistake.row for mistake in found]
+        maps = heat_maps(np.stack([image(row, size) for row in rows]), probabilities.argmax(1)[rows])
+    entries = [
         {
-            "file": files[row], "label": classes[int(targets[row])], "prediction": classes[int(answers[row])],
-            "confidence": round(float(probabilities[row].max()), 4), "photo": data_url(photo(row, SIDE)),
-            "map": None if heat is None else data_url(heat),
+            "file": mistake.file,
+            "label": mistake.label,
+            "prediction": mistake.prediction,
+            "confidence": round(mistake.confidence, 4),
+            "image": data_url(image(mistake.row, SIDE)),
+            "map": None if heat_map is None else data_url(heat_map),
         }
-        for row, heat in zip(rows, maps, strict=True)
-    ]  # fmt: skip
-    return write_json(folder / "mistakes.json", {"format": 1, "mistakes": found})
+        for mistake, heat_map in zip(found, maps, strict=True)
+    ]
+    return write_json(folder / "mistakes.json", {"format": 1, "mistakes": entries})
 
 
-def data_url(picture: np.ndarray) -> str:
-    """`data:` URL of a WebP of (H, W, 3) or (H, W) uint8."""
+def data_url(image: np.ndarray) -> str:
+    """Encode (H, W, 3) or (H, W) uint8 as the `data:` URL of a WebP image."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "WEBP", quality=70, method=4)
+    Image.fromarray(image).save(stream, "WEBP", quality=70, method=4)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Answers to unlabelled photos: rows that are written as they come, and counted for the terminal."""
+"""Predictions for unlabelled images: rows are written as a stream and counted for the terminal."""
 
 import json
 from collections import Counter
@@ -22,47 +22,47 @@ REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is t
 def answer_rows(
     files: Sequence[Path], reasons: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], least: float
 ) -> Iterator[dict[str, Any]]:
-    """One row a file: file, prediction, confidence, status (ok, rejected, broken), reason, and `p_<class>`.
+    """One row per file: file, prediction, confidence, status (ok, rejected, broken), reason, and `p_<class>`.
 
     Args:
         files: (B,) paths.
-        reasons: (B,) why a file could not be read; "" where it could.
-        probabilities: (b, C) float in [0, 1], of the files that could be read, in order.
+        reasons: (B,) error of each unreadable file; "" for a readable one.
+        probabilities: (b, C) float in [0, 1], of the readable files, in order.
         classes: (C,) names.
-        least: Answers of a lower confidence are marked as rejected.
+        least: Predictions of lower confidence get the status rejected.
     """
-    answers = iter(probabilities)
+    remaining = iter(probabilities)
     for file, reason in zip(files, reasons, strict=True):
         row: dict[str, Any] = {"file": str(file), "prediction": None, "confidence": None, "status": BROKEN}
         if reason:
             yield row | {"reason": reason}
             continue
-        answer = next(answers)
-        confidence = float(answer.max())
+        values = next(remaining)
+        confidence = float(values.max())
         low = confidence < least
         yield (
             row
             | {
-                "prediction": classes[int(answer.argmax())],
+                "prediction": classes[int(values.argmax())],
                 "confidence": round(confidence, 6),
                 "status": REJECTED if low else "ok",
                 "reason": f"confidence below {least:g}" if low else None,
             }
-            | {f"p_{name}": round(float(share), 6) for name, share in zip(classes, answer, strict=True)}
+            | {f"p_{name}": round(float(share), 6) for name, share in zip(classes, values, strict=True)}
         )
 
 
 class Answers:
-    """Take rows one by one: write them, keep the first few, count the rest; memory stays constant.
+    """Write rows one by one, keep the first few and count all; memory use is constant.
 
-    Use it as a context manager: the files get their names when all is well.
+    Use it as a context manager. The files appear under their names when the block ends without an error.
 
     Args:
         classes: (C,) names.
         csv: CSV file to write, or None.
-        json: JSON file to write, or None: one object a line where its name ends in .jsonl, else one array.
+        json: JSON file to write, or None. A name ending in .jsonl gives one object per line, any other name one array.
         shown: Rows to print.
-        overwrite: Replace files of these names; else FileExistsError is raised at the end where one is there.
+        overwrite: Replace existing files. Without it an existing file raises FileExistsError at the end.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Answers:
         return self._stack.__exit__(kind, error, trace)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take one row of `answer_rows`."""
+        """Write and count one row of `answer_rows`."""
         if self._table is not None:
             self._table.writerow([csv_cell(row.get(column)) for column in self.columns])
         if self._lines is not None:
@@ -106,7 +106,7 @@ class Answers:
             self.counts[row["prediction"]] += 1
 
     def print(self, console: Console | None = None) -> None:
-        """The first rows as a table, then how many there are of each class, rejected and broken."""
+        """Print the first rows as a table, then the number of images per class, rejected and broken."""
         console = console or Console()
         table = Table(box=None)
         table.add_column("file", overflow="fold")
@@ -123,7 +123,7 @@ class Answers:
             console.print(Text(f"... and {total - len(self.first):,} more"))
         counts = ", ".join(f"{one_line(name, 40)} {count:,}" for name, count in self.counts.most_common())
         tail = "".join(f", {self.statuses[name]:,} {name}" for name in (REJECTED, BROKEN) if self.statuses[name])
-        console.print(Text(f"{total:,} photos: {counts or 'none answered'}{tail}", style="bold"))
+        console.print(Text(f"{total:,} images: {counts or 'no predictions'}{tail}", style="bold"))
 
     def _open(self, path: Path) -> IO[str]:
         temporary = self._stack.enter_context(replacing(path, self.overwrite))

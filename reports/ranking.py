@@ -1,4 +1,4 @@
-"""Order rows of runs, and fold the seeds of one setting into one row; pure functions."""
+"""Rank rows of runs and average the seeds of one setting; pure functions."""
 
 import json
 import math
@@ -9,16 +9,18 @@ from litesort.io import plain
 from reports.pareto import front
 from reports.results import Row, f1_macro, failed, number, overrides
 
+LARGEST = 1e150  # the square of a larger number overflows in the standard deviation
+
 
 def rank(rows: Sequence[Row]) -> list[Row]:
-    """Sort by score, the best first; failed rows come last.
+    """Sort rows by score, lowest (best) first; failed rows come last.
 
-    Equal scores are ordered by macro F1, then latency, but share their rank. Completed rows without a finite
-    score follow those that have one, by macro F1. The order does not depend on the order given.
+    Rows of equal score share a rank and are ordered by macro F1, then latency. Completed rows without a finite score
+    follow the others, by macro F1. The result does not depend on the order of the input.
 
     Returns:
-        Copies with `rank`: 1, 2, 2, 4, ... or None where there is nothing to rank by; and `front`: whether no other row
-        beats it on macro F1 and time.
+        Copies with two more keys. `rank` is 1, 2, 2, 4, ..., or None without score and macro F1. `front` tells whether
+        the row is on the Pareto front of macro F1 and time.
     """
     best = {id(row) for row in pareto_front(rows)}
     ranked: list[Row] = []
@@ -32,26 +34,29 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Completed rows that no other beats on macro F1 and time, by rising time."""
+    """Completed rows on the Pareto front of macro F1 and time, by rising time."""
     done = [row for row in rows if not failed(row)]
     key = time_key(done)
     return [done[i] for i in front([number(row, key) for row in done], [f1_macro(row) for row in done])]
 
 
 def time_key(rows: Sequence[Row]) -> str:
-    """What rows are compared in: "ratio", their time by the reference's in the same run, where all have it and the
-    seconds of different moments need not be compared; else "latency_ms"."""
+    """Key of the time to compare rows by.
+
+    It is "ratio", the time divided by that of the reference in the same run, if all measured rows have it; the ratio
+    cancels differences between machines and moments. Otherwise it is "latency_ms".
+    """
     timed = [row for row in rows if math.isfinite(number(row, "latency_ms"))]
     return "ratio" if timed and all(math.isfinite(number(row, "ratio")) for row in timed) else "latency_ms"
 
 
 def group_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Fold completed rows that differ in nothing but the seed into one; failed rows stay as they are.
+    """Average completed rows that differ in the seed only; failed rows are unchanged.
 
     Returns:
-        Rows, of which a folded one holds the mean of every number, its sample standard deviation under `<key>_spread`,
-        `seeds` (sorted), `folders` (in the order given), `overrides` without the seed, and of the other values those
-        that are equal.
+        One row per setting. An averaged row holds the mean of every number, its sample standard deviation under
+        `<key>_spread`, `seeds` (sorted), `folders` (in the order given), `overrides` without the seed, and those other
+        values that are equal in all of its rows.
     """
     groups: dict[str, list[Row]] = {}
     for position, row in enumerate(rows):
@@ -60,7 +65,7 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
-    """What tells each row's command line from the others': its overrides but the common ones, model and seed."""
+    """Overrides that distinguish each row: without those that all rows share, and without model and seed."""
     each = [[item for item in overrides(row) if not item.startswith(("model=", "seed="))] for row in rows]
     common = set(each[0]).intersection(*each[1:]) if len(each) > 1 else set()
     return [" ".join(item for item in items if item not in common) for items in each]
@@ -96,7 +101,7 @@ def _folded(group: Sequence[Row]) -> Row:
     folded: Row = {}
     for key in dict.fromkeys(key for row in group for key in row if key not in ("seed", "seeds", "rank", "front")):
         numbers = [number(row, key) for row in group]
-        if all(math.isfinite(value) for value in numbers):
+        if all(abs(value) < LARGEST for value in numbers):
             folded[key] = statistics.fmean(numbers)
             folded[f"{key}_spread"] = statistics.stdev(numbers)
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
@@ -104,5 +109,5 @@ def _folded(group: Sequence[Row]) -> Row:
     seeds = [row["seed"] for row in group if "seed" in row]
     folders = [row["folder"] for row in group if "folder" in row]
     if chosen := [item for item in overrides(group[0]) if not item.startswith("seed=")]:
-        folded["overrides"] = chosen  # equal but for their order, or they were not folded
+        folded["overrides"] = chosen  # equal up to their order, or the rows would not be in one group
     return folded | {"seeds": sorted(seeds, key=str), "runs": len(group), "folders": folders}

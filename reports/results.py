@@ -1,4 +1,4 @@
-"""Results of runs as plain rows: each run's metrics.json, whatever state it is in, and its exported files."""
+"""Read results of runs as plain rows: metrics.json of each run, in any state, and its exported files."""
 
 import math
 import os
@@ -11,37 +11,27 @@ from litesort.io import write_json
 from litesort.plain_data import parse_json, parse_yaml
 
 Row = dict[str, Any]
-SHARED = (
-    "name",
-    "overrides",
-    "model",
-    "origin",
-    "seed",
-    "data",
-    "size",
-    "params",
-    "macs",
-    "git",
-)  # by a run and its files
+# Keys that an exported file's row takes from its run.
+SHARED = ("name", "overrides", "model", "origin", "seed", "data", "size", "params", "macs", "git")
 
 
 def gather(folder: Path) -> list[Row]:
-    """Read the metrics.json of every run below `folder`, in the order of their paths, and each run's exported files.
+    """Read metrics.json and exported files of every run below `folder`, in the order of paths.
 
-    A file that cannot be read, and the folder of a job that never wrote one, become failed rows that say why, so that
-    no job of a sweep is silently missing. Rows of exported files have `file`, and what they share with their run.
+    An unreadable file becomes a failed row with a reason. So does the folder of a job without metrics.json: no job of a
+    sweep is missing from the result. Rows of exported files have `file` and share other keys with their run.
 
     Args:
-        folder: A run's folder, a sweep's, or any above them.
+        folder: Folder of a run, of a sweep, or a parent of these.
 
     Returns:
-        One row a run, then one a file; `folder` in it is the run's path relative to the one searched.
+        One row per run, each followed by one row per exported file. `folder` of a row is relative to `folder`.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: give one that holds runs")
+        raise FileNotFoundError(f"{folder} is not a folder: give a folder that contains runs")
     return [
         {**row, "folder": str(run.relative_to(folder))}
         for run in sorted(_runs(folder))
@@ -51,7 +41,7 @@ def gather(folder: Path) -> list[Row]:
 
 
 def number(row: Row, *keys: str) -> float:
-    """First of the keys that holds a finite number; NaN if none does."""
+    """Value of the first key that holds a finite number; NaN without one."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -65,26 +55,26 @@ def number(row: Row, *keys: str) -> float:
 
 
 def stage(row: Row) -> str:
-    """Prefix of a row's metrics: "test", also for images that are no part of the run; else "val", "train" or "all"."""
+    """Prefix of a row's metrics: "val", "train" or "all"; "test" also for images from outside the run."""
     if row.get("split") in ("train", "val", "all"):
         return str(row["split"])
     return "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
 
 
 def split_name(row: Row) -> str:
-    """What the images of a row are called in reports."""
+    """Name of the evaluated split in reports."""
     names = {"all": "all images", "unseen": "images that were not trained on", "val": "validation split"}
     split = row.get("split") or stage(row)
     return names.get(split, f"{split} split")
 
 
 def f1_macro(row: Row) -> float:
-    """Macro F1 of the split that the run was evaluated on (test if it was), or NaN."""
+    """Macro F1 on the evaluated split (test if there is one), or NaN."""
     return number(row, f"{stage(row)}/f1_macro")
 
 
 def f1_by_class(row: Row) -> dict[str, float]:
-    """F1 of each class on the split that the run was evaluated on."""
+    """F1 of each class on the evaluated split."""
     prefix = f"{stage(row)}/f1/"
     means = (key for key in row if key.startswith(prefix) and key.removesuffix("_spread") not in row.keys() - {key})
     found = {key.removeprefix(prefix): number(row, key) for key in means}
@@ -92,40 +82,40 @@ def f1_by_class(row: Row) -> dict[str, float]:
 
 
 def failed(row: Row) -> bool:
-    """Whether a row has no result to rank: anything but a status "completed"; "pruned" is one that a search stopped."""
+    """Return True if the row has no result, i.e. any status but "completed" ("failed", or "pruned" by a search)."""
     return row.get("status") != "completed"
 
 
 def one_line(value: Any, longest: int = 200) -> str:
-    """Text of a value on one line: line ends become spaces, control characters go, what is too long is cut."""
+    """Text of a value on one line: line ends become spaces, control characters are removed, long text is cut."""
     text = " ".join(str(value).split())
     text = "".join(character for character in text if character.isprintable())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def overrides(row: Row) -> list[str]:
-    """Command line of the run, one `key=value` an item."""
+    """Command-line overrides of the run, one `key=value` per item."""
     given = row.get("overrides")
     return [one_line(item) for item in given] if isinstance(given, list) else []
 
 
 def model(row: Row) -> str:
-    """Name of the row's model, as far as it is known."""
+    """Name of the row's model, or the best substitute."""
     chosen = (item.removeprefix("model=") for item in overrides(row) if item.startswith("model="))
     name = one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
     return f"{name} ({split_name(row)})" if row.get("split") in ("train", "val", "all") else name
 
 
 def exported_as(row: Row) -> str:
-    """Name of an exported file's row: its run's, format and precision; empty for a run's own row."""
+    """Run name, format and precision of an exported file; empty for the row of a run."""
     parts = (row.get("name"), row.get("format"), row.get("precision")) if row.get("file") else ()
     return one_line(" ".join(str(part) for part in parts if part), longest=60)
 
 
 def newest_export(run: Path) -> Path:
-    """Folder of the latest finished export beside a run's checkpoint: `exported`, `exported-2`, ...
+    """Folder of the latest complete export of a run: `exported`, `exported-2`, ...
 
-    Where none is finished it is `exported`, which need not be there.
+    Without a complete export the result is `exported`, which may not exist.
     """
     found = [file for file in run.glob("exported*/export.json") if re.fullmatch(r"exported(-\d+)?", file.parent.name)]
     return max(found, key=lambda file: file.stat().st_mtime_ns).parent if found else run / "exported"
@@ -141,20 +131,20 @@ def _runs(folder: Path) -> Iterator[Path]:
 def _read(run: Path) -> Row:
     file = run / "metrics.json"
     if not file.is_file():
-        return _failure("no metrics.json: it was killed, or still runs", **_asked(run))
+        return _failure("no metrics.json: the run was killed or is still running", **_requested(run))
     try:
         row = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return _failure(f"metrics.json cannot be read: {one_line(error)}", **_asked(run))
+        return _failure(f"metrics.json cannot be read: {one_line(error)}", **_requested(run))
     if not isinstance(row, dict):
-        return _failure(f"metrics.json holds a {type(row).__name__} where a mapping was expected")
+        return _failure(f"metrics.json is invalid: expected a mapping, but got a {type(row).__name__}")
     if row.get("status") not in ("completed", "failed", "pruned"):
         return row | _failure(f"metrics.json has the status {row.get('status')!r}")
     return row
 
 
 def _exported(run: Path, result: Row) -> list[Row]:
-    """Rows of the files in a run's latest export.json; none if there is no such thing to read."""
+    """Rows of the files in the latest export.json of a run; none without a readable one."""
     try:
         files = parse_json((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
@@ -174,21 +164,21 @@ def _failure(error: str, **known: Any) -> Row:
 def write_failure(
     folder: Path, known: dict[str, Any], overrides: list[str], message: str, status: str = "failed"
 ) -> None:
-    """Make a row of a job that has no result.
+    """Write metrics.json of a job without a result.
 
     Args:
-        folder: The job's.
-        known: What the job is known by, its `name` among it.
-        overrides: Its command line.
-        message: Why, in one line.
-        status: "failed", or "pruned" for one that a search stopped.
+        folder: Folder of the job.
+        known: Known keys of the row, e.g. `name`.
+        overrides: Command-line overrides of the job.
+        message: Reason in one line.
+        status: "failed", or "pruned" for a job that a search stopped.
     """
     named = known | {"name": known.get("name") or folder.name}
     write_json(folder / "metrics.json", {"status": status, "error": message, "overrides": overrides, **named})
 
 
-def _asked(run: Path) -> Row:
-    """Command line of a run that left nothing else, and the seed in it: what tells its row from its neighbours'."""
+def _requested(run: Path) -> Row:
+    """Overrides of a run without results, and the seed in them; they distinguish its row from others."""
     given = _hydra_overrides(run)
     seeds = [item.removeprefix("seed=") for item in given if item.startswith("seed=")]
     return {"overrides": given} | ({"seed": int(seeds[-1])} if seeds and seeds[-1].isdecimal() else {})
@@ -200,4 +190,4 @@ def _hydra_overrides(run: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     items = [str(item) for item in given] if isinstance(given, list) else []
-    return [item for item in items if not item.startswith("resume=")]  # says that it goes on, not what it is
+    return [item for item in items if not item.startswith("resume=")]  # describes how the run started, not its setting

@@ -1,4 +1,4 @@
-"""What a run's folder has to show beside its results: curves, answers, mistakes, config. What is missing is empty."""
+"""Read a run folder: curves, predictions, mistakes, config, error. A missing or damaged file gives an empty value."""
 
 import csv
 import json
@@ -13,21 +13,22 @@ import numpy as np
 from litesort.io import csv_cell, plain
 from litesort.plain_data import parse_json, parse_yaml
 from reports.calibration import reliability
+from reports.per_class import confusion_counts
 
-POINTS = 100  # of a curve
-BINS = 15  # of a reliability diagram
-PICTURE = re.compile(r"data:image/(webp|png|jpeg);base64,[A-Za-z0-9+/]+=*")
+POINTS = 100  # per curve, at most
+BINS = 15  # per reliability diagram
+IMAGE_URL = re.compile(r"data:image/(webp|png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
-class Answers(NamedTuple):
-    """What a run answered to its test photos.
+class Predictions(NamedTuple):
+    """Predictions of a run for its test images, summarised.
 
     Attributes:
         classes: (C,) names.
         confusion: (C, C) int, row = label, column = prediction.
-        confidence: (B,) mean confidence of a bin; None where it is empty.
-        accuracy: (B,) share of right answers in it.
-        counts: (B,) answers in it.
+        confidence: (B,) mean confidence of each bin; None where the bin is empty.
+        accuracy: (B,) share of right predictions in each bin; None where the bin is empty.
+        counts: (B,) predictions in each bin.
     """
 
     classes: list[str]
@@ -38,7 +39,7 @@ class Answers(NamedTuple):
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Curves of history.csv by name: (epoch, value), at most 100 points of each."""
+    """Curves of history.csv by column name, each a list of at most 100 (epoch, value)."""
     rows = _csv(folder / "history.csv")
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -49,38 +50,39 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     return {key: _thin(points) for key, points in curves.items()}
 
 
-def read_answers(folder: Path, classes: Sequence[str]) -> Answers | None:
-    """Confusion matrix and calibration out of predictions.csv; None without it, or where it is of other classes."""
+def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions | None:
+    """Confusion matrix and calibration from predictions.csv; None without the file or if its classes differ."""
     place = {csv_cell(name): i for i, name in enumerate(classes)}
     columns = [f"p_{name}" for name in classes]
-    matrix = np.zeros((len(classes), len(classes)), dtype=int)
-    confidence, correct = [], []
+    labels, predictions, confidence = [], [], []
     for row in _csv(folder / "predictions.csv"):
-        label, answer = place.get(row.get("label")), place.get(row.get("prediction"))
-        if label is None or answer is None:
+        label, prediction = place.get(row.get("label")), place.get(row.get("prediction"))
+        if label is None or prediction is None:
             return None
-        matrix[label, answer] += 1
-        confidence.append(min(1.0, max(0.0, _number(row.get(csv_cell(columns[answer]))))))
-        correct.append(label == answer)
+        labels.append(label)
+        predictions.append(prediction)
+        confidence.append(min(1.0, max(0.0, _number(row.get(csv_cell(columns[prediction]))))))
     if not confidence or not all(map(math.isfinite, confidence)):
         return None
-    binned = reliability(np.array(confidence), np.array(correct), BINS)
-    return Answers(
-        list(classes), matrix.tolist(), plain(binned.confidence), plain(binned.accuracy), binned.counts.tolist()
+    targets, predicted = np.array(labels), np.array(predictions)
+    counts = confusion_counts(targets, predicted, len(classes))
+    binned = reliability(np.array(confidence), targets == predicted, BINS)
+    return Predictions(
+        list(classes), counts.tolist(), plain(binned.confidence), plain(binned.accuracy), binned.counts.tolist()
     )
 
 
 def read_mistakes(folder: Path) -> list[dict[str, Any]]:
-    """Entries of mistakes.json that hold a picture: see `reports.mistakes`."""
+    """Entries of mistakes.json whose image is a valid `data:` URL; see `reports.mistakes`."""
     try:
         found = parse_json((folder / "mistakes.json").read_text(encoding="utf-8"))["mistakes"]
-        return [_picture(entry) for entry in found if PICTURE.fullmatch(entry["photo"])]
+        return [_mistake(entry) for entry in found if IMAGE_URL.fullmatch(entry["image"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    """Flat config.yaml, keys joined by dots, values as text; without the values that name the run's own folder."""
+    """Flat config.yaml: keys joined by dots, values as text. Values that contain the run folder's path are left out."""
     try:
         config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,18 +94,18 @@ def read_config(folder: Path) -> dict[str, str]:
 
 
 def read_error(folder: Path, longest: int = 4000) -> str:
-    """End of error.log."""
+    """Last `longest` characters of error.log; empty without the file."""
     try:
         return (folder / "error.log").read_text(encoding="utf-8", errors="replace")[-longest:]
     except OSError:
         return ""
 
 
-def _picture(entry: Mapping[str, Any]) -> dict[str, Any]:
-    heat = entry.get("map")
-    words = {key: str(entry.get(key, "")) for key in ("file", "label", "prediction")}
-    known = {"photo": entry["photo"], "map": heat if heat and PICTURE.fullmatch(heat) else None}
-    return {**words, **known, "confidence": _number(entry.get("confidence"))}
+def _mistake(entry: Mapping[str, Any]) -> dict[str, Any]:
+    heat_map = entry.get("map")
+    texts = {key: str(entry.get(key, "")) for key in ("file", "label", "prediction")}
+    images = {"image": entry["image"], "map": heat_map if heat_map and IMAGE_URL.fullmatch(heat_map) else None}
+    return {**texts, **images, "confidence": _number(entry.get("confidence"))}
 
 
 def _flat(value: Any, prefix: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One run's result on the terminal: how good, how fast, how large, and where it is written."""
+"""Summary of one run on the terminal: quality, speed, size and written files."""
 
 import math
 import os
@@ -19,12 +19,12 @@ def print_summary(
     files: Sequence[Path] = (),
     console: Console | None = None,
 ) -> None:
-    """Print what a run's metrics.json says as a table, then the files that were written.
+    """Print metrics.json of a run as a table, then the written files.
 
     Args:
-        metrics: Flat metrics; whatever is missing is left out. `latency` holds records of `deployment.latency.timer`.
-        files: Paths to name, shown relative to the working folder where they are below it.
-        console: Where to print; the terminal by default.
+        metrics: Flat metrics; missing keys are left out. `latency` holds records of `deployment.latency.timer`.
+        files: Paths to print, relative to the working folder where possible.
+        console: Output; the terminal by default.
     """
     console = console or Console()
     table = Table(show_header=False, box=None)
@@ -38,12 +38,12 @@ def print_summary(
     if files:
         console.print(Text("files", style="bold"))
     for file in files:
-        # Not wrapped, so that a path can be copied.
+        # No wrapping, so that a path can be copied.
         console.print(Text(f"  {shown_path(file)}"), soft_wrap=True)
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """What was evaluated, in one line."""
+    """Model, weights, size and data in one line."""
     split = split_name(dict(metrics))
     origin = metrics.get("origin")
     weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""
@@ -54,7 +54,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Rows of the table: name and text, as far as there is a value."""
+    """Rows of the table, name and text; missing values are left out."""
     row = dict(metrics)
     if math.isfinite(f1_macro(row)):
         yield "macro F1", f"{f1_macro(row):.4f}"
@@ -75,11 +75,11 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "score", _score(metrics)
     if math.isfinite(number(row, "train_seconds")):
         pace = number(row, "images_per_second")
-        yield "trained in", duration(number(row, "train_seconds")) + (f", {pace:,.0f} photos/s" if pace == pace else "")
+        yield "trained in", duration(number(row, "train_seconds")) + (f", {pace:,.0f} images/s" if pace == pace else "")
 
 
 def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Rows of the table for latency records: the model's time, its ratio to the reference, and how it was measured."""
+    """Rows of the table for latency records: time, ratio to the reference, and settings of the measurement."""
     clocks = {"model": "model only", "end_to_end": "file to class"}
     for record in records:
         reference, entries = record.get("reference"), record["entries"]
@@ -96,7 +96,7 @@ def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, s
 
 
 def shown_path(path: Path) -> str:
-    """A path as a person would type it: relative to the working folder if it is below it."""
+    """Path relative to the working folder if it lies below it, else unchanged."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
@@ -107,7 +107,7 @@ def _coverage(row: dict[str, Any]) -> str:
     if share == 0:
         return f"no threshold reaches {aim}"
     threshold = number(row, "coverage_threshold")
-    return f"{share:.1%} of photos can be kept at {aim}" + (
+    return f"{share:.1%} of images can be kept at {aim}" + (
         f": reject below confidence {threshold:.3f}" if math.isfinite(threshold) else ""
     )
 

@@ -108,16 +108,16 @@ def test_the_page_needs_nothing_else_and_escapes_names(looked):
 
 def test_one_size_of_all_is_said_as_it_is(looked):
     page = (looked[2] / "explore.html").read_text()
-    assert "width: median 120 px, 90 % of photos from 120 to 120" in page
+    assert "width: median 120 px, 90 % of images from 120 to 120" in page
     assert ">120</text>" in page
     assert ">119.5</text>" not in page
 
 
-def test_what_no_pixels_join_is_not_promised_to_be_mended(looked):
+def test_summary_recommends_group_by_only_for_similar_pixels(looked):
     from reports.dataset import lines
 
     results = {**looked[0], "crossing": 3, "leaked": 0.1}
     said = {count: " ".join(line for line, _ in lines({**results, "crossing_by_pixels": count})) for count in (0, 2)}
-    assert "keeps together what pixels show" in said[2]
-    assert "keeps together" not in said[0]
-    assert "alike to a network, not by pixels" in said[0]
+    assert "keeps pairs with similar pixels in one split" in said[2]
+    assert "keeps pairs" not in said[0]
+    assert "their pixels are not" in said[0]

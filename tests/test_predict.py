@@ -75,7 +75,7 @@ def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
         assert [row["file"] for row in csv.DictReader(file)] == [row["file"] for row in rows]
     assert (answers.statuses["ok"], answers.statuses["broken"]) == (3, 4)
     text = " ".join(capsys.readouterr().out.split())
-    assert text.count("7 photos: ") == text.count(", 4 broken") == 1
+    assert text.count("7 images: ") == text.count(", 4 broken") == 1
     assert sorted(path.name for path in table.parent.iterdir()) == ["answers.csv", "answers.jsonl"]
 
 
@@ -118,7 +118,7 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
     before = set(tmp_path.iterdir())
     done = run(f"source={belt / 'b.jpg'}")
     assert done.returncode == 0, done.stderr
-    assert "1 photos: " in done.stdout
+    assert "1 images: " in done.stdout
     wrong = run("source=nowhere")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: source=nowhere does not exist: give a photo, a folder or a pattern"

@@ -1,1 +1,1 @@
-"""Pages in HTML that need no server."""
+"""HTML pages that need no server, no network and no other file."""

@@ -1,64 +1,47 @@
-"""Runs side by side as one HTML page that needs no other file, no server and no network.
+"""HTML leaderboard: compare runs on one page.
 
 python -m reports.html.leaderboard runs/sweeps/A runs/sweeps/B --out comparison/leaderboard.html
 """
 
 import argparse
-import base64
-import hashlib
 import math
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from litesort.io import write_text
 from reports.html.charts import curve_chart, pareto_chart
+from reports.html.engine import write_html
 from reports.html.table import classes, facts, heat, labels, table
 from reports.leaderboard import notes
 from reports.ranking import group_seeds, rank
 from reports.results import Row, f1_macro, failed, gather, number, one_line, overrides
-from reports.run_folder import read_answers, read_config, read_curves, read_error, read_mistakes
+from reports.run_folder import read_config, read_curves, read_error, read_mistakes, read_predictions
 
-HERE = Path(__file__).parent
-PICTURES = 6_000_000  # bytes of mistakes' pictures on one page, text of their base64
-KEYS = 40  # columns of the table of settings
-MOST_CELLS = 30  # classes: a larger confusion matrix is told as a list
+IMAGE_BYTES = 6_000_000  # base64 text of all images on one page
+KEYS = 40  # columns in the table of config differences, at most
+MOST_CELLS = 30  # classes; a larger confusion matrix becomes a list of the most frequent confusions
 PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
-OPEN = (
-    10  # runs whose details are in the page as they are; the others' are unpacked when asked for, which opens it faster
-)
-LOOKS = 8  # curves that have a colour and a dash of their own, the best ones
+OPEN = 10  # runs whose details are plain markup; the others are compressed, so that the page opens faster
+LOOKS = 8  # best runs, each with its own colour and dash pattern
 
 
 def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title: str = "") -> Path:
     """Write the page; returns `path`.
 
     Args:
-        rows: What `reports.results.gather` returned, or any flat rows; a missing key is a blank.
+        rows: Rows of `reports.results.gather`, or any flat rows; a missing key leaves its cell empty.
         path: HTML file.
-        root: The rows' `folder` is relative to it; None: the folder of `path`.
-        title: Heading; the default is the folder's name.
+        root: Folder that the rows' `folder` is relative to; None: the folder of `path`.
+        title: Heading; "" for the name of the folder.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"percent": "{:.1%}".format, "pack": _packed}
     root = path.parent if root is None else root
-    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # \r\n and surrogates of odd file names would change or refuse to be UTF-8
-    text = environment.get_template("page.html.jinja").render(
-        contents(rows, root), title=title or root.resolve().name, script=script, style=style, digest=digest
-    )
-    return write_text(path, text.encode("utf-8", "backslashreplace").decode())
+    values = contents(rows, root)
+    return write_html(path, "leaderboard.html.jinja", values, title or root.resolve().name, script="page.js")
 
 
 def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
-    """All that the template shows, as plain data."""
+    """Variables of the template, as plain data."""
     ranked = rank(rows)
     grouped = rank(group_seeds(ranked))
     several = len(grouped) < len(ranked)
@@ -78,7 +61,7 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     ]
     names = classes(grouped)
     panels = {title: curve_chart({r["id"]: r["curves"].get(key, []) for r in runs}) for title, key in PANELS.items()}
-    _share_pictures(runs)
+    _limit_images(runs)
     return {
         "notes": notes(rows),
         "headline": _headline(ranked, settings),
@@ -95,24 +78,21 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     }
 
 
-def _packed(markup: str) -> str:
-    """Markup as deflated base64: a browser reads a closed run's megabytes only when the run is opened."""
-    return base64.b64encode(zlib.compress(str(markup).encode("utf-8", "backslashreplace"), 6)).decode()
-
-
 def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
     for i, (row, name) in enumerate(zip(ranked, labels(ranked), strict=True), start=1):
-        place = "" if row.get("file") else str(row.get("folder") or "")  # what was learned is shown at the run itself
+        place = (
+            "" if row.get("file") else str(row.get("folder") or "")
+        )  # an exported file shows no details: they are those of its run
         folder = root / place
         curves = read_curves(folder) if place else {}
         known = row.get("classes")
-        answers = read_answers(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
+        predictions = read_predictions(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
         yield {
             "id": i, "run": i, "name": name, "folder": place, "failed": failed(row), "rank": row["rank"],
             "find": one_line(f"{name} {place}", 400).lower(), "facts": facts(row), "error": row.get("error") or "",
-            "curves": curves, "charts": _charts(curves), "answers": answers,
-            "confusions": _confusions(answers.confusion, answers.classes) if answers else [],
-            "matrix": answers is not None and len(answers.classes) <= MOST_CELLS,
+            "curves": curves, "charts": _charts(curves), "predictions": predictions,
+            "confusions": _confusions(predictions.confusion, predictions.classes) if predictions else [],
+            "matrix": predictions is not None and len(predictions.classes) <= MOST_CELLS,
             "mistakes": read_mistakes(folder) if place else [], "config": read_config(folder) if place else {},
             "trace": read_error(folder) if place and failed(row) else "",
             "overrides": " ".join(overrides(row)),
@@ -120,7 +100,7 @@ def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _charts(curves: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], Any]]:
-    """A run's own curves: losses in one chart, macro F1 in another."""
+    """Curves of one run: a chart of losses and one of macro F1."""
     found = []
     for title, keys in (("loss", ("train/loss", "val/loss")), ("macro F1", ("val/f1_macro",))):
         there = {i: curves[key] for i, key in enumerate(keys) if curves.get(key)}
@@ -135,7 +115,7 @@ def _confusions(matrix: list[list[int]], names: list[str]) -> list[tuple[str, st
 
 
 def _setting(row: Row, name: str, number_of: Mapping[str, int]) -> dict[str, Any]:
-    """A row of the table over seeds: its name, and the numbers of its runs."""
+    """Entry of one setting: its name and its first run."""
     folders = row.get("folders") or [row.get("folder") or ""]
     members = [number_of[str(folder)] for folder in folders if str(folder) in number_of]
     found = one_line(f"{name} {' '.join(map(str, folders))}", 400).lower()
@@ -155,19 +135,19 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
         count += f" of {len(settings)} setting{'s' * (len(settings) != 1)}"
     if not done:
         return f"{count}; none has a result"
-    judge = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"
-    return f"{count}; first by {judge}: {settings[0]['name']}"
+    key = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"
+    return f"{count}; first by {key}: {settings[0]['name']}"
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], configs: Mapping[int, dict[str, str]]) -> dict[str, Any]:
-    """Settings that are not the same in all runs; those that change together are one column."""
+    """Config keys whose values differ between runs; keys that change together share a column."""
     shown = [(setting, configs.get(setting["run"], {})) for setting in settings]
     shown = [(setting, config) for setting, config in shown if config]
     keys = list(dict.fromkeys(key for _, config in shown for key in config if key.split(".")[-1] != "seed"))
     columns: dict[tuple[int, ...], list[str]] = {}
     for key in keys:
         values = [config.get(key) for _, config in shown]
-        pattern = tuple(map(values.index, values))  # equal for keys that change together, whatever their values
+        pattern = tuple(map(values.index, values))  # equal for keys that change together
         if any(pattern):
             columns.setdefault(pattern, []).append(key)
     order = sorted(columns, key=lambda pattern: -len(set(pattern)))[:KEYS] if len(columns) > KEYS else list(columns)
@@ -176,13 +156,13 @@ def _differing(settings: Sequence[Mapping[str, Any]], configs: Mapping[int, dict
     return {"heads": heads, "rows": body, "left_out": len(columns) - len(order)}
 
 
-def _share_pictures(runs: Sequence[dict[str, Any]]) -> None:
-    """Leave each run as many pictures as fit: the first of every run, then the second of every run, and so on."""
-    kept, left = [0] * len(runs), PICTURES
+def _limit_images(runs: Sequence[dict[str, Any]]) -> None:
+    """Limit the images of the page: keep the first mistake of every run, then the second of every run, and so on."""
+    kept, left = [0] * len(runs), IMAGE_BYTES
     for turn in range(max((len(run["mistakes"]) for run in runs), default=0)):
         for i, run in enumerate(runs):
             if turn < len(run["mistakes"]) and kept[i] == turn:
-                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("photo", "map"))
+                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("image", "map"))
                 if left < 0:
                     break
                 kept[i] += 1
@@ -193,11 +173,13 @@ def _share_pictures(runs: Sequence[dict[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page of any runs from the command line; returns the exit code."""
+    """Write the page from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m reports.html.leaderboard", description="Runs side by side as one HTML page."
+        prog="python -m reports.html.leaderboard", description="Compare runs on one HTML page."
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs, sweeps, or folders above them")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folder of a run, of a sweep, or a parent of these"
+    )
     parser.add_argument("--out", type=Path, help="HTML file (default: leaderboard.html in the first DIR)")
     given = parser.parse_args(arguments)
     try:
@@ -209,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if not rows:
-        print(f"no metrics.json below {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        print(f"no metrics.json found in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
         return 2
     out = given.out or given.folders[0] / "leaderboard.html"
     print(write_page(rows, out, Path(), title=" + ".join(folder.resolve().name for folder in given.folders)))

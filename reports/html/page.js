@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filtering, tabs, what a hover shows, and links that open the run they lead to. All data is in the page itself.
+// Sorting, filtering, tabs, tooltips, and links that open a run. All data is in the page itself.
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function sort(button) {
@@ -13,7 +13,7 @@ function sort(button) {
   });
   const compare = (a, b) => numeric ? a - b : a.localeCompare(b, undefined, { numeric: true });
   rows.sort((a, b) => a.value === null || b.value === null
-    ? (a.value === null) - (b.value === null) // what is not known stays at the end
+    ? (a.value === null) - (b.value === null) // unknown values stay at the end
     : compare(a.value, b.value) * (falling ? -1 : 1));
   all("th[aria-sort]", table).forEach((other) => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", falling ? "descending" : "ascending");
@@ -59,7 +59,7 @@ all(".point").forEach((part) => {
   part.addEventListener("keydown", (event) => { if (event.key === "Enter") go(part); });
 });
 
-all(".curves").forEach((chart) => { // the curve whose point is nearest to the pointer
+all(".curves").forEach((chart) => { // highlight the curve nearest to the pointer
   let near = null, curves = null;
   const mark = (part) => {
     if (near) near.classList.remove("near");
@@ -84,7 +84,7 @@ all(".curves").forEach((chart) => { // the curve whose point is nearest to the p
   chart.addEventListener("click", () => { if (near) go(near); });
 });
 
-async function unpack(run) { // what a closed run holds is deflated text until it is asked for
+async function unpack(run) { // a closed run holds compressed markup, unpacked on first opening
   const packed = run.dataset.packed;
   if (!packed) return;
   delete run.dataset.packed;
@@ -99,13 +99,13 @@ function arrive() {
   if (run) { run.open = true; run.scrollIntoView(); }
 }
 addEventListener("hashchange", arrive);
-document.addEventListener("click", (event) => { // a second click on the same link changes no hash
+document.addEventListener("click", (event) => { // a second click on the same link does not change the hash
   const link = event.target.closest && event.target.closest("a[href^='#run-']");
   if (link && link.getAttribute("href") === location.hash) arrive();
 });
 arrive();
 
-let opened = []; // on paper, a closed run is not there: those that need no unpacking, the first ten, are
+let opened = []; // print opens the runs whose markup is not compressed; other closed runs are not printed
 addEventListener("beforeprint", () => {
   opened = all("#runs > details:not([open]):not(.gone):not([data-packed])");
   opened.forEach((run) => { run.open = true; });

@@ -1,4 +1,4 @@
-"""The page's table: what stands in each cell, and what it is sorted by."""
+"""Table of the HTML leaderboard: text and sort key of each cell."""
 
 import math
 from collections import Counter
@@ -9,11 +9,17 @@ from reports.leaderboard import duration
 from reports.ranking import differences
 from reports.results import Row, exported_as, f1_by_class, f1_macro, failed, model, number, one_line
 
-MOST_CLASSES = 16  # columns of F1 a class; the heat map has them all
+MOST_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
 
 
 class Cell(NamedTuple):
-    """A cell: its text, what it is sorted by (a number or a text; None goes last), a longer text to hover over."""
+    """Cell of the table.
+
+    Attributes:
+        text: Shown text.
+        order: Sort key, a number or a text; None sorts last.
+        hint: Longer text, shown on hover.
+    """
 
     text: str
     order: float | str | None
@@ -21,7 +27,14 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its title, its cells, and whether a first click should bring the largest values up."""
+    """Column of the table.
+
+    Attributes:
+        title: Heading.
+        cells: One per row.
+        numeric: Whether sort keys are numbers.
+        falling: Whether the first click sorts in descending order.
+    """
 
     title: str
     cells: list[Cell]
@@ -30,10 +43,10 @@ class Column(NamedTuple):
 
 
 def labels(ranked: Sequence[Row]) -> list[str]:
-    """Short name of each row: its model, and what tells it from the others; equal ones get a number."""
+    """Short unique name of each row: model, differing overrides, and a seed or number where names are equal."""
     names = [
-        exported_as(row) or one_line(f"{model(row)} {told}".strip(), longest=48)
-        for row, told in zip(ranked, differences(ranked), strict=True)
+        exported_as(row) or one_line(f"{model(row)} {setting}".strip(), longest=48)
+        for row, setting in zip(ranked, differences(ranked), strict=True)
     ]
     seen: dict[str, int] = {}
     counts = Counter(names)
@@ -45,13 +58,17 @@ def labels(ranked: Sequence[Row]) -> list[str]:
 
 
 def classes(rows: Sequence[Row]) -> list[str]:
-    """Names of all classes that have an F1 in some row, in the order of their first."""
+    """Names of all classes with an F1 in at least one row, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in f1_by_class(row)))
 
 
 def table(ranked: Sequence[Row]) -> list[Column]:
-    """Columns that have something to say about these rows, `reports.ranking.rank`ed."""
-    told = differences(ranked)
+    """Columns that hold a value for at least one row.
+
+    Args:
+        ranked: Rows of `reports.ranking.rank`.
+    """
+    settings = differences(ranked)
 
     def text(title: str, value: Callable[[Row], str], longest: int = 80) -> Column:
         whole = [value(row) for row in ranked]
@@ -63,7 +80,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
     found = [
         Column("#", [Cell("–" if r["rank"] is None else str(r["rank"]), r["rank"]) for r in ranked], True),
         text("model", model),
-        Column("setting", [Cell(one_line(t, 90), t.lower() or None, t) for t in told], False),
+        Column("setting", [Cell(one_line(t, 90), t.lower() or None, t) for t in settings], False),
         text("runs as", lambda row: f"{row['format']} {row.get('precision', '')}" if row.get("format") else ""),
         text("seeds", _seeds),
         Column("weights", [_weights(row) for row in ranked], False),
@@ -83,7 +100,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
 
 
 def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, float] | None]]:
-    """F1 of each row and class: its text, and its place from the lowest, 0, to the highest, 1; None where unknown."""
+    """F1 of each row and class: text, and position between the lowest (0) and highest (1) F1; None if unknown."""
     values = [[f1_by_class(row).get(name, math.nan) for name in names] for row in ranked]
     known = [value for row in values for value in row if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
@@ -94,15 +111,15 @@ def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, fl
 
 
 def facts(row: Row) -> str:
-    """What a point's hover says below its name."""
-    said = [
+    """Lines of a tooltip below the name."""
+    values = [
         ("macro F1", _number(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro").text),
         ("latency", _number(row, "{:.2f} ms".format, "latency_ms").text),
         ("score", _number(row, "{:.4f}".format, "score").text),
         ("weights", _weights(row).text),
         ("seeds", _seeds(row)),
     ]
-    return "\n".join(f"{name} {value}" for name, value in said if value)
+    return "\n".join(f"{name} {value}" for name, value in values if value)
 
 
 def _seeds(row: Row) -> str:
@@ -134,6 +151,6 @@ def _weights(row: Row) -> Cell:
 
 
 def _sized(row: Row) -> Row:
-    """An older run says no bytes: four a parameter, as float32 takes."""
+    """Row with `bytes`; without them the size is estimated as float32, four bytes per parameter."""
     params = number(row, "params")
     return row if math.isfinite(number(row, "bytes")) or not math.isfinite(params) else {"bytes": 4 * params}

@@ -86,10 +86,10 @@ def test_a_run_reads_back_whole(tmp_path, capsys, make_module, make_trainer, dat
     confidence = [row[4] for row in mistakes]
     wrong = probabilities.argmax(1) != targets
     assert confidence == pytest.approx(sorted(probabilities.max(1)[wrong], reverse=True)[:4])
-    for photo, file, label, prediction, _ in mistakes:
+    for image, file, label, prediction, _ in mistakes:
         row = files.index(file)
         assert (label, prediction) == (CLASSES[targets[row]], CLASSES[probabilities[row].argmax()])
-        picture = run.artifact_picture(photo["path"])
+        picture = run.artifact_picture(image["path"])
         assert picture.getpixel((0, 0)) == (row, row, row)
         assert picture.size == (171, 256)
     home = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "logs" not in path.parts]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import binary_calibration_error
 
+from lightning_modules.metrics import evaluate
 from reports.calibration import (
     calibrate,
     calibration_error,
@@ -37,6 +38,17 @@ def test_ece_agrees_with_torchmetrics(bins):
     # Its binary form bins the probability of class 1 and takes the share of ones: here confidence and hits.
     expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).int(), n_bins=bins)
     assert calibration_error(confidence, correct, bins) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_ece_equals_the_metric_of_training(classes):
+    """`StageMetrics` (torchmetrics) and `calibration_error` (numpy) report one number for the same predictions."""
+    random = np.random.default_rng(classes)
+    probabilities = random.dirichlet(np.full(classes, 0.4), 2000).astype(np.float32)
+    targets = random.integers(0, classes, 2000)
+    expected = evaluate(probabilities, targets, [str(i) for i in range(classes)])["ece"]
+    found = calibration_error(probabilities.max(1), probabilities.argmax(1) == targets)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 @given(answers(), st.integers(1, 20))

@@ -68,7 +68,7 @@ def test_times_and_scores_come_from_the_records(tmp_path):
     text = io.StringIO()
     calibration = {"temperature": 1.5, "ece_before": 0.1, "ece_after": 0.02}
     print_artifacts(result, chosen, reason, calibration, Console(file=text, width=80))
-    assert "take a: the only one" in text.getvalue()
+    assert "recommended: a, the only one" in text.getvalue()
     assert "0.1000 before, 0.0200 after" in " ".join(text.getvalue().split())
     assert "b: why" in text.getvalue()
     written = write_artifacts(tmp_path, {"rows": result}, result)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -48,6 +48,7 @@ def printed(rows, width):
         return console.export_text()
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, max_size=8), st.randoms(use_true_random=False))
 def test_ranking_is_total_and_does_not_depend_on_the_order_given(rows, random):
     ranked = rank(rows)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lightning_modules.backbones.grad_cam import heat_maps
-from reports.mistakes import most_confident, write_mistakes
+from reports.mistakes import worst_mistakes, write_mistakes
 from reports.run_folder import read_mistakes
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.45, 0.55]])
@@ -16,7 +16,7 @@ TARGETS = np.array([0, 0, 0, 1, 0])
 FILES = [f"{i}.jpg" for i in range(5)]
 
 
-def photo(row, side):
+def image(row, side):
     return np.full((side, side, 3), 40 * row, np.uint8)
 
 
@@ -24,13 +24,15 @@ def opened(url):
     return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
-def test_the_surest_mistakes_come_first():
-    assert most_confident(PROBABILITIES, TARGETS, 9) == [2, 1, 4]
-    assert most_confident(PROBABILITIES, TARGETS, 2) == [2, 1]
+def test_worst_mistakes_are_sorted_by_confidence():
+    found = worst_mistakes(PROBABILITIES, TARGETS, ["a", "b"], FILES, 9)
+    assert [mistake.row for mistake in found] == [2, 1, 4]
+    assert found[0] == (2, "2.jpg", "a", "b", 0.8)
+    assert worst_mistakes(PROBABILITIES, TARGETS, ["a", "b"], FILES, 2) == found[:2]
 
 
 @pytest.mark.parametrize("exported", [False, True])
-def test_the_page_reads_what_is_written(tmp_path, make_module, exported):
+def test_read_mistakes_reads_what_write_mistakes_wrote(tmp_path, make_module, exported):
     net = None if exported else make_module().net
     path = write_mistakes(
         tmp_path,
@@ -38,7 +40,7 @@ def test_the_page_reads_what_is_written(tmp_path, make_module, exported):
         TARGETS,
         ["a", "b"],
         FILES,
-        photo,
+        image,
         size=16,
         heat_maps=net and partial(heat_maps, net),
         count=2,
@@ -47,7 +49,7 @@ def test_the_page_reads_what_is_written(tmp_path, make_module, exported):
     assert path == tmp_path / "mistakes.json"
     assert (first["file"], first["label"], first["prediction"], first["confidence"]) == ("2.jpg", "a", "b", 0.8)
     assert second["file"] == "1.jpg"
-    picture = opened(first["photo"])
+    picture = opened(first["image"])
     assert picture.size == (128, 128)
     assert abs(picture.getpixel((64, 64))[0] - 80) <= 4
     if exported:
@@ -56,20 +58,20 @@ def test_the_page_reads_what_is_written(tmp_path, make_module, exported):
         assert opened(first["map"]).size == (24, 24)
 
 
-def test_without_a_mistake_or_a_wish_for_them(tmp_path):
-    assert write_mistakes(tmp_path, PROBABILITIES, TARGETS, ["a", "b"], FILES, photo, size=16, count=0) is None
+def test_write_mistakes_without_mistakes(tmp_path):
+    assert write_mistakes(tmp_path, PROBABILITIES, TARGETS, ["a", "b"], FILES, image, size=16, count=0) is None
     assert not list(tmp_path.iterdir())
     right = PROBABILITIES.argmax(1)
-    path = write_mistakes(tmp_path, PROBABILITIES, right, ["a", "b"], FILES, photo, size=16)
+    path = write_mistakes(tmp_path, PROBABILITIES, right, ["a", "b"], FILES, image, size=16)
     assert json.loads(path.read_text())["mistakes"] == []
 
 
-def test_a_net_that_cannot_be_looked_into_costs_no_result(tmp_path, capsys):
+def test_write_mistakes_without_heat_maps_keeps_the_mistakes(tmp_path, capsys):
     from torch import nn
 
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     write_mistakes(
-        tmp_path, PROBABILITIES, TARGETS, ["a", "b"], FILES, photo, size=16, heat_maps=partial(heat_maps, flat), count=1
+        tmp_path, PROBABILITIES, TARGETS, ["a", "b"], FILES, image, size=16, heat_maps=partial(heat_maps, flat), count=1
     )
     assert read_mistakes(tmp_path)[0]["map"] is None
     assert "no heat maps" in capsys.readouterr().out

@@ -29,31 +29,31 @@ def shown(metrics, files=(), width=80):
     return console.file.getvalue()
 
 
-def test_everything_that_was_measured_is_told():
+def test_print_summary_shows_every_measurement():
     words = " ".join(shown(METRICS).split())
     for part in (
         "mobilenetv3 · weights: hub · 96 px · synthetic, test split",
         "macro F1 0.7412", "Metal 0.9000", "[b]Paper[/b] 0.6000", "accuracy 0.8000", "AUROC 0.9500", "ECE 0.0310",
-        "62.0% of photos can be kept at 95% accuracy: reject below confidence 0.910",
+        "62.0% of images can be kept at 95% accuracy: reject below confidence 0.910",
         "parameters 4.20 M", "MACs 217.00 M",
         "3.14 ms, p90 3.50 = 0.32 × resnet18d at 224 px (model only, batch 1, cpu, 1 thread)",
         "3.14 ms, p90 3.50 (file to class, batch 32, cpu, 2 threads)",
         "0.9300 (relative) = 0.5*61.3/43.16 + sigmoid(20*(0.7-0.7400)), lower is better",
-        "1:23 min, 1,234 photos/s",
+        "1:23 min, 1,234 images/s",
     ):  # fmt: skip
         assert part in words
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_table_fits(width):
+def test_print_summary_fits_the_width(width):
     assert max(map(len, shown(METRICS, width=width).splitlines())) <= width
 
 
-def test_no_escape_codes_where_there_is_no_terminal():
+def test_print_summary_without_a_terminal_has_no_escape_codes():
     assert "\x1b" not in shown(METRICS)
 
 
-def test_files_are_shown_as_one_would_type_them_and_never_wrapped(tmp_path, monkeypatch):
+def test_print_summary_shows_relative_paths_unwrapped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     deep = tmp_path / "runs" / ("long-" * 20) / "best.ckpt"
     lines = shown(METRICS, [deep, tmp_path.parent / "elsewhere.csv"], width=40).splitlines()
@@ -61,7 +61,7 @@ def test_files_are_shown_as_one_would_type_them_and_never_wrapped(tmp_path, monk
     assert f"  {tmp_path.parent}/elsewhere.csv" in lines
 
 
-def test_what_is_missing_is_left_out():
+def test_print_summary_leaves_out_missing_values():
     text = shown({"model": "lcnet_050", "origin": "scratch", "val/f1_macro": 0.5, "latency": None, "score": None})
     assert "from scratch" in text
     assert "validation split" in text
@@ -69,9 +69,9 @@ def test_what_is_missing_is_left_out():
     assert not {"score", "latency", "AUROC", "files"} & set(text.split())
 
 
-def test_the_split_is_named():
+def test_print_summary_names_the_split():
     assert "synthetic, all images" in shown({**METRICS, "split": "all"}, width=120)
 
 
-def test_a_target_that_no_threshold_reaches_is_said():
+def test_print_summary_of_an_unreachable_accuracy():
     assert "no threshold reaches 95% accuracy" in shown({**METRICS, "coverage": 0.0, "coverage_threshold": None})

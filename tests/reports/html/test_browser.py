@@ -54,7 +54,7 @@ def pages(tmp_path_factory):
             answers = "".join(f"{i},<i>can,{'cup' if i % 3 else '<i>can'},0.4,0.6\n" for i in range(9))
             (folder / "predictions.csv").write_text("file,label,prediction,p_<i>can,p_cup\n" + answers)
             mistake = {"file": "a'\"<b>.jpg", "label": "cup", "prediction": "<i>can", "confidence": 0.9}
-            found = [{**mistake, "photo": picture(rng), "map": picture(rng)} for _ in range(3)]
+            found = [{**mistake, "image": picture(rng), "map": picture(rng)} for _ in range(3)]
             (folder / "mistakes.json").write_text(json.dumps({"mistakes": found}))
         written[count] = write_page(gather(root), root / "leaderboard.html")
     return written
@@ -162,7 +162,7 @@ def test_every_picture_is_there(pages, visit, count):
     tab = visit(pages[count])
     assert tab.locator("#runs details[open]").count() == (1 if count == 1 else 0)
     tab.evaluate("() => document.querySelectorAll('#runs details').forEach((run) => { run.open = true; })")
-    tab.wait_for_function("count => document.querySelectorAll('.photo').length === count", arg=3 * count)
+    tab.wait_for_function("count => document.querySelectorAll('.image').length === count", arg=3 * count)
     sizes = tab.evaluate(
         "() => Promise.all([...document.images].map((image) => image.decode().then(() => image.naturalWidth)))"
     )

@@ -17,7 +17,7 @@ from reports.html.leaderboard import contents, main, write_page
 from reports.html.table import heat, labels, table
 from reports.ranking import rank
 from reports.results import gather
-from reports.run_folder import read_answers, read_config, read_curves, read_mistakes
+from reports.run_folder import read_config, read_curves, read_mistakes, read_predictions
 
 PICTURE = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
 NAUGHTY = "<img src=x onerror=alert(1)>'\"&"
@@ -55,7 +55,7 @@ def make_run(folder: Path, model="resnet18d", seed=0, f1=0.7, latency=10.0, clas
         writer.writerow(["file", "label", "prediction", *(f"p_{name}" for name in classes)])
         one, two = classes[:2]
         writer.writerows([["a", one, one, 0.9, 0.1], ["b", one, two, 0.2, 0.8], ["c", two, two, 0.3, 0.7]])
-    mistake = {"file": "b", "label": classes[0], "prediction": classes[1], "confidence": 0.8, "photo": PICTURE}
+    mistake = {"file": "b", "label": classes[0], "prediction": classes[1], "confidence": 0.8, "image": PICTURE}
     (folder / "mistakes.json").write_text(json.dumps({"format": 1, "mistakes": [{**mistake, "map": PICTURE}] * 2}))
     return folder
 
@@ -111,10 +111,10 @@ def test_the_front_joins_those_that_nothing_beats(sweep):
 
 def test_what_a_run_left_is_read(sweep):
     folder = sweep / "0"
-    answers = read_answers(folder, ["can", "cup"])
+    answers = read_predictions(folder, ["can", "cup"])
     assert answers.confusion == [[1, 1], [0, 1]]
     assert sum(answers.counts) == 3
-    assert read_answers(folder, ["other"]) is None
+    assert read_predictions(folder, ["other"]) is None
     assert read_curves(folder) == {
         "train/loss": [(0, 1.5), (1, 1.0), (2, 0.75)], "val/f1_macro": [(1, 0.5), (2, 0.6)],
     }  # fmt: skip
@@ -150,8 +150,8 @@ def test_damaged_files_leave_blanks(tmp_path, damage):
 
 def test_pictures_of_other_kinds_are_left_out(tmp_path):
     folder = make_run(tmp_path / "run")
-    entry = {"file": "a", "photo": "https://elsewhere/x.png", "map": None}
-    script = {"file": "a", "photo": "data:image/svg+xml;base64,AAAA"}
+    entry = {"file": "a", "image": "https://elsewhere/x.png", "map": None}
+    script = {"file": "a", "image": "data:image/svg+xml;base64,AAAA"}
     (folder / "mistakes.json").write_text(json.dumps({"mistakes": [entry, script]}))
     assert read_mistakes(folder) == []
 
@@ -172,7 +172,7 @@ def test_markup_in_any_value_is_shown_not_obeyed(tmp_path):
 
 
 def test_pictures_stay_within_their_budget_and_every_run_gets_its_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaderboard, "PICTURES", 9 * len(PICTURE))
+    monkeypatch.setattr(leaderboard, "IMAGE_BYTES", 9 * len(PICTURE))
     for i in range(3):
         make_run(tmp_path / str(i), f"m{i}", f1=0.5 + i / 10)
     runs = contents(gather(tmp_path), tmp_path)["runs"]

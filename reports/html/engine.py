@@ -1,0 +1,44 @@
+"""HTML engine: render a template as one page that needs no other file, no server and no network."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from litesort.io import write_text
+
+HERE = Path(__file__).parent
+
+
+def write_html(path: Path, template: str, values: Mapping[str, Any], title: str, script: str = "") -> Path:
+    """Render `template` with the shared style sheet and write it; returns `path`.
+
+    Jinja escapes every value. The page's content security policy allows its own script only.
+
+    Args:
+        path: HTML file.
+        template: Name of a template in this folder that extends `base.html.jinja`.
+        values: Variables of the template.
+        title: Title of the page.
+        script: Name of a JavaScript file in this folder; "" for a page without a script.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": "{:.1%}".format, "pack": packed}
+    code = (HERE / script).read_text("utf-8") if script else ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    text = environment.get_template(template).render(
+        values, title=title, script=code, style=(HERE / "page.css").read_text("utf-8"), digest=digest
+    )
+    # File names may hold surrogates, which UTF-8 cannot encode.
+    return write_text(path, text.encode("utf-8", "backslashreplace").decode())
+
+
+def packed(markup: str) -> str:
+    """Compress markup to base64 of deflate. The browser unpacks it when a reader opens the run."""
+    return base64.b64encode(zlib.compress(str(markup).encode("utf-8", "backslashreplace"), 6)).decode()

@@ -1,0 +1,61 @@
+"""Counts of predictions: confusion matrix, and precision, recall and F1 per class."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class ClassScores(NamedTuple):
+    """Scores of one class.
+
+    Attributes:
+        name: Class name.
+        precision: Share of the predictions of this class that are right; 0 without a prediction.
+        recall: Share of the images of this class that are found; 0 without an image.
+        f1: Harmonic mean of the two; 0 without an image and a prediction.
+        support: Number of images of this class.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def confusion_counts(targets: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:
+    """Confusion matrix (count, count) int64; row = label, column = prediction.
+
+    Args:
+        targets: (N,) int, true classes.
+        predictions: (N,) int, predicted classes.
+        count: Number of classes.
+
+    Example:
+        >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    matrix = np.zeros((count, count), dtype=np.int64)
+    np.add.at(matrix, (targets, predictions), 1)
+    return matrix
+
+
+def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassScores]:
+    """Precision, recall, F1 and support of each class.
+
+    Args:
+        confusion: (C, C) int, row = label, column = prediction.
+        classes: (C,) names.
+    """
+    hits, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return [
+        ClassScores(
+            name,
+            float(hits[i] / max(predicted[i], 1)),
+            float(hits[i] / max(labelled[i], 1)),
+            float(2 * hits[i] / max(labelled[i] + predicted[i], 1)),
+            int(labelled[i]),
+        )
+        for i, name in enumerate(classes)
+    ]
