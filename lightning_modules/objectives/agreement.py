@@ -1,4 +1,4 @@
-"""How good a teacher is on the photos that its student is evaluated on, and how often both agree."""
+"""Metrics of a distillation: macro F1 of the teacher, and agreement of student and teacher."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 class Agreement(nn.Module):
-    """Teacher's macro F1 and the share of photos on which student and teacher choose the same class.
+    """Compute the macro F1 of the teacher, and the fraction of images with the same student and teacher prediction.
 
-    A step only keeps three rows of labels on the device; all is counted once an epoch, over all ranks.
+    `update` only stores class indices on the device. `compute` counts them once per epoch, over all ranks.
+
+    Args:
+        num_classes: Number of classes C.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -18,27 +21,37 @@ class Agreement(nn.Module):
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, student: Tensor, teacher: Tensor, targets: Tensor) -> None:
-        """student, teacher: (B, C) float logits; targets: (B,) int64."""
+        """Store the predictions of one batch.
+
+        Args:
+            student: (B, C) float, logits.
+            teacher: (B, C) float, logits.
+            targets: (B,) int64, true classes.
+        """
         self._pending.append((student.detach().argmax(dim=1), teacher.argmax(dim=1), targets))
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars "teacher_f1_macro", over the classes that have photos, and "agreement"; both in [0, 1]."""
+        """Compute the metrics of the epoch.
+
+        Returns:
+            Scalars in [0, 1]: "teacher_f1_macro" (mean over the classes that have images) and "agreement".
+        """
         if self._pending:
             student, teacher, targets = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
             self._pending = []
             self.teacher.update(teacher, targets)
             self.both.update(student, teacher)
         counts, both = self.teacher.compute(), self.both.compute()
-        support, answered, right = counts.sum(dim=1), counts.sum(dim=0), counts.diagonal()
-        f1 = 2 * right / (support + answered).clamp_min(1)
-        present = (support > 0).float()  # counts are integers: no float64, which MPS lacks
+        support, predicted, correct = counts.sum(dim=1), counts.sum(dim=0), counts.diagonal()
+        f1 = 2 * correct / (support + predicted).clamp_min(1)
+        present = (support > 0).float()  # float32, because MPS has no float64
         return {
             "teacher_f1_macro": (f1 * present).sum() / present.sum(),
             "agreement": both.trace() / both.sum(),
         }
 
     def reset(self) -> None:
-        """Forget the epoch."""
+        """Discard the counts of the epoch."""
         self._pending = []
         self.teacher.reset()
         self.both.reset()

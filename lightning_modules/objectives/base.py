@@ -1,4 +1,4 @@
-"""What a network is trained towards: modules that turn outputs and targets into loss terms by name."""
+"""Training objectives: modules that compute named loss terms from outputs and targets."""
 
 import functools
 import inspect
@@ -15,22 +15,28 @@ Output = Tensor | tuple[Tensor, Tensor]
 
 
 class Objective(nn.Module):
-    """Turn a network's output into loss terms.
+    """Base class: compute loss terms from the output of a network.
 
-    Subclass it for a loss of your own and override `loss`, or `forward` to add terms. What it gets, and when:
+    Subclass it for your own loss. Override `loss`, or override `forward` to add terms. The contract:
 
-    1. The constructor gets the keys of its yaml. If it has a parameter `class_counts`, it also gets the training images
-       of each class as an epoch draws them, a list of C integers in the order of the classes. If the yaml has a key
-       `teacher`, it gets what that builds, see `teacher.load_teacher`; without that key `teacher=` on the command line
-       is refused.
+    1. The constructor gets the keys of its yaml. If it has a parameter `class_counts`, it also gets the number of
+       training images of each class per epoch: a list of C integers in the order of the classes. If the yaml has a key
+       `teacher`, it gets the ensemble of `teacher.load_teacher`. Without that key, `teacher=` on the command line is an
+       error.
     2. `attach(net, classes)` is called once the network exists, and again after each pruning step.
     3. `forward(output, targets, images)` is called in each step of training, validation and test.
-    4. `reset()` is called when a validation or test starts, `compute()` when it ends.
+    4. `reset()` is called when a validation or test epoch starts. `compute()` is called when it ends.
 
-    Its parameters are trained with the network, at the full learning rate; the exported network has none of them.
+    The parameters of an objective are trained with the network at the full learning rate. They are not exported.
 
-    A pair of outputs (a distilled DeiT in training, without a teacher) is two heads that learn the same labels: the
-    mean of their losses.
+    A distilled DeiT without a teacher returns a pair of outputs in training. Both heads then learn the labels, and the
+    loss is the mean of the two.
+
+    Args:
+        label_smoothing: Probability spread evenly over all classes, in [0, 1).
+
+    Raises:
+        ModelError: `label_smoothing` is out of range.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -43,21 +49,34 @@ class Objective(nn.Module):
         """Called once the network exists, and again after each pruning step. Override it to size projections."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits: (B, C) float32; targets: (B, C) float32 probabilities, smoothed. Returns a scalar."""
+        """Compute the loss of one batch.
+
+        Args:
+            logits: (B, C) float32, unnormalised.
+            targets: (B, C) float32, probabilities after label smoothing.
+
+        Returns:
+            Scalar loss.
+        """
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Called when a validation or test epoch starts."""
+        """Discard the state of the last epoch. Called when a validation or test epoch starts."""
 
     def compute(self) -> dict[str, Tensor]:
-        """Further scalars of a validation or test epoch, by name; the same on all ranks."""
+        """Return further scalars of a validation or test epoch by name. They are equal on all ranks."""
         return {}
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
-        """Loss terms by name; "loss" is the one that is minimised.
+        """Compute the loss terms of one batch.
 
-        output: (B, C) float logits of any precision, or a pair of them; targets: (B,) int64 or (B, C) float
-        probabilities; images: (B, 3, H, W) float in [0, 1], for objectives with a teacher. Returns scalars.
+        Args:
+            output: (B, C) float logits of any precision, or a pair of them.
+            targets: (B,) int64 labels, or (B, C) float probabilities.
+            images: (B, 3, H, W) float in [0, 1]; needed by objectives with a teacher.
+
+        Returns:
+            Scalars by name. The optimiser minimises "loss".
         """
         heads = output if isinstance(output, tuple) else (output,)
         smoothed = losses.soft_targets(targets, heads[0].shape[1], self.label_smoothing)
@@ -66,12 +85,17 @@ class Objective(nn.Module):
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy with label smoothing; rare classes weigh more, or get a margin, where that is asked for.
+    """Cross-entropy with label smoothing and, optionally, class weights or logit adjustment for rare classes.
 
-    label_smoothing in [0, 1); class_weight_power in [0, 1] (see `losses.class_weights`); tau >= 0 shifts the logits by
-    tau times the log of the class frequencies (Menon et al. 2021), in the loss only: the network's own logits are then
-    those of balanced classes; class_counts: training photos a class as they are drawn, needed for a power or tau above
-    0.
+    Args:
+        label_smoothing: Probability spread evenly over all classes, in [0, 1).
+        class_weight_power: Exponent of the class weights, in [0, 1]; 0 is off. See `losses.class_weights`.
+        tau: Strength of the logit adjustment (Menon et al. 2021), 0 or more; 0 is off. It changes the loss only: the
+            logits of the network then estimate balanced classes.
+        class_counts: Training images of each class per epoch; needed if `class_weight_power` or `tau` is above 0.
+
+    Raises:
+        ModelError: A value is out of range or has no effect, or `class_counts` is missing.
     """
 
     class_weights: Tensor | None
@@ -87,7 +111,7 @@ class CrossEntropy(Objective):
         super().__init__(label_smoothing)
         if class_weight_power and tau:
             raise ModelError(
-                f"objective.class_weight_power={class_weight_power} and tau={tau} both push rare classes: set one to 0"
+                f"objective.class_weight_power={class_weight_power} and tau={tau} both favour rare classes: give one"
             )
         self.register_buffer("class_weights", _weights(class_weight_power, class_counts), persistent=False)
         self.register_buffer("log_prior", _log_prior(tau, class_counts), persistent=False)
@@ -100,7 +124,17 @@ class CrossEntropy(Objective):
 
 
 class Focal(Objective):
-    """Focal loss: photos that are already right count less, by (1 - p)^gamma; class weights as in CrossEntropy."""
+    """Focal loss (Lin et al. 2017): the factor (1 - p)^gamma reduces the loss of well-classified images.
+
+    Args:
+        gamma: Focusing parameter, above 0.
+        label_smoothing: As in CrossEntropy.
+        class_weight_power: As in CrossEntropy.
+        class_counts: As in CrossEntropy.
+
+    Raises:
+        ModelError: A value is out of range or has no effect, or `class_counts` is missing.
+    """
 
     class_weights: Tensor | None
 
@@ -114,7 +148,7 @@ class Focal(Objective):
         super().__init__(label_smoothing)
         if not gamma > 0:
             raise ModelError(
-                f"objective.gamma={gamma} does nothing: give a positive number, or objective=cross_entropy"
+                f"objective.gamma={gamma} has no effect: give a positive number, or objective=cross_entropy"
             )
         self.gamma = gamma
         self.register_buffer("class_weights", _weights(class_weight_power, class_counts), persistent=False)
@@ -124,9 +158,17 @@ class Focal(Objective):
 
 
 class LogitAdjustment(CrossEntropy):
-    """Cross-entropy with a margin for rare classes: tau > 0, others as in CrossEntropy.
+    """Cross-entropy with logit adjustment (Menon et al. 2021): rare classes get a larger margin.
 
-    Where classes are drawn alike it is plain cross-entropy.
+    It equals plain cross-entropy if all classes are drawn equally often.
+
+    Args:
+        tau: Strength of the adjustment, above 0.
+        label_smoothing: As in CrossEntropy.
+        class_counts: Training images of each class per epoch.
+
+    Raises:
+        ModelError: `tau` is 0 or negative, or `class_counts` is missing.
     """
 
     def __init__(
@@ -136,14 +178,19 @@ class LogitAdjustment(CrossEntropy):
         class_counts: Sequence[int] | None = None,
     ) -> None:
         if tau == 0:
-            raise ModelError(f"objective.tau={tau} does nothing: give a positive number, or objective=cross_entropy")
+            raise ModelError(f"objective.tau={tau} has no effect: give a positive number, or objective=cross_entropy")
         super().__init__(label_smoothing, tau=tau, class_counts=class_counts)
 
 
 def build_objective(make: Callable[..., Objective], class_counts: Sequence[int]) -> Objective:
-    """Call the constructor of an objective, with `class_counts` if it has a parameter of that name.
+    """Build an objective, with `class_counts` if its constructor has a parameter of that name.
 
-    make: a class, or a partial of one; a parameter that it hands on to its base by `**kwargs` counts too.
+    Args:
+        make: Class, or partial of one. A parameter of a base class that is reached by `**kwargs` counts too.
+        class_counts: Training images of each class per epoch.
+
+    Returns:
+        The objective.
     """
     target = make.func if isinstance(make, functools.partial) else make
     constructors = (
@@ -163,7 +210,7 @@ def build_objective(make: Callable[..., Objective], class_counts: Sequence[int])
 def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
     if not 0 <= power <= 1:
         raise ModelError(
-            f"objective.class_weight_power={power} is out of range: give 0 (off) to 1 (classes count alike)"
+            f"objective.class_weight_power={power} is out of range: give 0 (off) to 1 (equal class weights)"
         )
     if power == 0:
         return None
@@ -171,25 +218,25 @@ def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
 
 
 def _log_prior(tau: float, counts: Sequence[int] | None) -> Tensor | None:
-    """Log of the class frequencies, (C,) float32; a class without photos counts as one, for its log to be a number."""
+    """Return the log of the class frequencies, (C,) float32. Empty classes count as one image, so the log is finite."""
     if not tau >= 0:
         raise ModelError(f"objective.tau={tau} is out of range: give a positive number, or 0 for no margins")
     if tau == 0:
         return None
     if counts is None:
-        raise ModelError(f"objective.tau={tau} needs the training photos a class: give class_counts")
+        raise ModelError(f"objective.tau={tau} needs the training images per class: give class_counts")
     known = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     return (known / known.sum()).log().float()
 
 
 def _usable_counts(setting: str, counts: Sequence[int] | None) -> list[int]:
-    """Class counts that make a difference; a setting that would do nothing is an error."""
+    """Check class counts. Equal counts are an error, because the setting would have no effect."""
     if counts is None:
-        raise ModelError(f"{setting} needs the training photos a class: give class_counts")
+        raise ModelError(f"{setting} needs the training images per class: give class_counts")
     if min(counts) < 1:
         empty = [i for i, count in enumerate(counts) if count < 1]
-        raise ModelError(f"{setting} needs a training photo of every class, but classes number {empty} have none")
+        raise ModelError(f"{setting} needs a training image of every class, but classes number {empty} have none")
     if min(counts) == max(counts):
-        even = f"every class is seen {counts[0]} times an epoch"
-        raise ModelError(f"{setting} does nothing, for {even}: use sampler=shuffle, or objective=cross_entropy")
+        even = f"every class is drawn {counts[0]} times per epoch"
+        raise ModelError(f"{setting} has no effect, because {even}: use sampler=shuffle, or objective=cross_entropy")
     return [int(count) for count in counts]

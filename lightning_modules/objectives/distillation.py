@@ -1,4 +1,4 @@
-"""Objectives that learn from a teacher beside the labels; the one training loop stays as it is."""
+"""Objectives for knowledge distillation: cross-entropy with the labels, and a distillation loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +19,22 @@ _DISTANCES = {"pearson": distillation_losses.pkd_loss, "cosine": distillation_lo
 
 
 class Distillation(CrossEntropy):
-    """Cross-entropy with the labels, and what subclasses add by the teacher's answers to the same photos.
+    """Base class: cross-entropy with the labels plus the distillation terms of a subclass.
 
-    Of a pair of outputs (a distilled DeiT in training) the first head learns the labels, the second the teacher.
+    A distilled DeiT returns a pair of outputs in training: its first head learns the labels, its second the teacher.
+    The loss terms are "labels", those of the subclass, and "loss", the weighted sum. In validation and test, `compute`
+    returns the macro F1 of the teacher and the agreement of student and teacher.
 
     Args:
-        teacher: Who answers; see `teacher.load_teacher`.
-        label_weight: Factor of the cross-entropy with the labels, 0 or more.
-        label_smoothing, class_weight_power, tau, class_counts: As in CrossEntropy, for the labels' part.
+        teacher: Frozen teachers; see `teacher.load_teacher`.
+        label_weight: Weight of the cross-entropy with the labels, 0 or more.
+        label_smoothing: As in CrossEntropy, for the labels.
+        class_weight_power: As in CrossEntropy, for the labels.
+        tau: As in CrossEntropy, for the labels.
+        class_counts: As in CrossEntropy.
 
-    Terms: "labels", the subclass's own, and "loss", their weighted sum. While judging, the teacher's macro F1 and how
-    often student and teacher agree are kept for `compute`.
+    Raises:
+        ModelError: A value is out of range or has no effect.
     """
 
     def __init__(
@@ -45,40 +50,48 @@ class Distillation(CrossEntropy):
         if not label_weight and (label_smoothing or class_weight_power):
             raise ModelError(
                 f"objective.label_smoothing={label_smoothing} and class_weight_power={class_weight_power} do nothing "
-                "where the labels have no weight: give them 0"
+                "if the labels have no weight: set both to 0"
             )
         self.teacher = teacher
         self.label_weight = label_weight
         self.agreement: Agreement | None = None
-        self.teacher_cache: TeacherCache | None = None  # of batches that come again; given by a callback
+        self.teacher_cache: TeacherCache | None = None  # set by a callback
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         self.teacher.match(classes)
-        self.agreement = Agreement(len(classes)).to(
-            net.mean.device
-        )  # pruned in steps, the network is on its device by now
+        # after a pruning step the network is already on its device
+        self.agreement = Agreement(len(classes)).to(net.mean.device)
 
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """Terms by name, each with its weight, from logits (B, C) float32 and targets as `forward` gets them."""
+        """Compute the distillation terms of one batch.
+
+        Args:
+            student: (B, C) float32, logits.
+            teacher: (B, C) float32, logits.
+            targets: (B,) int64 labels, or (B, C) float probabilities.
+
+        Returns:
+            Weight and scalar of each term, by name.
+        """
         raise NotImplementedError
 
     def look(self, images: Tensor) -> list[Tensor]:
-        """What the teacher makes of photos (B, 3, H, W): logits (B, C) float32, and what a subclass takes beside."""
+        """Run the teacher on images (B, 3, H, W): logits (B, C) float32, and further outputs that a subclass adds."""
         return [self.teacher(images)]
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
         if images is None:
-            raise ModelError("an objective with a teacher needs the photos: hand them in as `images`")
+            raise ModelError("an objective with a teacher needs the images: pass them as `images`")
         heads = output if isinstance(output, tuple) else (output,)
         first, last = heads[0].float(), heads[-1].float()
-        answers, *self._beside = (
+        predicted, *self._features = (
             self.look(images) if self.teacher_cache is None else self.teacher_cache(images, self.look)
         )
         if not self.training and self.agreement is not None:
-            self.agreement.update(last, answers, targets)
+            self.agreement.update(last, predicted, targets)
         terms = {"labels": self.loss(first, losses.soft_targets(targets, first.shape[1], self.label_smoothing))}
         total = self.label_weight * terms["labels"]
-        for name, (weight, term) in self.distillation_terms(last, answers, targets).items():
+        for name, (weight, term) in self.distillation_terms(last, predicted, targets).items():
             terms[name] = term
             total = total + weight * term
         return {"loss": total, **terms}
@@ -92,10 +105,18 @@ class Distillation(CrossEntropy):
 
 
 class LogitDistillation(Distillation):
-    """(1 - alpha) * labels + alpha * teacher (Hinton et al. 2015).
+    """Logit distillation (Hinton et al. 2015): (1 - alpha) * labels + alpha * KD loss.
 
-    alpha in (0, 1]; temperature > 0 softens both answers; target: "soft" is the teacher's probabilities, "hard" its
-    first choice (Touvron et al. 2021), which no temperature changes. Other parameters as in Distillation.
+    Args:
+        teacher: Frozen teachers.
+        alpha: Weight of the teacher, in (0, 1].
+        temperature: Softmax temperature of student and teacher, above 0.
+        target: "soft" for the probabilities of the teacher, "hard" for its predicted class (Touvron et al. 2021). The
+            temperature has no effect on "hard".
+        **labels: As in Distillation.
+
+    Raises:
+        ModelError: A value is out of range.
     """
 
     def __init__(
@@ -108,7 +129,7 @@ class LogitDistillation(Distillation):
     ) -> None:
         if not 0 <= alpha <= 1:
             raise ModelError(f"objective.alpha={alpha} is out of range: give a number above 0, up to 1")
-        _weigh(alpha=alpha)
+        _check_weights(alpha=alpha)
         super().__init__(teacher, label_weight=1 - alpha, **labels)
         if target not in ("soft", "hard"):
             raise ModelError(f"objective.target={target} is unknown: give soft or hard")
@@ -121,24 +142,30 @@ class LogitDistillation(Distillation):
 
 
 class DecoupledDistillation(Distillation):
-    """labels + alpha * target class + beta * other classes (DKD, Zhao et al. 2022).
+    """Decoupled distillation (DKD, Zhao et al. 2022): labels + alpha * target class + beta * other classes.
 
-    alpha, beta >= 0, not both 0; temperature > 0. Other parameters as in Distillation.
+    Args:
+        teacher: Frozen teachers.
+        alpha: Weight of the target-class term, 0 or more.
+        beta: Weight of the other-classes term, 0 or more; not both weights are 0.
+        temperature: Softmax temperature of student and teacher, above 0.
+        **labels: As in Distillation.
+
+    Raises:
+        ModelError: A value is out of range.
     """
 
     def __init__(
         self, teacher: TeacherEnsemble, alpha: float = 1.0, beta: float = 4.0, temperature: float = 4.0, **labels: Any
     ) -> None:
-        _weigh(alpha=alpha, beta=beta)
+        _check_weights(alpha=alpha, beta=beta)
         super().__init__(teacher, **labels)
         self.alpha, self.beta, self.temperature = alpha, beta, _temperature(temperature)
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         super().attach(net, classes)
         if len(classes) == 2 and not self.alpha:
-            raise ModelError(
-                f"objective.beta={self.beta} does nothing with two classes: there is one other; give alpha"
-            )
+            raise ModelError(f"objective.beta={self.beta} does nothing with two classes: set objective.alpha above 0")
 
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         target, others = distillation_losses.dkd_losses(student, teacher, targets, self.temperature)
@@ -146,33 +173,50 @@ class DecoupledDistillation(Distillation):
 
 
 class RelationDistillation(Distillation):
-    """labels + beta * relations between classes + gamma * relations between photos (DIST, Huang et al. 2022).
+    """Relational distillation (DIST, Huang et al. 2022): labels + beta * inter-class + gamma * intra-class relations.
 
-    beta, gamma >= 0, not both 0; temperature > 0. Made for teachers much stronger than the student. Other parameters
-    as in Distillation.
+    DIST is designed for teachers that are much stronger than the student.
+
+    Args:
+        teacher: Frozen teachers.
+        beta: Weight of the correlation over the classes of an image, 0 or more.
+        gamma: Weight of the correlation over the images of a class, 0 or more; not both weights are 0.
+        temperature: Softmax temperature of student and teacher, above 0.
+        **labels: As in Distillation.
+
+    Raises:
+        ModelError: A value is out of range.
     """
 
     def __init__(
         self, teacher: TeacherEnsemble, beta: float = 2.0, gamma: float = 2.0, temperature: float = 1.0, **labels: Any
     ) -> None:
-        _weigh(beta=beta, gamma=gamma)
+        _check_weights(beta=beta, gamma=gamma)
         super().__init__(teacher, **labels)
         self.beta, self.gamma, self.temperature = beta, gamma, _temperature(temperature)
 
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         inter, intra = distillation_losses.dist_loss(student, teacher, self.temperature)
-        return {"between_classes": (self.beta, inter), "between_photos": (self.gamma, intra)}
+        return {"between_classes": (self.beta, inter), "between_images": (self.gamma, intra)}
 
 
 class FeatureDistillation(Distillation):
-    """labels + alpha * teacher's answers + beta * its inner features, seen through a learned projection.
+    """Feature distillation (PKD, Cao et al. 2022): labels + alpha * KD loss + beta * feature loss.
 
-    The projections (1x1 convolutions, student's channels to teacher's) are learned with the student and belong to the
-    objective: the network that ships knows nothing of them.
+    A learned 1x1 convolution projects each feature map of the student to the channels of the teacher. The projections
+    belong to the objective. They are trained with the student and are not exported.
 
-    alpha >= 0 and beta > 0; temperature > 0, of the answers; levels: which levels of timm's `feature_info` are matched,
-    in student and teacher alike, -1 is the last; distance: "pearson" of each channel, or "cosine" at each place, see
-    `distillation_losses`. The teacher is one checkpoint. Other parameters as in Distillation.
+    Args:
+        teacher: One teacher, loaded from a checkpoint.
+        alpha: Weight of the KD loss, 0 or more.
+        beta: Weight of the feature loss, above 0.
+        temperature: Softmax temperature of the KD loss, above 0.
+        levels: Levels of timm's `feature_info` to match, in student and teacher; -1 is the last.
+        distance: "pearson" (`pkd_loss`, per channel) or "cosine" (`cosine_feature_loss`, per position).
+        **labels: As in Distillation.
+
+    Raises:
+        ModelError: A value is out of range, or the teacher is not one checkpoint.
     """
 
     def __init__(
@@ -185,12 +229,14 @@ class FeatureDistillation(Distillation):
         distance: str = "pearson",
         **labels: Any,
     ) -> None:
-        _weigh(beta=beta)
+        _check_weights(beta=beta)
         if alpha < 0:
-            raise ModelError(f"objective.alpha={alpha} must not be negative: 0 leaves the teacher's answers out")
+            raise ModelError(f"objective.alpha={alpha} must not be negative: 0 switches the KD loss off")
         super().__init__(teacher, **labels)
         if len(teacher.members) != 1 or teacher.members[0].net is None:
-            raise ModelError("objective=distill_feature looks inside its teacher: give one checkpoint, teacher=PATH")
+            raise ModelError(
+                "objective=distill_feature needs the features of its teacher: give one checkpoint, teacher=PATH"
+            )
         if not levels or len(set(levels)) < len(levels):
             raise ModelError(f"objective.levels={list(levels)} must name one level or more, each once, e.g. [-2,-1]")
         if distance not in _DISTANCES:
@@ -198,36 +244,36 @@ class FeatureDistillation(Distillation):
         self.alpha, self.beta, self.temperature = alpha, beta, _temperature(temperature)
         self.levels, self.distance = list(levels), _DISTANCES[distance]
         self.projections = nn.ModuleList()
-        self._teacher_taps = FeatureHooks(teacher.members[0].net, self.levels)
-        self._student_taps: FeatureHooks | None = None
+        self._teacher_hooks = FeatureHooks(teacher.members[0].net, self.levels)
+        self._student_hooks: FeatureHooks | None = None
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         super().attach(net, classes)
-        if self._student_taps is not None:
-            self._student_taps.close()
-        self._student_taps = FeatureHooks(net, self.levels)
+        if self._student_hooks is not None:
+            self._student_hooks.close()
+        self._student_hooks = FeatureHooks(net, self.levels)
         teacher = self.teacher.members[0].net
         assert teacher is not None
-        pairs = zip(channels(net, self._student_taps), channels(teacher, self._teacher_taps), strict=True)
+        pairs = zip(channels(net, self._student_hooks), channels(teacher, self._teacher_hooks), strict=True)
         self.projections = nn.ModuleList(nn.Conv2d(own, theirs, 1, bias=False) for own, theirs in pairs)
         self.projections.to(net.mean.device)
 
     def look(self, images: Tensor) -> list[Tensor]:
-        return super().look(images) + self._teacher_taps.take()
+        return super().look(images) + self._teacher_hooks.take()
 
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
-        assert self._student_taps is not None
-        pairs = zip(self.projections, self._student_taps.take(), self._beside, strict=True)
-        distances = [self.distance(see(own).float(), theirs.float()) for see, own, theirs in pairs]
-        self._beside = []
+        assert self._student_hooks is not None
+        pairs = zip(self.projections, self._student_hooks.take(), self._features, strict=True)
+        distances = [self.distance(project(own).float(), theirs.float()) for project, own, theirs in pairs]
+        self._features = []
         terms = {"features": (self.beta, torch.stack(distances).mean())}
         if self.alpha:
             terms["teacher"] = (self.alpha, distillation_losses.kd_loss(student, teacher, self.temperature))
         return terms
 
 
-def _weigh(**weights: float) -> None:
-    """Raise ModelError for weights that are negative, or all 0: the teacher would do nothing."""
+def _check_weights(**weights: float) -> None:
+    """Raise ModelError if a weight is negative, or if all are 0 and the teacher has no effect."""
     named = " and ".join(f"objective.{name}={weight}" for name, weight in weights.items())
     if any(weight < 0 for weight in weights.values()):
         raise ModelError(f"{named} must not be negative")
@@ -237,5 +283,5 @@ def _weigh(**weights: float) -> None:
 
 def _temperature(value: float) -> float:
     if not value > 0:
-        raise ModelError(f"objective.temperature={value} must be above 0: 1 leaves the answers as they are")
+        raise ModelError(f"objective.temperature={value} must be above 0: 1 leaves the probabilities unchanged")
     return value

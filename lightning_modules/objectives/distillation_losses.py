@@ -1,4 +1,4 @@
-"""Losses against a teacher's answers, as pure functions: formulas with shapes, no state."""
+"""Knowledge distillation losses as pure functions."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,17 @@ from torch import Tensor
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Hinton et al. 2015: T^2 KL(teacher || student) of probabilities softened by T, mean over the batch.
+    """Compute the KD loss (Hinton et al. 2015): T^2 KL(teacher || student), mean over the batch.
 
-    student, teacher: (B, C) float logits; temperature T > 0: the factor T^2 keeps gradients the size that they have
-    at T = 1. Returns a scalar, 0 where both agree.
+    Both distributions are softmax(logits / T). The factor T^2 keeps the scale of the gradients independent of T.
+
+    Args:
+        student: (B, C) float, logits.
+        teacher: (B, C) float, logits.
+        temperature: Temperature T, above 0.
+
+    Returns:
+        Scalar loss, 0 if both distributions are equal.
 
     >>> kd_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[11.0, 12.0]])).abs() < 1e-6
     tensor(True)
@@ -19,21 +26,33 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tenso
 
 
 def hard_kd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's first choice (Touvron et al. 2021, eq. 3), mean over the batch.
+    """Compute the cross-entropy with the predicted class of the teacher (Touvron et al. 2021, eq. 3).
 
-    student, teacher: (B, C) float logits. Returns a scalar.
+    Args:
+        student: (B, C) float, logits.
+        teacher: (B, C) float, logits.
+
+    Returns:
+        Scalar loss, mean over the batch.
     """
     return F.cross_entropy(student, teacher.argmax(dim=1))
 
 
 def dkd_losses(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Decoupled distillation (Zhao et al. 2022): what KL mixes, apart.
+    """Compute the two terms of decoupled knowledge distillation (DKD, Zhao et al. 2022).
 
-    student, teacher: (B, C) float logits; targets: (B,) int64 labels, or (B, C) float probabilities; temperature T > 0.
-    A mixture of two classes, as mixup and cutmix make, counts each of its classes by its share.
+    DKD splits the KL divergence of the KD loss into a term for the target class and a term for the other classes. If
+    a target is a mixture of two classes (mixup, cutmix), each class is weighted by its share.
 
-    Returns two scalars, both times T^2 and means over the batch: TCKD, the KL of (target, all others), and NCKD, the KL
-    among the classes that are not the target.
+    Args:
+        student: (B, C) float, logits.
+        teacher: (B, C) float, logits.
+        targets: (B,) int64 labels, or (B, C) float probabilities.
+        temperature: Temperature T, above 0.
+
+    Returns:
+        Two scalars, scaled by T^2, means over the batch. TCKD is the KL divergence of the binary distribution (target
+        class, all other classes). NCKD is the KL divergence over the other classes.
     """
     s, t = student / temperature, teacher / temperature
     if targets.ndim == 1:
@@ -51,10 +70,16 @@ def dkd_losses(student: Tensor, teacher: Tensor, targets: Tensor, temperature: f
 
 
 def dist_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """DIST (Huang et al. 2022): match how answers relate, by Pearson's correlation, not their values.
+    """Compute the two terms of DIST (Huang et al. 2022): one minus the Pearson correlation of the probabilities.
 
-    student, teacher: (B, C) float logits; temperature T > 0. Returns two scalars in [0, 2], times T^2: one minus the
-    correlation over the classes of a photo (inter), and over the photos of a class (intra).
+    Args:
+        student: (B, C) float, logits.
+        teacher: (B, C) float, logits.
+        temperature: Temperature T, above 0.
+
+    Returns:
+        Two scalars in [0, 2], scaled by T^2. The inter-class term correlates the classes of each image. The intra-class
+        term correlates the images of each class.
     """
     p, q = (student / temperature).softmax(dim=1), (teacher / temperature).softmax(dim=1)
     inter, intra = 1 - correlation(p, q, dim=1).mean(), 1 - correlation(p, q, dim=0).mean()
@@ -62,43 +87,63 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tup
 
 
 def correlation(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation of two float tensors of one shape along a dimension, which goes; 0 for a constant."""
+    """Compute the Pearson correlation of two float tensors of equal shape.
+
+    Args:
+        a: First tensor.
+        b: Second tensor.
+        dim: Dimension to correlate over. It is removed.
+
+    Returns:
+        Correlations in [-1, 1]; 0 where one input is constant.
+    """
     a, b = a - a.mean(dim=dim, keepdim=True), b - b.mean(dim=dim, keepdim=True)
     return F.cosine_similarity(a, b, dim=dim)
 
 
 def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """PKD (Cao et al. 2022): mean squared distance of features whose channels are standardised, 2 - 2 r.
+    """Compute the PKD loss (Cao et al. 2022): 2 - 2 r, the mean squared distance of standardised channels.
 
-    student, teacher: (B, C, H, W) float maps of one number of channels; the student's is resized to the teacher's
-    height and width. r is Pearson's correlation of a channel over all photos and places: scales and means of channels
-    say nothing across networks, and few strong channels do not drown the others. Returns a scalar in [0, 4].
+    r is the Pearson correlation of each channel over all images and positions. It ignores the mean and scale of the
+    channels, which differ between networks. Channels with large values do not dominate the loss.
+
+    Args:
+        student: (B, C, H, W) float, feature map. It is resized to the height and width of the teacher's.
+        teacher: (B, C, H, W) float, feature map with the same number of channels.
+
+    Returns:
+        Scalar loss in [0, 4].
     """
-    student, teacher = (x.transpose(0, 1).flatten(1) for x in (_fitted(student, teacher), teacher))
+    student, teacher = (x.transpose(0, 1).flatten(1) for x in (_resize_to(student, teacher), teacher))
     return 2 - 2 * correlation(student, teacher, dim=1).mean()
 
 
 def cosine_feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared distance of feature directions: 2 - 2 cos of the channel vectors at each position.
+    """Compute the cosine feature loss: mean of 2 - 2 cos of the channel vectors at each position.
 
-    student, teacher: (B, C, H, W) float maps, as for `pkd_loss`. Returns a scalar in [0, 4].
+    Args:
+        student: (B, C, H, W) float, feature map, as in `pkd_loss`.
+        teacher: (B, C, H, W) float, feature map.
+
+    Returns:
+        Scalar loss in [0, 4].
     """
-    return (2 - 2 * F.cosine_similarity(_fitted(student, teacher), teacher, dim=1)).mean()
+    return (2 - 2 * F.cosine_similarity(_resize_to(student, teacher), teacher, dim=1)).mean()
 
 
-def _fitted(student: Tensor, teacher: Tensor) -> Tensor:
+def _resize_to(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape[2:] == teacher.shape[2:]:
         return student
     return F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _one_against_all(logits: Tensor, is_target: Tensor) -> Tensor:
-    """(B, 2) log-probabilities of the target, and of all other classes together."""
+    """Return (B, 2) log-probabilities: target class, and sum of all other classes."""
     target = logits.masked_fill(~is_target, -torch.inf).logsumexp(dim=1)
     others = logits.masked_fill(is_target, -torch.inf).logsumexp(dim=1)
     return F.log_softmax(torch.stack([target, others], dim=1), dim=1)
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(q || p) a row, (B,)."""
+    """Return (B,) KL(q || p) of each row."""
     return (log_q.exp() * (log_q - log_p)).sum(dim=1)

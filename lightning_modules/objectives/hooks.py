@@ -1,4 +1,4 @@
-"""Inner feature maps of timm networks, found by timm's `feature_info` and taken while the network runs."""
+"""Intermediate feature maps of timm networks, read by forward hooks at the levels of timm's `feature_info`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from litesort.errors import ModelError
 
 
 class FeatureHooks:
-    """Take the feature maps of chosen levels whenever the network runs.
+    """Store the feature maps of some levels in each forward pass.
 
     Args:
-        net: A backbone whose timm network has `feature_info`.
-        levels: Which of its levels: 0 is the first and finest, -1 the last.
+        net: Backbone whose timm network has `feature_info`.
+        levels: Indices of the levels: 0 is the first (highest resolution), -1 the last.
 
     Attributes:
-        modules: Name of the tapped module of each level, inside the timm network.
+        modules: Name of the hooked module of each level, inside the timm network.
 
     Raises:
-        ModelError: The network has no levels, or not these.
+        ModelError: The network has no feature levels, or a level is out of range.
     """
 
     def __init__(self, net: Backbone, levels: Sequence[int]) -> None:
@@ -29,8 +29,8 @@ class FeatureHooks:
         for level in levels:
             if not -len(names) <= level < len(names):
                 raise ModelError(
-                    f"objective.levels={list(levels)}: {net.name} has {len(names)} levels of features, so give "
-                    f"numbers from {-len(names)} to {len(names) - 1}"
+                    f"objective.levels={list(levels)} is out of range: {net.name} has {len(names)} levels of features, "
+                    f"give numbers from {-len(names)} to {len(names) - 1}"
                 )
         self.modules = [names[level] for level in levels]
         self._net = net
@@ -41,13 +41,13 @@ class FeatureHooks:
         return self
 
     def take(self) -> list[Tensor]:
-        """Maps (B, C, H, W) of the last run, one a level; forgets them."""
+        """Return the (B, C, H, W) feature maps of the last forward pass, one per level, and release them."""
         maps = [as_map(self._seen[name], self._net) for name in self.modules]
         self._seen.clear()
         return maps
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
 
@@ -61,18 +61,30 @@ class FeatureHooks:
 
 
 def level_modules(net: Backbone) -> list[str]:
-    """Names of the modules inside the timm network that end its levels, finest first."""
+    """Return the names of the modules that end the feature levels of a timm network, highest resolution first.
+
+    Raises:
+        ModelError: The network has no feature levels.
+    """
     info = getattr(net.net, "feature_info", None)
     levels = getattr(info, "info", info) or []
     names = [str(level["module"]) for level in levels]
     known = {name for name, _ in net.net.named_modules()}
     if not names or not set(names) <= known:
-        raise ModelError(f"{net.name} names no levels of features: choose objective=distill_logit")
+        raise ModelError(f"{net.name} has no levels of features in timm: use objective=distill_logit")
     return names
 
 
 def as_map(features: Tensor, net: Backbone) -> Tensor:
-    """(B, C, H, W) maps as they are; tokens (B, N, C) of a transformer without its prefix, laid out as a square map."""
+    """Convert features to a feature map.
+
+    Args:
+        features: (B, C, H, W) float feature map, or (B, N, C) float tokens of a transformer.
+        net: Backbone that computed the features.
+
+    Returns:
+        (B, C, H, W) float. Prefix tokens are removed and patch tokens form a square map.
+    """
     if features.ndim == 4:
         return features
     tokens = features[:, getattr(net.net, "num_prefix_tokens", 0) :]
@@ -81,12 +93,15 @@ def as_map(features: Tensor, net: Backbone) -> Tensor:
 
 
 @torch.no_grad()
-def channels(net: Backbone, taps: FeatureHooks) -> list[int]:
-    """Channels of each tapped level, seen by running one blank photo: a pruned network has fewer than timm says."""
+def channels(net: Backbone, hooks: FeatureHooks) -> list[int]:
+    """Return the channels of each hooked level.
+
+    The function runs the network on one blank image, because `feature_info` is wrong for a pruned network.
+    """
     size = getattr(getattr(net.net, "patch_embed", None), "img_size", None) or (64, 64)
     was = [(module, module.training) for module in net.modules()]
     net.eval()
     net(net.mean.new_zeros(1, 3, *size))
     for module, training in was:
         module.training = training
-    return [features.shape[1] for features in taps.take()]
+    return [features.shape[1] for features in hooks.take()]

@@ -1,4 +1,4 @@
-"""Losses as pure functions: formulas with shapes, no state."""
+"""Classification losses as pure functions."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,15 @@ from torch import Tensor
 
 
 def soft_targets(targets: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
-    """Turn labels into probabilities and spread `smoothing` of them evenly (Szegedy et al. 2016).
+    """Convert labels to probabilities with label smoothing (Szegedy et al. 2016).
 
-    targets: (B,) int64 labels, or (B, C) float probabilities (mixup); smoothing in [0, 1).
-    Returns (B, C) float32: (1 - smoothing) * q + smoothing / C.
+    Args:
+        targets: (B,) int64 labels, or (B, C) float probabilities (mixup, cutmix).
+        num_classes: Number of classes C.
+        smoothing: Probability spread evenly over all classes, in [0, 1).
+
+    Returns:
+        (B, C) float32: (1 - smoothing) * q + smoothing / C.
 
     >>> soft_targets(torch.tensor([1]), num_classes=2, smoothing=0.2)
     tensor([[0.1000, 0.9000]])
@@ -22,11 +27,18 @@ def soft_targets(targets: Tensor, num_classes: int, smoothing: float = 0.0) -> T
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy against probabilities: mean over the batch of -sum_c w_c q_c log p_c.
+    """Compute the cross-entropy with soft targets: mean over the batch of -sum_c w_c q_c log p_c.
 
-    logits: (B, C) float, unnormalised; targets: (B, C) float probabilities; class_weights: (C,) float.
-    The mean divides by B, not by the batch's weights as `F.cross_entropy(weight=...)` does: with weights that average 1
-    over the data set, every batch then counts alike. Returns a scalar.
+    The mean divides by B. `F.cross_entropy(weight=...)` divides by the sum of the weights in the batch instead. With
+    class weights that average 1 over the data set, dividing by B gives every batch the same weight.
+
+    Args:
+        logits: (B, C) float, unnormalised.
+        targets: (B, C) float, probabilities.
+        class_weights: (C,) float; None for equal weights.
+
+    Returns:
+        Scalar loss.
     """
     terms = targets * F.log_softmax(logits, dim=1)
     if class_weights is not None:
@@ -35,13 +47,19 @@ def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None 
 
 
 def focal(logits: Tensor, targets: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
-    """Focal loss (Lin et al. 2017) for probabilities: mean over the batch of -sum_c w_c q_c (1 - p_c)^gamma log p_c.
+    """Compute the focal loss (Lin et al. 2017): mean over the batch of -sum_c w_c q_c (1 - p_c)^gamma log p_c.
 
-    logits: (B, C) float, unnormalised; targets: (B, C) float probabilities; gamma >= 0, 0 is cross-entropy.
-    Returns a scalar.
+    Args:
+        logits: (B, C) float, unnormalised.
+        targets: (B, C) float, probabilities.
+        gamma: Focusing parameter, 0 or more; 0 is cross-entropy.
+        class_weights: (C,) float; None for equal weights.
+
+    Returns:
+        Scalar loss.
     """
     log_p = F.log_softmax(logits, dim=1)
-    # 1 - p as -expm1(log p): exact near p = 1, and clamped since the gradient of 0^gamma is infinite for gamma < 1
+    # -expm1(log p) is 1 - p without cancellation near p = 1. The clamp keeps the gradient finite for gamma < 1.
     missing = (-torch.expm1(log_p)).clamp_min(1e-8)
     terms = targets * missing.pow(gamma) * log_p
     if class_weights is not None:
@@ -50,18 +68,32 @@ def focal(logits: Tensor, targets: Tensor, gamma: float, class_weights: Tensor |
 
 
 def adjust_logits(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
-    """Add tau * log prior to the logits while training (Menon et al. 2021, eq. 10), so that rare classes need a margin.
+    """Add tau * log prior to the logits in the training loss (Menon et al. 2021, eq. 10).
 
-    logits: (B, C) float; log_prior: (C,) float, log of the class frequencies; tau > 0. Returns (B, C).
+    Rare classes then need a larger margin. The loss is consistent for the balanced error.
+
+    Args:
+        logits: (B, C) float, unnormalised.
+        log_prior: (C,) float, log of the class frequencies.
+        tau: Strength of the adjustment, above 0.
+
+    Returns:
+        (B, C) float, adjusted logits.
     """
     return logits + tau * log_prior
 
 
 def class_weights(counts: Sequence[int], power: float) -> Tensor:
-    """Weights proportional to count^-power, scaled to average 1 over the photos (the learning rate keeps its meaning).
+    """Compute class weights proportional to count^-power, with mean 1 over the images.
 
-    counts: photos a class, all > 0; power in [0, 1]: 0 is no weighting, 1 makes every class count alike.
-    Returns (C,) float32.
+    The mean of 1 keeps the scale of the loss, so the learning rate need not change.
+
+    Args:
+        counts: Images per class, all above 0.
+        power: Exponent in [0, 1]; 0 gives equal weights to images, 1 gives equal weights to classes.
+
+    Returns:
+        (C,) float32.
 
     >>> class_weights([30, 10], power=1.0)
     tensor([0.6667, 2.0000])

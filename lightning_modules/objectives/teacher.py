@@ -1,4 +1,4 @@
-"""Teachers of a distillation: trained networks whose answers a student learns, and that themselves learn nothing."""
+"""Frozen teachers for knowledge distillation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from litesort.errors import ModelError
 
 @dataclass(slots=True)
 class Teacher:
-    """One trained network, whatever runs it.
+    """One trained network: a checkpoint, or an exported file with its runtime.
 
     Attributes:
-        answer: Takes (B, 3, size, size) float photos in [0, 1] on any device, returns (B, len(classes)) float logits.
-        classes: Names, in the order of the logits.
-        size: Side of the photos that it was trained on, px.
-        name: Where it came from, for messages.
-        net: The network, where it is one of torch; it follows the photos to their device.
+        predict: Maps (B, 3, size, size) float images in [0, 1] on any device to (B, len(classes)) float logits.
+        classes: Class names, in the order of the logits.
+        size: Side of the input images in px; None for any size.
+        name: Path of the file, for error messages.
+        net: The PyTorch network, None for an exported file. It is moved to the device of the images.
     """
 
-    answer: Callable[[Tensor], Tensor]
+    predict: Callable[[Tensor], Tensor]
     classes: list[str]
     size: int | None
     name: str
@@ -35,12 +35,13 @@ class Teacher:
 
 
 class TeacherEnsemble:
-    """Answer photos with the mean of one or several trained networks, without gradients.
+    """Average the log-probabilities of one or several teachers, without gradients.
 
-    No nn.Module, so that state_dict, optimiser and weight averaging never see it; a copy of an objective shares it.
+    The ensemble is not an nn.Module: it stays out of state_dict, optimiser and weight averaging. Copies of an
+    objective share it.
 
     Args:
-        members: The networks.
+        members: The teachers.
     """
 
     def __init__(self, members: Sequence[Teacher]) -> None:
@@ -52,7 +53,14 @@ class TeacherEnsemble:
         return self
 
     def match(self, classes: Sequence[str]) -> None:
-        """Answer in the order of `classes` from now on; ModelError where a member knows other ones."""
+        """Set the order of the logits.
+
+        Args:
+            classes: Class names of the data, in the order of the student's logits.
+
+        Raises:
+            ModelError: A teacher was trained on other classes.
+        """
         for i, member in enumerate(self.members):
             if missing := [name for name in classes if name not in member.classes]:
                 raise ModelError(
@@ -61,7 +69,7 @@ class TeacherEnsemble:
                 )
             if extra := [name for name in member.classes if name not in classes]:
                 raise ModelError(
-                    f"teacher={member.name} knows the class {', '.join(extra)}, which the data has not: "
+                    f"teacher={member.name} knows the class {', '.join(extra)}, which the data does not have: "
                     "give a teacher of the same classes"
                 )
             order = [member.classes.index(name) for name in classes]
@@ -69,45 +77,56 @@ class TeacherEnsemble:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) float in [0, 1] -> (B, C) float32 logits: the mean of the members' log-probabilities.
+        """Predict a batch.
 
-        Photos of another size than a member's own are resized for it, on their device.
+        Args:
+            images: (B, 3, H, W) float in [0, 1]. They are resized on their device to the input size of each teacher.
+
+        Returns:
+            (B, C) float32 logits: mean of the log-probabilities of the teachers.
         """
         if images.device != self._device:
             for member in self.members:
                 if member.net is not None:
                     member.net.to(images.device)
             self._device = images.device
-        answers = []
+        outputs = []
         for member, order in zip(self.members, self._orders, strict=True):
-            logits = member.answer(resized(images, member.size)).float().log_softmax(dim=1)
-            answers.append(logits if order is None else logits[:, order])
-        return torch.stack(answers).mean(dim=0) if len(answers) > 1 else answers[0]
+            logits = member.predict(resized(images, member.size)).float().log_softmax(dim=1)
+            outputs.append(logits if order is None else logits[:, order])
+        return torch.stack(outputs).mean(dim=0) if len(outputs) > 1 else outputs[0]
 
 
 def resized(images: Tensor, size: int | None) -> Tensor:
-    """(B, 3, H, W) float photos as (B, 3, size, size), channels_last; as they are where they fit already."""
+    """Resize (B, 3, H, W) float images to (B, 3, size, size), channels_last; None keeps the size."""
     if size is not None and images.shape[2:] != (size, size):
         smaller = size < min(images.shape[2:])
         images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=smaller)
     return images.contiguous(memory_format=torch.channels_last)
 
 
-Opened = tuple[Callable[[Tensor], Tensor], list[str], int]  # what answers, its classes, the side of its photos
+Opened = tuple[Callable[[Tensor], Tensor], list[str], int]  # predict function, classes, input size in px
 
 
 def load_teacher(
     paths: str | Sequence[str] | None, open_other: Callable[[str], Opened] | None = None
 ) -> TeacherEnsemble:
-    """Rebuild a teacher from a checkpoint, or several, in evaluation mode and frozen.
+    """Load one or several frozen teachers in evaluation mode.
 
-    paths: the top-level key `teacher`: a file, or a list of them; open_other: opens what is not a checkpoint; see
-    `Teacher` for what it returns.
-    ModelError for none, and for a file that is missing or not litesort's.
+    Args:
+        paths: One file or a list of files (the top-level key `teacher`).
+        open_other: Opens a file that is not a checkpoint, and returns its predict function, classes and input size;
+            see `Teacher`.
+
+    Returns:
+        The teachers as an ensemble.
+
+    Raises:
+        ModelError: `paths` is empty or repeats a file, or a file is missing or was not written by litesort.
     """
     names = [paths] if isinstance(paths, str) else list(paths or [])
     if not names:
-        raise ModelError("teacher is not given, and this objective learns from one: teacher=PATH/best.ckpt")
+        raise ModelError("teacher is not given, and this objective needs one: teacher=PATH/best.ckpt")
     if len(set(names)) < len(names):
         raise ModelError(f"teacher={','.join(names)} names one file twice: give each once")
     return TeacherEnsemble([_open(str(name), open_other) for name in names])
@@ -118,9 +137,9 @@ def _open(path: str, open_other: Callable[[str], Opened] | None) -> Teacher:
         kind = "is a folder" if Path(path).is_dir() else "does not exist"
         raise ModelError(f"teacher={path} {kind}: give the file of a trained network, e.g. teacher=runs/.../best.ckpt")
     if open_other is not None and Path(path).suffix != ".ckpt":
-        answer, classes, size = open_other(path)
-        return Teacher(answer, classes, size, path)
+        predict, classes, size = open_other(path)
+        return Teacher(predict, classes, size, path)
     checkpoint = read_checkpoint(path)
     net = fold_batchnorm(build_net(checkpoint)).requires_grad_(False).to(memory_format=torch.channels_last)
-    record = checkpoint[RECORD]
-    return Teacher(net, list(record["classes"]), record["preprocessing"].get("size"), path, net)
+    card = checkpoint[RECORD]
+    return Teacher(net, list(card["classes"]), card["preprocessing"].get("size"), path, net)

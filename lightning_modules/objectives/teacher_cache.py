@@ -1,4 +1,4 @@
-"""What a teacher made of batches that come again, so that it is run once for each."""
+"""Cache of the outputs of a teacher for batches that repeat."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -8,18 +8,19 @@ from torch import Tensor
 
 
 class TeacherCache:
-    """Keep what was seen of a batch, and give it back when the batch comes again.
+    """Store the outputs of a teacher per batch, and return them when the batch repeats.
 
-    No nn.Module, so that state_dict and weight averaging never see it; a copy of an objective shares it. Values are
-    kept, and given, as float16 holds them, on their device.
+    The cache is not an nn.Module: it stays out of state_dict and weight averaging. Copies of an objective share it.
+    Values are stored in float16 on their device.
 
     Args:
-        max_bytes: What does not fit in is not kept, and looked at each time.
+        max_bytes: Capacity. Outputs beyond it are computed each time.
 
     Attributes:
-        place: Of the batch that comes next: equal for batches of the same photos, varied alike. None keeps nothing.
-        mirrored: Whether that batch is flipped left to right this time.
-        size: Bytes that are kept.
+        place: Key of the next batch. Batches with the same images and the same augmentation have equal keys. None
+            disables the cache for the batch.
+        mirrored: Whether the next batch is flipped left to right.
+        size: Bytes in use.
     """
 
     def __init__(self, max_bytes: float) -> None:
@@ -32,10 +33,18 @@ class TeacherCache:
         return self
 
     def __call__(self, images: Tensor, look: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """images: (B, 3, H, W) -> what `look` makes of them: float32 tensors; maps (B, C, h, w) lie as they do."""
+        """Return the outputs for a batch, from the cache or by `look`.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+            look: Computes the outputs of the teacher: logits (B, C) and feature maps (B, C, h, w).
+
+        Returns:
+            float32 tensors. Feature maps are flipped back if the batch is mirrored.
+        """
         if self.place is None:
             return look(images)
-        place = self.place, images.shape  # the same photos may come smaller: they are others then
+        place = self.place, images.shape  # progressive resizing changes the shape of the same images
         values = self._kept.get(place)
         if values is None:
             values = [value.to(torch.float16) for value in look(images.flip(3) if self.mirrored else images)]

@@ -1,1 +1,1 @@
-"""Remove channels, and repeat a removal on another copy of the network."""
+"""Structured pruning, and replay of pruning on a new copy of the network."""

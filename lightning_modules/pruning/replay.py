@@ -1,4 +1,4 @@
-"""What pruning did to a network, as plain data, and how to do it again: needs nothing but the network's own build."""
+"""Describe pruning as plain data, and replay it on a new copy of the network, without Torch-Pruning."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +10,16 @@ from litesort.errors import ModelError
 
 
 def structure_diff(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    """Describe how one network's structure differs from another of the same modules.
+    """Describe the structural difference of two networks with the same modules.
 
-    Returns {"sizes": {module: {attribute: int or list of int}}, "shapes": {tensor: list of int}}: the integer
-    attributes (channels, groups, heads, ...) and the parameters and buffers that are not alike, as in `after`.
+    Args:
+        before: Network before pruning.
+        after: Network after pruning.
+
+    Returns:
+        Plain data with the values of `after` that differ: {"sizes": {module: {attribute: int or list of int}},
+        "shapes": {tensor: list of int}}. "sizes" are integer attributes (channels, groups, heads). "shapes" are
+        parameters and buffers.
     """
     old, sizes = dict(before.named_modules()), {}
     for name, module in after.named_modules():
@@ -25,11 +31,19 @@ def structure_diff(before: nn.Module, after: nn.Module) -> dict[str, Any]:
 
 
 def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """Give a freshly built network the structure that pruning left, step by step; its weights are then to be loaded.
+    """Apply recorded pruning steps to a new network. The caller loads the weights afterwards.
 
-    net: changed in place; pruning: what `structure_diff` returned for each step. ModelError for a history that belongs
-        to
-    another network: only sizes that it has already can change, and nothing is run.
+    Only existing integer attributes and tensor shapes change. No code of the record is executed.
+
+    Args:
+        net: Network as timm builds it. It is changed in place, and its pruned tensors are zero.
+        pruning: Results of `structure_diff`, one per step.
+
+    Returns:
+        `net`.
+
+    Raises:
+        ModelError: A step does not fit the network.
     """
     for number, step in enumerate(pruning):
         modules, shapes = dict(net.named_modules()), _shapes(net)
@@ -46,7 +60,7 @@ def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
 
 
 def _sizes(module: nn.Module) -> dict[str, Any]:
-    """Attributes of a module that are integers, or tuples of them; booleans are choices, not sizes."""
+    """Return the attributes of a module that are integers or tuples of integers. Booleans are excluded."""
     return {
         key: value
         for key, value in vars(module).items()

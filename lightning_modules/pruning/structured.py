@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels leave, so that any runtime is faster, not only the counters."""
+"""Structured pruning: remove whole channels. The smaller network is faster in any runtime."""
 
 import copy
 import importlib
@@ -18,7 +18,7 @@ from litesort.errors import ModelError
 
 IMPORTANCE = ("magnitude", "taylor", "bn_scale")
 SCOPES = ("uniform", "global")
-MOST = 0.95  # share of a layer's channels that is ever asked to leave
+MAX_RATIO = 0.95  # largest fraction of the channels of a layer that is removed
 
 
 def prune(
@@ -33,26 +33,35 @@ def prune(
 ) -> Backbone:
     """Copy a network without its least important channels, by the dependency graph of Torch-Pruning (Fang et al. 2023).
 
-    net: left as it is; size: side of its photos, px; ratio in [0, 1): share of the channels that leaves, of each layer
-    ("uniform") or of all together ("global"); importance: "magnitude" of weights, "taylor" (Molchanov et al. 2019;
-    needs the gradients that `gather_gradients` leaves) or "bn_scale" (Liu et al. 2017); round_to: layers keep a
-    multiple of this many channels; protected: what `unprunable_layers` returned, asked here where it is not given.
+    Args:
+        net: Backbone. It is not changed.
+        size: Side of the input images in px.
+        ratio: Fraction of the channels to remove, in [0, 1).
+        importance: "magnitude" of the weights, "taylor" (Molchanov et al. 2019; needs the gradients of
+            `gather_gradients`) or "bn_scale" (Liu et al. 2017).
+        scope: "uniform" removes `ratio` of each layer; "global" removes `ratio` of all channels together.
+        round_to: Layers keep a multiple of this number of channels.
+        protected: Result of `unprunable_layers`; None computes it.
 
-    Returns the copy in evaluation mode, its history (`pruning`) one step longer.
+    Returns:
+        The copy in evaluation mode, with one more step in `pruning`.
+
+    Raises:
+        ModelError: Torch-Pruning is not installed, or the network has no BatchNorm for "bn_scale".
     """
     protected = unprunable_layers(net, size) if protected is None else protected
     small = copy.deepcopy(net).eval().requires_grad_(True)
     for module in small.modules():
-        module._forward_hooks.clear()  # those of feature taps, which watch the network that was copied
-        module._forward_pre_hooks.clear()  # progressive resizing's, which would shrink photos twice
+        module._forward_hooks.clear()  # feature hooks belong to the original network
+        module._forward_pre_hooks.clear()  # the hook of progressive resizing would resize twice
     for old, new in zip(net.parameters(), small.parameters(), strict=True):
         new.grad = None if old.grad is None else old.grad.clone()
     heads = {module.qkv: module.num_heads for module in _attentions(small)}
     scores, pruner_type = _importance(small, importance), _pruner_type()
     with _quiet():
         pruner = pruner_type(
-            small.net, _photo(small, size), scores, global_pruning=scope == "global", pruning_ratio=ratio,
-            max_pruning_ratio=MOST, round_to=round_to,
+            small.net, _blank_image(small, size), scores, global_pruning=scope == "global", pruning_ratio=ratio,
+            max_pruning_ratio=MAX_RATIO, round_to=round_to,
             ignored_layers=[small.net.get_submodule(name) for name in protected],
             num_heads=heads, in_channel_groups={}, out_channel_groups={},
         )  # fmt: skip
@@ -63,24 +72,39 @@ def prune(
             module.attn_dim = module.head_dim * module.num_heads
     small.zero_grad(set_to_none=True)
     with torch.no_grad():
-        small(small.mean.new_zeros(1, 3, size, size))  # whatever does not fit fails here, not in the middle of an epoch
+        small(small.mean.new_zeros(1, 3, size, size))  # fails here, not in the middle of an epoch, if layers do not fit
     small.pruning = [*net.pruning, structure_diff(net.net, small.net)]
     return small
 
 
 def find_ratio(share: Callable[[float], float], target: float, setting: str, trials: int = 7) -> float:
-    """Smallest pruning ratio whose share of the cost is at most the target, by bisection.
+    """Find the smallest pruning ratio whose relative cost is at most the target, by bisection.
 
-    share: cost of what a ratio leaves, relative to the unpruned network; target in (0, 1); setting: the key and value
-    that asked for it, for the message. Returns a ratio that was tried. ModelError if the target is out of reach.
+    Args:
+        share: Maps a ratio to the cost of the pruned network, relative to the unpruned one.
+        target: Relative cost, in (0, 1).
+        setting: Config key and value of the target, for the error message.
+        trials: Number of bisection steps.
+
+    Returns:
+        A ratio for which `share` was evaluated.
+
+    Raises:
+        ModelError: The target is not reached at the largest ratio.
     """
     least, low, high = 1.0, 0.0, 0.0
-    for high in (0.5, 0.7, MOST):  # not the most at once: layers that it would empty are left alone, and cost more
+    for high in (
+        0.5,
+        0.7,
+        MAX_RATIO,
+    ):  # smaller ratios first: the largest ratio skips layers that it would empty, and can cost more
         if (cost := share(high)) <= target:
             break
         least, low = min(least, cost), high
     else:
-        raise ModelError(f"{setting} is out of reach: {least:.2f} is left when all is cut that can be; give more")
+        raise ModelError(
+            f"{setting} is out of reach: {least:.2f} is left at the largest pruning ratio; give a larger target"
+        )
     for _ in range(trials):
         middle = (low + high) / 2
         low, high = (low, middle) if share(middle) <= target else (middle, high)
@@ -88,17 +112,24 @@ def find_ratio(share: Callable[[float], float], target: float, setting: str, tri
 
 
 def unprunable_layers(net: Backbone, size: int) -> dict[str, str]:
-    """Layers (convolutions and linear ones, named inside `net.net`) whose channels must stay, and why."""
+    """Find the layers whose channels cannot be pruned.
+
+    Args:
+        net: Backbone. It is not changed.
+        size: Side of the input images in px.
+
+    Returns:
+        Reason by layer name: convolutions and linear layers inside `net.net`.
+    """
     tp = _torch_pruning()
     stem = next((name for name, module in net.net.named_modules() if isinstance(module, nn.Conv2d)), None)
     reasons = dict.fromkeys(net.head_names, "head")
     if stem is not None:
         reasons.setdefault(stem, "stem")
-    names = {module: name for name, module in net.net.named_modules()}
-    original = copy.deepcopy(net.net).requires_grad_(True).eval()  # tracing wants gradients everywhere
+    original = copy.deepcopy(net.net).requires_grad_(True).eval()  # tracing needs gradients in all parameters
     names = {module: name for name, module in original.named_modules()}
     with _quiet():
-        graph = tp.DependencyGraph().build_dependency(original, _photo(net, size))
+        graph = tp.DependencyGraph().build_dependency(original, _blank_image(net, size))
     fixed = dict(reasons)
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
         touched = [(dep.target.module, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in group]
@@ -106,16 +137,24 @@ def unprunable_layers(net: Backbone, size: int) -> dict[str, str]:
         tied = next((f"its channels are added to those of {n} ({fixed[n]})" for n in widths if n in fixed), None)
         spread = next((names[m] for m, _ in touched if _spreads(m)), None)
         if spread is not None:
-            tied = f"its channels run into {spread}, which makes several of each"
+            tied = f"its channels are the input of {spread}, which computes several output channels from each"
         if tied is not None:
             reasons |= {name: tied for name in widths if name not in reasons}
     return reasons
 
 
 def gather_gradients(net: Backbone, batches: Iterable[Any], count: int) -> int:
-    """Sum the gradients of the cross-entropy over the first `count` batches, for "taylor"; returns how many there were.
+    """Sum the gradients of the cross-entropy over batches, for importance "taylor".
 
-    batches: (images (B, 3, S, S) float in [0, 1], targets (B,) int64, ...). Norms use their running statistics.
+    Norm layers use their running statistics.
+
+    Args:
+        net: Backbone. Its gradients are replaced.
+        batches: Tuples (images (B, 3, S, S) float in [0, 1], targets (B,) int64, ...).
+        count: Largest number of batches.
+
+    Returns:
+        Number of batches used.
     """
     training = [(module, module.training) for module in net.modules()]
     net.eval().zero_grad(set_to_none=True)
@@ -129,7 +168,7 @@ def gather_gradients(net: Backbone, batches: Iterable[Any], count: int) -> int:
 
 
 def widths(net: Backbone) -> dict[str, int]:
-    """Output channels of every convolution and linear layer, by name inside `net.net`."""
+    """Return the output channels of each convolution and linear layer, by name inside `net.net`."""
     return {
         name: module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         for name, module in net.net.named_modules()
@@ -137,25 +176,28 @@ def widths(net: Backbone) -> dict[str, int]:
     }
 
 
-def _photo(net: Backbone, size: int) -> Tensor:
+def _blank_image(net: Backbone, size: int) -> Tensor:
     return net.mean.new_zeros(1, 3, size, size)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the word that free parameters are pruned along their last dimension, which is right for timm's."""
+    """Suppress the warning that unwrapped parameters are pruned along their last dimension. It is correct for timm."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
         yield
 
 
 def _spreads(module: nn.Module) -> bool:
-    """Whether a convolution makes several channels of each group of one: Torch-Pruning takes it for a depthwise one."""
+    """Return whether a grouped convolution has one input and several output channels per group.
+
+    Torch-Pruning treats it as depthwise, which is wrong.
+    """
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels != module.out_channels
 
 
 def _attentions(net: nn.Module) -> list[Any]:
-    """Attention modules as timm writes them."""
+    """Return the attention modules of timm."""
     return [module for module in net.modules() if hasattr(module, "qkv") and hasattr(module, "num_heads")]
 
 
@@ -163,7 +205,9 @@ def _importance(net: Backbone, name: str) -> Any:
     tp = _torch_pruning()
     if name == "bn_scale":
         if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
-            raise ModelError(f"prune.importance=bn_scale: {net.name} has no BatchNorm; give magnitude or taylor")
+            raise ModelError(
+                f"prune.importance=bn_scale is invalid: {net.name} has no BatchNorm; give magnitude or taylor"
+            )
         return tp.importance.BNScaleImportance()
     if name == "taylor":
         return tp.importance.GroupTaylorImportance()
@@ -174,7 +218,10 @@ def _pruner_type() -> Any:
     base: Any = _torch_pruning().BasePruner
 
     class Pruner(base):
-        """Round what a layer keeps to the nearest multiple, one at least: the library rounds down, to nothing too."""
+        """Round the remaining channels to the nearest multiple, at least one multiple.
+
+        Torch-Pruning rounds down, possibly to zero.
+        """
 
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
             kept = max(1, round((current_channels - n_pruned) / round_to)) * round_to

@@ -19,24 +19,24 @@ SIZE = 64
 
 
 def _config(stem: str, **overrides):
-    """The file over _base, as Hydra composes it."""
+    """Compose the file with _base, like Hydra."""
     own = OmegaConf.load(CONF / f"{stem}.yaml")
     assert list(own.pop("defaults")) == ["_base", "_self_"]
     merged = OmegaConf.merge(OmegaConf.load(CONF / "_base.yaml"), own, overrides)
     return OmegaConf.create({"data": {"size": SIZE}, "model": merged}).model
 
 
-def test_every_promised_backbone_has_a_file():
-    promised = """
+def test_model_configs_include_documented_backbones():
+    documented = """
         mobilenetv2 mobilenetv3 mobilenetv3_small mobilenetv4_small resnet18 resnet18d resnet26d resnet34d resnet50
         resnet50d efficientnet_lite0 efficientnet_b0 lcnet_050 lcnet_100 ghostnet repvgg_a0 fastvit_t8 convnext_atto
         deit_tiny_distilled timm
     """
-    assert sorted(promised.split()) == FILES
+    assert sorted(documented.split()) == FILES
 
 
 @pytest.mark.parametrize("stem", FILES)
-def test_every_file_builds_trains_a_step_and_evaluates(stem, monkeypatch):
+def test_model_configs_train_and_evaluate(stem, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     more = {"name": "regnetx_002"} if stem == "timm" else {}
     net = instantiate(_config(stem, pretrained=False, **more), num_classes=6)
@@ -62,7 +62,7 @@ def test_every_file_builds_trains_a_step_and_evaluates(stem, monkeypatch):
 
 
 @pytest.mark.parametrize("stem", ["resnet18d", "mobilenetv3_small", "ghostnet", "fastvit_t8", "deit_tiny_distilled"])
-def test_the_forward_pass_can_be_captured_as_a_graph(stem):
+def test_backbone_forward_is_exportable(stem):
     net = instantiate(_config(stem, pretrained=False), num_classes=6).eval()
     photos = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_forward_pass_can_be_captured_as_a_graph(stem):
         torch.testing.assert_close(captured(photos), net(photos))
 
 
-def test_normalisation_belongs_to_the_network():
+def test_backbone_normalises_images():
     class Mean(nn.Module):
         def __init__(self):
             super().__init__()
@@ -88,9 +88,9 @@ def test_normalisation_belongs_to_the_network():
     assert net.head_names == ("fc",)
 
 
-def test_normalisation_follows_weights_and_can_be_chosen():
+def test_create_backbone_normalisation_is_of_weights_or_settings():
     lite = create_backbone("tf_efficientnet_lite0", 3, pretrained=False)
-    assert lite.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])  # from scratch: ImageNet's
+    assert lite.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])  # ImageNet statistics without weights
     own = create_backbone("lcnet_050", 3, pretrained=False, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
     assert own.std.flatten().tolist() == [0.25] * 3
     with pytest.raises(ModelError, match=r"model\.std=.*above 0"):
@@ -99,13 +99,13 @@ def test_normalisation_follows_weights_and_can_be_chosen():
         create_backbone("lcnet_050", 3, pretrained=False, mean=[0.5])
 
 
-def test_dropout_reaches_the_network_and_the_record():
+def test_create_backbone_passes_and_stores_dropout():
     net = create_backbone("resnet18", 3, pretrained=False, drop_rate=0.3, drop_path_rate=0.1)
     assert net.net.drop_rate == 0.3
     assert net.kwargs == {"drop_rate": 0.3, "drop_path_rate": 0.1}
 
 
-def test_position_embeddings_follow_the_size():
+def test_create_backbone_resizes_position_embeddings():
     net = instantiate(_config("deit_tiny_distilled", pretrained=False), num_classes=6)
     assert net.net.pos_embed.shape[1] == 2 + (SIZE // 16) ** 2
     assert net.kwargs == {"img_size": SIZE}
@@ -125,21 +125,21 @@ def test_position_embeddings_follow_the_size():
         ({"pretrained": "maybe"}, r"model\.pretrained=maybe"),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings, message):
+def test_create_backbone_rejects_invalid_settings(settings, message):
     arguments = {"name": "lcnet_050", "num_classes": 3, "pretrained": False} | settings
     with pytest.raises(ModelError, match=message) as error:
         create_backbone(**arguments)
     assert "\n" not in str(error.value)
 
 
-def test_from_scratch_by_choice_says_nothing(caplog):
+def test_create_backbone_pretrained_false_logs_nothing(caplog):
     with caplog.at_level(logging.INFO):
         create_backbone("lcnet_050", 3, pretrained=False)
     assert not [record for record in caplog.records if record.name.startswith("lightning_modules")]
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t"])
-def test_fresh_head_starts_near_chance(name):
+def test_reset_head_starts_near_chance(name):
     net = create_backbone(name, 6, pretrained=False).eval()
     with torch.inference_mode():
         loss = torch.nn.functional.cross_entropy(net(torch.rand(8, 3, 64, 64)), torch.arange(8) % 6)

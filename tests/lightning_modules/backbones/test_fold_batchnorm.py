@@ -1,4 +1,4 @@
-"""Folded networks, which must answer as the ones that they were made from, on the outside and within."""
+"""Folded networks have the outputs and feature maps of the original networks."""
 
 import copy
 
@@ -18,7 +18,7 @@ CONVOLUTIONAL = [
 
 
 def trained(name):
-    """A network whose norms have seen something, and do something."""
+    """Build a network with non-trivial norm statistics."""
     kwargs = {"img_size": SIZE, "depth": 2} if "deit" in name else {}
     net = create_backbone(name, 3, pretrained=False, kwargs=kwargs).eval()
     generator = torch.Generator().manual_seed(0)
@@ -42,14 +42,14 @@ def norms(net):
 
 @torch.no_grad()
 def seen(net, photos):
-    """Answers and feature maps of all levels."""
-    taps = FeatureHooks(net, [-2, -1])
-    answers = net(photos)
-    return [answers, *(as_map(features, net) for features in taps.take())]
+    """Return the logits and the feature maps of all levels."""
+    hooks = FeatureHooks(net, [-2, -1])
+    logits = net(photos)
+    return [logits, *(as_map(features, net) for features in hooks.take())]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_a_network_without_its_norms_sees_and_says_the_same(name):
+def test_fold_batchnorm_keeps_outputs_and_features(name):
     net, photos = trained(name), torch.rand(2, 3, SIZE, SIZE)
     before = copy.deepcopy(net.state_dict())
     quick = fold_batchnorm(net)
@@ -59,15 +59,15 @@ def test_a_network_without_its_norms_sees_and_says_the_same(name):
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
-def test_a_network_that_runs_in_another_order_than_its_modules_stand_in_stays_as_it_is():
+def test_fold_batchnorm_returns_original_if_execution_order_differs():
     net = trained("resnet18d")
     norm = net.net.layer1[0].bn1
     forward = norm.forward
-    norm.forward = lambda features: forward(features.abs())  # no longer what follows the convolution
+    norm.forward = lambda features: forward(features.abs())  # an operation between convolution and norm
     assert fold_batchnorm(net) is net
 
 
-def test_a_transformer_has_nothing_to_fold():
+def test_fold_batchnorm_keeps_transformer():
     net, photos = trained("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         torch.testing.assert_close(fold_batchnorm(net)(photos), net(photos), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Where a network looked, on networks whose answer depends on one place that is known."""
+"""Grad-CAM on networks whose output depends on one known region."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lightning_modules.backbones.grad_cam import grad_cam, last_spatial_layer
 
 
 class Corners(nn.Module):
-    """Class k answers to the brightness of channel k."""
+    """The logit of class k is the brightness of channel k."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,10 +21,10 @@ class Corners(nn.Module):
         return self.head(self.features(images).mean((2, 3)))
 
 
-def test_it_looks_where_the_class_is():
+def test_grad_cam_highlights_region_of_class():
     images = torch.zeros(2, 3, 16, 16)
-    images[0, 0, :8, :8] = 1  # class 0 stands on the upper left
-    images[1, 2, 8:, 8:] = 1  # class 2 on the lower right
+    images[0, 0, :8, :8] = 1  # class 0: upper left
+    images[1, 2, 8:, 8:] = 1  # class 2: lower right
     maps = grad_cam(Corners(), images, torch.tensor([0, 2]))
     assert maps.shape == (2, 4, 4)
     expected = torch.zeros(2, 4, 4)
@@ -32,7 +32,7 @@ def test_it_looks_where_the_class_is():
     torch.testing.assert_close(maps, expected)
 
 
-def test_nothing_spoke_for_the_answer():
+def test_grad_cam_is_zero_without_support():
     images = torch.zeros(1, 3, 16, 16)
     images[0, 0] = 1
     assert grad_cam(Corners(), images, torch.tensor([1])).max() == 0
@@ -41,7 +41,7 @@ def test_nothing_spoke_for_the_answer():
 @pytest.mark.parametrize(
     ("name", "size", "side"), [("lcnet_050", 96, 3), ("test_vit", 160, 10), ("test_byobnet", 32, 4)]
 )
-def test_real_networks_have_places(name, size, side):
+def test_grad_cam_map_size_of_timm_networks(name, size, side):
     net = create_backbone(name, 4, pretrained=False).train()
     images = torch.rand(2, 3, size, size)
     maps = grad_cam(net, images, torch.tensor([1, 3]))
@@ -53,6 +53,6 @@ def test_real_networks_have_places(name, size, side):
     assert not any(layer._forward_hooks for layer in net.modules())
 
 
-def test_a_net_without_places_says_so():
-    with pytest.raises(ValueError, match="places"):
+def test_grad_cam_rejects_network_without_spatial_features():
+    with pytest.raises(ValueError, match="no spatial feature map"):
         last_spatial_layer(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), torch.zeros(1, 3, 4, 4))

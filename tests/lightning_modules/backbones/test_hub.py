@@ -13,7 +13,7 @@ from litesort.errors import ModelError
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)  # read when the client was imported
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)  # the client reads it at import
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -21,7 +21,7 @@ def _clean_environment(monkeypatch):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """A hub of our own: serve(status) answers every request so, and returns its address."""
+    """Local server: serve(status) starts it with a fixed status code and returns its URL."""
     servers = []
 
     def start(status: int) -> str:
@@ -45,30 +45,30 @@ def serve(monkeypatch):
 
 
 @pytest.mark.parametrize(("status", "reachable"), [(200, True), (404, True), (403, False), (503, False)])
-def test_the_endpoint_is_asked(monkeypatch, serve, status, reachable):
+def test_unreachable_reason_requests_endpoint(monkeypatch, serve, status, reachable):
     monkeypatch.setenv("HF_ENDPOINT", serve(status))
     assert (hub.unreachable_reason() == "") == reachable
 
 
-def test_a_proxy_is_used_as_the_hubs_client_would(monkeypatch, serve):
+def test_unreachable_reason_uses_proxy(monkeypatch, serve):
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     assert "cannot be reached" in hub.unreachable_reason()
     monkeypatch.setenv("http_proxy", serve(200))
     assert hub.unreachable_reason() == ""
 
 
-def test_a_silent_host_is_given_up(monkeypatch):
+def test_unreachable_reason_times_out(monkeypatch):
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: threading.Event().wait())
     assert "did not answer in 0.1 s" in hub.unreachable_reason(timeout=0.1)
 
 
-def test_offline_is_heeded_without_asking(monkeypatch):
+def test_unreachable_reason_respects_offline_mode(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: pytest.fail("asked the network"))
     assert "HF_HUB_OFFLINE" in hub.unreachable_reason()
 
 
-def test_auto_goes_on_from_scratch_with_one_loud_line(monkeypatch, caplog):
+def test_pretrained_auto_warns_and_starts_from_scratch(monkeypatch, caplog):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING):
         net = create_backbone("lcnet_050", 4)
@@ -77,14 +77,14 @@ def test_auto_goes_on_from_scratch_with_one_loud_line(monkeypatch, caplog):
     assert "NO PRETRAINED WEIGHTS for lcnet_050" in caplog.text
 
 
-def test_true_says_the_mend(monkeypatch):
+def test_pretrained_true_error_names_weights_file(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match=r"no weights for lcnet_050 .*give model\.weights=FILE") as error:
         create_backbone("lcnet_050", 4, pretrained=True)
     assert "\n" not in str(error.value)
 
 
-def test_a_failing_download_falls_back_too(monkeypatch):
+def test_pretrained_auto_survives_failing_download(monkeypatch):
     said = []
     monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr(hub, "unreachable_reason", lambda: "")
@@ -100,13 +100,13 @@ def test_a_failing_download_falls_back_too(monkeypatch):
     assert "ConnectionResetError: gone)" in said[-1]
 
 
-def test_false_never_touches_the_network(monkeypatch):
+def test_pretrained_false_uses_no_network(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     assert create_backbone("lcnet_050", 4, pretrained=False).origin == "scratch"
 
 
-def test_a_file_in_the_local_cache_is_used_offline(monkeypatch, tmp_path):
+def test_pretrained_uses_local_cache_offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     trained = timm.create_model("lcnet_050")
     torch.hub.set_dir(str(tmp_path))

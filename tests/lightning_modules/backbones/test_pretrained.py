@@ -38,7 +38,7 @@ def _load(path, num_classes=10, name=NAME, **settings):
     ],
     ids=["plain", "state_dict", "module", "compiled", "ema", "old"],
 )
-def test_a_file_is_loaded_whatever_its_wrapping(tmp_path, state, wrap):
+def test_load_file_removes_wrappers(tmp_path, state, wrap):
     path = tmp_path / "weights.pth"
     torch.save(wrap(state), path)
     net = _load(path)
@@ -47,13 +47,13 @@ def test_a_file_is_loaded_whatever_its_wrapping(tmp_path, state, wrap):
         torch.testing.assert_close(tensor, state[name])
 
 
-def test_safetensors_are_loaded(tmp_path, state):
+def test_load_file_reads_safetensors(tmp_path, state):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(state, path)
     torch.testing.assert_close(_load(path).net.conv_stem.weight, state["conv_stem.weight"])
 
 
-def test_a_classifier_of_another_size_is_skipped_and_said(tmp_path, state, caplog):
+def test_load_file_skips_classifier_of_another_size_with_warning(tmp_path, state, caplog):
     path = tmp_path / "weights.pth"
     torch.save(state, path)
     with caplog.at_level(logging.WARNING):
@@ -65,7 +65,7 @@ def test_a_classifier_of_another_size_is_skipped_and_said(tmp_path, state, caplo
     assert "does not fit 3 classes" in caplog.text
 
 
-def test_position_embeddings_are_resampled(tmp_path):
+def test_load_file_resamples_position_embeddings(tmp_path):
     name = "deit_tiny_distilled_patch16_224"
     big = timm.create_model(name, num_classes=10, img_size=64, depth=1).state_dict()
     path = tmp_path / "deit.pth"
@@ -80,11 +80,11 @@ def test_position_embeddings_are_resampled(tmp_path):
     [
         (lambda s: {f"encoder.{k}": v for k, v in s.items()}, r"first conv_stem\.weight, which is missing"),
         (lambda s: {k: v for k, v in s.items() if k != "conv_head.weight"}, r"1 of \d+ .*conv_head\.weight"),
-        (lambda s: s | {"extra.weight": torch.zeros(1)}, r"have no place, first extra\.weight"),
+        (lambda s: s | {"extra.weight": torch.zeros(1)}, r"are not in the network, first extra\.weight"),
         (lambda s: s | {"conv_stem.weight": torch.zeros(8, 1, 3, 3)}, r"is \(8, 1, 3, 3\) in the file"),
     ],
 )
-def test_names_that_do_not_fit_are_an_error_and_never_random(tmp_path, state, change, message):
+def test_load_file_rejects_names_that_do_not_fit(tmp_path, state, change, message):
     path = tmp_path / "weights.pth"
     torch.save(change(state), path)
     with pytest.raises(ModelError, match=message) as error:
@@ -116,7 +116,7 @@ def _truncated(state):
         ("a.pth", lambda s: pickle.dumps({"epoch": 3}), "not a torch file|no named tensors"),
     ],
 )
-def test_a_broken_or_hostile_file_is_one_line(tmp_path, state, name, content, message):
+def test_load_file_rejects_broken_and_unsafe_files(tmp_path, state, name, content, message):
     path = tmp_path / name
     path.write_bytes(content(state))
     with pytest.raises(ModelError, match=message) as error:
@@ -125,20 +125,20 @@ def test_a_broken_or_hostile_file_is_one_line(tmp_path, state, name, content, me
     assert "model.weights=" in str(error.value)
 
 
-def test_a_hostile_torch_zip_is_refused(tmp_path):
+def test_load_file_rejects_unsafe_torch_zip(tmp_path):
     torch.save({"state_dict": {}, "payload": Hostile()}, tmp_path / "a.ckpt")
     with pytest.raises(ModelError, match="would run code"):
         _load(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
-def test_a_file_without_tensors_is_refused(tmp_path, content):
+def test_load_file_rejects_file_without_tensors(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(ModelError, match="named tensors"):
         _load(tmp_path / "a.pth")
 
 
-def test_a_missing_file_and_a_doubled_wish(tmp_path):
+def test_create_backbone_rejects_missing_file_and_two_sources(tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         _load(tmp_path / "none.pth")
     with pytest.raises(ModelError, match="is a folder"):
@@ -148,7 +148,7 @@ def test_a_missing_file_and_a_doubled_wish(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [["a", "b", "c"], ["c", "a", "b"], ["a", "b", "x"]])
-def test_a_head_is_taken_over_only_for_the_same_classes(tmp_path, classes, caplog):
+def test_match_head_keeps_head_only_for_equal_classes(tmp_path, classes, caplog):
     first = create_backbone(NAME, 3, pretrained=False)
     state = {f"net.{key}": value for key, value in first.state_dict().items()}
     path = tmp_path / "best.ckpt"

@@ -1,4 +1,4 @@
-"""Objectives with a teacher, alone and in the one training loop."""
+"""Distillation objectives, alone and in training."""
 
 import functools
 
@@ -39,7 +39,7 @@ def wise(answers=ANSWERS) -> TeacherEnsemble:
 
 
 def colours() -> TeacherEnsemble:
-    """A teacher that is right about the photos of the tiny loader."""
+    """A teacher with correct predictions for the images of the tiny loader."""
     return TeacherEnsemble([Teacher(lambda photos: 20 * photos.mean((2, 3)), CLASSES, None, "colours.ckpt")])
 
 
@@ -81,21 +81,21 @@ LABELS = F.cross_entropy(LOGITS, TARGETS)
     ],
     ids=["logit", "hard", "teacher alone", "decoupled", "dist"],
 )  # fmt: skip
-def test_the_loss_is_the_weighted_sum_of_its_terms(make, expected):
+def test_distillation_loss_is_weighted_sum_of_terms(make, expected):
     terms = make(wise())(LOGITS, TARGETS, PHOTOS)
     torch.testing.assert_close(terms["loss"], expected)
     torch.testing.assert_close(terms["labels"], LABELS)
     assert len(terms) >= 3
 
 
-def test_a_second_head_learns_the_teacher_and_the_first_the_labels():
+def test_distillation_first_head_learns_labels_second_teacher():
     first, second = LOGITS.clone().requires_grad_(), (LOGITS * 2).requires_grad_()
     terms = LogitDistillation(wise(), alpha=0.5, target="hard")((first, second), TARGETS, PHOTOS)
     torch.testing.assert_close(terms["labels"], F.cross_entropy(first, TARGETS))
     torch.testing.assert_close(terms["teacher"], F.cross_entropy(second, ANSWERS.argmax(1)))
 
 
-def test_smoothing_and_mixed_targets_reach_the_labels_only():
+def test_distillation_smoothing_changes_labels_term_only():
     mixed = F.one_hot(TARGETS, 3).float()
     plain, soft = LogitDistillation(wise(), label_smoothing=0.2), LogitDistillation(wise())
     torch.testing.assert_close(
@@ -104,7 +104,7 @@ def test_smoothing_and_mixed_targets_reach_the_labels_only():
     torch.testing.assert_close(plain(LOGITS, mixed, PHOTOS)["teacher"], soft(LOGITS, TARGETS, PHOTOS)["teacher"])
 
 
-def test_margins_of_rare_classes_reach_the_labels_only():
+def test_distillation_tau_changes_labels_term_only():
     plain, margins = LogitDistillation(wise()), LogitDistillation(wise(), tau=1.0, class_counts=[9, 3, 1])
     alone = LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"]
     torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["labels"], alone)
@@ -126,16 +126,16 @@ def test_margins_of_rare_classes_reach_the_labels_only():
         (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
         (lambda: FeatureDistillation(inside(), distance="l2"), "distance=l2 is unknown: give pearson or cosine"),
         (lambda: FeatureDistillation(inside(), levels=[9]), "levels of features"),
-        (lambda: FeatureDistillation(wise()), "looks inside its teacher"),
+        (lambda: FeatureDistillation(wise()), "needs the features of its teacher"),
     ],
 )  # fmt: skip
-def test_what_does_nothing_or_cannot_is_refused_in_one_line(make, message):
+def test_distillation_rejects_invalid_settings(make, message):
     with pytest.raises(ModelError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
 
 
-def test_teacher_and_agreement_are_logged_against_a_count_by_hand(tiny, tmp_path):
+def test_distillation_logs_teacher_f1_and_agreement(tiny, tmp_path):
     module = tiny.module(objective=LogitDistillation(colours()))
     trainer = tiny.trainer(tmp_path, max_epochs=1)
     trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
@@ -147,7 +147,7 @@ def test_teacher_and_agreement_are_logged_against_a_count_by_hand(tiny, tmp_path
     assert {"train/labels", "train/teacher", "val/labels", "val/teacher"} <= logged.keys()
 
 
-def test_a_student_learns_from_its_teacher_alone(tiny, tmp_path):
+def test_distillation_trains_student_without_labels(tiny, tmp_path):
     module = tiny.module(objective=LogitDistillation(colours(), alpha=1.0, temperature=1.0))
     trainer = tiny.trainer(tmp_path, max_epochs=12)
     trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
@@ -155,7 +155,7 @@ def test_a_student_learns_from_its_teacher_alone(tiny, tmp_path):
     assert trainer.callback_metrics["val/agreement"] > 0.9
 
 
-def test_the_teacher_is_no_part_of_the_student(tiny, tmp_path):
+def test_distillation_leaves_teacher_out_of_checkpoint(tiny, tmp_path):
     teacher = inside()
     before = {key: value.clone() for key, value in teacher.members[0].net.state_dict().items()}
     averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.5))
@@ -175,19 +175,19 @@ def test_the_teacher_is_no_part_of_the_student(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lcnet_050", "resnet10t", "deit_tiny_distilled_patch16_224", "fastvit_t8"])
-def test_levels_of_every_kind_become_maps(name):
+def test_feature_hooks_return_maps_for_every_architecture(name):
     kwargs = {"img_size": 64, "depth": 2} if "deit" in name else {}
     net = create_backbone(name, 3, pretrained=False, kwargs=kwargs)
-    taps = FeatureHooks(net, [-2, -1])
-    found = channels(net, taps)
+    hooks = FeatureHooks(net, [-2, -1])
+    found = channels(net, hooks)
     assert net.training
     net.eval()(torch.zeros(2, 3, 64, 64))
-    maps = taps.take()
+    maps = hooks.take()
     assert [m.shape[:2] for m in maps] == [(2, c) for c in found]
     assert all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
-    taps.close()
+    hooks.close()
     net(torch.zeros(1, 3, 64, 64))
-    assert not taps._seen
+    assert not hooks._seen
 
 
 def features(tiny, tmp_path, epochs, teacher, **settings):
@@ -197,7 +197,7 @@ def features(tiny, tmp_path, epochs, teacher, **settings):
     return module, trainer
 
 
-def test_projections_are_learned_and_stay_behind(tiny, tmp_path):
+def test_feature_distillation_trains_projections_without_exporting_them(tiny, tmp_path):
     module, trainer = features(tiny, tmp_path, 1, inside("resnet10t"))
     before = [p.weight.detach().clone() for p in module.objective.projections]
     assert [tuple(w.shape[:2]) for w in before] == [(256, 128), (512, 256)]
@@ -215,7 +215,7 @@ def test_projections_are_learned_and_stay_behind(tiny, tmp_path):
     assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in net.modules())
 
 
-def test_feature_distillation_resumes_to_the_same_numbers(tiny, tmp_path):
+def test_feature_distillation_resume_is_bit_equal(tiny, tmp_path):
     teacher = inside()
     whole, trainer = features(tiny, tmp_path, 3, teacher)
     trainer.fit(whole, tiny.loader(), tiny.loader())
@@ -234,7 +234,7 @@ def test_feature_distillation_resumes_to_the_same_numbers(tiny, tmp_path):
 
 
 class NoFloat64(TorchDispatchMode):
-    """Refuse float64 as MPS does."""
+    """Raise an error for float64, like MPS."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -242,7 +242,7 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-def test_agreement_needs_no_float64_on_the_device():
+def test_agreement_uses_no_float64():
     agreement = Agreement(2)
     with NoFloat64():
         agreement.update(LOGITS[:, :2], ANSWERS[:, :2], TARGETS.clamp(max=1))

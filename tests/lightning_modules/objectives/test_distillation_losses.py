@@ -1,4 +1,4 @@
-"""Distillation losses against the papers' formulas, written out in numpy."""
+"""Distillation losses against the formulas of the papers in numpy."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def answers(temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_soft_divergence_is_hintons(temperature):
+def test_kd_loss_equals_formula(temperature):
     p, q = answers(temperature)
     expected = temperature**2 * (q * np.log(q / p)).sum(axis=1).mean()
     got = distillation_losses.kd_loss(STUDENT, TEACHER, temperature)
     np.testing.assert_allclose(got.item(), expected, rtol=1e-5)
 
 
-def test_temperature_keeps_the_size_of_gradients():
+def test_kd_loss_gradient_scale_is_independent_of_temperature():
     def size(temperature):
         student = (STUDENT * 0.01).clone().requires_grad_()
         distillation_losses.kd_loss(student, TEACHER * 0.01, temperature).backward()
@@ -37,7 +37,7 @@ def test_temperature_keeps_the_size_of_gradients():
     assert size(8.0) == pytest.approx(size(1.0), rel=0.05)
 
 
-def test_hard_divergence_is_cross_entropy_with_the_first_choice():
+def test_hard_kd_loss_equals_cross_entropy_with_predictions():
     p, _ = answers(1.0)
     choice = TEACHER.numpy().argmax(axis=1)
     expected = -np.log(p[np.arange(7), choice]).mean()
@@ -45,7 +45,7 @@ def test_hard_divergence_is_cross_entropy_with_the_first_choice():
 
 
 def decoupled_by_loops(targets, temperature):
-    """(7,) TCKD and NCKD of the paper's equations 5 and 7, photo by photo."""
+    """(7,) TCKD and NCKD of each image, equations 5 and 7 of the paper."""
     p, q = answers(temperature)
     rows = []
     for i, t in enumerate(targets):
@@ -56,14 +56,14 @@ def decoupled_by_loops(targets, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_decoupled_is_the_papers(temperature):
+def test_dkd_losses_equal_formula(temperature):
     target, others = distillation_losses.dkd_losses(STUDENT, TEACHER, TARGETS, temperature)
     expected = decoupled_by_loops(TARGETS.tolist(), temperature).mean(axis=0)
     np.testing.assert_allclose([target.item(), others.item()], expected, rtol=1e-4)
 
 
-def test_decoupled_parts_make_up_the_whole_divergence():
-    """KL = TCKD + (1 - q_target) NCKD, the paper's equation 6, for one photo."""
+def test_dkd_losses_sum_to_kl_divergence():
+    """KL = TCKD + (1 - q_target) NCKD for one image, equation 6 of the paper."""
     _, q = answers(1.0)
     parts = [
         distillation_losses.dkd_losses(STUDENT[i : i + 1], TEACHER[i : i + 1], TARGETS[i : i + 1]) for i in range(7)
@@ -73,7 +73,7 @@ def test_decoupled_parts_make_up_the_whole_divergence():
     np.testing.assert_allclose(np.mean(whole), expected, rtol=1e-4)
 
 
-def test_decoupled_weighs_the_two_classes_of_a_mixture():
+def test_dkd_losses_weight_both_classes_of_a_mixture():
     other = (TARGETS + 2) % 5
     mixed = (
         torch.zeros(7, 5).scatter_(1, TARGETS[:, None], 0.7).scatter_add_(1, other[:, None], torch.full((7, 1), 0.3))
@@ -88,7 +88,7 @@ def test_decoupled_weighs_the_two_classes_of_a_mixture():
     )
 
 
-def test_decoupled_is_finite_for_a_certain_teacher():
+def test_dkd_losses_are_finite_for_saturated_teacher():
     student = torch.zeros(2, 3, requires_grad=True)
     certain = torch.tensor([[80.0, -80.0, -80.0], [-80.0, 80.0, -80.0]])
     sum(distillation_losses.dkd_losses(student, certain, torch.tensor([0, 0]))).backward()
@@ -96,7 +96,7 @@ def test_decoupled_is_finite_for_a_certain_teacher():
     assert student.grad.isfinite().all()
 
 
-def test_relations_are_pearsons():
+def test_dist_loss_equals_pearson_correlation():
     p, q = answers(2.0)
     inter = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
     intra = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
@@ -104,7 +104,7 @@ def test_relations_are_pearsons():
     np.testing.assert_allclose(got, [4 * inter, 4 * intra], rtol=1e-4)
 
 
-def test_relations_of_one_photo_are_finite():
+def test_dist_loss_is_finite_for_one_image():
     student = STUDENT[:1].clone().requires_grad_()
     sum(distillation_losses.dist_loss(student, TEACHER[:1])).backward()
     assert student.grad is not None
@@ -121,7 +121,7 @@ def test_relations_of_one_photo_are_finite():
         lambda s, t: distillation_losses.cosine_feature_loss(s[:, :, None, None], t[:, :, None, None]),
     ],
 )
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(loss):
+def test_losses_are_zero_for_equal_student_and_teacher(loss):
     assert loss(TEACHER, TEACHER.clone()).item() == pytest.approx(0, abs=1e-5)
     assert loss(STUDENT, TEACHER).item() > 0.1
 
@@ -130,7 +130,7 @@ def maps():
     return (torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
 
 
-def test_directions_are_compared_at_each_place():
+def test_cosine_feature_loss_compares_each_position():
     student, teacher = maps()
     a, b = (x.double().numpy() for x in (student, teacher))
     a, b = (x / np.sqrt((x**2).sum(axis=1, keepdims=True)) for x in (a, b))
@@ -139,7 +139,7 @@ def test_directions_are_compared_at_each_place():
     torch.testing.assert_close(distillation_losses.cosine_feature_loss(5 * student, teacher), got)
 
 
-def test_channels_are_compared_standardised():
+def test_pkd_loss_ignores_channel_mean_and_scale():
     student, teacher = maps()
     a, b = (x.double().numpy() for x in (student, teacher))
     a, b = ((x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True) for x in (a, b))
@@ -150,14 +150,14 @@ def test_channels_are_compared_standardised():
 
 
 @pytest.mark.parametrize("distance", [distillation_losses.pkd_loss, distillation_losses.cosine_feature_loss])
-def test_maps_of_another_size_are_fitted(distance):
+def test_feature_losses_resize_student_maps(distance):
     _, teacher = maps()
     coarse = torch.nn.functional.interpolate(teacher, scale_factor=4, mode="nearest")
     assert distance(coarse, teacher).item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("distance", [distillation_losses.pkd_loss, distillation_losses.cosine_feature_loss])
-def test_features_of_one_photo_and_one_place_are_finite(distance):
+def test_feature_losses_are_finite_for_one_position(distance):
     student = torch.ones(1, 4, 1, 1, requires_grad=True)
     distance(student, torch.randn(1, 4, 1, 1)).backward()
     assert student.grad is not None

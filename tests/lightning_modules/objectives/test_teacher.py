@@ -1,4 +1,4 @@
-"""Teachers: rebuilt from checkpoints, mapped by class names, resized for, and never part of the student."""
+"""Teachers: loading, class order, resizing and sharing between copies."""
 
 import copy
 
@@ -16,7 +16,7 @@ CLASSES = ["Metal", "Paper", "Plastic"]
 def save(path, classes=CLASSES, size=32, seed=0, name="lcnet_050"):
     torch.manual_seed(seed)
     net = create_backbone(name, len(classes), pretrained=False)
-    with torch.no_grad():  # answers that differ
+    with torch.no_grad():  # logits that differ between images
         for parameter in net.head_parameters():
             parameter.normal_()
     record = make_record(net, classes, preprocessing={"size": size, "resize": "pad"})
@@ -24,7 +24,7 @@ def save(path, classes=CLASSES, size=32, seed=0, name="lcnet_050"):
     return net.eval()
 
 
-def test_a_checkpoint_answers_as_its_network_does(tmp_path):
+def test_load_teacher_equals_its_network(tmp_path):
     net = save(tmp_path / "a.ckpt")
     teacher = load_teacher(str(tmp_path / "a.ckpt"))
     photos = torch.rand(4, 3, 32, 32)
@@ -38,7 +38,7 @@ def test_a_checkpoint_answers_as_its_network_does(tmp_path):
     assert not any(p.requires_grad for p in member.parameters())
 
 
-def test_photos_of_another_size_are_resized_for_it(tmp_path):
+def test_teacher_resizes_images(tmp_path):
     net = save(tmp_path / "a.ckpt", size=64)
     photos = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_photos_of_another_size_are_resized_for_it(tmp_path):
     assert resized(photos, None).shape == photos.shape
 
 
-def test_several_teachers_answer_with_their_mean(tmp_path):
+def test_teacher_ensemble_averages_log_probabilities(tmp_path):
     nets = [save(tmp_path / f"{seed}.ckpt", seed=seed) for seed in (0, 1)]
     teacher = load_teacher([str(tmp_path / "0.ckpt"), str(tmp_path / "1.ckpt")])
     photos = torch.rand(2, 3, 32, 32)
@@ -58,7 +58,7 @@ def test_several_teachers_answer_with_their_mean(tmp_path):
     torch.testing.assert_close(teacher(photos), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_classes_in_another_order_are_mapped_by_name():
+def test_teacher_match_reorders_classes():
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     teacher = TeacherEnsemble([Teacher(lambda photos: logits, ["Plastic", "Metal", "Paper"], None, "a.onnx")])
     teacher.match(CLASSES)
@@ -69,7 +69,7 @@ def test_classes_in_another_order_are_mapped_by_name():
     ("known", "message"),
     [(["Metal", "Paper"], "does not know the class Plastic"), ([*CLASSES, "Glass"], "knows the class Glass")],
 )
-def test_a_teacher_of_other_classes_is_refused_by_name(known, message):
+def test_teacher_match_rejects_other_classes(known, message):
     teacher = TeacherEnsemble([Teacher(lambda photos: photos, known, None, "old.ckpt")])
     with pytest.raises(ModelError, match=f"teacher=old.ckpt {message}"):
         teacher.match(CLASSES)
@@ -84,13 +84,13 @@ def test_a_teacher_of_other_classes_is_refused_by_name(known, message):
         (["a.ckpt", "a.ckpt"], "names one file twice"),
     ],
 )
-def test_a_missing_teacher_is_refused_in_one_line(paths, message):
+def test_load_teacher_rejects_invalid_paths(paths, message):
     with pytest.raises(ModelError, match=message) as error:
         load_teacher(paths)
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_checkpoints_go_through_the_seam(tmp_path):
+def test_load_teacher_opens_exported_files(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"")
     opened = (lambda photos: photos.mean((2, 3))), CLASSES, 8
     teacher = load_teacher(str(tmp_path / "a.onnx"), open_other=lambda path: opened)
@@ -99,7 +99,7 @@ def test_files_that_are_no_checkpoints_go_through_the_seam(tmp_path):
         load_teacher(str(tmp_path / "a.onnx"))
 
 
-def test_a_copy_of_whatever_holds_a_teacher_shares_it(tmp_path):
+def test_teacher_is_shared_by_deepcopy(tmp_path):
     save(tmp_path / "a.ckpt")
     teacher = load_teacher(str(tmp_path / "a.ckpt"))
     assert copy.deepcopy({"teacher": teacher})["teacher"] is teacher

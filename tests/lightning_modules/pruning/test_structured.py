@@ -1,4 +1,4 @@
-"""Pruning of every model that ships a configuration, and its replay from plain data."""
+"""Structured pruning of each configured model, and its replay from plain data."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ CLASSES = ["Metal", "Paper", "Plastic"]
 MODELS = Path(__file__).parents[3] / "conf" / "model"
 NAMES = sorted({OmegaConf.load(path).name for path in MODELS.glob("[!_]*.yaml") if path.stem != "timm"})
 SIZE = 32
-# Widths that are tied to the stem's must be made up for; a concatenation cuts both of its parts.
+# Layers tied to the stem keep their channels, so other layers lose more. A concatenation prunes both inputs.
 RATIOS = {"fastvit_t8": 0.6, "deit_tiny_distilled_patch16_224": 0.6, "ghostnet_100": 0.22}
 
 
@@ -38,13 +38,13 @@ def macs(net):
 
 
 def rebuilt(net):
-    """Through plain data, as a checkpoint would hold it."""
+    """Rebuild a network from JSON, like a checkpoint."""
     record = json.loads(json.dumps(make_record(net, CLASSES, preprocessing={"size": SIZE})))
     return build_net({RECORD: record, "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_loses_half_of_its_work_and_is_rebuilt_exactly(name):
+def test_prune_halves_macs_and_replay_is_exact(name):
     net = build(name)
     start, protected = copy.deepcopy(net.state_dict()), unprunable_layers(net, SIZE)
     ratio = RATIOS.get(name, 0.33)
@@ -61,19 +61,19 @@ def test_every_model_loses_half_of_its_work_and_is_rebuilt_exactly(name):
     assert all(new[layer] == old[layer] for layer in protected)
     assert set(net.head_names) < set(protected)
     cut = {layer: new[layer] for layer in new if new[layer] != old[layer] and "qkv" not in layer}
-    if name != "ghostnet_100":  # its layers end in pairs that are joined, and are rounded together
+    if name != "ghostnet_100":  # its layers end in concatenated pairs that are rounded together
         assert all(channels % 8 == 0 for channels in cut.values()), cut
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "ghostnet_100", "mobilenetv4_conv_small"])
-def test_channels_that_were_silent_are_missed_by_nobody(name):
-    """Silence, in the whole network, the channels that leave: taking them out must not change an answer."""
+def test_prune_removes_zero_channels_without_changing_outputs(name):
+    """Set the pruned channels to zero in the original: the outputs of both networks must be equal."""
     silent = build(name)
     norms = {n: m for n, m in silent.net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     with torch.no_grad():
         for parameter in silent.head_parameters():
             parameter.normal_()
-        for number, norm in enumerate(norms.values()):  # unlike each other: that tells which have left
+        for number, norm in enumerate(norms.values()):  # distinct values identify the removed channels
             norm.weight.copy_(torch.rand(norm.num_features, generator=torch.Generator().manual_seed(number)) + 0.5)
     biased = [n for n, m in silent.net.named_modules() if not isinstance(m, torch.nn.BatchNorm2d) and _has_bias(m)]
     protected = unprunable_layers(silent, SIZE) | dict.fromkeys(biased, "no norm follows it")
@@ -94,7 +94,7 @@ def _has_bias(module):
     return getattr(module, "bias", None) is not None
 
 
-def test_steps_follow_each_other_and_are_all_replayed():
+def test_replay_applies_several_steps():
     net = build("lcnet_050")
     twice = prune(prune(net, SIZE, 0.2), SIZE, 0.3)
     assert len(twice.pruning) == 2
@@ -107,7 +107,7 @@ def test_steps_follow_each_other_and_are_all_replayed():
 @pytest.mark.parametrize(
     ("importance", "scope"), [("taylor", "uniform"), ("bn_scale", "uniform"), ("magnitude", "global")]
 )
-def test_importance_and_scope_choose_other_channels(importance, scope):
+def test_prune_importance_and_scope_change_channels(importance, scope):
     net = build("lcnet_050")
     with torch.no_grad():
         for module in net.modules():
@@ -122,7 +122,7 @@ def test_importance_and_scope_choose_other_channels(importance, scope):
     assert all(p.grad is None for p in other.parameters())
 
 
-def test_gradients_are_those_of_the_cross_entropy_in_evaluation_mode():
+def test_gather_gradients_equals_cross_entropy_in_eval_mode():
     net = build("lcnet_050").train()
     means = net.net.bn1.running_mean.clone()
     photos, targets = torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 0])
@@ -135,18 +135,18 @@ def test_gradients_are_those_of_the_cross_entropy_in_evaluation_mode():
     torch.testing.assert_close(got, net.net.classifier.weight.grad)
 
 
-def test_bn_scale_without_batch_norm_is_refused():
+def test_prune_bn_scale_rejects_network_without_batchnorm():
     with pytest.raises(ModelError, match="has no BatchNorm"):
         prune(build("convnext_atto"), SIZE, 0.3, importance="bn_scale")
 
 
-def test_the_ratio_is_the_smallest_that_reaches_the_target():
+def test_find_ratio_returns_smallest_ratio():
     assert find_ratio(lambda ratio: 1 - ratio, 0.5, "x", trials=12) == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(ModelError, match=r"prune\.macs=0\.1 is out of reach: 0\.60 is left"):
         find_ratio(lambda ratio: max(0.6, 1 - ratio), 0.1, "prune.macs=0.1")
 
 
-def test_reasons_name_what_holds_a_layer():
+def test_unprunable_layers_gives_reasons():
     reasons = unprunable_layers(build("resnet18"), SIZE)
     assert reasons["fc"] == "head"
     assert reasons["conv1"] == "stem"
@@ -167,11 +167,11 @@ def test_reasons_name_what_holds_a_layer():
         {"layer": "conv_stem"},
     ],
 )
-def test_a_history_of_another_network_is_refused(step):
+def test_replay_rejects_steps_of_another_network(step):
     with pytest.raises(ModelError, match="step 0 of its pruning does not fit"):
         replay(build("lcnet_050").net, [step])
 
 
-def test_equal_networks_differ_in_nothing():
+def test_structure_diff_of_equal_networks_is_empty():
     net = build("fastvit_t8").net
     assert structure_diff(net, copy.deepcopy(net)) == {"sizes": {}, "shapes": {}}
