@@ -1,4 +1,4 @@
-"""Decode and resize the photos of a source on all cores, with a progress bar."""
+"""Decode and resize all images of a source in threads, with a progress bar."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules import images
 from datamodules.cache.store import Store
 
-CHUNK = 8  # photos a task: small enough for an even bar, large enough that handing out costs nothing
+CHUNK = 8  # images a task: few enough for a smooth bar, many enough to keep the overhead small
 
 
 class ImageSource(Protocol):
-    """What caches and loaders ask of a source; samples have a unique `.path`, a `.box` and a `.frame`."""
+    """Interface of a source that caches and loaders use. Each sample has a unique `.path`, a `.box` and a `.frame`."""
 
     samples: list[Any]
 
@@ -27,14 +27,14 @@ class ImageSource(Protocol):
 
 
 def available_cpus() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel(
     task: Callable[[int], Any], indices: Sequence[int], label: str, workers: int | None = None, progress: bool = True
 ) -> None:
-    """Call task(index) for each index, in threads (decoders let go of the GIL); the first error stops all."""
+    """Call `task(index)` for each index in threads; decoders release the GIL. The first exception stops all tasks."""
     if not len(indices):
         return
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
@@ -51,7 +51,7 @@ def parallel(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="photos")
+    pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="images")
     try:
         with Progress(*shape, console=Console(stderr=True), disable=not progress) as bar:
             shown = bar.add_task(label, total=len(indices))
@@ -64,7 +64,11 @@ def parallel(
 def fill(
     store: Store, source: ImageSource, size: int, policy: str, workers: int | None = None, progress: bool = True
 ) -> dict[int, str]:
-    """Store the pixels of each sample, (size, size, 3) uint8; return row -> reason of the broken ones (grey)."""
+    """Store the pixels of each sample, (size, size, 3) uint8.
+
+    Returns:
+        Row -> reason for each broken image; its pixels are grey.
+    """
     broken: dict[int, str] = {}
 
     def decode(index: int) -> None:
@@ -75,5 +79,5 @@ def fill(
             broken[index] = error.reason
         store(index, pixels)
 
-    parallel(decode, range(len(source.samples)), f"Decoding photos to {size} px", workers, progress)
+    parallel(decode, range(len(source.samples)), f"Decoding images at {size} px", workers, progress)
     return dict(sorted(broken.items()))

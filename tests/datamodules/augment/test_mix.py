@@ -104,7 +104,7 @@ def test_augment_mixes_by_the_same_keys() -> None:
     [
         ({"mixup_alpha": -1.0}, "mixup_alpha=-1.0"),
         ({"probability": 2.0}, "probability=2.0.*0 to 1"),
-        ({"per": "epoch"}, "per=epoch.*batch or sample"),
+        ({"mode": "epoch"}, "mode=epoch.*batch or sample"),
     ],
 )
 def test_mistakes_are_named(settings: dict, message: str) -> None:
