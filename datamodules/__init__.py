@@ -1,4 +1,4 @@
-"""Photos become batches on the device."""
+"""Data: image sources, splits, pixel cache, loaders and augmentation."""
 
 from litesort.errors import DataError
 from litesort.lazy import attach

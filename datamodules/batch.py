@@ -1,4 +1,4 @@
-"""What a loader hands over: one batch, on its way from the host to the device."""
+"""Batch: what a loader yields."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,15 @@ from torch import Tensor
 class Batch(NamedTuple):
     """One batch.
 
-    From a loader, on the host: images (B, S, S, 3) uint8 in [0, 255], RGB, laid out as in the pixel cache.
-    After `ImageDataModule.on_after_batch_transfer`, on the device: images (B, 3, S, S) float32 in [0, 1],
-    channels_last, and draws None.
+    From a loader, on the host: `images` are (B, S, S, 3) uint8 in [0, 255], RGB, with the memory layout of the pixel
+    cache. After `ImageDataModule.on_after_batch_transfer`, on the device: `images` are (B, 3, S, S) float32 in [0, 1],
+    channels_last, and `draws` is None.
 
-    targets: (B,) int64 class indices, or (B, C) float32 probabilities once images were mixed.
-    indices: (B,) int64, rows of the data module's `samples`.
-    draws: what the augmentation will do to each image (training, before the transfer hook only), else None.
+    Attributes:
+        images: See above.
+        targets: (B,) int64 class indices, or (B, C) float32 probabilities after mixup or cutmix.
+        indices: (B,) int64, rows of the data module's `samples`.
+        draws: Augmentation parameters of each image (training, before the transfer hook), otherwise None.
     """
 
     images: Tensor

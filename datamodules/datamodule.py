@@ -1,4 +1,4 @@
-"""ImageDataModule: any source of photos becomes batches on the device."""
+"""ImageDataModule: turn a source of labelled images into batches on the device."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -45,45 +45,44 @@ Loader = PixelLoader | DecodingLoader
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Prepare, split, load and, on the device, augment the photos of one source.
+    """Prepare, split, load and augment the images of one source.
 
     Args:
-        source: where the photos come from.
-        size: side of the square that the network sees, px.
-        resize: how a photo becomes a square: "pad" (grey bars), "squash" or "crop" (the middle).
-        batch_size: photos a training batch and process; may be changed at any time (a batch-size finder does).
-        eval_batch_size: the same for validation, test and prediction.
-        sampler: called with labels (n,) and seed, rank, world_size; the order of training photos. None shuffles.
-        augment: what training photos go through; None leaves them as they are.
-        num_workers: processes that decode each batch, or threads that fill the cache; "auto" is one a core.
-        cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded each time).
-        cache_dir: folder of the cache; None is litesort's own.
-        cache_budget_gb: a larger cache is not built, and photos are decoded each time.
-        val_fraction, test_fraction: shares of all photos, where the source names no split of its own.
-        fold, folds: test on fold `fold` of `folds` instead; `test_fraction` is not used then.
-        group_by: regular expression on the path: equal captures stay together; "duplicates": what is alike; or a list.
-        group_block: the last number an expression captures counts in blocks of this many: neighbours stay together.
-        seed: of the split, the order and the augmentation.
-        class_fraction: class -> share of its training photos that is used, to see what scarcity costs; others are
-            whole.
-        on_error: "quarantine" leaves broken photos out and lists them, "raise" stops at the first.
-        quarantine_dir: folder for the list, `quarantine.csv`; None writes none.
-        classes: class names in the order that a trained network has them; the source's are mapped by name.
-        exclude, relabel: CSV files (path; path,label) of photos to leave out, and of photos with other labels; neither
-            changes the split of the other photos.
-        stored_split: the split of an earlier run, as its checkpoint keeps it: images that it knows keep their side.
-        new_images: what becomes of images that `stored_split` does not know, where the others are the run's own:
-            "exclude" leaves them out of train, val and test; "train" trains on them, but for those whose group lies on
-            another side.
-        root, file: flat names of settings of the source, which has read them already: not used here.
+        source: Source of the images and labels.
+        size: Side of the square that the network receives, px, at least 1.
+        resize: Conversion to a square: "pad" (grey bars), "squash" or "crop" (the central square).
+        batch_size: Images a training batch and process. It can change at any time, as a batch-size finder does.
+        eval_batch_size: Images a batch in validation, test and prediction.
+        sampler: Called with labels (n,) and seed, rank, world_size; returns the order of training images. None
+            shuffles.
+        augment: Augmentation of training images; None for no augmentation.
+        num_workers: Threads that fill the cache, or processes that decode batches without a cache. "auto" is one a
+            core.
+        cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded in each
+            epoch).
+        cache_dir: Folder of the cache; None is the default folder.
+        cache_budget_gb: Largest cache, GB. Images of a larger one are decoded in each epoch.
+        val_fraction, test_fraction, fold, folds, group_by, group_block, class_fraction: See `SplitConfig`.
+        seed: Seed of split, order and augmentation.
+        on_error: "quarantine" leaves broken images out and lists them. "raise" stops at the first.
+        quarantine_dir: Folder of `quarantine.csv`; None writes no list.
+        classes: Class names in the order of a trained network. The source's classes are mapped by name.
+        exclude: CSV file (path) of images to leave out. The split of the other images does not change.
+        relabel: CSV file (path,label) of images with corrected labels. The split does not change.
+        stored_split: Split of an earlier run, from its checkpoint. Images in it keep their split.
+        new_images: What to do with images that `stored_split` does not contain, if the others are the run's own images.
+            "exclude" leaves them out. "train" adds them to the training set, except for images of a group in val or
+            test.
+        root, file: Keys that `source` refers to. The data module does not use them.
 
     Attributes:
-        classes: names in label order.
-        samples, labels: of the whole source, broken photos included; `labels` is (N,) int64.
-        repeat_after: epochs after which training batches come again as they were, to be set before a fit; None: never.
+        classes: Class names in label order.
+        samples: All samples of the source, including broken images.
+        labels: (N,) int64, label of each sample.
+        repeat_after: Number of epochs after which the training batches repeat; None for never. Set it before the fit.
 
     Raises:
-        DataError: a setting or the data cannot be used.
+        DataError: A setting is invalid, or the data cannot be used.
     """
 
     def __init__(
@@ -119,16 +118,18 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if cache not in ("disk", "memory", "off"):
-            raise DataError(f"data.cache={cache} is not known: use disk, memory or off")
+            raise DataError(f"data.cache={cache} is invalid: expected disk, memory or off")
         if resize not in images.POLICIES:
-            raise DataError(f"data.resize={resize} is not known: use one of {', '.join(images.POLICIES)}")
+            raise DataError(f"data.resize={resize} is invalid: expected one of {', '.join(images.POLICIES)}")
         if size < 1:
-            raise DataError(f"data.size={size} is not a size: use 1 or more pixels, e.g. data.size=128")
-        for key, photos in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if photos < 1:
-                raise DataError(f"data.{key}={photos} is not a size: use 1 or more")
+            raise DataError(f"data.size={size} is invalid: expected an integer of at least 1")
+        for key, count in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if count < 1:
+                raise DataError(f"data.{key}={count} is invalid: expected an integer of at least 1")
         if not cache_budget_gb >= 0:
-            raise DataError(f"data.cache_budget_gb={cache_budget_gb} is not a size: use 0 (no cache) or more, in GB")
+            raise DataError(
+                f"data.cache_budget_gb={cache_budget_gb} is invalid: expected a number of at least 0, in GB"
+            )
         auto_workers(num_workers)
         self.source, self.size, self.resize = edited(source, exclude, relabel), size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -138,19 +139,19 @@ class ImageDataModule(pl.LightningDataModule):
             val_fraction, test_fraction, fold, folds, group_by, group_block, seed, class_fraction
         )
         self.stored_split, self.new_images = as_stored_split(stored_split), new_images
-        self._whole = source  # the split is drawn over all samples, also those that `exclude` names
+        self._whole = source  # the split is drawn over all samples, including those in `exclude`
         self.seed = seed
         self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
         self.classes, self.labels = named(self.source, classes)
         self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
-        self._any_class = classes is not None  # a set that is evaluated need not hold all that the network knows
+        self._any_class = classes is not None  # an evaluation set can lack some classes of the network
         self._pixels: Pixels | None = None
         self._ready = False
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What a photo goes through before the network sees it."""
+        """Settings that turn an image file into the input of the network."""
         return {"size": self.size, "resize": self.resize}
 
     def prepare_data(self) -> None:
@@ -158,9 +159,9 @@ class ImageDataModule(pl.LightningDataModule):
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the pixels and take out the broken photos; splitting waits until a split is asked for, or "fit"."""
+        """Open the pixels and quarantine broken images. The split is computed on first use, or here for stage "fit"."""
         if not self._ready:
-            self.prepare_data()  # done already under a Trainer, and then at once
+            self.prepare_data()  # a Trainer has called it before; then it returns at once
             self.quarantine.add(self._pixels.broken if self._pixels is not None else {})
             self._ready = True
         if stage == "fit":
@@ -188,7 +189,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def broken(self) -> dict[int, str]:
-        """Row of `samples` -> why the photo cannot be read; without a cache, those met so far."""
+        """Row of `samples` -> reason why the image cannot be read. Without a cache: the broken images found so far."""
         return self.quarantine.broken
 
     @cached_property
@@ -198,7 +199,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def splits(self) -> Indices:
-        """Rows of `samples` in train, val and test, (n,) int64 each; broken photos are in none."""
+        """Rows of `samples` in train, val and test, (n,) int64 each, without broken images."""
         chosen = {name: self._readable(self._sides & bit > 0) for name, bit in NAMES.items()}
         if not self._any_class:
             check_classes(self.labels[self.rows], self.classes)
@@ -207,7 +208,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def unseen(self) -> np.ndarray:
-        """Rows of `samples`, (n,) int64, that the run of `stored_split` neither trained nor validated on."""
+        """Rows of `samples`, (n,) int64, that are in neither train nor val of `stored_split`."""
         return self._readable(self.known_sides & (TRAIN | VAL) == 0)
 
     def _readable(self, mask: np.ndarray) -> np.ndarray:
@@ -215,13 +216,13 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def _place_in_whole(self) -> np.ndarray:
-        """Row of the whole source of each of `samples`, (N,) int64."""
+        """Row in the unedited source of each of `samples`, (N,) int64."""
         source = self.source
         return np.asarray(source.rows if isinstance(source, EditedSource) else range(len(self.samples)), np.int64)
 
     @cached_property
     def sample_keys(self) -> np.ndarray:
-        """Key of each sample of the source, those left out by `exclude` too, (M,) uint64: see `stored_split`."""
+        """Key of each sample of the unedited source, (M,) uint64. See `stored_split.sample_keys`."""
         self.setup()
         folder = pixel_dir(self.cache_dir)
         with suppress(OSError):
@@ -230,14 +231,14 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def known_sides(self) -> np.ndarray:
-        """Split of the samples of the source in `stored_split`, (M,) uint8; 0 (`NEW`) where it does not know them."""
+        """Split bits of the unedited source's samples in `stored_split`, (M,) uint8; `NEW` (0) for images not in it."""
         if self.stored_split is None:
             return np.zeros(len(self._whole.samples), np.uint8)
         return self.stored_split.look_up(self.sample_keys)
 
     @property
     def is_own(self) -> bool:
-        """Whether the photos are those of the run of `stored_split`, wherever they lie now."""
+        """Whether the images are those of the run of `stored_split`, wherever they are stored now."""
         return self.stored_split is not None and self.stored_split.is_of(self.known_sides)
 
     @property
@@ -246,13 +247,13 @@ class ImageDataModule(pl.LightningDataModule):
         return StoredSplit(self.sample_keys, self._sides)
 
     def trained_on(self, other: StoredSplit) -> dict[str, int]:
-        """Images of val and of test that are training images of another split."""
+        """Count the images of val and test that are training images of another split."""
         trained = other.look_up(self.sample_keys)[self._place_in_whole] & TRAIN > 0
         return {name: int(trained[self.splits[name]].sum()) for name in ("val", "test")}
 
     @cached_property
     def _sides(self) -> np.ndarray:
-        """Side of each sample of the whole source, (M,) uint8, broken and excluded photos included."""
+        """Split bits of each sample of the unedited source, (M,) uint8, including broken and excluded images."""
         self.setup()
         if not self.is_own:
             chosen, notes = self._draw(self.split_config, None)
@@ -280,7 +281,7 @@ class ImageDataModule(pl.LightningDataModule):
         return sides
 
     def _sides_of_new(self, sides: np.ndarray) -> np.ndarray:
-        """Split (M,) uint8 where new photos train, but for those of a group that lies on another side."""
+        """Split bits (M,) uint8 with new images in train, except for those of a group in val or test."""
         groups = self.split_config.groups(self._whole.samples, self._duplicate_ids(self.split_config))
         sides = sides.copy()
         held_out = {int(group): int(side) for group, side in zip(groups, sides, strict=True) if side & (VAL | TEST)}
@@ -295,9 +296,14 @@ class ImageDataModule(pl.LightningDataModule):
         return sides
 
     def split_with(self, sides: SplitConfig, duplicate_ids: np.ndarray | None = None) -> tuple[Indices, list[str]]:
-        """Rows of `samples` as other settings would split them, and lines that the user should read.
+        """Split `samples` with other settings.
 
-        duplicate_ids: (N,) int64, equal for `samples` that show the same, where that is known already.
+        Args:
+            sides: The settings.
+            duplicate_ids: (N,) int64, equal for samples that show the same; None computes them if they are needed.
+
+        Returns:
+            Rows of `samples` in each split, and messages for the user.
         """
         if duplicate_ids is not None:
             whole = np.arange(len(self._whole.samples)) + duplicate_ids.max(initial=0) + 1
@@ -308,7 +314,7 @@ class ImageDataModule(pl.LightningDataModule):
         return {name: self._readable(masks & bit > 0) for name, bit in NAMES.items()}, notes
 
     def _draw(self, sides: SplitConfig, duplicate_ids: np.ndarray | None) -> tuple[Indices, list[str]]:
-        """Draw a split of the whole source: rows of it, and lines that the user should read."""
+        """Split the unedited source: rows of each split, and messages for the user."""
         labels, classes = self._whole_labels, self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
@@ -318,7 +324,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def _whole_labels(self) -> np.ndarray:
-        """Labels of the whole source as it has them, (M,) int64: `relabel` does not change the split."""
+        """Labels of the unedited source, (M,) int64. The split uses these, so that `relabel` does not change it."""
         return named(self._whole, self.classes)[1]
 
     def _duplicate_ids(self, sides: SplitConfig) -> np.ndarray | None:
@@ -332,12 +338,12 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training photos of each class."""
+        """Number of training images of each class."""
         return np.bincount(self.labels[self.splits["train"]], minlength=len(self.classes)).tolist()
 
     @property
     def drawn_counts(self) -> list[int]:
-        """Photos of each class that an epoch draws on average: the imbalance that an objective still meets."""
+        """Expected number of images of each class in an epoch, after the sampler. Objectives correct this imbalance."""
         labels = self.labels[self.splits["train"]]
         weights = getattr(self.sampler(labels, seed=self.seed), "weights", None)
         if weights is None:
@@ -350,7 +356,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)
         sampler.repeat_after = self.repeat_after
         draw = self.augment.draw if self.augment is not None else None
-        # a last batch of one or two photos would upset batch norm
+        # batch norm needs more than one or two images: the last, smaller batch is dropped
         return self._load(rows, sampler, self.batch_size, drop_last=True, draw=draw)
 
     def val_dataloader(self) -> Loader:
@@ -363,15 +369,21 @@ class ImageDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def loader(self, split: str, mixed: bool = False) -> Loader:
-        """Every photo of a split once, not augmented, whatever the number of processes.
+        """Return a loader that yields each image of a split once, without augmentation, in one process.
 
-        In the order of `samples`, in which classes may lie one after the other; or mixed, in batches of `batch_size`.
+        Args:
+            split: "train", "val", "test", "unseen" (see `unseen`) or "all".
+            mixed: Shuffle, in batches of `batch_size`. By default, the order is that of `samples`, which may be sorted
+                by class.
+
+        Raises:
+            DataError: The split is unknown.
         """
         self.setup()
         if split in ("all", "unseen"):
             return self._in_order(self.rows if split == "all" else self.unseen)
         if split not in NAMES:
-            raise DataError(f"split={split} is unknown: use train, val, test, unseen or all")
+            raise DataError(f"split={split} is invalid: expected train, val, test, unseen or all")
         rows = self.splits[split]
         if mixed:
             return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.seed), self.batch_size)
@@ -393,9 +405,9 @@ class ImageDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finish a batch on its device; nothing here waits for the device."""
+        """Convert and augment a batch on its device. No operation synchronises with the device."""
         pixels, targets, indices, draws = batch
-        pixels = pixels.permute(0, 3, 1, 2)  # a view: NHWC bytes are what channels_last means
+        pixels = pixels.permute(0, 3, 1, 2)  # a view: channels_last stores NHWC
         if draws is None or self.augment is None:
             return Batch(pixels.to(torch.float32).div_(255), targets, indices)
         pixels, targets = self.augment.mix(self.augment(pixels, draws), targets, len(self.classes), draws)

@@ -1,4 +1,4 @@
-"""Photos that nobody has labelled: a file, a folder or a pattern, read batch by batch in constant memory."""
+"""Inference loader: read unlabelled images from a file, a folder or a pattern, in batches and constant memory."""
 
 import glob
 from collections import deque
@@ -16,12 +16,12 @@ from litesort.errors import DataError
 
 
 class Read(NamedTuple):
-    """Some files, read.
+    """A batch of files.
 
     Attributes:
         files: (B,) paths.
-        pixels: (b, S, S, 3) uint8 of those that could be read, in order; b <= B.
-        reasons: (B,) why a file could not be read; "" where it could.
+        pixels: (b, S, S, 3) uint8, the readable images in order, b <= B.
+        reasons: (B,) why a file cannot be read; "" for readable files.
     """
 
     files: list[Path]
@@ -30,19 +30,17 @@ class Read(NamedTuple):
 
 
 def find_images(source: str | Path | None) -> Iterator[Path]:
-    """Paths of the photos that a name stands for, in the same order on every machine; none is opened.
+    """Yield the paths of images, in the same order on every machine. No file is opened.
 
     Args:
-        source: A file, whatever its suffix; a folder, of which all files with a picture suffix are taken, at any depth;
-            or a pattern as shells know them ("*", "?", "[...]", "**").
+        source: A file with any suffix; a folder, of which all image files at any depth are used; or a shell pattern
+            ("*", "?", "[...]", "**").
 
     Raises:
-        DataError: Nothing is there.
+        DataError: No file is found.
     """
     if not source:
-        raise DataError(
-            "source is not given: name a photo, a folder or a pattern, e.g. source=photos or source='*.jpg'"
-        )
+        raise DataError("source is not set: give an image, a folder or a pattern, e.g. source=photos or source='*.jpg'")
     path = Path(source).expanduser()
     if path.is_dir():
         found = images_below(path)
@@ -52,10 +50,10 @@ def find_images(source: str | Path | None) -> Iterator[Path]:
         names = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207  # pathlib takes no absolute patterns
         found = (Path(name) for name in names if not Path(name).is_dir())
     else:
-        raise DataError(f"source={source} does not exist: give a photo, a folder or a pattern")
+        raise DataError(f"source={source} does not exist: give an image, a folder or a pattern")
     first = next(found, None)
     if first is None:
-        raise DataError(f"source={source} holds no photo: give a folder or a pattern with some")
+        raise DataError(f"source={source} contains no image: give a folder or a pattern with images")
     yield first
     yield from found
 
@@ -63,22 +61,22 @@ def find_images(source: str | Path | None) -> Iterator[Path]:
 def read_batches(
     files: Iterator[Path], size: int, resize: str, batch_size: int = 32, workers: int = 2, ahead: int = 2
 ) -> Iterator[Read]:
-    """Decode photos in threads, as many batches ahead of their use as `ahead` says, and no more.
+    """Decode images in threads, at most `ahead` batches in advance.
 
     Args:
         files: Paths.
-        size: Side of the square in pixels.
-        resize: "pad", "squash" or "crop", as the network learned it.
-        batch_size: Files a batch.
-        workers: Threads.
-        ahead: Batches in memory beside the one in use.
+        size: Side of the square, px.
+        resize: "pad", "squash" or "crop", as in training.
+        batch_size: Files a batch, at least 1.
+        workers: Threads, at least 1.
+        ahead: Batches in memory in addition to the current one.
 
     Raises:
-        DataError: A batch of no files, or no thread.
+        DataError: `batch_size` or `workers` is below 1.
     """
     for key, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
-            raise DataError(f"{key}={value} is out of range: give 1 or more")
+            raise DataError(f"{key}={value} is invalid: expected an integer of at least 1")
 
     def read(file: Path) -> np.ndarray | str:
         try:
@@ -102,28 +100,28 @@ def read_batches(
 
 
 def calibration_images(loader: Iterable[Any], count: int, batch_size: int = 8) -> list[np.ndarray]:
-    """Copy photos that lie evenly over all that a loader yields, so that no class is left out.
+    """Copy images at equal distances from all batches of a loader, so that all classes are represented.
 
     Args:
-        loader: Batches that begin with images (B, S, S, 3) uint8, of known number.
-        count: Photos wanted, above 0; where there are fewer, all are taken.
-        batch_size: Photos a batch of the result.
+        loader: Batches that begin with images (B, S, S, 3) uint8; it has a length.
+        count: Number of images, at least 1. If the loader has fewer, all are used.
+        batch_size: Images a batch of the result.
 
     Returns:
         Batches (b, S, S, 3) uint8.
 
     Raises:
-        DataError: The count is not above 0.
+        DataError: The count is below 1.
     """
     if count < 1:
-        raise DataError(f"calibration_images={count} is out of range: give 1 or more")
-    photos = [np.asarray(photo).copy() for images, *_ in loader for photo in _every(images, len(loader), count)]  # type: ignore[arg-type]
-    places = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
-    chosen = [photos[place] for place in places]
+        raise DataError(f"calibration_images={count} is invalid: expected an integer of at least 1")
+    taken = [np.asarray(image).copy() for batch, *_ in loader for image in _every(batch, len(loader), count)]  # type: ignore[arg-type]
+    places = np.linspace(0, len(taken) - 1, min(count, len(taken))).round().astype(int)
+    chosen = [taken[place] for place in places]
     return [np.stack(chosen[place : place + batch_size]) for place in range(0, len(chosen), batch_size)]
 
 
 def _every(images: Any, batches: int, count: int) -> Any:
-    """As many photos of a batch as are its share, or a few more."""
+    """Take the share of a batch, or slightly more."""
     share = -(-count // max(batches, 1))
     return images[:: max(1, len(images) // share)]

@@ -1,4 +1,4 @@
-"""Loaders of training and evaluation batches, and the order in which an epoch shows its images."""
+"""Loaders of training and evaluation batches, and the order of images in an epoch."""
 
 import itertools
 import logging
@@ -19,22 +19,25 @@ from datamodules.samplers import Sampler
 from litesort.errors import DataError
 from litesort.system import available_cpus
 
-Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> what the augmentation will do to each image
+Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> augmentation parameters of each image
 
 
 class EpochBatches:
-    """The batches of an epoch, and the draws that go with them; as many on every rank.
+    """The batches of an epoch with their augmentation parameters. The number of batches is the same on every rank.
 
     Args:
         labels: (N,) class indices of all samples.
-        rows: (n,) the samples of this split.
-        sampler: made of `labels[rows]`; its places count in `rows`.
-        batch_size: photos a batch of this rank.
-        drop_last: leave out the last batch where it is not full, unless it is the only one.
-        draw: `Augment.draw` in training, else None.
+        rows: (n,) samples of this split.
+        sampler: Built from `labels[rows]`; its indices refer to `rows`.
+        batch_size: Images a batch of this rank, at least 1.
+        drop_last: Drop the last batch if it is not full, unless it is the only one.
+        draw: `Augment.draw` in training, otherwise None.
+
+    Raises:
+        DataError: The batch size is below 1.
     """
 
-    batch_sampler = None  # Lightning looks for one where there is a sampler
+    batch_sampler = None  # Lightning reads this attribute if there is a sampler
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class EpochBatches:
         draw: Draw | None,
     ) -> None:
         if batch_size < 1:
-            raise DataError(f"data.batch_size={batch_size} is not a size: use 1 or more")
+            raise DataError(f"data.batch_size={batch_size} is invalid: expected an integer of at least 1")
         self.labels = np.asarray(labels, dtype=np.int64)
         self.rows = np.asarray(rows, dtype=np.int64)
         self.sampler, self.batch_size, self.drop_last, self.draw = sampler, batch_size, drop_last, draw
@@ -57,18 +60,18 @@ class EpochBatches:
         return max(1, int(steps)) if self.drop_last else int(np.ceil(steps))
 
     def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the batches of the present epoch: rows of the samples (B,) int64 and keys (B,) uint64."""
+        """Return the batches of the current epoch: rows of the samples (B,) int64 and keys (B,) uint64."""
         rows, keys = self.rows[self.sampler.order()], self.sampler.keys()
         cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, len(rows))
         if len(cuts) > 2 and cuts[-1] == cuts[-2] and self.batch_size > 1:
-            cuts[-2] -= 1  # this rank's share is the shorter one: it gives the last step one photo of the step before
+            cuts[-2] -= 1  # this rank has one image less: its last batch takes one image from the batch before
         spans = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
         if len(rows) and spans and spans[-1].start == spans[-1].stop:
-            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one photo: the last is seen twice
+            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one image: the last image is repeated
         return [(rows[span], keys[span]) for span in spans]
 
     def batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
-        """Put labels and draws beside the pixels (B, S, S, 3) uint8 of `rows` (B,)."""
+        """Build a Batch from the pixels (B, S, S, 3) uint8 of `rows` (B,), with labels and augmentation parameters."""
         targets, indices = torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
         draws = self.draw(keys) if self.draw else None
         if pin:
@@ -82,20 +85,26 @@ log = logging.getLogger(__name__)
 
 
 def auto_workers(num_workers: int | str) -> int:
-    """Return the number of worker processes that decode where there is no cache.
+    """Return the number of worker processes that decode without a cache.
 
-    "auto" is one a core that this process may use, at most 8. With a cache none is ever used: a thread that copies rows
-    of the map keeps up with any GPU, and handing batches over between processes would cost more than making them.
+    "auto" is one for each core that this process may use, at most 8. With a cache, no worker process is used: one
+    thread that copies rows of the memory map is fast enough for any GPU, and transfer between processes costs more than
+    the copy.
+
+    Raises:
+        DataError: The value is neither "auto" nor an integer of at least 0.
     """
     if num_workers == "auto":
         return min(8, available_cpus())
     if not isinstance(num_workers, int) or num_workers < 0:
-        raise DataError(f"data.num_workers={num_workers} is not a count: use auto, 0 or more")
+        raise DataError(f"data.num_workers={num_workers} is invalid: expected auto or an integer of at least 0")
     return num_workers
 
 
 class _Buffers:
-    """Memory for batches, used again once nobody holds the batch: fresh pages would double the cost of a copy."""
+    """Memory for batches, reused once a batch is no longer referenced. Newly allocated pages double the cost of a
+    copy.
+    """
 
     def __init__(self, keep: int) -> None:
         self.free: deque[np.ndarray] = deque(maxlen=keep)
@@ -109,27 +118,22 @@ class _Buffers:
         if buffer.size < size:
             buffer = np.empty(size, np.uint8)
         lent = buffer[:size].reshape(shape)
-        # A tensor made of `lent`, and any view of that tensor, keeps `lent` alive.
+        # A tensor that shares memory with `lent`, and any view of it, keeps `lent` alive.
         weakref.finalize(lent, self.free.append, buffer).atexit = False
         return lent
 
 
 class PixelLoader(EpochBatches):
-    """Batches from the pixel cache: one copy of rows each, made by a thread while the batch before is learned from.
+    """Batches from the pixel cache. A thread copies the next batches while the current one is used.
 
-    Yields `Batch` with images (B, S, S, 3) uint8. Order and content do not depend on `prefetch`; an error of the thread
-    is raised where the batch would have come. Each iteration is independent and may be left at any point.
+    Yields `Batch` with images (B, S, S, 3) uint8. Order and content do not depend on `prefetch`. An exception in the
+    thread is raised at the position of its batch. Iterators are independent, and each can be abandoned at any point.
 
     Args:
-        array: (N, S, S, 3) uint8, all samples.
-        labels: (N,) class indices, all samples.
-        rows: (n,) the samples of this split.
-        sampler: made of `labels[rows]`; its places count in `rows`.
-        batch_size: photos a batch of this rank; all ranks take as many steps.
-        drop_last: leave out the last batch where it is not full, unless it is the only one.
-        draw: `Augment.draw` in training, else None.
-        prefetch: batches made ahead; 0 makes each when it is asked for.
-        pin: page-locked memory; None is wherever there is CUDA.
+        array: (N, S, S, 3) uint8, pixels of all samples.
+        labels, rows, sampler, batch_size, drop_last, draw: See `EpochBatches`.
+        prefetch: Number of batches prepared ahead; 0 prepares each batch on request.
+        pin: Use page-locked memory; None does so if CUDA is available.
     """
 
     def __init__(
@@ -170,27 +174,28 @@ class PixelLoader(EpochBatches):
 
     def _make(self, rows: np.ndarray, keys: np.ndarray) -> Batch:
         shape = len(rows), *self.array.shape[1:]
-        if self.pin:  # torch reuses page-locked memory itself
+        if self.pin:  # torch reuses page-locked memory
             pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:
             pixels = torch.from_numpy(self._buffers.take(shape))
-        np.take(self.array, rows, axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy it all once more
+        np.take(self.array, rows, axis=0, out=pixels.numpy(), mode="clip")  # mode="raise" makes an additional copy
         return self.batch(pixels, rows, keys, self.pin)
 
 
 class DecodingLoader(EpochBatches):
-    """The same batches without a cache: worker processes decode; broken photos are left out.
+    """The batches of `PixelLoader` without a cache: worker processes decode, and broken images are left out.
 
-    Draws belong to positions in the order, so those of a photo do not change when another is left out. A batch of which
-    no photo can be read is skipped.
+    Augmentation parameters depend on the position in the order, so a broken image does not change those of other
+    images. A batch without readable images is skipped.
 
     Args:
-        source, size, policy: what `cache.open_pixels` would be given. What is not named here is as in `PixelLoader`.
-        num_workers: see `auto_workers`.
-        on_broken: called once a broken photo with (row, reason); what it raises ends the epoch. None logs one line.
+        source, size, policy: See `cache.open_pixels`. All other arguments: see `PixelLoader`.
+        num_workers: See `auto_workers`.
+        on_broken: Called once for each broken image with (row, reason). An exception in it ends the epoch. None logs
+            the first broken image.
 
     Attributes:
-        broken: row -> reason of the broken photos met so far.
+        broken: Row -> reason of the broken images found so far.
     """
 
     def __init__(
@@ -215,7 +220,7 @@ class DecodingLoader(EpochBatches):
         self.pin = torch.cuda.is_available() if pin is None else pin
         workers = auto_workers(num_workers)
         self._loader = DataLoader(
-            _Photos(source, size, policy),
+            _DecodeDataset(source, size, policy),
             batch_sampler=_BatchIndices(self),
             collate_fn=_same,
             num_workers=workers,
@@ -238,14 +243,14 @@ class DecodingLoader(EpochBatches):
             return
         if not self.broken and self.on_broken is None:
             path = self.source.samples[row].path
-            log.warning("data: %s %s: it is left out, as is any other that cannot be read", path, reason)
+            log.warning("data: %s %s: it is left out, as are all images that cannot be read", path, reason)
         self.broken[row] = reason
         if self.on_broken is not None:
             self.on_broken(row, reason)
 
 
 class _BatchIndices:
-    """The batch sampler of the DataLoader: the rows of each batch of the present epoch."""
+    """Batch sampler of the DataLoader: the rows of each batch of the current epoch."""
 
     def __init__(self, plan: EpochBatches) -> None:
         self.plan = plan
@@ -257,14 +262,16 @@ class _BatchIndices:
         return (rows.tolist() for rows, _ in self.plan.batches())
 
 
-class _Photos(Dataset):
-    """Decodes the photos of a whole batch in a worker process."""
+class _DecodeDataset(Dataset):
+    """Decode the images of a batch in a worker process."""
 
     def __init__(self, source: ImageSource, size: int, policy: str) -> None:
         self.source, self.size, self.policy = source, size, policy
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
-        """Return pixels (G, S, S, 3) uint8 and places in `rows` (G,) of the readable ones, reasons of the others."""
+        """Return pixels (G, S, S, 3) uint8, positions in `rows` (G,) of the readable images, and reasons of the
+        others.
+        """
         pixels, good, reasons = [], [], {}
         for place, row in enumerate(rows):
             try:

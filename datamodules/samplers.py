@@ -1,8 +1,8 @@
-"""The order in which photos are drawn: pure functions of (seed, epoch), the same whatever the number of processes.
+"""Samplers: the order of images as a pure function of (seed, epoch), independent of the number of processes.
 
-Every sampler fixes one global order an epoch; rank r of W takes positions r, r + W, r + 2W, ... of it. No generator
-state is kept: a draw is a hash of (seed, epoch, position), so that a resumed run goes on exactly where it would have
-been, and the key of a draw, which seeds its augmentation, does not depend on batch size, workers or world size.
+A sampler defines one global order for each epoch. Rank r of W takes positions r, r + W, r + 2W, ... of it. There is no
+generator state: a random number is a hash of (seed, epoch, position). So a resumed run continues with the order that it
+would have had. The key of a position seeds the augmentation and does not depend on batch size, workers or world size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,20 @@ import numpy as np
 from litesort.errors import DataError
 from litesort.keyed_random import mix64
 
-_ORDER, _AUGMENT = 0x6F72646572, 0x6175676D656E74  # two streams that share a seed and must not share a value
+_ORDER, _AUGMENT = 0x6F72646572, 0x6175676D656E74  # two independent random streams of one seed
 
 
 def hash64(seed: int, epoch: int, positions: np.ndarray, stream: int = _AUGMENT) -> np.ndarray:
-    """Hash (seed, epoch, position) to 64 well-mixed bits, as SplitMix64 does (Steele, Lea and Flood, 2014).
+    """Hash (seed, epoch, position) to 64 bits with SplitMix64 (Steele, Lea and Flood, 2014).
 
-    positions: (n,) integers. Returns (n,) uint64.
+    Args:
+        seed: Integer.
+        epoch: Integer.
+        positions: (n,) integers.
+        stream: Number of the random stream.
+
+    Returns:
+        (n,) uint64.
 
     >>> hash64(0, 0, np.arange(3)) == hash64(0, 0, np.arange(5))[:3]
     array([ True,  True,  True])
@@ -32,7 +39,7 @@ def hash64(seed: int, epoch: int, positions: np.ndarray, stream: int = _AUGMENT)
 
 
 def shuffled(n: int, total: int, seed: int, epoch: int) -> np.ndarray:
-    """Return `total` >= n places, (total,) int64: a permutation of 0..n-1, its beginning repeated to fill up."""
+    """Return (total,) int64, total >= n: a permutation of 0..n-1, padded with its beginning."""
     order = np.argsort(hash64(seed, epoch, np.arange(n), _ORDER), kind="stable")
     return np.resize(order, total)
 
@@ -48,41 +55,39 @@ def class_weights(labels: np.ndarray, power: float) -> np.ndarray:
 
 
 def weighted(weights: np.ndarray, total: int, seed: int, epoch: int) -> np.ndarray:
-    """Draw `total` places with replacement, (total,) int64, place i with probability weights[i]."""
+    """Draw `total` indices with replacement, (total,) int64; index i has probability weights[i]."""
     uniform = (hash64(seed, epoch, np.arange(total), _ORDER) >> np.uint64(11)) * 2.0**-53
     edges = np.cumsum(weights)
     return np.minimum(np.searchsorted(edges / edges[-1], uniform, side="right"), len(weights) - 1)
 
 
 class Sampler(Protocol):
-    """What a loader asks of a sampler. It yields places in the list of labels it was given (0 to n - 1)."""
+    """Interface of a sampler. Its indices refer to the labels that it was built from (0 to n - 1)."""
 
-    longest: int  # the longest share of any rank: the loaders of all ranks take as many steps as that one needs
-    repeat_after: int | None  # epochs after which their orders and keys come again; None is never
+    longest: int  # largest number of images of any rank; it determines the number of batches on all ranks
+    repeat_after: int | None  # number of epochs after which orders and keys repeat; None for never
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[int]: ...
     def order(self) -> np.ndarray:
-        """Places of this rank in this epoch, (len,) int64."""
+        """Indices of this rank in this epoch, (len,) int64."""
 
     def keys(self) -> np.ndarray:
-        """Key of each of these draws, (len,) uint64."""
+        """Key of each index of this rank in this epoch, (len,) uint64."""
 
 
 class _Strided:
-    """One global order an epoch, of which this rank takes every `world_size`-th place."""
+    """Base class: one global order for each epoch, of which each rank takes every `world_size`-th index."""
 
     def __init__(
         self, labels: Sequence[int] | np.ndarray, *, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         if not 0 <= rank < world_size:
-            raise DataError(f"sampler: rank={rank} is not below world_size={world_size}: ranks count from 0")
+            raise DataError(f"sampler: rank={rank} is invalid: expected an integer from 0 to {world_size - 1}")
         self.labels = np.asarray(labels, dtype=np.int64)
         if not len(self.labels):
-            raise DataError(
-                "sampler: there is no photo to draw from: check data.root and data.train/val/test fractions"
-            )
+            raise DataError("sampler: there are no images: check data.root, data.val_fraction and data.test_fraction")
         self.seed, self.rank, self.world_size, self.epoch = int(seed), rank, world_size, 0
         self.longest = -(-len(self.labels) // world_size)
         self.repeat_after: int | None = None
@@ -97,16 +102,18 @@ class _Strided:
         return iter(self.order().tolist())
 
     def order(self) -> np.ndarray:
-        """Places of this rank in this epoch, (len,) int64."""
+        """Indices of this rank in this epoch, (len,) int64."""
         raise NotImplementedError
 
     def keys(self) -> np.ndarray:
-        """Key of each draw of this rank in this epoch, (len,) uint64."""
+        """Key of each index of this rank in this epoch, (len,) uint64."""
         return hash64(self.seed, self.epoch, self.rank + self.world_size * np.arange(len(self)))
 
 
 class ShuffleSampler(_Strided):
-    """Every photo once an epoch, in a new order each; where ranks do not divide n, the first few come twice."""
+    """Each image once an epoch, in a new random order. If n is not divisible by the ranks, the first few are
+    repeated.
+    """
 
     def order(self) -> np.ndarray:
         total = self.longest * self.world_size
@@ -114,9 +121,15 @@ class ShuffleSampler(_Strided):
 
 
 class WeightedSampler(_Strided):
-    """Photos drawn with replacement, each with probability proportional to count(its class) ** -power.
+    """Draw images with replacement, each with probability proportional to count(its class) ** -power.
 
-    power: 0 draws all photos alike, 1 draws all classes alike; between them the imbalance is softened.
+    Args:
+        labels: (n,) class indices.
+        power: In [0, 1]. 0 draws all images with equal probability, 1 draws all classes with equal probability.
+        seed, rank, world_size: See the module docstring.
+
+    Raises:
+        DataError: The power is outside of [0, 1], there are no labels, or the rank is invalid.
     """
 
     def __init__(
@@ -130,7 +143,9 @@ class WeightedSampler(_Strided):
     ) -> None:
         super().__init__(labels, seed=seed, rank=rank, world_size=world_size)
         if not 0 <= power <= 1:
-            raise DataError(f"sampler.power={power} is not between 0 (photos alike) and 1 (classes alike)")
+            raise DataError(
+                f"sampler.power={power} is invalid: expected a number from 0 (equal images) to 1 (equal classes)"
+            )
         self.weights = class_weights(self.labels, power)
 
     def order(self) -> np.ndarray:
@@ -139,10 +154,10 @@ class WeightedSampler(_Strided):
 
 
 class OrderedSampler(_Strided):
-    """Every photo exactly once, in order, whatever the epoch: for evaluation.
+    """Each image exactly once, in order, in every epoch: for evaluation.
 
-    Shares of ranks differ by one where they do not divide n: no photo is evaluated twice, and the loader still takes as
-    many steps on every rank.
+    If n is not divisible by the ranks, their shares differ by one image, and no image is evaluated twice. The loaders
+    still make the same number of steps on each rank.
     """
 
     def __len__(self) -> int:

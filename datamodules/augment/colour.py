@@ -1,4 +1,4 @@
-"""Color and Sharpness as PIL's ImageEnhance computes them, bit for bit."""
+"""Color and Sharpness, bit-exact with PIL's ImageEnhance."""
 
 import torch
 
@@ -6,15 +6,15 @@ import torch
 def luma(red: torch.Tensor, green: torch.Tensor, blue: torch.Tensor) -> torch.Tensor:
     """PIL's convert("L"): three planes of one shape, uint8 or float32 -> float32, whole numbers.
 
-    All sums stay below 2^24, so that float32 holds them exactly.
+    All sums stay below 2^24, so that float32 is exact.
     """
     weighted = red.float() * 19595
     return weighted.add_(green.float() * 38470).add_(blue.float() * 7471).add_(32768).div_(65536).floor_()
 
 
 def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
-    """Blend pixels (N, S, S, 3) uint8 with their grey, in place; factors (N,) float32, 1 leaves them alone."""
-    # plane by plane: with the channels innermost nothing here would be vectorised
+    """Blend pixels (N, S, S, 3) uint8 with their grey values, in place; factors (N,) float32, 1 is the identity."""
+    # one plane at a time: operations on interleaved channels are not vectorised
     planes = [plane.float() for plane in pixels.unbind(-1)]
     grey, factors = luma(*planes), factors[:, None, None]
     for channel, plane in enumerate(planes):
@@ -22,9 +22,9 @@ def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
 
 
 def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
-    """Blend pixels (N, S, S, 3) uint8 with their smoothed copy, in place; factors (N,) float32, 1 leaves them alone.
+    """Blend pixels (N, S, S, 3) uint8 with a smoothed copy, in place; factors (N,) float32, 1 is the identity.
 
-    The kernel is PIL's SMOOTH: 1 everywhere, 5 in the centre, over 13; the outermost pixels stay as they are.
+    The kernel is PIL's SMOOTH: 1 everywhere, 5 in the centre, divided by 13. The outermost pixels do not change.
     """
     if pixels.shape[1] < 3:
         return
@@ -32,10 +32,10 @@ def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
     rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
     inner = whole[:, 1:-1, 1:-1]
     total = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(inner, alpha=4)
-    # a sum over 13 is never near a half, so that any float rounding gives PIL's whole number
+    # a sum divided by 13 is never close to a half, so any float rounding gives PIL's result
     smooth = total.float().mul_(1 / 13).add_(0.5).floor_()
     centre = pixels[:, 1:-1, 1:-1]
-    # by way of int32: a CPU takes half the time from float32 to uint8
+    # via int32: direct conversion from float32 to uint8 takes twice the time on a CPU
     centre.copy_(_blend(centre.float(), smooth, factors[:, None, None, None]).int().to(torch.uint8))
 
 

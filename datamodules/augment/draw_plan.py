@@ -1,4 +1,4 @@
-"""From what each sample drew to grouped passes over the batch; host only, vectorised over the samples."""
+"""Group the drawn operations of all samples into passes over the batch. Runs on the host, vectorised over samples."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,19 +9,22 @@ import torch
 from datamodules.augment.mix import MixDraws
 
 NONE, TABLES, WARP, COLOR, SHARPNESS = range(5)
-# columns of a table step; these values change nothing
+# columns of a table step, with the values of the identity
 IDENTITY_STEP = (256.0, 1.0, 1.0, 0.0, 0.0)
 THRESHOLD, QUANTUM, FACTOR, ABOUT_MEAN, STATISTIC = range(5)
 AUTOCONTRAST, EQUALIZE = 1, 2
 
 
 class Pass(NamedTuple):
-    """One operation on a group of samples; Python values, so that no device is asked for a size.
+    """One operation on a group of samples. All fields are Python values, so that the device is not synchronised.
 
-    kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase"; row, rows: where the group's
-    samples stand in `Draws.rows`, and how many; number: where its numbers start; statistical: of each table
-    step, whether any sample has AutoContrast or Equalize there;
-    contrast: the first so many begin with Contrast; counted: the slice of the group whose tables need a histogram.
+    Attributes:
+        kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase".
+        row, rows: Offset of the group in `Draws.rows`, and number of samples.
+        number: Offset of its parameters in `Draws.numbers`.
+        statistical: For each table step, whether any sample has AutoContrast or Equalize there.
+        contrast: Number of samples with Contrast; they come first in the group.
+        counted: Slice of the group whose tables need a histogram.
     """
 
     kind: str
@@ -34,10 +37,13 @@ class Pass(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The augmentation of a batch: drawn on the host, moved with it by Lightning, waited for by nothing.
+    """Augmentation parameters of a batch, drawn on the host and moved to the device with the batch.
 
-    rows: (M,) int64, positions in the batch, group after group; numbers: (K,) float32, the parameters of all groups;
-    passes: in the order in which they apply; mix: what mixup and cutmix drew, if they are on.
+    Attributes:
+        rows: (M,) int64, positions in the batch, group by group.
+        numbers: (K,) float32, parameters of all groups.
+        passes: Passes in the order of their application.
+        mix: Parameters of mixup and cutmix, or None.
     """
 
     rows: torch.Tensor
@@ -53,11 +59,16 @@ class Draws(NamedTuple):
 
 @dataclass
 class Slots:
-    """What each sample drew, slot by slot: L slots, the crop first, then the operations in their drawn order.
+    """Drawn operations of each sample in L slots: the crop first, then the operations in their drawn order.
 
-    kinds (B, L) int; steps (B, L, 5), factors (B, L), matrices (B, L, 3, 3) float64, from output to input coordinates;
-    breaks (B, L) bool, a table operation that needs the pixels themselves; flips (B, 2) bool, across the width, the
-    height; erase (B, 5) float64: left, top, width, height, seed, or a width of 0.
+    Attributes:
+        kinds: (B, L) int, kind of operation.
+        steps: (B, L, 5) float64, table steps.
+        factors: (B, L) float64, factors of Color and Sharpness.
+        matrices: (B, L, 3, 3) float64, from output to input coordinates.
+        breaks: (B, L) bool, table operations that need the pixels themselves.
+        flips: (B, 2) bool, across the width and the height.
+        erase: (B, 5) float64: left, top, width, height, seed; a width of 0 erases nothing.
     """
 
     kinds: np.ndarray
@@ -70,7 +81,7 @@ class Slots:
 
 
 def draw_plan(slots: Slots, mix: MixDraws | None) -> Draws:
-    """Group what the samples drew into passes; within a sample the drawn order is kept."""
+    """Group the drawn operations into passes. Within a sample, the drawn order is kept."""
     planner = _Planner()
     flips = _fold_flips(slots)
     runs = _runs(slots)
@@ -105,7 +116,7 @@ class _Planner:
 
 
 def _fold_flips(slots: Slots) -> np.ndarray:
-    """Give flips to the last warp of their sample, as good as a flip at the end; return those left, (B, 2) bool."""
+    """Merge flips into the last warp of their sample, which is equivalent; return the other flips, (B, 2) bool."""
     warps = slots.kinds == WARP
     rows = np.flatnonzero(warps.any(axis=1))
     last = warps.shape[1] - 1 - warps[rows, ::-1].argmax(axis=1)
@@ -116,7 +127,7 @@ def _fold_flips(slots: Slots) -> np.ndarray:
 
 
 def _runs(slots: Slots) -> np.ndarray:
-    """Number each sample's runs of slots that can be done at once: (B, L) int, -1 where nothing was drawn."""
+    """Number each sample's runs of slots that form one pass: (B, L) int, -1 for empty slots."""
     runs = np.full(slots.kinds.shape, -1)
     run, last = np.full(len(runs), -1), np.zeros(len(runs), dtype=int)
     for slot in range(slots.kinds.shape[1]):
@@ -144,12 +155,12 @@ def _plan_run(planner: _Planner, slots: Slots, here: np.ndarray) -> None:
 
 def _plan_tables(planner: _Planner, rows: np.ndarray, slots: Slots, here: np.ndarray) -> None:
     steps = np.where(here[rows][..., None], slots.steps[rows], IDENTITY_STEP)
-    # each sample's steps first, so that the later ones are few
+    # move each sample's steps to the front, so that few samples have later steps
     front = np.argsort(~here[rows], axis=1, kind="stable")[:, : here[rows].sum(axis=1).max(initial=0)]
     steps = np.take_along_axis(steps, front[..., None], axis=1)
     contrast = (steps[..., ABOUT_MEAN] > 0).any(axis=1)
     counts = (steps[..., STATISTIC] > 0).any(axis=1)
-    # Contrast alone, Contrast and histogram, histogram alone, neither: each of the two is a slice
+    # order: Contrast only, both, histogram only, neither; so each property is a slice
     kin = np.where(contrast, counts, 3 - counts)
     order = np.argsort(kin, kind="stable")
     ends = np.bincount(kin, minlength=4).cumsum().tolist()

@@ -1,4 +1,4 @@
-"""Mixup and cutmix on a batch that is already on the device."""
+"""Mixup and cutmix on batches on the device."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,13 @@ _STREAM = 16
 
 
 class MixDraws(NamedTuple):
-    """What mixing drew for a batch.
+    """Parameters of mixup and cutmix for a batch.
 
-    partners: (B,) int64, the row each sample is mixed with; numbers: (B, 5) float32, own share under mixup, then the
-    box that cutmix takes from the partner: left, top, width, height in [0, 1]; mixup, cutmix: whether any sample drew
-    it.
+    Attributes:
+        partners: (B,) int64, row that each sample is mixed with.
+        numbers: (B, 5) float32: the sample's own share in mixup, and the cutmix box: left, top, width, height in [0,
+            1].
+        mixup, cutmix: Whether any sample uses it.
     """
 
     partners: torch.Tensor
@@ -31,13 +33,19 @@ class MixDraws(NamedTuple):
 
 
 class Mixing(nn.Module):
-    """Blend each sample with another of its batch; targets become probabilities.
+    """Mixup (Zhang et al., 2018) and cutmix (Yun et al., 2019): blend samples of a batch; targets become probabilities.
 
-    mixup_alpha, cutmix_alpha: of the Beta(alpha, alpha) that a sample's own share is drawn from, 0 switches it off
-    (Zhang et al., 2018; Yun et al., 2019). probability: of a sample (or batch) being mixed at all. cutmix_share: how
-    often cutmix is taken where both are on. mode: "batch" draws once for all, "sample" for each. Cutmix boxes lie
-    wholly inside the image, so that the shares keep their distribution. Partners come from the batch, so mixed pixels,
-    alone, depend on it.
+    Cutmix boxes are entirely inside the image, so that the shares keep their distribution. Partners are other samples
+    of the batch, so mixed pixels depend on the batch.
+
+    Args:
+        mixup_alpha, cutmix_alpha: The share of a sample is drawn from Beta(alpha, alpha), at least 0; 0 turns it off.
+        probability: Probability that a sample (or a batch) is mixed.
+        cutmix_share: Probability of cutmix if both are on.
+        mode: "batch" draws once for all samples, "sample" for each sample.
+
+    Raises:
+        DataError: A setting is invalid.
     """
 
     def __init__(
@@ -51,12 +59,12 @@ class Mixing(nn.Module):
         super().__init__()
         for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
             if value < 0:
-                raise DataError(f"augment.mixing.{name}={value} must not be negative: 0 switches it off, 0.2 is usual")
+                raise DataError(f"augment.mixing.{name}={value} is invalid: expected a number of at least 0 (0: off)")
         for name, value in (("probability", probability), ("cutmix_share", cutmix_share)):
             if not 0 <= value <= 1:
-                raise DataError(f"augment.mixing.{name}={value} is a probability: give a number from 0 to 1")
+                raise DataError(f"augment.mixing.{name}={value} is invalid: expected a number from 0 to 1")
         if mode not in ("batch", "sample"):
-            raise DataError(f"augment.mixing.mode={mode} is unknown: give batch or sample")
+            raise DataError(f"augment.mixing.mode={mode} is invalid: expected batch or sample")
         both = mixup_alpha > 0 and cutmix_alpha > 0
         self.probability = probability if mixup_alpha > 0 or cutmix_alpha > 0 else 0.0
         self.cutmix_share = cutmix_share if both else float(cutmix_alpha > 0)
@@ -65,11 +73,11 @@ class Mixing(nn.Module):
 
     @property
     def on(self) -> bool:
-        """Whether anything is ever mixed, which makes targets (B, C) probabilities."""
+        """Whether any sample can be mixed. Then targets are probabilities (B, C)."""
         return self.probability > 0
 
     def draw(self, keys: np.ndarray) -> MixDraws:
-        """Draw on the host: keys (B,) uint64, one a sample."""
+        """Draw parameters on the host for keys (B,) uint64, one a sample."""
         drawn = uniforms(keys, _STREAM, 6)
         ring = np.argsort(drawn[:, 5], kind="stable")
         partners = np.empty(len(keys), dtype=np.int64)
@@ -94,8 +102,10 @@ class Mixing(nn.Module):
     def forward(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: MixDraws
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix images (B, 3, S, S) float, targets (B,) int64; targets come back (B, num_classes) float32, sum 1."""
-        # one_hot would ask the device for the largest label
+        """Mix images (B, 3, S, S) float and targets (B,) int64; returned targets are (B, num_classes) float32 with
+        sum 1.
+        """
+        # one_hot synchronises with the device to find the largest label
         classes = torch.arange(num_classes, device=targets.device)
         soft = (targets[:, None] == classes).float()
         own = draws.numbers[:, 0]
@@ -117,9 +127,10 @@ def _box(numbers: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def beta_quantile(levels: np.ndarray, alpha: float) -> np.ndarray:
-    """Invert the distribution function of Beta(alpha, alpha): levels in [0, 1) -> values in [0, 1]; 1 where alpha is 0.
+    """Quantile function of Beta(alpha, alpha): levels in [0, 1) -> values in [0, 1]; 1 if alpha is 0.
 
-    Below one half the function is nearly straight in x^alpha, so that a table interpolates well; above, by symmetry.
+    Below one half, the distribution function is nearly linear in x^alpha, so that a table is accurate; above, by
+    symmetry.
 
     >>> beta_quantile(np.array([0.25, 0.5, 0.75]), 1.0).round(6).tolist()
     [0.25, 0.5, 0.75]

@@ -1,4 +1,4 @@
-"""The names of the operations, and what each does to a table."""
+"""Names of the operations, and their parameters as table steps."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ FACTORS = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
 def table_steps(codes: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """What each operation does to a table: codes, amounts (B, L) -> (B, L, 5) float64, columns of `augment_draws`."""
+    """Table steps of operations: codes, amounts (B, L) -> (B, L, 5) float64, with the columns of `draw_plan`."""
     steps = np.tile(np.array(IDENTITY_STEP), (*codes.shape, 1))
     for name, column, value in (
         ("AutoContrast", STATISTIC, AUTOCONTRAST),
@@ -49,12 +49,16 @@ def table_steps(codes: np.ndarray, amounts: np.ndarray) -> np.ndarray:
 
 
 def operation_codes(ops: Sequence[str], num_ops: int) -> list[int]:
-    """Check names of operations and look up their codes."""
+    """Return the codes of operations.
+
+    Raises:
+        DataError: A name is unknown, or `num_ops` is negative, or there are no operations to draw from.
+    """
     unknown = [name for name in ops if name not in CODES]
     if unknown:
-        raise DataError(f"augment.ops names {unknown[0]}, which is none of {', '.join(OPERATIONS)}")
+        raise DataError(f"augment.ops contains {unknown[0]}: expected names of {', '.join(OPERATIONS)}")
     if num_ops < 0 or (num_ops > 0 and not ops):
         raise DataError(
-            f"augment.num_ops={num_ops} cannot be drawn from {len(ops)} operations: give 0 or name augment.ops"
+            f"augment.num_ops={num_ops} is invalid: expected an integer of at least 0, and 0 if augment.ops is empty"
         )
     return [CODES[name] for name in ops]

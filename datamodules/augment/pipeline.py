@@ -1,6 +1,6 @@
-"""Augmentation of whole batches on the device, drawn on the host.
+"""Augment: augmentation of whole batches on the device, with parameters drawn on the host.
 
-`python -m datamodules.augment` draws contact sheets.
+`python -m datamodules.augment` writes contact sheets.
 """
 
 from collections.abc import Sequence
@@ -31,20 +31,35 @@ _CHOICES, _SIGNS, _LEVELS, _CROP, _FLIPS, _ERASE = range(6)
 
 
 class Augment(nn.Module):
-    """RandAugment's 14 operations, random resized crop, flips and erasing, on uint8 pixels as PIL computes them.
+    """RandAugment's 14 operations, random resized crop, flips and erasing, on uint8 pixels, with the arithmetic of PIL.
 
-    A sample is cropped first, then `num_ops` operations are drawn with replacement from `ops` and applied in their
-    drawn order, then it is flipped and a box erased. Neighbouring geometry (crop included) becomes one warp, so that
-    what one operation moves out of the image the next may bring back, where PIL would have filled it; nothing else
-    differs from one operation at a time. Between operations pixels are uint8. Everything is a function of the sample's
-    key.
+    Order: crop, then `num_ops` operations drawn with replacement from `ops`, then flips, then erasing. Consecutive
+    geometric operations (including the crop) are one warp: pixels that one operation moves out of the image can return
+    by the next, where PIL has filled them. Everything else equals one operation after the other, with uint8 pixels
+    between them. All parameters are a function of the sample's key.
 
-    ops: of OPERATIONS. magnitude: level from 0 to num_levels - 1 (Cubuk et al., 2020); magnitude_std: of normal noise
-    on it, inf draws it uniformly from 0 to magnitude (TrivialAugment; Müller and Hutter, 2021). What an operation does
-    at the highest level: rotate, degrees; shear, a tangent; translate, fraction of a side; enhance, Color, Contrast,
-    Brightness and Sharpness are 1 ± this; solarize, threshold (256 at level 0); posterize, bits (8 at level 0). Signs
-    are drawn. fill: grey, 0 to 255. Probabilities: crop_p, hflip, vflip, erase_p. Scales are fractions of the area,
-    ratios width over height. fill_mode: "fill" or "noise".
+    Args:
+        ops: Names from `OPERATIONS`.
+        num_ops: Operations an image; 0 for none.
+        magnitude: Level of all operations, 0 to num_levels - 1 (RandAugment; Cubuk et al., 2020).
+        magnitude_std: Standard deviation of normal noise on the level. inf draws the level uniformly from 0 to
+            magnitude (TrivialAugment; Müller and Hutter, 2021).
+        num_levels: Number of levels.
+        rotate: Degrees at the highest level. Signs are random, here and below.
+        shear: Tangent at the highest level.
+        translate: Fraction of the side at the highest level.
+        enhance: Factors of Color, Contrast, Brightness and Sharpness are 1 ± this at the highest level.
+        solarize: Threshold at the highest level, 256 at level 0.
+        posterize: Bits at the highest level, 8 at level 0.
+        fill: Grey, 0 to 255, outside of moved images and in erased boxes.
+        crop_p, hflip, vflip, erase_p: Probabilities.
+        crop_scale, erase_scale: Range of the area, as a fraction of the image.
+        crop_ratio, erase_ratio: Range of width / height.
+        fill_mode: Content of erased boxes, "fill" or "noise".
+        mixing: Mixup and cutmix, or None.
+
+    Raises:
+        DataError: A setting is invalid.
     """
 
     def __init__(
@@ -88,9 +103,10 @@ class Augment(nn.Module):
         self.noise, self.mixing = _choice("fill_mode", fill_mode, ("fill", "noise")) == "noise", mixing
 
     def draw(self, keys: np.ndarray) -> Draws:
-        """Draw on the host: keys (B,) uint64, one a sample -> Draws, small CPU tensors and Python numbers.
+        """Draw parameters on the host for keys (B,) uint64, one a sample.
 
-        Draws is a NamedTuple: Lightning's transfer and torch's `pin_memory` take it as it is.
+        The result consists of small CPU tensors and Python values. It is a NamedTuple, so Lightning's transfer and
+        torch's `pin_memory` handle it.
         """
         codes, amounts = self._draw_operations(keys)
         kinds = np.concatenate([np.zeros((len(keys), 1), dtype=int), KINDS[codes]], axis=1)
@@ -151,15 +167,19 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Augment images (B, 3, S, S) uint8, best a channels_last view of NHWC.
+        """Augment images (B, 3, S, S) uint8, ideally a channels_last view of NHWC.
 
-        Returns (B, 3, S, S) float32 in [0, 1], channels_last.
+        Returns:
+            (B, 3, S, S) float32 in [0, 1], channels_last.
+
+        Raises:
+            DataError: The images are not uint8 or not square.
         """
         size, width = images.shape[-2:]
         if images.dtype != torch.uint8 or size != width:
-            raise DataError(f"augment takes square uint8 images, not {images.dtype} of {size} x {width}: resize first")
+            raise DataError(f"augment: images are {images.dtype} of {size} x {width} px: expected square uint8 images")
         pixels = images.permute(0, 2, 3, 1).contiguous()
-        # coordinates in bfloat16 would move pixels
+        # bfloat16 coordinates shift pixels
         with torch.autocast(images.device.type, enabled=False):
             if draws.passes:
                 pixels = fresh(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
@@ -175,9 +195,10 @@ class Augment(nn.Module):
     def mix(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix images (B, 3, S, S) float and targets (B,) int64 with others of the batch.
+        """Mix images (B, 3, S, S) float and targets (B,) int64 within the batch.
 
-        Returns images and targets (B, num_classes) float32; both as they came where mixing is off.
+        Returns:
+            Images, and targets (B, num_classes) float32; both unchanged if mixing is off.
         """
         if self.mixing is None or draws.mix is None:
             return images, targets
@@ -209,24 +230,26 @@ class Augment(nn.Module):
 
 
 def _pad(values: np.ndarray, first: float | tuple[float, ...]) -> np.ndarray:
-    """Put the crop's slot, where nothing else is drawn, before the slots of the operations."""
+    """Prepend the slot of the crop, which has none of these values, to the slots of the operations."""
     head = np.broadcast_to(np.asarray(first, dtype=values.dtype), (len(values), 1, *values.shape[2:]))
     return np.concatenate([head, values], axis=1)
 
 
 def _within(name: str, value: float, low: float, high: float) -> float:
     if not low <= value <= high:
-        raise DataError(f"augment.{name}={value} is out of range: give a number from {low:g} to {high:g}")
+        raise DataError(f"augment.{name}={value} is invalid: expected a number from {low:g} to {high:g}")
     return value
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise DataError(f"augment.{name}={value} is unknown: give {' or '.join(known)}")
+        raise DataError(f"augment.{name}={value} is invalid: expected {' or '.join(known)}")
     return value
 
 
 def _bounds(name: str, values: Sequence[float], high: float = 100) -> tuple[float, float]:
     if len(values) != 2 or not 0 < values[0] <= values[1] <= high:
-        raise DataError(f"augment.{name}={list(values)} is no range: give [low, high] with 0 < low <= high <= {high:g}")
+        raise DataError(
+            f"augment.{name}={list(values)} is invalid: expected [low, high] with 0 < low <= high <= {high:g}"
+        )
     return float(values[0]), float(values[1])

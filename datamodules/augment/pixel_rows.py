@@ -1,4 +1,4 @@
-"""Work on some samples of a batch, on a CPU as many at a time as its cache holds."""
+"""Apply operations to some samples of a batch. On a CPU, in blocks that fit into its cache."""
 
 import weakref
 from collections import deque
@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-# float32 numbers: two photos of 224 px, about what the second-level cache holds
+# float32 numbers: two images of 224 px, about the size of a second-level cache
 _CACHE = 300_000
 _FREE: dict[torch.dtype, deque[np.ndarray]] = {torch.uint8: deque(maxlen=1), torch.float32: deque(maxlen=2)}
 
 
 class PixelRows:
-    """Some samples of pixels (B, S, S, 3) uint8, contiguous; rows (N,) int64 are their positions, each once."""
+    """Some samples of pixels (B, S, S, 3) uint8, contiguous. rows (N,) int64 are their positions, without
+    repetition.
+    """
 
     def __init__(self, pixels: torch.Tensor, rows: torch.Tensor) -> None:
         self._rows = rows
@@ -21,17 +23,17 @@ class PixelRows:
         self.size = pixels.shape[1]
         self._shape = pixels.shape[1:]
         flat = pixels.view(len(pixels), -1)
-        # torch copies whole rows of 8-byte numbers six times faster than of bytes
+        # torch copies rows of 8-byte numbers six times as fast as rows of bytes
         self._flat = flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
     def read(self, measure: Callable[[torch.Tensor], torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Measure samples [start, stop): the function takes pixels (n, S, S, 3) and gives one row a sample."""
+        """Compute one row a sample of samples [start, stop); `measure` receives pixels (n, S, S, 3)."""
         if stop == start:
             return torch.empty(0, device=self._rows.device)
         return torch.cat([measure(self._take(part)) for part in self._rows[start:stop].split(self.at_once)])
 
     def change(self, operation: Callable[..., None], *numbers: torch.Tensor) -> None:
-        """Let the operation change pixels (n, S, S, 3) in place; it is given its rows of `numbers` too."""
+        """Change pixels (n, S, S, 3) in place by an operation, which also receives its rows of `numbers`."""
         for part, *some in zip(*(each.split(self.at_once) for each in (self._rows, *numbers)), strict=True):
             pixels = self._take(part)
             operation(pixels, *some)
@@ -42,14 +44,16 @@ class PixelRows:
 
 
 def rows_at_once(pixels: torch.Tensor) -> int:
-    """A CPU works on as many samples as its cache holds as float32, another device on all: pixels (B, S, S, 3)."""
+    """Number of samples a block of pixels (B, S, S, 3): as many as a CPU's cache holds as float32; all on other
+    devices.
+    """
     return max(1, _CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else max(1, len(pixels))
 
 
 def fresh(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory for a batch: on a CPU that of an earlier one which nobody holds any more.
+    """Allocate memory for a batch. On a CPU, reuse that of an earlier batch that is no longer referenced.
 
-    The system clears new memory, page by page; for 64 photos of 224 px that takes longer than a warp of them all.
+    The system clears new memory page by page, which takes longer than the warp of a batch of 64 images of 224 px.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
@@ -60,7 +64,7 @@ def fresh(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.
         memory = np.empty(0)
     if memory.shape != tuple(shape):
         memory = np.empty(shape, dtype=str(dtype).removeprefix("torch."))
-    # torch holds this view, and nothing else does: it ends with the last tensor that shares its memory
+    # only torch references this view: it is finalised with the last tensor that shares its memory
     view = memory.view()
     weakref.finalize(view, free.append, memory).atexit = False
     return torch.from_numpy(view)

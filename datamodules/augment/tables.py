@@ -1,4 +1,4 @@
-"""The six operations that are functions of the pixel value, composed into one table a channel, exact as PIL's."""
+"""The six operations on pixel values, composed into one table a channel, bit-exact with PIL."""
 
 import functools
 
@@ -11,11 +11,13 @@ from datamodules.augment.draw_plan import ABOUT_MEAN, EQUALIZE, FACTOR, QUANTUM,
 
 
 def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
-    """Compose the steps of each sample into one table a channel: -> (N, 3, 256) uint8.
+    """Compose the steps of each sample into one table a channel: (N, 3, 256) uint8.
 
-    steps (L, N, 5) float32, columns as in `augment_draws`; means (C,) float32, the mean grey of the samples with
-    Contrast; counts (H, 3, 256) int64, the histograms of those with AutoContrast or Equalize; which these are is said
-    by the group.
+    Args:
+        steps: (L, N, 5) float32, with the columns of `draw_plan`.
+        means: (C,) float32, mean grey of the samples with Contrast.
+        counts: (H, 3, 256) int64, histograms of the samples with AutoContrast or Equalize.
+        group: The pass, which defines these samples.
     """
     start, stop = group.counted
     values = torch.arange(256, device=steps.device, dtype=torch.float32)
@@ -29,7 +31,7 @@ def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor,
 
 
 def table_places(rows: int, size: int, device: torch.device) -> torch.Tensor:
-    """Where the tables of each row and channel begin, (rows, 1, size * 3) int32, as index_select takes it."""
+    """Offset of the table of each row and channel, (rows, 1, size * 3) int32, for index_select."""
     channels = torch.arange(size * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
     return torch.arange(rows, device=device, dtype=torch.int32).mul_(768)[:, None, None] + channels
 
@@ -44,7 +46,7 @@ def _entries(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """Solarize, Posterize, Brightness and Contrast; each leaves the table alone at its identity value."""
+    """Solarize, Posterize, Brightness and Contrast; each is the identity at its neutral value."""
     columns = step[:, :, None, None]
     tables = torch.where(tables < columns[:, THRESHOLD], tables, 255 - tables)
     tables.div_(columns[:, QUANTUM]).floor_().mul_(columns[:, QUANTUM])
@@ -54,7 +56,9 @@ def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) ->
 
 
 def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor) -> torch.Tensor:
-    """AutoContrast (1) and Equalize (2) after `tables`, from the histogram before them; 0 leaves the table alone."""
+    """AutoContrast (1) and Equalize (2) after `tables`, from the histogram of the pixels before them; 0 is the
+    identity.
+    """
     places = tables.long()
     lines = torch.arange(counts.numel() // 256, device=counts.device).mul_(256).view(-1, 3, 1)
     pushed = torch.zeros_like(counts).view(-1).scatter_add_(0, (places + lines).view(-1), counts.view(-1))
@@ -103,13 +107,13 @@ def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     entries, bins = _entries(pixels, places), 768 * len(pixels)
     if entries.device.type == "cpu":
         return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
-    # bincount asks a GPU for the largest value and waits for it
+    # bincount synchronises with a GPU to find the largest value
     counts = torch.zeros(bins, dtype=torch.int32, device=entries.device)
     return counts.index_add_(0, entries, torch.ones_like(entries)).long().view(-1, 3, 256)
 
 
 def mean_luma(pixels: torch.Tensor) -> torch.Tensor:
-    """The grey that PIL's Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
+    """Mean grey that PIL's Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
     area = pixels.shape[1] ** 2
     total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.int64)
     return ((2 * total + area) // (2 * area)).float()

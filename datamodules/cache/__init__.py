@@ -1,6 +1,6 @@
-"""Decode once: the pixels of a whole source in one memory-mapped array that every epoch, run and sweep job shares.
+"""Pixel cache: decode a source once into one memory-mapped array that epochs, runs and sweep jobs share.
 
-`python -m datamodules.cache` lists, cleans and verifies what is cached.
+`python -m datamodules.cache` lists, cleans and verifies the caches.
 """
 
 import logging
@@ -48,31 +48,43 @@ def open_pixels(
     workers: int | None = None,
     progress: bool = True,
 ) -> Pixels | None:
-    """Return the source's images at size x size, from the cache or built now; None where there can be no cache.
+    """Return the images of a source at size x size px, from the cache if it exists. Otherwise, build the cache.
 
-    The cache is named by content (files, boxes, order, size, policy): a changed image or policy is another cache. Of
-    several processes that ask at once, one builds and the others wait. A cache whose header or sizes are wrong is
-    built again.
+    The name of a cache is a hash of file contents, boxes, order, size and policy. So a changed image or policy gives a
+    new cache. If several processes need the same cache, one builds it and the others wait. A damaged cache is built
+    again.
 
-    where: "disk" maps a file, shared by all processes; "memory" keeps the pixels in this process.
-    cache_dir: None is `default_cache_dir()`.
-    budget_gb: a larger cache is not built: one line says so and None is returned. A disk that cannot be written (full,
-        read-only) costs one line too; the pixels then stay in memory if they fit into half of what is free.
-    workers: threads that decode; None is one per core.
+    Args:
+        source: The images.
+        size: Side of the square, px, at least 1.
+        policy: "pad", "squash" or "crop".
+        where: "disk" maps a file that all processes share. "memory" keeps the pixels in this process.
+        cache_dir: Folder of the cache; None is `default_cache_dir()`.
+        budget_gb: Largest size of a cache, GB.
+        workers: Threads that decode; None is one per core.
+        progress: Show a progress bar.
+
+    Returns:
+        The pixels (N, size, size, 3) uint8, or None if the cache exceeds `budget_gb`. If the disk is full or read-only,
+        the pixels stay in memory, or None is returned if they need more than half of the free memory. A warning says
+        so.
+
+    Raises:
+        DataError: A setting is invalid, or the source has no images.
     """
     if where not in ("disk", "memory"):
         raise DataError(f"data.cache={where} is invalid: use disk, memory or off")
     if policy not in images.POLICIES:
         raise DataError(f"data.resize={policy} is invalid: use one of {', '.join(images.POLICIES)}")
     if size < 1:
-        raise DataError(f"data.size={size} is invalid: use 1 or more pixels, e.g. data.size=128")
+        raise DataError(f"data.size={size} is invalid: expected an integer of at least 1")
     if not source.samples:
-        raise DataError("data: there are no images to read: check data.root")
+        raise DataError("data: the source has no images: check data.root")
     shape = (len(source.samples), size, size, 3)
     need = float(np.prod(shape, dtype=np.float64)) / 1e9
     if need > budget_gb:
         log.warning(
-            "data.cache: %d images at %d px take %.3g GB, more than data.cache_budget_gb=%g: decoding on the fly",
+            "data.cache: %d images at %d px take %.3g GB, more than data.cache_budget_gb=%g: decoding in each epoch",
             *(shape[0], size, need, budget_gb),
         )
         return None
@@ -80,7 +92,7 @@ def open_pixels(
     decode = partial(fill, source=source, size=size, policy=policy, workers=workers, progress=progress)
     if where == "disk":
         folder = pixel_dir(cache_dir)
-        with suppress(OSError):  # where it cannot be made, a cache that is there already may still be read
+        with suppress(OSError):  # an existing cache can still be read if the folder cannot be created
             folder.mkdir(parents=True, exist_ok=True)
         index = DigestIndex(source, folder)
 
@@ -91,10 +103,10 @@ def open_pixels(
             return _open_or_build(path_of, shape, index.root[-500:], decode)
         except OSError as error:
             reason = error.strerror or error
-            log.warning("data.cache: no cache in %s (%s): data.cache_dir=FOLDER names another place", folder, reason)
+            log.warning("data.cache: no cache in %s (%s): set data.cache_dir=FOLDER to another folder", folder, reason)
     if need > (free := free_memory_gb()) / 2:
         log.warning(
-            "data.cache: %.3g GB of pixels do not fit into half of the free memory (%.3g GB): decoding on the fly",
+            "data.cache: %.3g GB of pixels need more than half of the free memory (%.3g GB): decoding in each epoch",
             *(need, free),
         )
         return None
@@ -103,12 +115,12 @@ def open_pixels(
 
 
 def _open_or_build(path_of: Callable[[], Path], shape: Shape, root: str, decode: Decode, tries: int = 3) -> Pixels:
-    """Open the cache that the images ask for, or build it; try again where images change meanwhile."""
+    """Open the cache or build it. Try again if images change while it is built."""
     path = path_of()
     if pixels := _open(path):
         return pixels
     with _locked(path):
-        if pixels := _open(path):  # built while this process waited
+        if pixels := _open(path):  # another process built it
             return pixels
         store.write(path, shape, root, decode, is_current=lambda: path_of() == path)
         if pixels := store.read(path):
@@ -124,13 +136,13 @@ def _open(path: Path) -> Pixels | None:
         log.warning("data.cache: %s is damaged: building it again", path)
     if pixels:
         with suppress(OSError):
-            os.utime(path)  # "last used", for the clean-up
+            os.utime(path)  # time of last use, for `python -m datamodules.cache clean`
     return pixels
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one cache; a process that dies releases it."""
+    """Hold the lock of one cache. The system releases the lock if the process dies."""
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0)
@@ -144,7 +156,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def free_memory_gb() -> float:
-    """Return the memory that can be had without swapping, in GB; infinite where the system does not say."""
+    """Return the memory that is available without swapping, GB; infinite if the system does not report it."""
     with suppress(OSError, ValueError, StopIteration), Path("/proc/meminfo").open() as lines:
         return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 / 1e9
     return float("inf")

@@ -1,4 +1,4 @@
-"""`python -m datamodules.cache`: list the pixel caches, delete those that are not needed, or check them in full."""
+"""`python -m datamodules.cache`: list, clean or verify pixel caches."""
 
 import argparse
 import shutil
@@ -17,8 +17,16 @@ from datamodules.cache import pixel_dir, store
 
 @dataclass(frozen=True)
 class Entry:
-    """One cache. images, pixels: count and side, None where it is damaged; size: bytes; used: when it was last opened,
-    seconds since the epoch."""
+    """One cache.
+
+    Attributes:
+        path: Folder of the cache.
+        images: Number of images; None if the cache is damaged.
+        pixels: Side of the images, px; None if the cache is damaged.
+        source: Folder of the images.
+        size: Bytes.
+        used: Time of last use, seconds since the epoch.
+    """
 
     path: Path
     images: int | None
@@ -29,21 +37,21 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return the caches in a folder, last used first; a damaged one has no counts."""
+    """Return the caches in a folder, last used first. A damaged cache has no counts."""
     found = []
     for path in folder.glob("[!.]*px-*"):
         with suppress(OSError):
             if path.is_dir():
                 pixels = store.read(path)
                 images, side = pixels.array.shape[:2] if pixels else (None, None)
-                root = pixels.root if pixels else "damaged: will be built again"
+                root = pixels.root if pixels else "damaged: is built again at next use"
                 size = sum(file.stat().st_size for file in path.iterdir())
                 found.append(Entry(path, images, side, root, size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 
 def unneeded(found: list[Entry], older_than: float | None, max_gb: float | None, now: float) -> list[Entry]:
-    """Return what to delete: not used for `older_than` days, or beyond `max_gb` GB counted from the last used on."""
+    """Return the caches to delete: not used for `older_than` days, or beyond `max_gb` GB in order of last use."""
     chosen, total = [], 0.0
     for entry in found:
         total += entry.size / 1e9
@@ -55,19 +63,21 @@ def unneeded(found: list[Entry], older_than: float | None, max_gb: float | None,
 
 
 def remove(entry: Entry) -> bool:
-    """Delete one cache; a job that reads it keeps its map. False where it is just being built again."""
+    """Delete one cache. Running jobs keep their memory map. Return False if another process builds this cache."""
     lock = FileLock(f"{entry.path}.lock")
     try:
         with lock.acquire(timeout=0):
             shutil.rmtree(entry.path)
-            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it then starts over
+            Path(lock.lock_file).unlink(
+                missing_ok=True
+            )  # while the lock is held: waiting processes then lock a new file
     except (Timeout, OSError):
         return False
     return True
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed builds left: unfinished caches whose lock nobody holds, and the locks themselves."""
+    """Delete what killed processes left: unfinished caches without an active lock, and their lock files."""
     for scratch in folder.glob(".*px-*.tmp"):
         lock = FileLock(str(folder / f"{scratch.name[1:].removesuffix('.tmp')}.lock"))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
@@ -76,13 +86,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def verify(found: list[Entry]) -> list[Entry]:
-    """Read all pixels of all caches; return those that are damaged."""
+    """Read all pixels of all caches and return the damaged caches."""
     bars = track(found, "Reading pixels", console=Console(stderr=True))
     return [entry for entry in bars if store.damaged_rows(entry.path) != []]
 
 
 def table(found: list[Entry], gone: list[Entry], folder: Path, now: float) -> Table:
-    """Return the list for the terminal."""
+    """Return the table for the terminal."""
     shown = Table(title=f"Pixel caches in {folder}", title_justify="left")
     for name in ("cache", "images", "px", "MB", "unused for", "source", ""):
         shown.add_column(name, justify="right" if name in ("images", "px", "MB", "unused for") else "left")
@@ -98,19 +108,19 @@ def table(found: list[Entry], gone: list[Entry], folder: Path, now: float) -> Ta
 
 
 def main(argv: list[str] | None = None) -> None:
-    """List, clean or verify the pixel caches; exit with 1 where `verify` finds a damaged one."""
+    """List, clean or verify pixel caches. The exit status is 1 if `verify` finds a damaged cache."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.cache", description=__doc__)
-    commands = (
-        "list (default); clean: remove all, or those that the options name; verify: read all, remove damaged ones"
-    )
+    commands = "list (default); clean: delete all or selected caches; verify: read all caches, delete damaged ones"
     parser.add_argument("command", nargs="?", choices=("list", "clean", "verify"), default="list", help=commands)
-    parser.add_argument("--dir", metavar="FOLDER", help="the data.cache_dir to look at (default: the usual place)")
-    parser.add_argument("--older-than", type=float, metavar="DAYS", help="clean those not used for so long")
-    parser.add_argument("--max-gb", type=float, metavar="GB", help="clean all but the last used ones, up to so much")
+    parser.add_argument("--dir", metavar="FOLDER", help="value of data.cache_dir (default: the default cache folder)")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="delete caches that were not used for DAYS")
+    parser.add_argument(
+        "--max-gb", type=float, metavar="GB", help="keep the last used caches up to GB, delete the others"
+    )
     options = parser.parse_args(argv)
     limited = options.older_than is not None or options.max_gb is not None
     if limited and options.command != "clean":
-        parser.error(f"--older-than and --max-gb need the command clean: {parser.prog} clean --max-gb 20")
+        parser.error(f"--older-than and --max-gb require the command clean: {parser.prog} clean --max-gb 20")
     folder, now = pixel_dir(options.dir), time.time()
     found, chosen = entries(folder), []
     if options.command == "verify":

@@ -1,4 +1,4 @@
-"""Decode and resize the photos of a source on all cores, with a progress bar."""
+"""Decode and resize all images of a source in threads, with a progress bar."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +13,11 @@ from datamodules import images
 from datamodules.cache.store import Store
 from litesort.system import available_cpus
 
-CHUNK = 8  # photos a task: small enough for an even bar, large enough that handing out costs nothing
+CHUNK = 8  # images a task: few enough for a smooth bar, many enough to keep the overhead small
 
 
 class ImageSource(Protocol):
-    """What caches and loaders ask of a source; samples have a unique `.path`, a `.box` and a `.frame`."""
+    """Interface of a source that caches and loaders use. Each sample has a unique `.path`, a `.box` and a `.frame`."""
 
     samples: list[Any]
 
@@ -29,7 +29,7 @@ class ImageSource(Protocol):
 def parallel(
     task: Callable[[int], Any], indices: Sequence[int], label: str, workers: int | None = None, progress: bool = True
 ) -> None:
-    """Call task(index) for each index, in threads (decoders let go of the GIL); the first error stops all."""
+    """Call `task(index)` for each index in threads; decoders release the GIL. The first exception stops all tasks."""
     if not len(indices):
         return
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
@@ -46,7 +46,7 @@ def parallel(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="photos")
+    pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="images")
     try:
         with Progress(*shape, console=Console(stderr=True), disable=not progress) as bar:
             shown = bar.add_task(label, total=len(indices))
@@ -59,7 +59,11 @@ def parallel(
 def fill(
     store: Store, source: ImageSource, size: int, policy: str, workers: int | None = None, progress: bool = True
 ) -> dict[int, str]:
-    """Store the pixels of each sample, (size, size, 3) uint8; return row -> reason of the broken ones (grey)."""
+    """Store the pixels of each sample, (size, size, 3) uint8.
+
+    Returns:
+        Row -> reason for each broken image; its pixels are grey.
+    """
     broken: dict[int, str] = {}
 
     def decode(index: int) -> None:
@@ -70,5 +74,5 @@ def fill(
             broken[index] = error.reason
         store(index, pixels)
 
-    parallel(decode, range(len(source.samples)), f"Decoding photos to {size} px", workers, progress)
+    parallel(decode, range(len(source.samples)), f"Decoding images at {size} px", workers, progress)
     return dict(sorted(broken.items()))

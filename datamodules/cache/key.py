@@ -1,4 +1,4 @@
-"""The key of a pixel cache: a hash of what the photos contain, so that a changed photo never meets stale pixels."""
+"""Key of a pixel cache: a hash of the contents of the images. A changed image never gets outdated pixels."""
 
 import contextlib
 import hashlib
@@ -12,14 +12,15 @@ from datamodules.cache.build import ImageSource, parallel
 from datamodules.cache.store import FORMAT
 from litesort.io import replacing
 
-SETTLED_NS = 2_000_000_000  # a file younger than the clock's tick may change again and keep its time stamp
+SETTLED_NS = 2_000_000_000  # a file that is younger can change again without a new time stamp
 UNREADABLE = b"unreadable"
 
 
 class DigestIndex:
-    """Remembers the digest of each file under (path, box, size, mtime, ctime, inode): it need not be read again.
+    """Index of file digests, so that unchanged files are not read again.
 
-    Kept as one JSON file a folder of photos; it is an aid only: lost, damaged or unwritable, digests are computed anew.
+    The index maps (path, box) to (size, mtime, ctime, inode, digest) and is one JSON file for each folder of images. It
+    only saves time: if it is missing, damaged or not writable, digests are computed again.
     """
 
     def __init__(self, source: ImageSource, folder: Path) -> None:
@@ -43,7 +44,7 @@ class DigestIndex:
         return whole.hexdigest()[:32]
 
     def digests(self, workers: int | None = None, progress: bool = True) -> list[bytes]:
-        """Return the digest of content and box of each sample; `UNREADABLE` where the file cannot be opened."""
+        """Return the digest of content and box of each sample; `UNREADABLE` if the file cannot be opened."""
         digests: list[bytes | None] = [None] * len(self.files)
         states = [self._state(index) for index in range(len(self.files))]
         for index, (name, state) in enumerate(states):
@@ -58,7 +59,7 @@ class DigestIndex:
                 digests[index] = UNREADABLE
 
         missing = [index for index, digest in enumerate(digests) if digest is None]
-        parallel(compute, missing, "Reading photos", workers, progress)
+        parallel(compute, missing, "Reading images", workers, progress)
         self._remember(missing, states, digests)
         return [digest or UNREADABLE for digest in digests]
 

@@ -1,7 +1,7 @@
-"""The folder of a pixel cache: `pixels.npy`, mapped; `meta.json`; and `crc32.npy`, which only a whole check reads.
+"""Files of a pixel cache: `pixels.npy` (memory map), `meta.json`, and `crc32.npy` (for a full check).
 
-It is built under a hidden name, flushed to the disk, and renamed when it is complete. So opening it checks header and
-sizes only, in milliseconds for any size; `damaged_rows` reads everything.
+A cache is built in a hidden folder, flushed to disk, and renamed when it is complete. So opening a cache checks only
+header and sizes, which takes milliseconds. `damaged_rows` reads all pixels.
 """
 
 import json
@@ -14,21 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-FORMAT = 2  # part of the key: raise it when the layout, or what decoding and resizing make of a file, changes
+FORMAT = 2  # part of the key: increase it when the layout, decoding or resizing changes
 
 Shape = tuple[int, int, int, int]
 Store = Callable[[int, np.ndarray], None]  # row, pixels (S, S, 3) uint8
-Decode = Callable[[Store], dict[int, str]]  # stores each row once, returns the broken ones: row -> reason
+Decode = Callable[[Store], dict[int, str]]  # stores each row once; returns row -> reason of broken images
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded images, all of one size.
+    """Decoded images of one size.
 
-    array: (N, S, S, 3) uint8 RGB, row i is `source.samples[i]`; read-only where it is a map of a file.
-    broken: row -> why that image could not be read; such rows are grey.
-    path: folder of the cache that is mapped; None where the pixels are in memory.
-    root: folder that the images of a mapped cache come from.
+    Attributes:
+        array: (N, S, S, 3) uint8 RGB; row i is `source.samples[i]`. Read-only if it is a memory map.
+        broken: Row -> reason why the image cannot be read. The pixels of such a row are grey.
+        path: Folder of the memory-mapped cache; None if the pixels are in memory.
+        root: Folder of the images of a memory-mapped cache.
     """
 
     array: np.ndarray
@@ -38,21 +39,22 @@ class Pixels:
 
 
 def write(folder: Path, shape: Shape, root: str, decode: Decode, is_current: Callable[[], bool]) -> None:
-    """Write a cache folder: all of it or, whatever happens on the way, nothing. The caller holds its lock.
+    """Write a cache folder, completely or not at all. The caller holds its lock.
 
     Args:
-        folder: replaced where it exists.
+        folder: Folder of the cache; an existing one is replaced.
         shape: (N, S, S, 3).
-        root: where the images come from, for the list of caches.
-        decode: stores the pixels.
-        is_current: asked after that; False means that images changed, and nothing is written.
+        root: Folder of the images, shown in the list of caches.
+        decode: Stores the pixels.
+        is_current: Called after decoding. If it returns False, images have changed and nothing is written.
 
     Raises:
-        OSError: the folder cannot be written; before the first image is decoded where there is no room.
+        OSError: The folder cannot be written. If the disk is too small, this is raised before the first image is
+            decoded.
     """
     scratch, checksums = folder.with_name(f".{folder.name}.tmp"), np.zeros(shape[0], np.uint32)
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir()
         array = np.lib.format.open_memmap(scratch / "pixels.npy", "w+", np.uint8, shape)
         _allocate(scratch / "pixels.npy")
@@ -63,24 +65,24 @@ def write(folder: Path, shape: Shape, root: str, decode: Decode, is_current: Cal
 
         broken = decode(store)
         if is_current():
-            array.flush()  # the pixels are on the disk before the folder gets its name
+            array.flush()  # pixels are on disk before the folder gets its final name
             np.save(scratch / "crc32.npy", checksums)
             (scratch / "meta.json").write_text(json.dumps({"shape": shape, "root": root, "broken": broken}))
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged cache
             scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _allocate(file: Path) -> None:
-    """Claim the room first: a full disk is then an error now, not a bus error while the map is written."""
+    """Reserve the disk space. Without this, a full disk is a bus error while the map is written."""
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def read(folder: Path) -> Pixels | None:
-    """Map a cache whose header and sizes are right; None where there is none or it is damaged."""
+    """Map a cache; None if it does not exist, or if its header or sizes are wrong."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         array = np.load(folder / "pixels.npy", mmap_mode="r")
@@ -94,7 +96,7 @@ def read(folder: Path) -> Pixels | None:
 
 
 def damaged_rows(folder: Path) -> list[int] | None:
-    """Read all pixels; return the rows that differ from what was written, None where the cache cannot be opened."""
+    """Read all pixels and return the rows with a wrong checksum; None if the cache cannot be opened."""
     try:
         checksums = np.load(folder / "crc32.npy")
     except (OSError, EOFError, ValueError):

@@ -1,4 +1,4 @@
-"""Decode an image and bring it to a square: one policy in cache, evaluation, export and prediction."""
+"""Image decoding and conversion to squares: one policy for cache, evaluation, export and prediction."""
 
 from datamodules.images.decode import (
     MAX_BYTES,

@@ -1,4 +1,4 @@
-"""Boxes of a photo: with a margin, and brought from the photo that was annotated to the one on disk; pure functions."""
+"""Bounding boxes: add a margin, and map from the annotated image to the file on disk. Pure functions."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ _ORIENTATION = 0x0112
 
 
 def widened(edges: tuple[float, float, float, float], margin: float, size: Size) -> Box:
-    """Box in whole px, each side moved out by `margin` of the box's own width or height, cut at the photo's edge.
+    """Widen a box on each side by `margin` times its width or height, round outwards to px, and clip it to the image.
 
     >>> widened((10.0, 20.0, 110.0, 40.0), 0.1, (115, 100))
     (0, 18, 115, 42)
@@ -30,20 +30,23 @@ def widened(edges: tuple[float, float, float, float], margin: float, size: Size)
 
 
 def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
-    """Where a box lies in the photo on disk, once that stands upright.
+    """Map a box from the annotated image to the upright image on disk.
 
-    Photos get scaled down after they were annotated, and some tools ignore the EXIF note that a camera was held
-    sideways. Whether this one did is seen from the recorded size: it is that of the photo before or after turning. A
-    photo that is upside down, or square, does not tell; its boxes are taken to be those of the upright photo.
+    The file may have been scaled after annotation, and some annotation tools ignore the EXIF orientation. The recorded
+    size shows which: it matches the image before or after rotation. For upside-down or square images, the sizes are the
+    same; their boxes are assumed to refer to the upright image.
 
     Args:
-        box: in px of the photo as recorded.
-        recorded: width and height that were recorded with the boxes.
-        upright: width and height of the photo on disk, turned as EXIF says.
-        orientation: EXIF's number, 1 to 8.
+        box: In px of the annotated image.
+        recorded: Width and height of the annotated image.
+        upright: Width and height of the image on disk after EXIF rotation.
+        orientation: EXIF orientation, 1 to 8.
+
+    Returns:
+        The box in px of the upright image on disk, at least 1 px wide and high.
 
     Raises:
-        BrokenImage: the photo has another shape than the one that was annotated.
+        BrokenImage: The aspect ratios of the two images differ.
 
     >>> placed((0, 0, 100, 50), (400, 200), (200, 100), 1)
     (0, 0, 50, 25)
@@ -56,25 +59,25 @@ def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
         told, got = " x ".join(map(str, recorded)), " x ".join(map(str, upright))
         raise BrokenImage(f"has {got} pixels, but its boxes were drawn on {told}")
     left, top, right, bottom = (round(edge * upright[i % 2] / recorded[i % 2]) for i, edge in enumerate(box))
-    left, top = min(left, upright[0] - 1), min(top, upright[1] - 1)  # at least one pixel is left
+    left, top = min(left, upright[0] - 1), min(top, upright[1] - 1)  # at least one pixel remains
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def orientation(data: bytes) -> int:
-    """EXIF's number for how a photo lies, 1 (upright) to 8."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as header:  # damaged EXIF is no EXIF
+    """Return the EXIF orientation of an image, 1 (upright) to 8."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as header:  # damaged EXIF is ignored
         return int(header.getexif().get(_ORIENTATION, 1))
     return 1
 
 
 def _alike(recorded: Size, size: Size) -> bool:
-    """Whether one is the other at some scale, up to the rounding of whole pixels."""
+    """Whether the aspect ratios are equal up to rounding to whole pixels."""
     scale = max(size) / max(recorded)
     return all(abs(got - told * scale) <= 2 for got, told in zip(size, recorded, strict=True))
 
 
 def _turned(box: Box, size: Size, orientation: int) -> Box:
-    """A box of the photo as it is stored, in the photo as it is shown."""
+    """Map a box from the stored image to the displayed image."""
     left, top, right, bottom = box
     width, height = size
     return {
@@ -86,7 +89,7 @@ def _turned(box: Box, size: Size, orientation: int) -> Box:
 
 
 def header(file: Path) -> Size:
-    """Width and height of a photo once it stands upright, read without decoding it; raises what Pillow raises."""
+    """Return width and height of the upright image without decoding it. Raises what Pillow raises."""
     with Image.open(file) as opened:
         width, height = opened.size
         turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

@@ -1,7 +1,6 @@
-"""One photo file, whatever it is, to upright uint8 RGB pixels, and one way to bring them to a square.
+"""Decode any image file to upright uint8 RGB pixels, and convert them to a square.
 
-The cache, evaluation, export parity checks and prediction all come through `load`, so that a network never meets pixels
-that were prepared in another way than those it learned from.
+Cache, evaluation, parity checks and prediction all use `load`, so that the preprocessing is the same everywhere.
 """
 
 import contextlib
@@ -17,24 +16,24 @@ from PIL import Image, ImageCms, ImageOps
 
 from datamodules.images.resize import GREY, resize
 
-try:  # an accelerator: libjpeg-turbo as in Pillow, so equal pixels (tested), fewer copies, and strict about damage
+try:  # optional: libjpeg-turbo as in Pillow, with equal pixels (tested), but faster and strict about damage
     import simplejpeg  # type: ignore[import-untyped,import-not-found,unused-ignore]
 except ImportError:
     simplejpeg = None
 
-# Pillow's remarks on a file's metadata: what matters of them is the reason of a BrokenImage
+# Pillow warns about metadata; what matters becomes the reason of a BrokenImage
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom: pixels of the upright photo
+Box = tuple[int, int, int, int]  # left, top, right, bottom in px of the upright image
 
-MAX_PIXELS = 100_000_000  # a 100-megapixel photo is 300 MB decoded; what says it is larger is taken for a bomb
+MAX_PIXELS = 100_000_000  # 300 MB decoded; larger images are treated as decompression bombs
 MAX_BYTES = 1 << 30
-_NOT_PHOTOS = {"EPS", "WMF"}  # Pillow starts other programs to draw these
+_NOT_IMAGES = {"EPS", "WMF"}  # Pillow starts external programs to render these
 _ORIENTATION = 0x0112
 
 
 class BrokenImage(Exception):
-    """A file that cannot be read as a photo; `reason` is one line that says why."""
+    """A file that cannot be read as an image. `reason` is one line."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -42,9 +41,13 @@ class BrokenImage(Exception):
 
 
 def content_digest(path: str | Path, box: Box | None = None) -> bytes:
-    """Return 16 bytes that change with the file's content and with the box; OSError where it cannot be read."""
+    """Return 16 bytes that depend on the content of a file and on the box.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     if not stat.S_ISREG((status := Path(path).stat()).st_mode) or status.st_size > MAX_BYTES:
-        raise OSError(f"{path} is no photo")  # a pipe would be waited for, and a device has no end
+        raise OSError(f"{path} is not an image file")  # reading a pipe or a device may never end
     digest = hashlib.sha256(Path(path).read_bytes())
     digest.update(repr(None if box is None else tuple(int(edge) for edge in box)).encode())
     return digest.digest()[:16]
@@ -53,18 +56,21 @@ def content_digest(path: str | Path, box: Box | None = None) -> bytes:
 def read_image(
     file: str | Path | bytes, *, box: Box | None = None, min_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode a photo, whatever PIL can open: (H, W, 3) uint8 RGB, turned upright as EXIF says.
+    """Decode an image of any format of Pillow to (H, W, 3) uint8 RGB, upright according to EXIF.
 
-    Grey, palette, 1-bit and CMYK become RGB; 16-bit values are scaled to 8 bits; floats are taken as [0, 1] or [0, 255]
-    and stretched where they are neither; of an animation the first frame is read; what is transparent becomes grey 128,
-    as the padding is: the colour that hides under full transparency is arbitrary and would teach the network nonsense.
+    Grey, palette, 1-bit and CMYK images become RGB. 16-bit values are scaled to 8 bits. Floats are read as [0, 1] or
+    [0, 255], otherwise stretched. Of an animation, the first frame is read. Transparent areas become grey 128, like
+    padding, since the colour below full transparency is arbitrary.
 
-    box: the part to keep; what reaches over the edge is cut off.
-    min_side: the size the pixels will be brought to. A JPEG of at least four times that is decoded at 1/2, 1/4 or 1/8,
-        never below twice `min_side`, several times faster. None decodes in full.
-    max_pixels: more than these (width * height) are refused before they are decoded.
+    Args:
+        file: Path, or content of a file.
+        box: Part to keep, clipped to the image.
+        min_side: Target size. A JPEG of at least four times this size is decoded at 1/2, 1/4 or 1/8 scale, never below
+            twice `min_side`, which is several times faster. None decodes at full size.
+        max_pixels: Images with more pixels (width * height) are rejected before decoding.
 
-    Raises BrokenImage where the file is missing, empty, truncated, damaged, no image or too large.
+    Raises:
+        BrokenImage: The file is missing, empty, truncated, damaged, too large, or not an image.
     """
     data = file if isinstance(file, bytes) else read_bytes(Path(file))
     try:
@@ -73,7 +79,7 @@ def read_image(
             image = _decode_pil(data, box, min_side, max_pixels)
     except BrokenImage:
         raise
-    except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
+    except Exception as error:  # Pillow raises nearly any exception on damaged files
         raise BrokenImage(_one_line(error)) from error
     if not image.size:
         raise BrokenImage(f"holds no pixels (box {box})" if box else "holds no pixels")
@@ -83,19 +89,23 @@ def read_image(
 def load(
     file: str | Path | bytes, size: int, policy: str, *, box: Box | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Read a photo and bring it to a square, (size, size, 3) uint8: the very pixels the cache would hold."""
+    """Read an image and convert it to a square, (size, size, 3) uint8, with the same pixels as the cache."""
     return resize(read_image(file, box=box, min_side=size, max_pixels=max_pixels), size, policy)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a photo file; BrokenImage where it is missing, empty, over-large or no regular file."""
+    """Return the content of an image file.
+
+    Raises:
+        BrokenImage: The file is missing, empty, too large, or not a regular file.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise BrokenImage(
                 "is a folder" if os.access(path, os.R_OK | os.X_OK) else "is a folder that may not be read"
             )
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe may block forever
             raise BrokenImage("is not a regular file")
         if status.st_size > MAX_BYTES:
             raise BrokenImage(f"is {status.st_size} bytes long, more than the limit of {MAX_BYTES}")
@@ -109,22 +119,22 @@ def read_bytes(path: Path) -> bytes:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "is no image that can be recognised"
+        return "is not a known image format"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"is over-large: {error}"
-    # what no reader says of a file is the reader's own stumble over damage
+        return f"is too large: {error}"
+    # any other exception is a failure of the reader on damaged data
     known = isinstance(error, OSError | ValueError | SyntaxError | EOFError)
-    said = "cannot be decoded" if known else "is damaged, and its reader failed"
+    said = "cannot be decoded" if known else "is damaged"
     return " ".join(f"{said} ({type(error).__name__}: {error})".split())[:200]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise BrokenImage(f"is over-large: {width} x {height} pixels, more than the limit of {max_pixels}")
+        raise BrokenImage(f"is too large: {width} x {height} pixels, more than the limit of {max_pixels}")
 
 
 def _reduction(width: int, height: int, box: Box | None, min_side: int | None) -> int:
-    """Return 8, 4, 2 or 1: the largest whose reduction leaves both sides (of the box) at twice `min_side` or more."""
+    """Return 8, 4, 2 or 1: the largest reduction that leaves both sides (of the box) at twice `min_side` or more."""
     if min_side is None:
         return 1
     short = min(width, height) if box is None else min(box[2] - box[0], box[3] - box[1])
@@ -139,7 +149,7 @@ def _cut(image: np.ndarray, box: Box | None, reduction: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels: int) -> np.ndarray | None:
-    """Decode a JPEG; None leaves an unusual one (CMYK, lossless, arithmetic, stray bytes) to Pillow."""
+    """Decode a JPEG. Return None for unusual files (CMYK, lossless, arithmetic, stray bytes), which Pillow decodes."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except ValueError:
@@ -150,11 +160,11 @@ def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels:
     try:
         image = simplejpeg.decode_jpeg(data, "CMYK" if colours in ("CMYK", "YCCK") else "RGB", strict=True, **least)
     except ValueError as error:
-        # Pillow would show what is missing as grey and say nothing. Stray bytes between segments do no harm.
+        # Pillow fills missing parts with grey without an error. Stray bytes between segments are harmless.
         if any(word in str(error) for word in ("remature end", "Huffman", "instead of RST")):
             raise BrokenImage(f"is truncated or damaged: {error}") from error
         return None
-    if image.shape[2] == 4:  # whole; which inks mean what, Pillow knows
+    if image.shape[2] == 4:  # complete, but Pillow converts the inks
         return None
     if _may_have_exif(data):
         image = _upright(image, data)
@@ -162,19 +172,19 @@ def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels:
 
 
 def _may_have_exif(data: bytes) -> bool:
-    """Walk the segments before the pixels: a search through all bytes would cost as much as a small resize."""
+    """Walk the segments before the pixels. A search through all bytes costs as much as a small resize."""
     place = 2
     while data[place : place + 1] == b"\xff" and (marker := data[place + 1 : place + 2]) != b"\xda":
         if marker == b"\xe1" and data[place + 4 : place + 10] == b"Exif\0\0":
             return True
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return data[place : place + 1] != b"\xff"  # lost the thread: let Pillow look
+    return data[place : place + 1] != b"\xff"  # unknown structure: Pillow decides
 
 
 def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
     orientation = None
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
-        orientation = header.getexif().get(_ORIENTATION)  # damaged EXIF is no EXIF
+        orientation = header.getexif().get(_ORIENTATION)  # damaged EXIF is ignored
     image = image.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else image
     image = image[:, ::-1] if orientation in (2, 3, 6, 7) else image
     if orientation in (3, 4, 7, 8):
@@ -184,7 +194,7 @@ def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
 
 def _decode_pil(data: bytes, box: Box | None, min_side: int | None, max_pixels: int) -> np.ndarray:
     Image.init()
-    with Image.open(io.BytesIO(data), formats=[name for name in Image.ID if name not in _NOT_PHOTOS]) as image:
+    with Image.open(io.BytesIO(data), formats=[name for name in Image.ID if name not in _NOT_IMAGES]) as image:
         width, height = image.size
         _check_size(width, height, max_pixels)
         reduction = _reduction(width, height, box, min_side) if image.format in ("JPEG", "MPO") else 1
@@ -196,13 +206,13 @@ def _decode_pil(data: bytes, box: Box | None, min_side: int | None, max_pixels: 
 
 
 def _exif_upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # damaged EXIF is no EXIF
+    with contextlib.suppress(Exception):  # damaged EXIF is ignored
         return ImageOps.exif_transpose(image)
     return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":  # I, I;16, I;16B, I;16L, F: Pillow's own conversion clips them at 255
+    if image.mode[0] in "IF":  # I, I;16, I;16B, I;16L, F: Pillow's conversion clips at 255
         return Image.fromarray(_to_bytes(np.array(image))).convert("RGB")
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -215,7 +225,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Scale grey levels of more than 8 bits, (H, W) uint16, int32 or float32, to (H, W) uint8."""
+    """Scale grey values, (H, W) uint16, int32 or float32, to (H, W) uint8."""
     wide = values.astype(np.float64)
     wide[~np.isfinite(wide)] = 0
     low, high = (wide.min(), wide.max()) if wide.size else (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Bring an image to a square: pad, squash or crop."""
+"""Convert an image to a square: pad, squash or crop."""
 
 import numpy as np
 import torch
@@ -7,20 +7,28 @@ from torch.nn import functional as F
 POLICIES = ("pad", "squash", "crop")
 
 
-GREY = 128  # neutral: neither black nor white, which are colours of bags and paper, and near the mean of photos
+GREY = 128  # neutral: close to the mean of images, unlike black or white
 
 
 def resize(image: np.ndarray, size: int, policy: str) -> np.ndarray:
-    """Bring a photo to a square by antialiased bilinear interpolation in uint8 (as PIL's, within one level).
+    """Convert an image to a square with antialiased bilinear interpolation in uint8 (within one level of Pillow).
 
-    image: (H, W, 3) uint8, sides of 1 or more. Returns (size, size, 3) uint8.
-    policy: "pad" keeps the whole object and its shape, centred on grey 128; "squash" keeps the whole object, not its
-        shape; "crop" keeps the shape of the central square and loses the rest.
+    Args:
+        image: (H, W, 3) uint8, sides of at least 1.
+        size: Side of the square, px.
+        policy: "pad" keeps the whole image and its aspect ratio, centred on grey 128. "squash" keeps the whole image
+            without its aspect ratio. "crop" keeps the central square.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        ValueError: The policy is unknown.
     """
     height, width = image.shape[:2]
     if policy == "squash":
         return _interpolate(image, size, size)
-    if policy == "crop":  # cut first: the same picture as resizing the short side and then cutting, at any aspect ratio
+    if policy == "crop":  # cropping first gives the same result as resizing first
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         return _interpolate(image[top : top + side, left : left + side], size, size)
@@ -35,7 +43,7 @@ def resize(image: np.ndarray, size: int, policy: str) -> np.ndarray:
 
 
 def _interpolate(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    image = image if image.flags.writeable else image.copy()  # torch knows no read-only arrays
-    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # seen as channels_last; permute()[None] costs twice
+    image = image if image.flags.writeable else image.copy()  # torch has no read-only arrays
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels_last; permute()[None] takes twice the time
     resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
     return resized.permute(1, 2, 0).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""What a look at features adds to a survey: likely wrong labels, rare photos, more duplicates, and what leaks."""
+"""Audit by image features: label issues, outliers, additional duplicates, and leakage between splits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,26 +14,25 @@ from datamodules.splits.config import DUPLICATES
 from datamodules.splits.groups import components
 from litesort.errors import DataError
 
-NEAR = 0.72  # cosine of standardised features of a frozen network from which two photos show the same
+NEAR = 0.72  # cosine similarity of standardised features from which two images show the same
 
 
 def audit(
     data: ImageDataModule, pairs: list[dict[str, Any]], broken: Mapping[int, str], embed: Embed | None, progress: bool
 ) -> dict[str, Any]:
-    """Judge labels and photos by features; plain data.
+    """Audit labels and images by features.
 
     Args:
-        data: set up.
-        pairs: duplicates by similarity; those by features are added to it.
-        broken: row -> reason.
-        embed: a frozen network; None takes features made by hand.
-        progress: show a bar.
+        data: Data module after `setup`.
+        pairs: Duplicates by pixels. Duplicates by features are appended.
+        broken: Row -> reason.
+        embed: A frozen network; None uses histograms.
+        progress: Show a progress bar.
 
     Returns:
-        features: what photos were compared by; method: what found the label issues; label_issues: row, given, likely
-            (names),
-        own (probability of the given label), other (of the likely one); outliers: row, distance; leakage: how a split
-        -> its numbers, see `leakage`.
+        Plain data. features: name of the embedder. method: method that found the label issues. label_issues: row, given
+        and likely class, own (probability of the given class), other (of the likely class). outliers: row, distance.
+        leakage: split -> see `leakage`.
     """
     rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
     found, how = features(data, embed or HistogramEmbedder(), rows, progress)
@@ -67,7 +66,7 @@ def audit(
 
 
 def duplicate_ids(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
-    """Number photos (N,) int64, equal where pairs join them."""
+    """Number images (N,) int64, equal for images that are connected by pairs."""
     keys: list[list[tuple[object, ...]]] = [[] for _ in range(count)]
     for number, pair in enumerate(pairs):
         for row in pair["rows"]:
@@ -76,7 +75,7 @@ def duplicate_ids(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
 
 
 def _leakage(data: ImageDataModule, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The present split beside the one that `data.group_by=duplicates` would make."""
+    """Leakage of the current split and of the split with `data.group_by=duplicates`."""
     present = {"present": leakage(data.splits, pairs)}
     ways = [DUPLICATES, *(way for way in data.split_config.ways if way != DUPLICATES)]
     by_pixels = duplicate_ids(len(data.samples), [pair for pair in pairs if pair["by"] == "pixels"])
@@ -88,7 +87,17 @@ def _leakage(data: ImageDataModule, pairs: list[dict[str, Any]]) -> dict[str, An
 
 
 def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Photos a side, pairs on two sides, those by pixels of them, and the share of test photos with a training twin."""
+    """Count duplicates across splits.
+
+    Args:
+        splits: Rows of each split.
+        pairs: Duplicates.
+
+    Returns:
+        photos: images of each split. crossing: pairs across splits. by_pixels: those found by pixels. leaked: share of
+            test
+        images with a duplicate in train, in [0, 1].
+    """
     side = {int(row): name for name, rows in splits.items() for row in rows}
     across = [pair for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
     both = [two for pair in across for two in (pair["rows"], pair["rows"][::-1])]

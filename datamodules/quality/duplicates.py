@@ -1,15 +1,12 @@
-"""Photos that show the same: copies, also re-encoded, brightened or cropped, and second shots from the same place.
+"""Duplicates: images that show the same. Copies, also re-encoded, brightened or cropped, and repeated shots of a scene.
 
-A photo is brought to 64 x 64 px, whatever its shape; what varies slowly (light, the shadow of a hand, the colour of the
-table) is taken out and the contrast is made even. What is left is described by 16 x 16 numbers, so that the similarity
-of
-two photos is a scalar product: one matrix product finds all candidates, with no bucket to miss one. Beside the whole
-photo five windows of it are described, so that a copy whose edges were cut off still meets its similarity. Candidates
-are
-looked at again with 32 x 32 numbers and moved a little over each other.
+An image is resized to 64 x 64 px. Slow variation (light, shadows, background colour) is removed, and the contrast is
+equalised. The result is reduced to 16 x 16 numbers, so that the similarity of two images is a scalar product, and one
+matrix product finds all candidates. Five windows of each image are described too, so that cropped copies are found.
+Candidates are compared again with 32 x 32 numbers, at several small shifts.
 
-Photos of one plain background have the same light and shadow. Compared by brightness alone, as a mean or difference
-hash does it, they are all alike, and groups grow through the whole set.
+Images on one plain background share light and shadow. Mean or difference hashes compare brightness only, so all these
+images look similar to them, and groups grow through the whole set.
 """
 
 from collections.abc import Iterator
@@ -27,26 +24,29 @@ from datamodules.sources.base import Source
 from datamodules.splits.groups import components
 from litesort.errors import DataError
 
-SIDE = 64  # px of the photo that is described
-COARSE, FINE = 16, 32  # numbers a side of its description, at the first and the second look
-RADIUS = 3  # of 32: what varies more slowly than this is light, not content
-FLOOR = 4.0  # levels of contrast that are taken for noise
-LIKELY = 0.6  # similarity at the first look from which a second is worth while
-LIKE = 0.75  # similarity from which two photos show the same; how it was chosen: docs/data.md
-SHIFT = 2  # of 32: how far two shots of the same may be moved
-TINT = 0.08  # what the colours of a pair may differ by at the first look, as a share of the light
-COLOUR = 0.06  # ... and at the second, where there is content
-WINDOW = 0.9  # share of a side that a window keeps
-BATCH = 512  # photos that are compared with all others at once
+SIDE = 64  # px of the image that is described
+COARSE, FINE = 16, 32  # numbers a side of the coarse and the fine description
+RADIUS = 3  # of 32: slower variation is treated as light, not content
+FLOOR = 4.0  # levels of contrast that are treated as noise
+LIKELY = 0.6  # coarse similarity above which a pair is compared again
+LIKE = 0.75  # fine similarity above which two images show the same; choice: docs/data.md
+SHIFT = 2  # of 32: largest shift between two images
+TINT = 0.08  # largest colour difference in the coarse comparison, as a share of the light
+COLOUR = 0.06  # largest colour difference in the fine comparison, where there is content
+WINDOW = 0.9  # side of a window, as a share of the side of the image
+BATCH = 512  # images that are compared with all others at once
 
 
 def duplicate_groups(
     source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool = False
 ) -> np.ndarray:
-    """Number the photos of a source, (N,) int64, equal where they show the same, directly or through a chain.
+    """Number the images of a source, (N,) int64, equal for duplicates and chains of duplicates.
 
-    It depends on the photos alone, not on the size or the policy that a network is fed with: runs that are compared are
-    split alike. Broken photos are alone.
+    The result depends only on the images, not on the size or policy of a run. So runs with different settings have the
+    same split. A broken image is a group of its own.
+
+    Raises:
+        DataError: The cache of small images exceeds `budget_gb`.
     """
     pixels = small_images(source, cache_dir, budget_gb, progress)
     first, second, _ = similar_pairs(pixels.array, skip=pixels.broken)
@@ -58,20 +58,29 @@ def duplicate_groups(
 
 
 def small_images(source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool) -> Pixels:
-    """All photos of a source at 64 x 64 px, cached."""
+    """Return all images of a source at 64 x 64 px, from the cache.
+
+    Raises:
+        DataError: The cache exceeds `budget_gb`.
+    """
     pixels = open_pixels(source, SIDE, "squash", cache_dir=cache_dir, budget_gb=budget_gb, progress=progress)
     if pixels is None:
-        raise DataError("finding duplicates needs a cache of small photos: raise data.cache_budget_gb")
+        raise DataError("finding duplicates needs a cache of small images: increase data.cache_budget_gb")
     return pixels
 
 
 def similar_pairs(
     pixels: np.ndarray, similarity: float = LIKE, skip: dict[int, str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs of photos that show the same.
+    """Find pairs of images that show the same.
 
-    pixels: (N, 64, 64, 3) uint8. skip: rows that are no photos.
-    Returns rows (P,) int64 of the one, of the other (larger), and their similarity (P,) float32, at most 1.
+    Args:
+        pixels: (N, 64, 64, 3) uint8.
+        similarity: Smallest similarity of a pair.
+        skip: Rows of broken images.
+
+    Returns:
+        First rows (P,) int64, second rows (P,) int64 (larger), and similarities (P,) float32, at most 1.
     """
     first, second = candidates(pixels)
     found = compare(pixels, first, second)
@@ -84,14 +93,16 @@ def similar_pairs(
 
 
 def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (P,) int64 of pairs that a coarse look finds alike: all against all, some rows of the matrix at a time."""
+    """Return rows (P,) int64 of pairs with a high coarse similarity. All pairs are compared, in blocks of the
+    matrix.
+    """
     views = [torch.cat(parts) for parts in zip(*map(_coarse_views, _batches(pixels)), strict=True)]
     whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
     found = [torch.empty(0, 2, dtype=torch.int64)]
     for start in range(0, len(whole), BATCH):
         rows, later = slice(start, start + BATCH), slice(start, None)
         best = whole[rows] @ whole[later].T
-        for window in views[1:]:  # either may be the one that was cut
+        for window in views[1:]:  # either image can be the cropped one
             torch.maximum(best, window[rows] @ whole[later].T, out=best)
             torch.maximum(best, whole[rows] @ window[later].T, out=best)
         best[torch.cdist(tint[rows], tint[later], p=1) > TINT * tint.shape[1]] = 0
@@ -101,7 +112,7 @@ def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, 
 
 
 class Look(NamedTuple):
-    """What a second look sees of photos or of parts of them: content (B, 1, 32, 32) and colour (B, 512), float32."""
+    """Fine description of images or windows: content (B, 1, 32, 32) and colour (B, 512), float32."""
 
     content: torch.Tensor
     tint: torch.Tensor
@@ -111,26 +122,26 @@ class Look(NamedTuple):
 
 
 def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Likeness (P,) float32 of pairs of rows on a second, finer look, one moved over the other by up to 2 of 32."""
+    """Fine similarity (P,) float32 of pairs of rows, the maximum over windows and shifts of up to 2 of 32."""
     found = [np.empty(0, np.float32)]
     for start in range(0, len(first), BATCH):
         pairs = np.stack([rows[start : start + BATCH] for rows in (first, second)])
-        rows, places = np.unique(pairs, return_inverse=True)  # a photo of several pairs is looked at once
-        looks = [Look(_describe(part), _tint(part, COARSE)) for part in _windows(_photos(pixels[rows]))]
+        rows, places = np.unique(pairs, return_inverse=True)  # an image of several pairs is described once
+        looks = [Look(_describe(part), _tint(part, COARSE)) for part in _windows(_to_float(pixels[rows]))]
         one, other = ([look.of(place) for look in looks] for place in torch.from_numpy(places.reshape(pairs.shape)))
         ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
-        found.append(torch.stack([_likeness(*way) for way in ways]).amax(0).numpy())
+        found.append(torch.stack([_similarity(*way) for way in ways]).amax(0).numpy())
     return np.concatenate(found)
 
 
-def _likeness(one: Look, other: Look) -> torch.Tensor:
-    """Likeness (B,) of photos or parts of them: 0 where the colours are others."""
+def _similarity(one: Look, other: Look) -> torch.Tensor:
+    """Similarity (B,) of images or windows; 0 if the colours differ."""
     apart = _colours_apart(one.tint, other.tint, torch.maximum(one.content.abs(), other.content.abs()))
     return torch.where(apart > COLOUR, 0, _moved(one.content, other.content))
 
 
 def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the part that both show."""
+    """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the common part."""
     best = torch.full((len(one),), -1.0)
     for down in range(-SHIFT, SHIFT + 1):
         for right in range(-SHIFT, SHIFT + 1):
@@ -142,41 +153,43 @@ def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _equal(pixels: np.ndarray) -> np.ndarray:
-    """Pairs (P, 3) float64 of rows with equal pixels, each with the first of its kind: flat photos have no content."""
+    """Pairs (P, 3) float64 of rows with equal pixels, each with the first such row. Flat images have no other
+    description.
+    """
     first: dict[bytes, int] = {}
-    pairs = [(first.setdefault(photo.tobytes(), row), row, 1.0) for row, photo in enumerate(pixels)]
+    pairs = [(first.setdefault(image.tobytes(), row), row, 1.0) for row, image in enumerate(pixels)]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.float64).reshape(-1, 3)
 
 
 def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
     for start in range(0, len(pixels), BATCH):
-        yield _photos(pixels[start : start + BATCH])
+        yield _to_float(pixels[start : start + BATCH])
 
 
-def _photos(pixels: np.ndarray) -> torch.Tensor:
+def _to_float(pixels: np.ndarray) -> torch.Tensor:
     """(B, 64, 64, 3) uint8 -> (B, 3, 64, 64) float32 in [0, 255]."""
     return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
 
 
-def _coarse_views(photos: torch.Tensor) -> list[torch.Tensor]:
-    """(B, 256) float32 of the whole photos and of their five windows: of mean 0 and length 1, or 0 without content."""
-    views = [F.avg_pool2d(_describe(part), FINE // COARSE).flatten(1) for part in _windows(photos)]
+def _coarse_views(images: torch.Tensor) -> list[torch.Tensor]:
+    """(B, 256) float32 of whole images and their five windows, with mean 0 and length 1, or 0 without content."""
+    views = [F.avg_pool2d(_describe(part), FINE // COARSE).flatten(1) for part in _windows(images)]
     views = [view - view.mean(1, keepdim=True) for view in views]
     return [view / (view.norm(dim=1, keepdim=True) + 1e-3) for view in views]
 
 
-def _windows(photos: torch.Tensor) -> list[torch.Tensor]:
-    """The whole photos (B, 3, 64, 64), and their four corners and middle, 58 px of 64."""
+def _windows(images: torch.Tensor) -> list[torch.Tensor]:
+    """Whole images (B, 3, 64, 64), and their four corners and centre, 58 px of 64."""
     cut = round(SIDE * (1 - WINDOW))
     keep = SIDE - cut
     places = [(0, 0), (0, cut), (cut, 0), (cut, cut), (cut // 2, cut // 2)]
-    return [photos, *(photos[:, :, top : top + keep, left : left + keep] for top, left in places)]
+    return [images, *(images[:, :, top : top + keep, left : left + keep] for top, left in places)]
 
 
-def _describe(photos: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32, content without light; 0 where there is none."""
-    shrink, blur = _shrink(photos.shape[-1]), _blur()
-    grey = torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]), photos)
+def _describe(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32: content without light; 0 where there is none."""
+    shrink, blur = _shrink(images.shape[-1]), _blur()
+    grey = torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]), images)
     small = shrink @ grey @ shrink.T
     detail = small - blur @ small @ blur.T
     return (detail / ((blur @ detail.square() @ blur.T).clamp_min(0).sqrt() + FLOOR)).unsqueeze(1)
@@ -184,28 +197,28 @@ def _describe(photos: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _shrink(side: int) -> torch.Tensor:
-    """Matrix (32, side) that averages a line of a photo down to 32 numbers."""
+    """Matrix (32, side) that averages a line of an image to 32 numbers."""
     return F.adaptive_avg_pool1d(torch.eye(side).unsqueeze(0), FINE)[0].T.contiguous()
 
 
 @cache
 def _blur() -> torch.Tensor:
-    """Matrix (32, 32) that blurs a line: twice a box, which is nearly a bell, with the line mirrored at its ends."""
+    """Matrix (32, 32) that blurs a line with two box filters (approximately Gaussian) and reflected ends."""
     lines = torch.eye(FINE).unsqueeze(0)
     for _ in range(2):
         lines = F.avg_pool1d(F.pad(lines, [RADIUS, RADIUS], mode="reflect"), 2 * RADIUS + 1, 1)
     return lines[0].T.contiguous()
 
 
-def _tint(photos: torch.Tensor, grid: int = 2) -> torch.Tensor:
+def _tint(images: torch.Tensor, grid: int = 2) -> torch.Tensor:
     """Colour without light, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
-    red, green, blue = F.adaptive_avg_pool2d(photos, grid).flatten(2).unbind(1)
+    red, green, blue = F.adaptive_avg_pool2d(images, grid).flatten(2).unbind(1)
     light = red + green + blue + 30
     return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)
 
 
 def _colours_apart(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Mean difference of tints (B, 512) where there is content (B, 1, 32, 32), without what all of a photo shares."""
+    """Mean difference of tints (B, 512) where there is content (B, 1, 32, 32), without the global colour shift."""
     apart = (one - other).unflatten(1, (2, COARSE * COARSE))
     apart = (apart - apart.median(2, keepdim=True).values).abs().mean(1)
     weight = F.avg_pool2d(content, FINE // COARSE).flatten(1).square() + 1e-6

@@ -1,4 +1,4 @@
-"""Numbers that describe each photo of a source: from a frozen network that is handed in, else made by hand."""
+"""Image features of a source: from a given frozen network, or colour and gradient histograms."""
 
 from typing import Protocol
 
@@ -25,16 +25,20 @@ class Embed(Protocol):
 
 
 class HistogramEmbedder:
-    """Colour and gradient histograms, for where no weights are installed: they tell colours, not things."""
+    """Colour and gradient histograms, used if no pretrained weights are installed. They distinguish colours, not
+    objects.
+    """
 
     name, size = "colour and gradient histograms", 64
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """pixels: (B, 64, 64, 3) uint8. Returns (B, 192) float32: shares of colours, edges by place and direction."""
-        photos = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
-        levels = (photos / 64).long().clamp_(0, 3)
+        """Return (B, 192) float32 for pixels (B, 64, 64, 3) uint8: colour histogram, and edges by position and
+        direction.
+        """
+        images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
+        levels = (images / 64).long().clamp_(0, 3)
         colours = F.one_hot(levels[:, 0] * 16 + levels[:, 1] * 4 + levels[:, 2], 64).float().mean((1, 2)).sqrt()
-        grey = photos.mean(1)
+        grey = images.mean(1)
         across, down = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2], grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
         strength = torch.hypot(across, down)
         turn = ((torch.atan2(down, across) / torch.pi + 1) * 4).long().clamp_(0, 7)
@@ -44,12 +48,20 @@ class HistogramEmbedder:
 
 
 def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> tuple[np.ndarray, Embed]:
-    """Features (n, D) float32 of some samples, standardised among themselves and of length 1, and what made them.
+    """Compute features (n, D) float32, standardised over the samples and of length 1.
 
-    Where the budget of the cache is too small for the photos of `embed`, they are made by hand.
-    rows: (n,) int64, those that can be read. The others are left out before anything is averaged: where half of the
-    photos are missing, their grey would be the mean, and all that are there would be alike.
-    Memory: one batch of photos and the result; pixels come from the cache, which is a file.
+    If the cache for the images of `embed` exceeds its budget, histograms are used. Memory: one batch of images and the
+    result.
+
+    Args:
+        data: Data module.
+        embed: Embedder.
+        rows: (n,) int64, readable samples. Broken images are excluded before standardisation; otherwise their grey
+            dominates the mean, and all other images look similar.
+        progress: Show a progress bar.
+
+    Returns:
+        The features, and the embedder that computed them.
     """
     where = {"cache_dir": data.cache_dir, "budget_gb": data.cache_budget_gb, "progress": progress}
     if isinstance(embed, HistogramEmbedder):
@@ -59,7 +71,7 @@ def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bo
     else:
         return features(data, HistogramEmbedder(), rows, progress)
     starts = range(0, len(rows), BATCH)
-    shown = track(starts, f"Describing photos: {embed.name}", console=Console(stderr=True), disable=not progress)
+    shown = track(starts, f"Describing images: {embed.name}", console=Console(stderr=True), disable=not progress)
     found = np.concatenate([embed(pixels[rows[start : start + BATCH]]) for start in shown])
     found -= found.mean(0)
     found /= found.std(0) + 1e-6

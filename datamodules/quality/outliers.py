@@ -1,39 +1,46 @@
-"""Distances between photos in the space of their features: which are rare, and which are nearly one."""
+"""Distances between images in feature space: outliers and near duplicates."""
 
 import numpy as np
 
-BLOCK = 512  # photos that are compared with all others at once
+BLOCK = 512  # images that are compared with all others at once
 NEIGHBOURS = 10
-RARE = 3.5  # spreads (1.4826 * median absolute deviation) beyond the median
+RARE = 3.5  # robust standard deviations (1.4826 * median absolute deviation) above the median
 
 
 def knn_distances(
     features: np.ndarray, near: float, neighbours: int = NEIGHBOURS
 ) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
-    """Mean distance to the nearest others (N,) float32, and pairs (one, other, cosine) of at least `near`.
+    """Mean distance to the nearest neighbours, and pairs of high similarity.
 
-    features: (N, D) float32, rows of length 1. Distance is 1 - cosine, from 0 to 2. The whole matrix never exists.
+    Args:
+        features: (N, D) float32, rows of length 1.
+        near: Smallest cosine similarity of a pair.
+        neighbours: Number of neighbours.
+
+    Returns:
+        Mean distance (N,) float32, where distance is 1 - cosine, in [0, 2]; and pairs (row, row, cosine). The full
+        similarity matrix is never in memory.
     """
     count = len(features)
     mean = np.zeros(count, np.float32)
     pairs: list[tuple[int, int, float]] = []
     neighbours = min(neighbours, count - 1)
     for start in range(0, count if neighbours > 0 else 0, BLOCK):
-        alike = features[start : start + BLOCK] @ features.T
-        own = np.arange(len(alike))
-        alike[own, own + start] = -1
-        nearest = np.partition(alike, count - neighbours, axis=1)[:, count - neighbours :]
+        similarity = features[start : start + BLOCK] @ features.T
+        own = np.arange(len(similarity))
+        similarity[own, own + start] = -1
+        nearest = np.partition(similarity, count - neighbours, axis=1)[:, count - neighbours :]
         mean[start : start + BLOCK] = 1 - nearest.mean(1)
-        one, other = np.nonzero(alike >= near)
+        one, other = np.nonzero(similarity >= near)
         later = other > one + start
         pairs += zip(
-            (one[later] + start).tolist(), other[later].tolist(), alike[one, other][later].tolist(), strict=True
+            (one[later] + start).tolist(), other[later].tolist(), similarity[one, other][later].tolist(), strict=True
         )
     return mean, pairs
 
 
 def outliers(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Places (R,) int64 of photos that are far from all others, for their class, the furthest first."""
+    """Return indices (R,) int64 of images that are unusually far from all others for their class, furthest first."""
     beyond = np.full(len(distances), -np.inf)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)

@@ -1,4 +1,4 @@
-"""What is known of a set of photos before anything is learned from it, as plain data for a report."""
+"""Data report: properties, duplicates and issues of the images of a data module, as plain data."""
 
 from collections import defaultdict
 from typing import Any
@@ -17,13 +17,18 @@ from datamodules.sources.base import Source
 
 
 def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | None = None) -> dict[str, Any]:
-    """Look at every photo of a data module that was set up.
+    """Analyse each image of a data module.
 
-    Returns plain data: `photos` holds one row a sample (path, label, split, width and height in px, bytes, brightness
-    and colour in levels, broken: the reason or None, odd: what is unusual about a file that is not broken); `pairs` the
-    duplicates, each with the rows of both, their similarity, whether the files are equal, and what they were found by
-    ("pixels" or "features"); `classes` the names; and what `audit.audit` says. embed: a frozen network that
-    describes photos; None describes them by hand.
+    Args:
+        data: Data module after `setup`.
+        progress: Show progress bars.
+        embed: A frozen network that computes image features; None uses histograms.
+
+    Returns:
+        Plain data. `photos`: one row a sample (path, label, split, width and height in px, bytes, brightness and colour
+        in [0, 255], broken: reason or None, odd: issues of a readable file). `pairs`: duplicates (both rows,
+        similarity, whether the files are equal, found by "pixels" or "features"). `classes`: class names. And the
+        results of `audit.audit`.
     """
     source, small = data.source, duplicates.small_images(data.source, data.cache_dir, data.cache_budget_gb, progress)
     side = {int(row): name for name, rows in data.splits.items() for row in rows}
@@ -45,7 +50,7 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
 
 
 def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes], list[list[str]]]:
-    """Width and height in px (of the box, where there is one), bytes, digest and issues a sample; 0 where unknown."""
+    """Width and height in px (of the box, if there is one), bytes, digest and issues of each sample; 0 if unknown."""
     count = len(source.samples)
     sizes: list[Size] = [(0, 0)] * count
     lengths, digests, odd = [0] * count, [b""] * count, [list[str]() for _ in range(count)]
@@ -56,16 +61,18 @@ def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[
             file = source.file(row)
             lengths[row], digests[row] = file.stat().st_size, source.digest(row)
             sizes[row] = header(file) if box is None else (box[2] - box[0], box[3] - box[1])
-            odd[row] = image_issues(file) if box is None else []  # of a box it is the photo's own affair
+            odd[row] = image_issues(file) if box is None else []  # issues of a file do not apply to its boxes
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return  # broken: the decoder says why
+            return  # a broken image: the decoder reports the reason
 
     parallel(look, range(count), "Looking at files", progress=progress)
     return sizes, lengths, digests, odd
 
 
 def _looks(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
-    """Mean brightness and mean colourfulness (largest less smallest channel), 0 to 255; whether of one colour."""
+    """Mean brightness and mean colourfulness (largest minus smallest channel), in [0, 255]; whether it has one
+    colour.
+    """
     light, colour, blank = np.empty(len(pixels)), np.empty(len(pixels)), np.empty(len(pixels), bool)
     for start in range(0, len(pixels), 512):
         part = pixels[start : start + 512]
@@ -76,7 +83,7 @@ def _looks(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
 
 
 def _pairs(pixels: np.ndarray, digests: list[bytes], broken: dict[int, str]) -> list[dict[str, Any]]:
-    """Duplicates: files of equal content, each with the first of its kind, and photos that show the same."""
+    """Duplicates: equal files, each paired with the first of them, and images that show the same."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if digest and row not in broken:

@@ -1,4 +1,4 @@
-"""Where images and labels come from, one file a kind of source."""
+"""Sources of labelled images, one module for each kind."""
 
 from litesort.lazy import attach
 

@@ -1,4 +1,4 @@
-"""What a kind of data must offer: names of classes, a list of samples, and the pixels of one of them."""
+"""Source: class names, a list of samples, and the pixels of each sample."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,16 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled photo, or one box of a photo.
+    """One labelled image, or one box of an image.
 
     Attributes:
-        path: unique name, relative to the source's root, with forward slashes; what reports show and `group_by` reads.
-        label: position in the source's `classes`.
-        split: the side that the source itself puts it on, or None where that is left to the data module.
-        group: samples of one group (frames of one clip, boxes of one photo) never straddle a split.
-        box: left, top, right, bottom in pixels of the upright photo; None for the whole photo.
-        frame: width and height of the photo that the box was drawn on, where the one on disk may be turned or scaled.
+        path: Unique name relative to the source's root, with forward slashes. Reports show it, and `group_by` matches
+            it.
+        label: Index into the source's `classes`.
+        split: Split that the source defines, or None.
+        group: Samples of one group stay in one split (frames of a clip, boxes of an image).
+        box: Left, top, right, bottom in px of the upright image; None for the whole image.
+        frame: Width and height of the annotated image, if the file on disk may be rotated or scaled.
     """
 
     path: str
@@ -33,15 +34,15 @@ class Sample:
 
 
 class Source:
-    """A list of labelled photos on disk.
+    """Base class: a list of labelled images on disk.
 
-    A new kind of data is a subclass that fills `root`, `classes` and `samples`; files that do not lie at `root / path`
-    need their own `file`. Building one must be cheap and touch no pixel: every rank and every sweep job does it.
+    A subclass fills `root`, `classes` and `samples`. It overrides `file` if the files are not at `root / path`. The
+    constructor must be fast and read no pixels, since each rank and each sweep job calls it.
 
     Attributes:
-        root: folder that the paths of the samples start from.
-        classes: names in label order.
-        samples: in an order that depends on the data alone.
+        root: Folder that the paths of the samples are relative to.
+        classes: Class names in label order.
+        samples: Samples in an order that depends only on the data.
     """
 
     root: Path
@@ -49,28 +50,28 @@ class Source:
     samples: list[Sample]
 
     def prepare(self) -> None:
-        """Make sure the photos are on disk (draw, download) before any `read`; at once where they are."""
+        """Create or download missing images. Called before `read`; returns at once if all images exist."""
 
     def file(self, index: int) -> Path:
-        """The photo file of sample `index`."""
+        """Return the image file of sample `index`."""
         return self.root / self.samples[index].path
 
     def read(self, index: int, min_side: int | None = None) -> np.ndarray:
-        """Pixels of sample `index`: (H, W, 3) uint8, RGB, upright, cropped to its box.
+        """Return the pixels of sample `index`: (H, W, 3) uint8, RGB, upright, cropped to its box.
 
         Args:
-            index: position in `samples`.
-            min_side: what `images.read_image` makes of it: how far a decoder may shrink the photo while it decodes.
+            index: Index into `samples`.
+            min_side: Target size, px: a decoder may reduce the image while decoding. See `images.read_image`.
 
         Raises:
-            images.BrokenImage: the file cannot be read as a picture; `.reason` says why.
+            images.BrokenImage: The file cannot be read as an image; `.reason` is one line.
         """
         return images.read_image(self.file(index), min_side=min_side, box=self.samples[index].box)
 
     def digest(self, index: int) -> bytes:
-        """16 bytes that stand for the content of sample `index`: pixels cached under another value are decoded again.
+        """Return 16 bytes that identify the content of sample `index`. The cache decodes an image again if they change.
 
         Raises:
-            OSError: the file cannot be opened.
+            OSError: The file cannot be opened.
         """
         return images.content_digest(self.file(index), self.samples[index].box)

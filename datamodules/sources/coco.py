@@ -1,4 +1,4 @@
-"""COCO annotations: each box of each image becomes a sample, cut out when it is read."""
+"""COCO annotations: each box is a sample, cropped from its image."""
 
 import logging
 import threading
@@ -18,27 +18,28 @@ from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 
-REST = "*"  # in a category map: all categories that it does not name
-_last = threading.local()  # the image that this thread read last: its other boxes follow
+REST = "*"  # key of a category map that stands for all other categories
+_last = threading.local()  # the last image that this thread decoded: its other boxes usually follow
 
 
 class CocoSource(Source):
-    """The boxes of a COCO file, cut out of its images.
+    """The boxes of a COCO file, cropped from its images.
 
-    All boxes of one image are one group, so they never straddle a split. Crowds are left out: they are no single
-    object. Boxes that reach over the edge of their image are cut there. An image is broken if it is missing or does not
-    have the annotated shape; `boxes.placed` handles turned and scaled images.
+    All boxes of an image are one group, so they stay in one split. Crowd annotations are left out, since they are not
+    single objects. Boxes are clipped to their image. An image is broken if it is missing or does not have the annotated
+    aspect ratio; `boxes.placed` handles rotated and scaled images.
 
     Args:
-        file: the COCO file.
-        root: folder that the file names in it start from; None is the folder of the file.
-        categories: category name -> class name, or None to leave its boxes out; "*" stands for the rest. None makes
-            each category a class.
-        margin: what a box is widened by on each side, as a share of its width and height.
-        min_side: boxes whose shorter side, without margin, has fewer px are left out.
+        file: COCO file.
+        root: Folder that its file names are relative to; None is the folder of the file.
+        categories: Category name -> class name, or None to leave its boxes out; "*" stands for all other categories.
+            None makes each category a class.
+        margin: Share of the width and height of a box, in [0, 10], that is added on each side.
+        min_side: Boxes with a shorter side below this are left out, px, without margin, at least 1.
 
     Raises:
-        DataError: no such file, no COCO, a category that the map does not name or that is not there, or no box left.
+        DataError: The file is missing or not a COCO file, the map misses a category or names an unknown one, or no box
+            remains.
     """
 
     def __init__(
@@ -50,24 +51,24 @@ class CocoSource(Source):
         min_side: float = 16,
     ) -> None:
         if file is None:
-            raise DataError("data.file is not given: name the COCO file of boxes: data.file=annotations.json")
+            raise DataError("data.file is not set: give a COCO file, e.g. data.file=annotations.json")
         self.list = Path(file).expanduser()
         if not self.list.is_file():
-            raise DataError(f"data.file={file} is not a file: give a COCO file of boxes")
+            raise DataError(f"data.file={file} is not a file: give a COCO file")
         self.root = Path(root).expanduser() if root is not None else self.list.parent
         if not self.root.is_dir():
-            raise DataError(
-                f"data.root={root} is not a folder: give the one that the file names of the list start from"
-            )
+            raise DataError(f"data.root={root} is not a folder: give the folder that the file names are relative to")
         if not 0 <= margin <= 10:
-            raise DataError(f"data.source.margin={margin} must lie between 0 and 10: a share of the box, e.g. 0.1")
+            raise DataError(
+                f"data.source.margin={margin} is invalid: expected a number from 0 to 10, as a share of the box"
+            )
         if not min_side >= 1:
-            raise DataError(f"data.source.min_side={min_side} must be at least 1 px")
+            raise DataError(f"data.source.min_side={min_side} is invalid: expected a number of at least 1, in px")
         names, recorded, found = read_coco(self.list)
         classes = _class_of(self.list, names, categories)
         kept, self.left_out = _chosen(found, classes, min_side)
         if not kept:
-            raise DataError(f"data.file={file}: no box is left ({_listed(self.left_out)}): see data.source")
+            raise DataError(f"data.file={file}: no box remains ({_listed(self.left_out)}): check data.source")
         self.classes = sorted({name for name, _ in kept}, key=natural)
         self._images = {image.name: image for image in recorded}
         self._smallest = _smallest_sides([box for _, box in kept], margin)
@@ -79,7 +80,7 @@ class CocoSource(Source):
         ]
 
     def prepare(self) -> None:
-        """Log, once, what became crops and what was left out."""
+        """Log once how many crops there are and how many boxes are left out."""
         if first_process() and not self._logged:
             self._logged = True
             left_out = f"; left out: {_listed(self.left_out)}" if any(self.left_out.values()) else ""
@@ -87,18 +88,18 @@ class CocoSource(Source):
             log.info("data: %d crops of %d images%s", len(self.samples), count, left_out)
 
     def image(self, index: int) -> CocoImage:
-        """Return the image of sample `index`, as the file records it."""
+        """Return the image of sample `index` as the file records it."""
         return self._images[self.samples[index].group or ""]
 
     def file(self, index: int) -> Path:
         return self.root / self.image(index).name
 
     def read(self, index: int, min_side: int | None = None) -> np.ndarray:
-        """Cut one box out; the boxes of one image, read in a row by one thread, cost one decoding."""
+        """Crop one box. Boxes of one image that a thread reads in a row are decoded once."""
         box, image = self.samples[index].box, self.image(index)
         assert box is not None
         recorded = image.width, image.height
-        if min_side is not None:  # the smallest box decides, so that one decoding serves all
+        if min_side is not None:  # the smallest box determines the scale, so that one decoding serves all boxes
             min_side = -(-min_side * min(recorded) // self._smallest[image.name])
         data = images.read_bytes(self.file(index))
         whole, orientation = _whole(data, min_side)
@@ -107,9 +108,9 @@ class CocoSource(Source):
 
 
 def _whole(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
-    """Decode an image, unless this thread decoded the same bytes last."""
+    """Decode an image, unless this thread has just decoded the same bytes."""
     if getattr(_last, "key", None) != (data, min_side):
-        _last.key = None  # what is held and what is made need not fit into memory together
+        _last.key = None  # free the last image before decoding the next
         _last.image = images.read_image(data, min_side=min_side), boxes.orientation(data)
         _last.key = data, min_side
     return _last.image
@@ -122,20 +123,18 @@ def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None]
     unknown = [name for name in categories if name not in names and name != REST]
     if unknown:
         raise DataError(
-            f"data.source.categories names {unknown[0]!r:.80}, which is no category of {file}: correct the name"
+            f"data.source.categories names {unknown[0]!r:.80}, which is not a category of {file}: correct the name"
         )
     missing = [name for name in names if name not in categories]
     if missing and REST not in categories:
-        raise DataError(
-            f"data.source.categories does not name {missing[0]!r:.80}: give it a class or null, or the rest by '*'"
-        )
+        raise DataError(f"data.source.categories does not name {missing[0]!r:.80}: give it a class or null, or add '*'")
     return {name: categories[name if name in categories else REST] for name in names}
 
 
 def _chosen(
     found: list[Box], classes: Mapping[str, str | None], min_side: float
 ) -> tuple[list[tuple[str, Box]], Counter[str]]:
-    """Return the boxes that become samples, with their class, and how many others are left out for which reason."""
+    """Return the boxes that become samples with their class, and the number of boxes left out for each reason."""
     kept, left_out = [], Counter[str]()
     for box in found:
         left, top, right, bottom = box.edges

@@ -1,4 +1,4 @@
-"""Read a COCO file of boxes; what is wrong in it is one line that names the place."""
+"""Parse and check a COCO file. Errors are one line and name the entry."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from litesort.errors import DataError
 
-MAX_PX = 1e7  # a larger number is no coordinate
+MAX_PX = 1e7  # largest valid coordinate
 UNSAFE = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f\ud800-\udfff]")  # a drive, control characters, half of a surrogate pair
 Id = int | str
 
@@ -23,7 +23,7 @@ REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {  # list -> key of its entri
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """An image as the file records it: name relative to the root, width and height in px, URLs by their key."""
+    """An image as the file records it: name relative to the root, width and height in px, URLs by key."""
 
     name: str
     width: int
@@ -33,7 +33,7 @@ class CocoImage:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An annotated object: left, top, right, bottom in px of the image as recorded, cut at its edges."""
+    """An annotated object: left, top, right, bottom in px of the annotated image, clipped to it."""
 
     id: Id
     image: CocoImage
@@ -43,10 +43,10 @@ class Box:
 
 
 def read_coco(file: Path) -> tuple[list[str], list[CocoImage], list[Box]]:
-    """Return category names, images and boxes, each in the order of the file; boxes without area are among them.
+    """Return category names, images and boxes in the order of the file, including boxes without area.
 
     Raises:
-        DataError: no such file, no COCO, or an entry that cannot be used; the message names it.
+        DataError: The file is missing, is not a COCO file, or contains an invalid entry. The message names the entry.
     """
     try:
         content = json.loads(file.read_bytes(), object_hook=_without_outline)
@@ -61,18 +61,22 @@ def read_coco(file: Path) -> tuple[list[str], list[CocoImage], list[Box]]:
     for where, record in _records(file, content, "annotations"):
         box = _box(where, record, images, categories)
         if boxes.setdefault((box.image.name, box.id), box) is not box:  # TACO uses some ids in two images
-            raise DataError(f"{where}.id is {box.id!r:.60}, twice in image {box.image.name:.100}: number them anew")
+            raise DataError(
+                f"{where}.id is {box.id!r:.60}, used twice in image {box.image.name:.100}: make the ids unique"
+            )
     return list(dict.fromkeys(categories.values())), list(images.values()), list(boxes.values())
 
 
 def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
-    """Drop outlines while the file is parsed: they are most of it."""
+    """Drop segmentations while parsing; they are most of the file."""
     record.pop("segmentation", None)
     return record
 
 
 def _records(file: Path, content: Any, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return each entry of a list with its place; all have the required keys, and ids of images and categories once."""
+    """Return the entries of a list with their location. Checks required keys, and unique ids of images and
+    categories.
+    """
     values = content.get(name) if isinstance(content, dict) else None
     if not isinstance(values, list):
         raise DataError(f"{file} has no list {name!r}: give a COCO file with images, annotations and categories")
@@ -85,7 +89,7 @@ def _records(file: Path, content: Any, name: str) -> list[tuple[str, dict[str, A
                 kinds = " or ".join(kind.__name__ for kind in types)
                 raise DataError(f"{where}.{key} is {_shown(value)}: expected {kinds}")
         if record["id"] in ids and name != "annotations":
-            raise DataError(f"{where}.id is {_shown(record['id'])}, as in an earlier entry: number them anew")
+            raise DataError(f"{where}.id is {_shown(record['id'])}, as in an earlier entry: make the ids unique")
         ids.add(record["id"])
         found.append((where, record))
     return found
@@ -97,7 +101,7 @@ def _image(where: str, record: dict[str, Any]) -> CocoImage:
         raise DataError(f"{where}.file_name is {record['file_name']!r:.100}: expected a path below data.root")
     width, height = record["width"], record["height"]
     if not (1 <= width <= MAX_PX and 1 <= height <= MAX_PX) or width % 1 or height % 1:
-        raise DataError(f"{where}: width and height are {_shown([width, height])}: expected whole numbers from 1 up")
+        raise DataError(f"{where}: width and height are {_shown([width, height])}: expected integers of at least 1")
     urls = {key: url for key, url in record.items() if key.endswith("url") and isinstance(url, str) and url}
     return CocoImage(str(path), int(width), int(height), urls)
 
@@ -119,5 +123,5 @@ def _box(where: str, record: dict[str, Any], images: Mapping[Id, CocoImage], cat
 
 
 def _shown(value: Any) -> str:
-    """Return a wrong value in at most 60 characters."""
+    """Return an invalid value in at most 60 characters."""
     return "missing" if value is None else f"{value!r:.60}"

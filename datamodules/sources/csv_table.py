@@ -1,4 +1,4 @@
-"""CSV files of people: whatever their spreadsheet made of them, or one line that names the place."""
+"""Read CSV files as spreadsheets write them. Errors are one line and name the file and line."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,12 @@ from litesort.errors import DataError
 
 
 def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and columns of each line that is not blank; an optional column that is not there reads as blank.
+    """Yield line number and columns of each non-empty line. Missing optional columns are "".
 
-    The first line names the columns. Comma, semicolon or tab between them, UTF-8.
+    The first line contains the column names. The separator is a comma, semicolon or tab; the encoding is UTF-8.
 
     Raises:
-        DataError: not such a file, a required column is missing, or blank in some line.
+        DataError: The file is not a UTF-8 CSV file, a required column is missing, or a required value is empty.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
@@ -47,5 +47,5 @@ def _row(file: Path, line: int, columns: dict[str, int], cells: list[str], requi
     row = {name: cells[place].strip() for name, place in columns.items()}
     for name in required:
         if not row[name]:
-            raise DataError(f"{file}, line {line}: the {name} is blank: fill it in or delete the line")
+            raise DataError(f"{file}, line {line}: the {name} is empty: fill it in or delete the line")
     return row

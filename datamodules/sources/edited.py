@@ -1,4 +1,4 @@
-"""What people found out about single photos: some are left out of a source, some get another label."""
+"""EditedSource: a source without excluded images, or with corrected labels."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class EditedSource(Source):
-    """Another source with fewer photos, or with other labels on some.
+    """Another source without some images, or with other labels.
 
     Args:
-        source: the source as it is.
-        exclude: paths, as the samples have them, to leave out.
-        labels: path -> name of the class that it shall have.
+        source: The original source.
+        exclude: Paths of the samples to leave out.
+        labels: Path -> new class name.
 
     Raises:
-        DataError: a label is no class of the source, or nothing is left.
+        DataError: A label is not a class of the source, or no image remains.
     """
 
     def __init__(self, source: Source, exclude: set[str], labels: Mapping[str, str]) -> None:
@@ -32,10 +32,10 @@ class EditedSource(Source):
         for path, name in labels.items():
             if name not in self.classes:
                 known = ", ".join(self.classes)
-                raise DataError(f"data.relabel gives {path:.100} the label {name:.50}, which is none of {known:.200}")
+                raise DataError(f"data.relabel gives {path:.100} the label {name:.50}, expected one of {known:.200}")
         self.rows = [row for row, sample in enumerate(source.samples) if sample.path not in exclude]
         if not self.rows:
-            raise DataError("data.exclude names every photo: none is left")
+            raise DataError("data.exclude contains all images: none remains")
         kept = [source.samples[row] for row in self.rows]
         self.samples = [
             replace(sample, label=self.classes.index(labels[sample.path])) if sample.path in labels else sample
@@ -56,9 +56,12 @@ class EditedSource(Source):
 
 
 def edited(source: Source, exclude: str | Path | None, relabel: str | Path | None) -> Source:
-    """The source after the lists: CSV files with the columns path (exclude) and path,label (relabel).
+    """Apply the CSV files `exclude` (column path) and `relabel` (columns path,label) to a source.
 
-    Paths are written as in reports. One that is not among the photos costs a line; a list of which none is, an error.
+    Paths are written as in reports. A path that is not in the source is a warning.
+
+    Raises:
+        DataError: A file is missing or invalid, or none of its paths is in the source.
     """
     if exclude is None and relabel is None:
         return source
@@ -72,7 +75,7 @@ def edited(source: Source, exclude: str | Path | None, relabel: str | Path | Non
 
 
 def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str]) -> dict[str, dict[str, str]]:
-    """Path -> line of a list, of those that are among the photos."""
+    """Return path -> row of a CSV file, for the paths that are in the source."""
     if file is None:
         return {}
     list_file = Path(file).expanduser()
@@ -86,21 +89,24 @@ def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str
     strange = next((path for path in rows if path not in known), None)
     if not found:
         first = f", the first {strange!r:.100}" if strange else ""
-        raise DataError(f"data.{key}={file} names none of the photos{first}: write paths as in {min(known)!r:.100}")
+        raise DataError(f"data.{key}={file} contains none of the images{first}: write paths as in {min(known)!r:.100}")
     if strange is not None and first_process():
         count = len(rows) - len(found)
-        log.warning("data.%s=%s: %d of %d paths are not among the photos, as %s", key, file, count, len(rows), strange)
+        log.warning("data.%s=%s: %d of %d paths are not among the images, as %s", key, file, count, len(rows), strange)
     return found
 
 
 def named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
-    """Class names and labels (N,) int64: the source's own, or mapped by name onto `classes`."""
+    """Class names and labels (N,) int64 of a source, mapped by name to `classes` if they are given.
+
+    Raises:
+        DataError: The source has a class that is not in `classes`.
+    """
     names = list(source.classes if classes is None else classes)
     unknown = [name for name in source.classes if name not in names]
     if unknown:
         raise DataError(
-            f"data: class {', '.join(unknown)} is not one that the network knows ({', '.join(names)}): "
-            "rename or remove it"
+            f"data: class {', '.join(unknown)} is not a class of the network ({', '.join(names)}): rename or remove it"
         )
     place = np.array([names.index(name) for name in source.classes], np.int64)
     return names, place[np.array([sample.label for sample in source.samples], np.int64)]

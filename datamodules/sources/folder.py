@@ -1,4 +1,4 @@
-"""Class folders: `root/<class>/**/<photo>`, or `root/<train|val|test>/<class>/**/<photo>`."""
+"""Class folders: `root/<class>/**/<image>`, or `root/<train|val|test>/<class>/**/<image>`."""
 
 import os
 import re
@@ -18,55 +18,55 @@ SPLIT_NAMES: dict[str, Split] = {
 
 
 class FolderSource(Source):
-    """One sub-folder a class, photos of any size and at any depth below it.
+    """One sub-folder a class, with images of any size at any depth.
 
-    Order is natural (img2 before img10) and the same on every machine. Hidden files and those without a picture suffix
-    are passed over; whether a file with one really is a picture is found out when it is read. If all sub-folders of the
-    root are called train, val (valid, validation) or test, they are taken as the split.
+    The order is natural (img2 before img10) and the same on every machine. Hidden files and files without an image
+    suffix are ignored. Files with an image suffix are not opened; broken ones are found when they are read. If all
+    sub-folders of the root are named train, val (valid, validation) or test, they define the split.
 
     Args:
-        root: the folder.
+        root: The folder.
 
     Raises:
-        DataError: no such folder, no class in it, or a class with no photo.
+        DataError: The folder does not exist, has no class folders, or a class has no image.
     """
 
     def __init__(self, root: str | Path | None) -> None:
         if root is None:
-            raise DataError(
-                "data.root is not given: name the folder that holds one sub-folder a class: data.root=photos"
-            )
+            raise DataError("data.root is not set: give a folder with one sub-folder a class, e.g. data.root=photos")
         self.root = Path(root).expanduser()
         if not self.root.exists():
-            raise DataError(f"data.root={root} does not exist: give the folder that holds one sub-folder a class")
+            raise DataError(f"data.root={root} does not exist: give a folder with one sub-folder a class")
         if not self.root.is_dir():
             raise DataError(
-                f"data.root={root} is a file: give a folder, or say data=filelist if it is a list of photos"
+                f"data.root={root} is a file: give a folder, or use data=filelist data.file=... for a list of images"
             )
         tops = _split_folders(self.root) or {self.root.absolute(): None}
         folders = [(split, folder) for top, split in tops.items() for folder in _folders(top)]
-        above = {_identity(folder) for folder in (self.root, *tops)}  # a link up would show all photos as one class's
+        above = {
+            _identity(folder) for folder in (self.root, *tops)
+        }  # a link to a parent folder would list all images as one class
         self.classes = sorted({folder.name for _, folder in folders}, key=natural)
         self.samples = [
             Sample(file.relative_to(self.root.absolute()).as_posix(), self.classes.index(folder.name), split)
             for split, folder in folders
-            for file in _photos(folder, above)
+            for file in _image_files(folder, above)
         ]
         self._check()
 
     def _check(self) -> None:
         if not self.classes:
-            raise DataError(f"data.root={self.root} has no sub-folders: put the photos into one sub-folder a class")
+            raise DataError(f"data.root={self.root} has no sub-folders: put the images into one sub-folder a class")
         found = {sample.label for sample in self.samples}
         empty = [name for label, name in enumerate(self.classes) if label not in found]
         if empty:
             raise DataError(
-                f"data.root={self.root}: no photo in class folder {', '.join(empty)}: add photos or remove the folder"
+                f"data.root={self.root}: no image in class folder {', '.join(empty)}: add images or remove the folder"
             )
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that reads digits as numbers.
+    """Sort key that compares digits as numbers.
 
     >>> sorted(["img10", "img2", "Img1"], key=natural)
     ['Img1', 'img2', 'img10']
@@ -76,22 +76,22 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _folders(top: Path) -> list[Path]:
-    """Visible sub-folders in natural order."""
+    """Return the visible sub-folders in natural order."""
     with os.scandir(top) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name)]
     return [top / name for name in sorted(names, key=natural)]
 
 
 def _split_folders(root: Path) -> dict[Path, Split | None]:
-    """The split folders below `root`, or {} where its sub-folders are classes."""
+    """Return the split folders below `root`, or {} if its sub-folders are classes."""
     folders = _folders(root.absolute())
     known = {folder: SPLIT_NAMES.get(folder.name.casefold()) for folder in folders}
     splits = {split for split in known.values() if split}
     others = [folder.name for folder, split in known.items() if split is None]
     if "train" in splits and len(splits) > 1 and others:
         raise DataError(
-            f"data.root={root} holds split folders ({', '.join(sorted(splits))}) beside {others[0]}: "
-            f"move {others[0]} away, or the class folders of the splits up"
+            f"data.root={root} contains split folders ({', '.join(sorted(splits))}) beside {others[0]}: "
+            f"move {others[0]} away, or move the class folders of the splits up"
         )
     return {} if others or "train" not in splits else dict(known)
 
@@ -101,33 +101,33 @@ def _hidden(name: str) -> bool:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """Files with a picture suffix at any depth below `folder`, in natural order; hidden ones are passed over.
+    """Yield files with an image suffix at any depth below `folder`, in natural order, without hidden files.
 
-    A folder that cannot be looked into stands for its photos, as one that is broken.
+    A folder that cannot be listed is yielded itself, as a broken image.
     """
-    return _photos(folder, set())
+    return _image_files(folder, set())
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What tells a folder from all others, whatever path it is reached by."""
+    """Return what identifies a folder independently of its path."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
-def _photos(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Files with a picture suffix below `folder`, in natural order; links are followed, but never in a circle."""
+def _image_files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield files with an image suffix below `folder`, in natural order. Links are followed, but not in a cycle."""
     try:
         if (identity := _identity(folder)) in seen:
             return
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not _hidden(entry.name)]
     except OSError:
-        yield folder  # as if it were a photo: whoever reads it names it, and goes on
+        yield folder  # it is reported as a broken image
         return
     seen = seen | {identity}
     visible.sort(key=lambda entry: natural(entry.name))
     for entry in visible:
         if entry.is_dir():
-            yield from _photos(folder / entry.name, seen)
+            yield from _image_files(folder / entry.name, seen)
         elif Path(entry.name).suffix.lower() in SUFFIXES:
             yield folder / entry.name

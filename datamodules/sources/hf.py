@@ -1,4 +1,4 @@
-"""A folder that `datasets.Dataset.save_to_disk` wrote (Hugging Face), with one column of photos and one of labels."""
+"""Hugging Face datasets: a folder written by `Dataset.save_to_disk` with one image and one label column."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +10,19 @@ from litesort.errors import DataError
 
 
 class HfSource(UnpackedSource):
-    """Photos of a local `datasets` folder, unpacked into the cache at first use; nothing is fetched and no code run.
+    """Images of a local `datasets` folder, unpacked into the cache on first use. Nothing is downloaded, and no code is
+    executed.
 
-    A folder of several splits (train, validation, test) names the split.
+    Splits of the folder (train, validation, test) define the split.
 
     Args:
-        root: the folder.
-        image: column of the photos; None is the only one there.
-        label: column of the labels: class labels, or names.
-        cache_dir: where photos are kept; None is litesort's cache.
+        root: The folder.
+        image: Column of the images; None selects the only one.
+        label: Column of the labels: class labels or names.
+        cache_dir: Folder of the unpacked images; None is the default cache folder.
 
     Raises:
-        DataError: the package is missing, there is no such folder, or no such columns.
+        DataError: The package `datasets` is missing, or the folder or a column does not exist.
     """
 
     def __init__(
@@ -36,13 +37,13 @@ class HfSource(UnpackedSource):
         except ImportError as error:
             raise DataError("data=hf needs the package datasets: pip install -e '.[hf]'") from error
         if root is None or not Path(root).expanduser().is_dir():
-            raise DataError(f"data.root={root} is not a folder: give one that datasets' save_to_disk wrote")
+            raise DataError(f"data.root={root} is not a folder: give a folder written by datasets' save_to_disk")
         top = Path(root).expanduser()
         try:
             loaded = datasets.load_from_disk(str(top))
-        except Exception as error:  # whatever is wrong with the folder
+        except Exception as error:  # datasets raises many types of exceptions
             line = " ".join(str(error).split())[:120]
-            raise DataError(f"data.root={root} is no folder that datasets' save_to_disk wrote ({line})") from error
+            raise DataError(f"data.root={root} is not a folder written by datasets' save_to_disk ({line})") from error
         parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
         files = sorted(file for file in top.rglob("*") if file.is_file())
         super().__init__(unpacked("hf", files, (image, label), lambda: _records(parts, image, label), cache_dir))
@@ -58,23 +59,23 @@ def _records(parts: dict[str, Any], image: str | None, label: str) -> Iterator[R
         column = image or (columns[0] if len(columns) == 1 else None)
         if column not in columns:
             raise DataError(
-                f"data.source.image={image} names no column of photos: there are {', '.join(columns) or 'none'}"
+                f"data.source.image={image} is not a column of images: expected one of {', '.join(columns) or 'none'}"
             )
         if label not in part.features:
-            raise DataError(f"data.source.label={label} is no column: there are {', '.join(part.features)}")
+            raise DataError(f"data.source.label={label} is not a column: expected one of {', '.join(part.features)}")
         kind = part.features[label]
         for number, row in enumerate(part.cast_column(column, Image(decode=False))):
-            photo, value = row[column] or {}, row[label]
+            cell, value = row[column] or {}, row[label]
             if value is None or value == -1:
-                continue  # the usual mark of a photo without a label
-            content = photo.get("bytes") or _read(photo.get("path"))
+                continue  # -1 marks an image without a label
+            content = cell.get("bytes") or _read(cell.get("path"))
             yield Record(
                 f"{split}/{number}", kind.int2str(value) if isinstance(kind, ClassLabel) else str(value), split, content
             )
 
 
 def _read(path: str | None) -> bytes:
-    """A photo that the table only points to; what cannot be read is an empty file, and so a broken photo."""
+    """Read an image that the table refers to by path. An unreadable file is empty, which is a broken image."""
     try:
         return Path(path).read_bytes() if path else b""
     except OSError:

@@ -1,4 +1,4 @@
-"""TACO, trash annotations in context: 1,500 photos with 4,784 boxes of litter, downloaded from their public addresses.
+"""TACO (trash annotations in context): 1,500 images with 4,784 boxes, downloaded from their public URLs.
 
 Pedro Proença and Pedro Simões, 2020, https://github.com/pedropro/TACO and arXiv:2003.06975; annotations CC BY 4.0.
 """
@@ -23,24 +23,27 @@ from litesort.errors import DataError
 log = logging.getLogger(__name__)
 
 ADDRESSES = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
-NOTE = "unavailable.csv"  # images that their server no longer has
-AT_ONCE = 4  # images: polite to the server, and enough to fill a home connection
+NOTE = "unavailable.csv"  # list of images that the server no longer provides
+AT_ONCE = 4  # parallel downloads: few enough for the server, enough to fill a home connection
 
 
 class TacoSource(CocoSource):
-    """TACO in a folder, or, where none is given, in litesort's cache, downloaded at first use.
+    """TACO in a folder, or in litesort's cache, downloaded on first use.
 
-    The annotations are downloaded when the source is built, the images, about 2 MB each, by `prepare`. An image
-    that its server no longer has is listed in `unavailable.csv`, not asked for again, and broken.
+    The constructor downloads the annotations; `prepare` downloads the images, about 2 MB each. Images that the server
+    no longer provides are listed in `unavailable.csv`, not requested again, and broken.
 
     Args:
-        file: the annotations; None is annotations.json in the folder.
-        root: the folder, as TACO's own download fills it; None downloads.
-        cache_dir: where the set is kept then; None is litesort's cache.
-        url: of the annotations; None downloads nothing, images included.
-        images: "original", or "small": 640 px where there are such, a fiftieth of the bytes, but coarse crops.
-        categories, margin, min_side: see CocoSource.
-        timeout: seconds without an answer.
+        file: Annotations; None is annotations.json in the folder.
+        root: Folder as TACO's own script fills it; None downloads.
+        cache_dir: Folder of the downloaded set; None is the default cache folder.
+        url: URL of the annotations; None downloads nothing, images included.
+        images: "original", or "small": 640 px if available, with a fiftieth of the bytes and coarse crops.
+        categories, margin, min_side: See `CocoSource`.
+        timeout: Seconds without a response.
+
+    Raises:
+        DataError: A setting is invalid, the download fails, or the folder cannot be written.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class TacoSource(CocoSource):
         timeout: float = 30,
     ) -> None:
         if images not in ADDRESSES:
-            raise DataError(f"data.source.images={images} is invalid: use {' or '.join(ADDRESSES)}")
+            raise DataError(f"data.source.images={images} is invalid: expected {' or '.join(ADDRESSES)}")
         self.downloaded, self.images, self.timeout, self.offline = root is None, images, timeout, url is None
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         home = parent / f"taco-{images}" if root is None else Path(root).expanduser()
@@ -80,17 +83,17 @@ class TacoSource(CocoSource):
             raise DataError(f"{home} cannot be written ({error.strerror or error}): set data.cache_dir") from error
 
     def prepare(self) -> None:
-        """Download the images that are not there yet, then log what became crops."""
+        """Download missing images, then log the number of crops."""
         if self.offline and self.downloaded and (missing := self._missing(set(_read_note(self.root / NOTE)))):
             count = f"{len(missing)} images of TACO are"
             raise DataError(f"data: {count} not in the cache, {self.root}: add data=taco, which downloads them")
         if not self.offline and self.downloaded and self._missing(set()):
-            with FileLock(f"{self.root}.lock"):  # jobs that start together download once
+            with FileLock(f"{self.root}.lock"):  # concurrent jobs download once
                 self._download_images()
         super().prepare()
 
     def _missing(self, gone: set[str]) -> list[CocoImage]:
-        """Images that have a crop and are not on disk."""
+        """Return the images that have a crop and are not on disk."""
         needed = {sample.group: self.image(index) for index, sample in enumerate(self.samples)}
         return [i for i in needed.values() if i.name not in gone and not (self.root / i.name).exists()]
 
@@ -98,11 +101,11 @@ class TacoSource(CocoSource):
         note = self.root / NOTE
         gone = _read_note(note)
         missing, lock, progress = self._missing(set(gone)), threading.Lock(), first_process()
-        hint = f"run it again to go on, or set data.root={self.root} to use the images that are there"
+        hint = f"run the command again to continue, or set data.root={self.root} to use the images that are there"
 
         def one(index: int) -> None:
             image, path = missing[index], self.root / missing[index].name
-            reason = "has no address"
+            reason = "has no URL"
             for url in [image.urls[key] for key in ADDRESSES[self.images] if key in image.urls]:
                 try:
                     download(url, path, hint=hint, timeout=self.timeout, progress=False)
@@ -116,7 +119,7 @@ class TacoSource(CocoSource):
 
         parallel(one, range(len(missing)), f"Downloading images to {self.root}", AT_ONCE, progress)
         if gone and progress:
-            log.warning("data: %d images are no longer available and are left out: see %s", len(gone), note)
+            log.warning("data: %d images are no longer available and are left out; list: %s", len(gone), note)
 
 
 def _read_note(note: Path) -> dict[str, str]:

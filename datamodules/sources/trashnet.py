@@ -1,4 +1,4 @@
-"""TrashNet: 2,527 photos of six kinds of waste on white paper, downloaded from its authors' repository.
+"""TrashNet: 2,527 images of six kinds of waste on white paper, downloaded from the authors' repository.
 
 Gary Thung and Mindy Yang, 2016, https://github.com/garythung/trashnet, MIT licence.
 """
@@ -20,17 +20,17 @@ INNER = "dataset-resized"
 
 
 class TrashnetSource(FolderSource):
-    """A folder that holds TrashNet, or, where none is given, one in litesort's cache that is filled at first use.
+    """TrashNet in a folder, or in litesort's cache, downloaded on first use.
 
-    The images of a class are numbered in the order in which they were taken, and neighbours often show one object:
-    split them by blocks of numbers, as conf/data/trashnet.yaml does.
+    The images of a class are numbered in the order in which they were taken, and neighbouring numbers often show the
+    same object. So split them by blocks of numbers, as conf/data/trashnet.yaml does.
 
     Args:
-        root: folder with one sub-folder per class; None downloads the set.
-        cache_dir: where it is kept then; None is litesort's cache.
-        url: address of the zip file; None downloads nothing.
-        sha256: checksum of the zip file, 64 hex digits; None accepts any and logs what came.
-        timeout: seconds without an answer.
+        root: Folder with one sub-folder a class; None downloads the set.
+        cache_dir: Folder of the downloaded set; None is the default cache folder.
+        url: URL of the zip file; None downloads nothing.
+        sha256: Checksum of the zip file, 64 hex digits; None accepts any and logs it.
+        timeout: Seconds without a response.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrashnetSource(FolderSource):
         ]
 
     def prepare(self) -> None:
-        """Download and unpack the images if they are not there yet."""
+        """Download and unpack the images if they do not exist."""
         if self.home is None or self.root.is_dir():
             return
         archive, folder, progress = self.home / f"{INNER}.zip", self.home / "images", first_process()
@@ -65,7 +65,7 @@ class TrashnetSource(FolderSource):
             raise DataError(f"data: TrashNet is not in the cache, {self.root}: add data=trashnet, which downloads it")
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.home}.lock"):  # jobs that start together download once
+            with FileLock(f"{self.home}.lock"):  # concurrent jobs download once
                 if not folder.is_dir():
                     download(
                         self.url or "", archive, hint=hint, sha256=self.sha256, timeout=self.timeout, progress=progress
@@ -75,4 +75,4 @@ class TrashnetSource(FolderSource):
         except OSError as error:
             raise DataError(f"{self.home} cannot be written ({error.strerror or error}): set data.cache_dir") from error
         if not self.root.is_dir():
-            raise DataError(f"{self.url} holds no folder {INNER}: delete {folder}, and set data.source.url")
+            raise DataError(f"{self.url} contains no folder {INNER}: delete {folder}, and set data.source.url")

@@ -1,4 +1,4 @@
-"""WebDataset: tar shards in which the files of one photo share a name, as in 0001.jpg and 0001.cls."""
+"""WebDataset: tar shards in which the files of one sample share a name, e.g. 0001.jpg and 0001.cls."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,18 +13,18 @@ PREFIXES = ("train", "val", "test")
 
 
 class WebDatasetSource(UnpackedSource):
-    """Photos of tar shards, unpacked into the cache at first use.
+    """Images of tar shards, unpacked into the cache on first use.
 
-    Shards whose names begin with train, val or test are taken as the split, where all do.
+    If the names of all shards begin with train, val or test, they define the split.
 
     Args:
-        root: a folder of *.tar files, or one of them.
-        label: suffix of the file that holds a photo's label: "cls" (a name or a number), or "json:FIELD".
-        names: class names by number, where labels are numbers; None keeps what the labels say.
-        cache_dir: where photos are kept; None is litesort's cache.
+        root: Folder of *.tar files, or one of them.
+        label: Suffix of the label file: "cls" (a name or a number), or "json:FIELD".
+        names: Class names by number, if labels are numbers; None uses the labels as names.
+        cache_dir: Folder of the unpacked images; None is the default cache folder.
 
     Raises:
-        DataError: the package is missing, there are no shards, or they do not hold photos with labels.
+        DataError: The package `webdataset` is missing, there are no shards, or a shard has no images with labels.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class WebDatasetSource(UnpackedSource):
         except ImportError as error:
             raise DataError("data=webdataset needs the package webdataset: pip install -e '.[webdataset]'") from error
         if root is None:
-            raise DataError("data.root is not given: name the folder that holds the tar shards: data.root=shards")
+            raise DataError("data.root is not set: give the folder of the tar shards, e.g. data.root=shards")
         top = Path(root).expanduser()
         shards = [top] if top.is_file() else sorted(top.glob("*.tar"), key=lambda file: natural(file.name))
         if not shards:
-            raise DataError(f"data.root={root} holds no *.tar: give the folder of the shards, or one of them")
+            raise DataError(f"data.root={root} contains no *.tar: give the folder of the shards, or one shard")
         super().__init__(unpacked("webdataset", shards, label, lambda: _records(shards, label), cache_dir), names)
 
 
@@ -55,16 +55,16 @@ def _records(shards: Sequence[Path], label: str) -> Iterator[Record]:
         try:
             with shard.open("rb") as stream:
                 for sample in group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}])):
-                    name, content = _photo(sample)
+                    name, content = _image(sample)
                     if content is not None:
                         yield Record(name, _label(shard, sample, label), split if all(splits) else "", content)
         except DataError:
             raise
-        except Exception as error:  # tar files and their readers fail in many ways
+        except Exception as error:  # readers of tar files raise many types of exceptions
             raise DataError(f"{shard} cannot be read as a tar shard ({' '.join(str(error).split())[:120]})") from error
 
 
-def _photo(sample: dict[str, Any]) -> tuple[str, bytes | None]:
+def _image(sample: dict[str, Any]) -> tuple[str, bytes | None]:
     key = next((key for key in sample if f".{key.rsplit('.', 1)[-1].lower()}" in SUFFIXES), None)
     return f"{sample['__key__']}.{key}", sample[key] if key else None
 
@@ -73,12 +73,14 @@ def _label(shard: Path, sample: dict[str, Any], label: str) -> str:
     suffix, _, field = label.partition(":")
     where = f"{shard}: {sample['__key__']:.80}"
     if suffix not in sample:
-        raise DataError(f"{where} has no .{suffix} file: data.source.label={label} names the one that holds the label")
+        raise DataError(f"{where} has no .{suffix} file: data.source.label={label} must name the label file")
     try:
         text = sample[suffix].decode()
         value = str(json.loads(text)[field]).strip() if field else text.strip()
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{where}.{suffix} holds no label as data.source.label={label} says: correct it") from error
+        raise DataError(
+            f"{where}.{suffix} does not contain the label of data.source.label={label}: correct one of them"
+        ) from error
     if not value:
-        raise DataError(f"{where}.{suffix} is blank: give a label")
+        raise DataError(f"{where}.{suffix} is empty: give a label")
     return value

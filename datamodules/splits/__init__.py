@@ -1,1 +1,1 @@
-"""Train, val and test: fractions, folds, groups and splits that are kept."""
+"""Splits into train, val and test: by fractions, by folds, by groups, and splits stored in checkpoints."""

@@ -1,4 +1,4 @@
-"""How the photos of a source are told off to train, val and test, as the settings of a data module ask for it."""
+"""Split settings: assign each image of a source to train, val or test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,18 @@ DUPLICATES = "duplicates"
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """The settings of a split; see `ImageDataModule`, which takes them under the same names."""
+    """Settings of a split: fractions, k-fold or predefined folders, with optional groups.
+
+    Attributes:
+        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Not used for a split that the
+            source defines.
+        fold, folds: k-fold cross-validation: test on fold `fold` (from 0) of `folds`. `test_fraction` is not used then.
+        group_by: Images of one group stay in one split. A regular expression on the path (equal captures form a group),
+            "duplicates" (images that show the same), or a list of these.
+        group_block: The last captured number is divided by this, so that neighbouring numbers share a group.
+        seed: Seed of the split.
+        class_fraction: Class name -> share of its training images that is used, in (0, 1]. Other classes are complete.
+    """
 
     val_fraction: float = 0.15
     test_fraction: float = 0.15
@@ -28,16 +39,21 @@ class SplitConfig:
 
     @property
     def ways(self) -> list[str]:
-        """What photos are grouped by, as a list."""
+        """The grouping rules as a list."""
         return [self.group_by] if isinstance(self.group_by, str) else list(self.group_by or [])
 
     @property
     def by_similarity(self) -> bool:
-        """Whether photos that show the same are to stay together."""
+        """Whether images that show the same stay in one split."""
         return DUPLICATES in self.ways
 
     def groups(self, samples: Sequence[Sample], duplicate_ids: np.ndarray | None) -> np.ndarray:
-        """Group of each sample, (N,) int64: equal where two must stay on one side; twins: as in `split`."""
+        """Return the group of each sample, (N,) int64. Samples of one group stay in one split.
+
+        Args:
+            samples: N samples.
+            duplicate_ids: (N,) int64, equal for images that show the same. Only used if `by_similarity`.
+        """
         patterns = [way for way in self.ways if way != DUPLICATES]
         names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
         return group_ids(paths, patterns, self.group_block, names, duplicate_ids if self.by_similarity else None)
@@ -45,13 +61,19 @@ class SplitConfig:
     def split(
         self, samples: Sequence[Sample], labels: np.ndarray, classes: Sequence[str], duplicate_ids: np.ndarray | None
     ) -> tuple[splitting.Indices, list[str]]:
-        """Places in `samples` of train, val and test, and lines that the user should read.
+        """Split samples into train, val and test.
 
-        labels: (N,) int64, each class having a photo; twins: (N,) int64, equal for photos that show the same, needed
-        where `by_similarity`.
+        Args:
+            samples: N samples.
+            labels: (N,) int64. Every class needs an image.
+            classes: Name of each label.
+            duplicate_ids: (N,) int64, equal for images that show the same. Required if `by_similarity`.
+
+        Returns:
+            Indices into `samples` for each split, and messages for the user.
 
         Raises:
-            DataError: the settings do not fit the photos.
+            DataError: The settings do not fit the images.
         """
         groups = self.groups(samples, duplicate_ids)
         chosen, notes = splitting.plan_split(
@@ -72,7 +94,17 @@ class SplitConfig:
 def thinned(
     rows: np.ndarray, labels: np.ndarray, classes: Sequence[str], class_fraction: Mapping[str, float], seed: int
 ) -> np.ndarray:
-    """The training rows (n,) int64 with a share of some classes alone, at least one photo of each.
+    """Reduce some classes to a share of their training images; at least one image of each class remains.
+
+    Args:
+        rows: (n,) int64, training rows.
+        labels: (N,) int64, labels of all samples.
+        classes: Name of each label.
+        class_fraction: Class name -> share in (0, 1].
+        seed: Seed of the choice.
+
+    Returns:
+        (m,) int64, the remaining rows, sorted.
 
     >>> thinned(np.arange(8), np.array([0, 0, 0, 0, 1, 1, 1, 1]), ["can", "bag"], {"can": 0.25}, seed=0).tolist()[1:]
     [4, 5, 6, 7]

@@ -1,4 +1,4 @@
-"""Which photos belong together, and so must never lie on two sides of a split; pure functions."""
+"""Groups of images that must stay in one split. Pure functions."""
 
 import re
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ def group_ids(
     names: Sequence[str | None],
     duplicate_ids: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Number the groups of photos: (N,) int64, equal where two photos must stay on one side.
+    """Number the groups of images: (N,) int64, equal for images that must stay in one split.
 
-    Photos belong together if the source says so, or show the same, or if a pattern finds the same text in their paths,
-    or through a chain of these.
+    Two images share a group if the source gives them the same group, if they are duplicates, or if a pattern captures
+    the same text in both paths. Groups that overlap are merged.
 
     Args:
-        paths: of all photos.
-        patterns: regular expressions that are searched in each path; captures, else the whole match, name a group.
-        block: the last capture that is a number counts by `number // block`, so that neighbours share a group.
-        names: groups that the source gives, None for a photo that it leaves alone.
-        duplicate_ids: (N,) int64, equal for photos that show the same.
+        paths: Path of each image.
+        patterns: Regular expressions, searched in each path. The captures, or the whole match, name the group.
+        block: The last captured number is replaced by `number // block`, so that neighbours share a group.
+        names: Group of each image as the source gives it, or None.
+        duplicate_ids: (N,) int64, equal for images that show the same.
 
     Raises:
-        DataError: no such expression, a path it does not match, or no number to make blocks of.
+        DataError: A pattern is invalid, does not match a path, or captures no number although `block` is set.
 
     >>> group_ids(["can9.jpg", "can11.jpg", "can12.jpg"], [r"([a-z]+)(\\d+)"], 10, [None] * 3)
     array([0, 1, 1])
@@ -36,8 +36,8 @@ def group_ids(
     keys: list[list[tuple[object, ...]]] = [[("source", name)] if name is not None else [] for name in names]
     if block is not None and not patterns:
         raise DataError(f"data.group_block={block} needs data.group_by: a regular expression that captures the number")
-    for own, twin in zip(keys, duplicate_ids.tolist() if duplicate_ids is not None else [], strict=False):
-        own.append(("twin", twin))
+    for own, duplicate in zip(keys, duplicate_ids.tolist() if duplicate_ids is not None else [], strict=False):
+        own.append(("duplicate", duplicate))
     for place, pattern in enumerate(patterns):
         for own, key in zip(keys, _matches(paths, pattern, block), strict=True):
             own.append((place, *key))
@@ -50,12 +50,12 @@ def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tupl
     except re.error as error:
         raise DataError(f"data.group_by={pattern} is not a regular expression: {error}") from error
     if block is not None and block < 1:
-        raise DataError(f"data.group_block={block} must be at least 1: photos a block")
+        raise DataError(f"data.group_block={block} is invalid: expected an integer of at least 1")
     keys: list[tuple[object, ...]] = []
     for path in paths:
         match = expression.search(path)
         if match is None:
-            raise DataError(f"data.group_by={pattern} finds nothing in {path!r}: make it match every path")
+            raise DataError(f"data.group_by={pattern} does not match {path!r}: it must match every path")
         parts: list[str | int | None] = list(match.groups() or (match.group(),))
         if block is not None:
             numbers = [
@@ -72,7 +72,7 @@ def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tupl
 
 
 def components(keys: Sequence[Sequence[tuple[object, ...]]]) -> np.ndarray:
-    """Join photos that share any key, (N,) int64 numbered from 0 by first appearance (union-find)."""
+    """Join images that share any key, (N,) int64 numbered from 0 by first appearance (union-find)."""
     parent = list(range(len(keys)))
 
     def root(i: int) -> int:

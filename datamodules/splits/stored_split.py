@@ -1,7 +1,7 @@
-"""StoredSplit: the split of a run, kept in its checkpoint and found again by the content of the images.
+"""StoredSplit: the split of a run, stored in its checkpoint. Images are identified by their content.
 
-A split that is drawn again from whatever files lie in a folder changes when one file is added or removed, and training
-images become test images. The stored split does not change: it survives a moved folder and renamed files.
+A split that is drawn again changes when a file is added or removed, and training images become test images. A stored
+split does not change: it stays valid if the folder is moved or files are renamed.
 """
 
 import base64
@@ -16,15 +16,15 @@ from datamodules.cache.key import UNREADABLE, DigestIndex
 from datamodules.splits.split import Indices
 from litesort.errors import DataError
 
-# Bits of a side. An image may be in val and in test: a source that names no test images is tested on its val images.
+# Bits of a split. An image can be in val and in test, if the source defines no test images.
 NEW, TRAIN, VAL, TEST, UNUSED = 0, 1, 2, 4, 8
-EARLIER = TRAIN | UNUSED  # a training image of the network that the run started from, not of the run itself
+EARLIER = TRAIN | UNUSED  # a training image of the network that this run started from
 NAMES = {"train": TRAIN, "val": VAL, "test": TEST}
 FORMAT = 1
 
 
 def sides_of(rows: Indices, count: int) -> np.ndarray:
-    """Split (count,) uint8 of `count` samples that a split gives rows of; those in no row are `UNUSED`.
+    """Bits of each sample, (count,) uint8, for a split given as rows. Samples in no row are `UNUSED`.
 
     >>> sides_of({"train": np.array([0]), "val": np.array([2]), "test": np.array([2])}, 4).tolist()
     [1, 8, 6, 8]
@@ -39,7 +39,7 @@ def sides_of(rows: Indices, count: int) -> np.ndarray:
 def sample_keys(index: DigestIndex, workers: int | None = None, progress: bool = True) -> np.ndarray:
     """Keys (N,) uint64 of the samples of a source: the first 8 bytes of the digest of file content and box.
 
-    An unreadable file is known by its path.
+    The key of an unreadable file is a hash of its path.
     """
     found = index.digests(workers, progress)
     paths = [sample.path for sample in index.source.samples]
@@ -53,25 +53,25 @@ class StoredSplit:
     """Split of the samples of a run.
 
     Attributes:
-        keys: (N,) uint64, what `sample_keys` returned.
-        sides: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`; `UNUSED` is an image of the train side that `keep` left out;
-            `EARLIER` is a training image of the network that the run started from.
+        keys: (N,) uint64, from `sample_keys`.
+        sides: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`. `UNUSED` is a training image that `class_fraction` left out.
+            `EARLIER` is a training image of the network that this run started from.
     """
 
     keys: np.ndarray
     sides: np.ndarray
 
     def pack(self) -> dict[str, Any]:
-        """Plain data for a checkpoint: two strings, 11.7 characters an image."""
+        """Return plain data for a checkpoint: two strings, 11.7 characters an image."""
         keys = base64.b64encode(self.keys.astype(">u8").tobytes()).decode()
         return {"format": FORMAT, "keys": keys, "sides": "".join(map(str, self.sides.tolist()))}
 
     @classmethod
     def unpack(cls, packed: Any) -> "StoredSplit":
-        """The split that `pack` returned plain data of.
+        """Restore a split from the plain data of `pack`.
 
         Raises:
-            DataError: The data is damaged, or a newer litesort wrote it.
+            DataError: The data are damaged, or a newer version of litesort wrote them.
         """
         try:
             if packed["format"] != FORMAT:
@@ -85,10 +85,10 @@ class StoredSplit:
         return cls(keys, sides)
 
     def look_up(self, keys: np.ndarray) -> np.ndarray:
-        """Split (M,) uint8 of samples by their keys (M,) uint64; `NEW` where the run did not have the image.
+        """Split (M,) uint8 of samples by their keys (M,) uint64; `NEW` for images that are not in the stored split.
 
-        Equal copies of an image are told apart by their order. Where their number has changed, all of them are training
-        images if one was; else a further copy is `UNUSED`.
+        Identical copies of an image are matched by their order. If the number of copies has changed, all are training
+        images if one of them was; otherwise, additional copies are `UNUSED`.
         """
         order = np.argsort(self.keys, kind="stable")
         stored = self.keys[order]
@@ -96,7 +96,7 @@ class StoredSplit:
         sides = np.zeros(len(keys), np.uint8)
         _, group, copies = np.unique(keys, return_inverse=True, return_counts=True)
         by_group = np.argsort(group, kind="stable")
-        number = np.empty(len(keys), np.int64)  # of a copy among its equals
+        number = np.empty(len(keys), np.int64)  # position of a copy among its identical copies
         number[by_group] = np.arange(len(keys)) - (np.cumsum(copies) - copies)[group[by_group]]
         known = last > first
         same = known & (last - first == copies[group])
@@ -108,23 +108,23 @@ class StoredSplit:
         return sides
 
     def missing(self, keys: np.ndarray) -> int:
-        """Images of the run that are not among samples with these keys."""
+        """Count the images of the stored split that are not among samples with these keys (M,) uint64."""
         own, counts = np.unique(self.keys[self.sides != EARLIER], return_counts=True)
         there = dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True))
         return sum(max(0, count - there.get(key, 0)) for key, count in zip(own.tolist(), counts.tolist(), strict=True))
 
     def after(self, earlier: "StoredSplit") -> "StoredSplit":
-        """This split with the training images of an earlier one, which the weights have learned from too."""
+        """Return this split and the training images of an earlier split, which the weights were trained on too."""
         trained = earlier.keys[earlier.sides & TRAIN > 0]
         added = np.setdiff1d(trained, self.keys)
         sides = np.full(len(added), EARLIER, np.uint8)
         return StoredSplit(np.concatenate([self.keys, added]), np.concatenate([self.sides, sides]))
 
     def is_of(self, sides: np.ndarray) -> bool:
-        """Whether samples with these sides are the run's own images: at least half of its test images are there."""
+        """Whether these are the split bits of the same images: at least half of the test images are present."""
         return 2 * int((sides & TEST > 0).sum()) >= int((self.sides & TEST > 0).sum()) > 0
 
 
 def as_stored_split(value: "StoredSplit | Mapping[str, Any] | None") -> "StoredSplit | None":
-    """A stored split, packed or not; None stays None."""
+    """Return a stored split from its packed or unpacked form; None stays None."""
     return value if value is None or isinstance(value, StoredSplit) else StoredSplit.unpack(value)

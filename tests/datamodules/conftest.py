@@ -1,4 +1,4 @@
-"""Photos to cache, and a web server on this machine that can be told to misbehave."""
+"""Images to cache, and a web server on this machine that can be told to misbehave."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""The data module on real little photos: batches, quarantine and splits."""
+"""The data module on real little images: batches, quarantine and splits."""
 
 import csv
 import logging
@@ -37,7 +37,7 @@ def ready(data):
 
 
 def spoil(root):
-    """Three broken photos of three kinds."""
+    """Three broken images of three kinds."""
     (root / "bag" / "3.png").write_text("I am no photo")
     (root / "can" / "5.png").write_bytes((root / "can" / "5.png").read_bytes()[:60])
     (root / "can" / "6.png").write_bytes(b"")
@@ -146,14 +146,14 @@ def test_no_readable_photo_at_all(make, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "bad" / name).mkdir(parents=True)
         (tmp_path / "bad" / name / "1.jpg").write_text("no")
-    with pytest.raises(DataError, match=r"none of the 2 photos can be read; the first is a/1\.jpg: "):
+    with pytest.raises(DataError, match=r"none of the 2 images can be read; the first is a/1\.jpg: "):
         ready(make(source=FolderSource(tmp_path / "bad")))
 
 
 def test_a_class_that_broken_photos_empty_is_refused(make, root):
     for file in (root / "cup").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="no readable photo of class cup"):
+    with pytest.raises(DataError, match="no readable image of class cup"):
         make().setup("fit")
 
 
@@ -196,7 +196,7 @@ def test_classes_of_a_trained_network_are_mapped_by_name(make, root):
     names = [order[label] for label in data.labels]
     assert names == [sample.path.split("/")[0] for sample in data.samples]
     assert set(data.labels[data.splits["test"]].tolist()) == {0, 2, 3}
-    with pytest.raises(DataError, match=r"class can, cup is not one that the network knows \(bag, glass\)"):
+    with pytest.raises(DataError, match=r"class can, cup is not a class of the network \(bag, glass\)"):
         make(classes=["bag", "glass"])
 
 
@@ -214,7 +214,7 @@ def test_ranks_take_disjoint_shares(make):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         train, val = data.train_dataloader(), data.val_dataloader()
         shares.append((set(seen(train)), seen(val), len(train)))
-    assert len(shares[0][0] & shares[1][0]) <= 1  # an odd photo is shown to both, so that both take as many steps
+    assert len(shares[0][0] & shares[1][0]) <= 1  # an odd image is shown to both, so that both take as many steps
     assert shares[0][2] == shares[1][2]
     assert sorted(set(shares[0][1]) | set(shares[1][1])) == data.splits["val"].tolist()
 
@@ -234,7 +234,7 @@ def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
     with caplog.at_level(logging.WARNING):
         data = ready(make(source=FileListSource(root / "list.csv")))
         assert data.splits["test"].tolist() == data.splits["val"].tolist()
-    assert "data: the data name no test photos" in caplog.text
+    assert "data: the source defines no test split" in caplog.text
 
 
 @pytest.mark.parametrize(

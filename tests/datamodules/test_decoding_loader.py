@@ -1,4 +1,4 @@
-"""Where there is no cache: the same batches, decoded on the fly, without the photos that cannot be read."""
+"""Where there is no cache: the same batches, decoded on the fly, without the images that cannot be read."""
 
 import logging
 from pathlib import Path

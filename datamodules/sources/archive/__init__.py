@@ -1,1 +1,1 @@
-"""Download archives and unpack them."""
+"""Archives: download, unpack, and sources of unpacked images."""

@@ -1,4 +1,4 @@
-"""Unzip an archive that somebody else made: all or nothing, and nowhere but into its folder."""
+"""Unzip an untrusted archive: completely or not at all, and only into its folder."""
 
 import shutil
 import zipfile
@@ -9,21 +9,22 @@ import pooch
 
 from litesort.errors import DataError
 
-MAX_BYTES = 20 << 30  # unpacked
+MAX_BYTES = 20 << 30  # unpacked size
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
-    """Unzip into `folder`, which must not exist; return it. The caller holds a lock.
+    """Unzip into `folder`, which must not exist, and return it. The caller holds a lock.
 
-    `zipfile` takes drives, roots and ".." out of names, writes links as plain files, and writes no more bytes of a
-    member than the archive declares. So nothing lands outside the folder, and `max_bytes` bounds what is written.
+    `zipfile` removes drives, roots and ".." from names, writes links as regular files, and writes no more bytes of a
+    member than the archive declares. So no file is written outside of the folder, and `max_bytes` limits the total.
 
     Raises:
-        DataError: no zip file or a damaged one (it is deleted), more than `max_bytes`, or no room.
+        DataError: The file is not a zip file or is damaged (it is deleted), unpacks to more than `max_bytes`, or the
+            disk fails.
     """
     scratch = folder.with_name(f".{folder.name}.part")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         with zipfile.ZipFile(archive) as opened:
             size = sum(member.file_size for member in opened.infolist())
         if size > max_bytes:
@@ -34,9 +35,11 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
         scratch.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         archive.unlink(missing_ok=True)
-        raise DataError(f"{archive} is no zip file, or damaged ({error}), and was deleted: try again") from error
+        raise DataError(f"{archive} is not a zip file or is damaged ({error}) and was deleted: try again") from error
     except OSError as error:
-        raise DataError(f"{archive} cannot be unpacked ({error.strerror or error}): make room at {folder}") from error
+        raise DataError(
+            f"{archive} cannot be unpacked ({error.strerror or error}): free disk space at {folder}"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

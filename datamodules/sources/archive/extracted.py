@@ -1,4 +1,4 @@
-"""Photos inside other files (tar shards, tables): unpacked once into the cache, and then read like a list of photos."""
+"""Sources of images inside other files (tar shards, tables): unpacked once into the cache, then read as a file list."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ COLUMNS = ["path", "label", "split", "group"]
 
 
 class Record(NamedTuple):
-    """One photo as its container has it: the bytes of its file, class name, split ("" where it names none)."""
+    """One image of a container: name, class name, split ("" if undefined) and content of the file."""
 
     name: str
     label: str
@@ -34,9 +34,23 @@ def unpacked(
     records: Callable[[], Iterator[Record]],
     cache_dir: str | Path | None,
 ) -> Path:
-    """Write all records to a folder of the cache, unless that was done for these very files; returns its list.
+    """Write all records to a folder of the cache, unless it exists for the same files and settings.
 
-    The folder is named by the size and time of the files and by `settings`; it appears whole or not at all.
+    The name of the folder is a hash of the size and time of the files and of `settings`. The folder is written
+    atomically.
+
+    Args:
+        kind: Name of the parent folder.
+        files: Files of the container.
+        settings: Settings that change the records.
+        records: Yields the records.
+        cache_dir: Folder of the cache; None is the default folder.
+
+    Returns:
+        CSV file of the images.
+
+    Raises:
+        DataError: The folder cannot be written.
     """
     states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([states, repr(settings)]).encode("utf-8", "surrogateescape")).hexdigest()[:24]
@@ -44,9 +58,9 @@ def unpacked(
     folder, scratch = parent / key, parent / f".{key}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # jobs that start together unpack once
+        with FileLock(f"{folder}.lock"):  # concurrent jobs unpack once
             if not folder.is_dir():
-                shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
                 _write(scratch, records())
                 scratch.rename(folder)
     except OSError as error:
@@ -57,13 +71,13 @@ def unpacked(
 
 
 def _write(folder: Path, records: Iterator[Record]) -> None:
-    """Photos get numbers for names, so that no name of a container can lead out of the folder."""
-    (folder / "photos").mkdir(parents=True)
+    """Write images under numbers, so that no name in a container leads outside of the folder."""
+    (folder / "images").mkdir(parents=True)
     with (folder / "list.csv").open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
         rows.writerow([*COLUMNS, "name"])
         for number, record in enumerate(records):
-            path = f"photos/{number // 1000:05d}/{number:08d}{_suffix(record.content)}"
+            path = f"images/{number // 1000:05d}/{number:08d}{_suffix(record.content)}"
             if number % 1000 == 0:
                 (folder / path).parent.mkdir()
             (folder / path).write_bytes(record.content)
@@ -76,7 +90,7 @@ def _suffix(content: bytes) -> str:
 
 
 class UnpackedSource(FileListSource):
-    """The list that `unpacked` wrote, whose labels may be numbers of given class names."""
+    """The list that `unpacked` wrote. Its labels can be indices into given class names."""
 
     def __init__(self, file: Path, names: Sequence[str] | None = None) -> None:
         super().__init__(file)
@@ -85,7 +99,7 @@ class UnpackedSource(FileListSource):
         wrong = next((name for name in self.classes if not name.isdecimal() or int(name) >= len(names)), None)
         if wrong is not None:
             raise DataError(
-                f"data.source.names has {len(names)} names, but a label is {wrong:.50}: give them all, or null"
+                f"data.source.names has {len(names)} names, but a label is {wrong:.50}: give all names, or null"
             )
         place = [int(name) for name in self.classes]
         present = sorted(place)

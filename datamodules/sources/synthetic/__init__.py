@@ -1,1 +1,1 @@
-"""Images of waste that are drawn, for a first run without data."""
+"""Synthetic images of waste, for a first run without data."""

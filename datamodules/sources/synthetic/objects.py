@@ -1,4 +1,4 @@
-"""The six kinds of waste, painted: they differ in form, texture and the way they take light more than in colour."""
+"""The six classes of synthetic waste. They differ in shape, texture and reflection more than in colour."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +24,11 @@ from datamodules.sources.synthetic.scene import (
 from datamodules.sources.synthetic.textures import beads, blob, creases, lettering, plain, printed, round_light, streak
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
-VERSION = 1  # raise it whenever a pixel changes: it is part of the name of the rendered set
+VERSION = 1  # part of the folder name: increase it when any pixel changes
 
 
 def draw(label: int, rng: Random) -> bytes:
-    """JPEG file of one photo of class `label`; the same `rng` state gives the same photo."""
+    """Return a JPEG file of class `label`. The same `rng` state gives the same image."""
     width, height = image_size(rng)
     scale = float(np.clip(max(width, height), *RENDER_SIDES)) / max(width, height)
     canvas = (round(width * scale), round(height * scale))
@@ -39,13 +39,13 @@ def draw(label: int, rng: Random) -> bytes:
 
 
 def write(tasks: list[tuple[int, int, int, str]]) -> None:
-    """Draw photos and write them: (seed, label, number, file) each."""
+    """Draw and write images: (seed, label, number, file) for each."""
     for seed, label, number, file in tasks:
         Path(file).write_bytes(draw(label, np.random.default_rng([VERSION, seed, label, number])))
 
 
 def metal(stage: Stage, ground: Array) -> Paint:
-    """A drinks can, whole or dented, or a crumpled sheet of foil: hard, narrow, high-contrast reflections."""
+    """A can, intact or dented, or crumpled foil: hard, narrow, high-contrast reflections."""
     rng, r = stage.rng, stage.ratio
     if rng.random() < 0.2:
         facets = creases(stage, 14, 0.33) + 0.12 * noise(rng, stage.u.shape, 14, 2)
@@ -78,7 +78,7 @@ def metal(stage: Stage, ground: Array) -> Paint:
 
 
 def paper(stage: Stage, ground: Array) -> Paint:
-    """A sheet, printed and folded, or a crumpled ball: matt, flat facets, soft edges of shade."""
+    """A printed, folded sheet or a crumpled ball: matt, flat facets, soft shading."""
     rng, r = stage.rng, stage.ratio
     colour = plain(stage, tint(rng, neutral=0.75, dark=0.7, bright=1.0))
     skew, lean = rng.normal(0, 0.12, 2)
@@ -102,7 +102,7 @@ def paper(stage: Stage, ground: Array) -> Paint:
 
 
 def paperpack(stage: Stage, ground: Array) -> Paint:
-    """A printed carton with a gable, or a brick with a straw: two flat faces that meet in a sharp upright edge."""
+    """A printed carton with a gable, or a brick with a straw: two flat faces with a sharp vertical edge."""
     rng, r = stage.rng, stage.ratio
     u, v = stage.u, stage.v
     ridge = rng.uniform(-0.35, 0.35) * r
@@ -137,7 +137,7 @@ def paperpack(stage: Stage, ground: Array) -> Paint:
 
 
 def plastic(stage: Stage, ground: Array) -> Paint:
-    """A bottle or a cup: see-through, dark rims, long soft highlights, a solid cap and label."""
+    """A bottle or a cup: transparent, dark rims, long soft highlights, an opaque cap and label."""
     rng, r = stage.rng, stage.ratio
     u, v = stage.u, stage.v
     if rng.random() < 0.72:
@@ -152,7 +152,7 @@ def plastic(stage: Stage, ground: Array) -> Paint:
     sag = 0.06 * np.sqrt(1 - across * across)
     body = np.maximum(np.abs(u) - wide, np.maximum(cap - v, v - 0.94 - sag))
     lid = np.maximum(np.abs(u) - cap_width, np.maximum(-1.0 - v, v - cap - sag))
-    behind = np.roll(ground[:, ::-1], tuple(rng.integers(-12, 13, 2)), (0, 1))  # what shines through, bent
+    behind = np.roll(ground[:, ::-1], tuple(rng.integers(-12, 13, 2)), (0, 1))  # the refracted background
     haze = rng.uniform(0.15, 0.75)
     colour = behind * (1 - haze) + tint(rng) * haze
     rim = 1.0 - rng.uniform(0.3, 0.6) * smoothstep(0.72, 1.0, np.abs(across))
@@ -171,7 +171,7 @@ def plastic(stage: Stage, ground: Array) -> Paint:
 
 
 def plasticbag(stage: Stage, ground: Array) -> Paint:
-    """A thin film, often with handles: many fine glossy wrinkles that run together, half see-through."""
+    """A thin film, often with handles: many fine glossy wrinkles, translucent."""
     rng, r = stage.rng, stage.ratio
     u, v = stage.u, stage.v
     distance = blob(stage, 0.16) + 0.02 * noise(rng, u.shape, 14, 2)
@@ -197,7 +197,7 @@ def plasticbag(stage: Stage, ground: Array) -> Paint:
 
 
 def styrofoam(stage: Stage, ground: Array) -> Paint:
-    """A broken block or a tray of pressed beads: grainy, matt, crumbling at the edge."""
+    """A broken block or a tray of pressed beads: grainy, matt, with a rough edge."""
     rng, r = stage.rng, stage.ratio
     u, v = stage.u, stage.v
     grains = beads(stage, rng.uniform(6, 10))

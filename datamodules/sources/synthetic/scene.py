@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFilter
 Array = np.ndarray
 Random = np.random.Generator
 
-SMALLEST, LARGEST = 60, 800  # px, of either side
+SMALLEST, LARGEST = 60, 800  # px, width and height
 NARROWEST, WIDEST = 0.45, 2.3  # width / height
-RENDER_SIDES = (96, 192)  # px, long side that is painted; the photo is scaled from it
+RENDER_SIDES = (96, 192)  # px, long side of the rendering, which is then scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Stage:
     """Where an object is to be painted.
 
     Attributes:
-        rng: the photo's own source of chance.
+        rng: random generator of this image.
         u: across the object; its half width is `ratio`.
         v: along the object, -1 (top) to 1 (bottom).
         ratio: half width over half length that the placing made room for.
@@ -108,7 +108,7 @@ def _ground(rng: Random, shape: tuple[int, int]) -> Array:
 
 
 def _clutter(rng: Random, ground: Array, most: int) -> Array:
-    """Leaves, sticks, scraps and shadows of things outside the picture."""
+    """Leaves, sticks, scraps and shadows of objects outside of the image."""
     height, width = ground.shape[:2]
     layer = Image.fromarray((np.clip(ground, 0, 1) * 255).astype(np.uint8))
     draw = ImageDraw.Draw(layer, "RGBA")
@@ -130,7 +130,7 @@ def _clutter(rng: Random, ground: Array, most: int) -> Array:
 
 
 def place(rng: Random, width: int, height: int, ratio: float) -> Stage:
-    """Lay an object of half width `ratio` (half length 1) into the picture so that it about fills it."""
+    """Place an object of half width `ratio` (half length 1) so that it nearly fills the image."""
     turn = rng.normal(0.0, 0.25) + (np.pi / 2 if (width > height) == (rng.random() < 0.9) else 0.0)
     turn += np.pi * (rng.random() < 0.2)
     sine, cosine = np.sin(turn), np.cos(turn)
@@ -157,7 +157,7 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
     scene = ground * (1.0 - rng.uniform(0.2, 0.65) * shadow[..., None])
     scene = stain(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
-    if rng.random() < 0.12:  # something lies across it
+    if rng.random() < 0.12:  # something covers it
         shape = ground.shape[:2]
         x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
         turn, offset, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(0.02, 0.12)
@@ -180,7 +180,7 @@ def photograph(rng: Random, scene: Array, width: int, height: int) -> bytes:
     pixels = np.asarray(picture, np.int16)
     grain = rng.normal(0.0, 256 * rng.uniform(0.3, 9.0), 1 << 14).astype(
         np.int16
-    )  # a strip of grain, laid from anywhere
+    )  # a strip of noise, repeated from a random offset
     grain = np.resize(np.roll(grain, int(rng.integers(1 << 14))), pixels.shape) >> 8
     file = io.BytesIO()
     picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Six kinds of waste, drawn: real JPEG files to try everything on where no data set is at hand."""
+"""SyntheticSource: six classes of waste drawn as JPEG files, to try everything without a data set."""
 
 import multiprocessing
 import os
@@ -17,34 +17,37 @@ from datamodules.sources.synthetic import objects
 from litesort.errors import DataError
 from litesort.system import available_cpus
 
-PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # of the training photos in the challenge the classes come from
-FEWEST_A_CLASS = 3  # one for each split
-CHUNK = 32  # photos a task
+PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # of the training images in the challenge the classes come from
+MIN_PER_CLASS = 3  # one for each split
+CHUNK = 32  # images a task
 
 
 class SyntheticSource(Source):
-    """Photos of metal, paper, paperpack, plastic, plastic bags and styrofoam, drawn once and kept as class folders.
+    """Synthetic images of metal, paper, paperpack, plastic, plastic bags and styrofoam, drawn once into class folders.
 
-    The classes are as unbalanced as in the published data set, and their colours overlap; sides are 60 to 800 px, width
-    over height 0.45 to 2.3. The files lie in a folder whose name says all that they depend on.
+    The classes are as unbalanced as in the published data set, and their colours overlap. Sides are 60 to 800 px, width
+    / height is 0.45 to 2.3. The name of the folder contains all settings.
 
     Args:
-        num_images: photos of all classes together.
-        seed: of the drawing; the photos of one seed are always the same.
-        cache_dir: where the set is kept; None is litesort's cache.
-        root: must be None: this source reads nothing of yours.
+        num_images: Number of images of all classes.
+        seed: Seed of the drawing; the images of one seed are always the same.
+        cache_dir: Folder of the set; None is the default cache folder.
+        root: Must be None, since this source reads no folder.
+
+    Raises:
+        DataError: A setting is invalid, or the folder cannot be written.
     """
 
     def __init__(
         self, num_images: int = 2000, seed: int = 0, cache_dir: str | Path | None = None, root: str | Path | None = None
     ) -> None:
         if root is not None:
-            raise DataError(f"data.root={root} has no meaning for data=synthetic, which is drawn: add data=folder")
-        fewest = FEWEST_A_CLASS * len(PUBLISHED_COUNTS)
+            raise DataError(f"data.root={root} is not used by data=synthetic: add data=folder")
+        fewest = MIN_PER_CLASS * len(PUBLISHED_COUNTS)
         if num_images < fewest:
-            raise DataError(f"data.source.num_images={num_images} is too few: give at least {fewest}")
+            raise DataError(f"data.source.num_images={num_images} is invalid: expected an integer of at least {fewest}")
         if seed < 0:
-            raise DataError(f"data.source.seed={seed} is negative: give 0 or more")
+            raise DataError(f"data.source.seed={seed} is invalid: expected an integer of at least 0")
         self.seed = seed
         self.classes = list(objects.CLASSES)
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
@@ -56,21 +59,23 @@ class SyntheticSource(Source):
         ]
 
     def prepare(self) -> None:
-        """Draw the photos that are not on disk yet: all, or, where the folder is there, none."""
+        """Draw the images if their folder does not exist."""
         if self.root.is_dir():
             return
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.root}.lock"):  # jobs that start together draw once
+            with FileLock(f"{self.root}.lock"):  # concurrent jobs draw once
                 if not self.root.is_dir():
                     self._draw()
         except OSError as error:
             raise DataError(
-                f"cannot draw the synthetic set into {self.root} ({error}): name another place: data.cache_dir=FOLDER"
+                f"cannot draw the synthetic set into {self.root} ({error}): set data.cache_dir=FOLDER to another folder"
             ) from error
 
     def _draw(self) -> None:
-        for leftover in self.root.parent.glob(f".{self.root.name}.*"):  # of a process that was killed: the lock is ours
+        for leftover in self.root.parent.glob(
+            f".{self.root.name}.*"
+        ):  # left by a killed process: this process holds the lock
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = self.root.with_name(f".{self.root.name}.{os.getpid()}")
         try:
@@ -80,7 +85,7 @@ class SyntheticSource(Source):
             _render(tasks)
             scratch.rename(self.root)
         except OSError as error:
-            if not self.root.is_dir():  # else another job was first, with the same photos
+            if not self.root.is_dir():  # otherwise another job has drawn the same images
                 raise DataError(
                     f"cannot draw the synthetic set into {self.root}: {error}: set data.cache_dir"
                 ) from error
@@ -93,30 +98,30 @@ class SyntheticSource(Source):
 
 
 def class_counts(num_images: int) -> list[int]:
-    """Photos a class: in the published proportions, at least 3 each, `num_images` together.
+    """Images of each class in the published proportions, at least 3 each, `num_images` in total.
 
-    >>> class_counts(2000)
-    [149, 617, 130, 340, 624, 140]
+    >>> sum(class_counts(1400)), min(class_counts(18))
+    (1400, 3)
     """
-    spare = num_images - FEWEST_A_CLASS * len(PUBLISHED_COUNTS)
-    shares = np.array(PUBLISHED_COUNTS) / sum(PUBLISHED_COUNTS) * num_images - FEWEST_A_CLASS
+    spare = num_images - MIN_PER_CLASS * len(PUBLISHED_COUNTS)
+    shares = np.array(PUBLISHED_COUNTS) / sum(PUBLISHED_COUNTS) * num_images - MIN_PER_CLASS
     shares = np.clip(shares, 0, None) / np.clip(shares, 0, None).sum() * spare
     counts = np.floor(shares).astype(int)
     for label in np.argsort(counts - shares, kind="stable")[: spare - counts.sum()]:
         counts[label] += 1
-    return [int(count) + FEWEST_A_CLASS for count in counts]
+    return [int(count) + MIN_PER_CLASS for count in counts]
 
 
 def _render(tasks: list[tuple[int, int, int, str]]) -> None:
-    """Draw and write every task, on all cores if there are many."""
+    """Draw and write all tasks, on all cores if there are many."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
     workers = min(available_cpus(), len(chunks))
-    label = f"Drawing {len(tasks)} photos"
+    label = f"Drawing {len(tasks)} images"
     if workers == 1 or len(chunks) < 4:
         for chunk in track(chunks, label, transient=True):
             objects.write(chunk)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch's threads may hang
+    context = multiprocessing.get_context("spawn")  # forking a process with torch threads may hang
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         for _ in track(pool.map(objects.write, chunks), label, total=len(chunks), transient=True):
             pass

@@ -1,4 +1,4 @@
-"""Each operation against Pillow on photo-like pixels."""
+"""Each operation against Pillow on image-like pixels."""
 
 import numpy as np
 import pytest

@@ -81,7 +81,7 @@ def test_a_disk_that_cannot_be_written_costs_one_line(opened, monkeypatch, tmp_p
     assert not list((tmp_path / "cache/pixels").glob(".*"))
     monkeypatch.setattr(cache, "free_memory_gb", lambda: 0.0)
     assert opened()[1] is None
-    assert "decoding on the fly" in caplog.text
+    assert "decoding in each epoch" in caplog.text
 
 
 def test_a_disk_that_is_really_full_is_noticed_before_decoding(tmp_path):

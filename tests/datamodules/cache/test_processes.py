@@ -26,7 +26,7 @@ from datamodules.cache import store as cache_file
 from datamodules.sources.base import Sample, Source
 root, folder, log = map(Path, sys.argv[1:4])
 
-class Photos(Source):
+class Images(Source):
     die_at = None
     def __init__(self):
         self.root, self.classes, self.count = root, ["a"], 0
@@ -58,7 +58,7 @@ import shutil
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 def job(point):
-    source = Photos()
+    source = Images()
     if point < 6:
         source.die_at = point + 1
     elif point == 6:
@@ -78,7 +78,7 @@ for point in range(10):
     status = os.waitpid(fork(lambda: job(point)), 0)[1]
     left = [path.name for path in (folder / "pixels").iterdir() if path.is_dir() and not path.name.startswith(".")]
     before = len(log.read_text().split()) if log.exists() else 0
-    assert os.waitpid(fork(lambda: open_it(Photos())), 0)[1] == 0
+    assert os.waitpid(fork(lambda: open_it(Images())), 0)[1] == 0
     report.append([os.WTERMSIG(status), len(left), len(log.read_text().split()) - before])
     caches = [path for path in (folder / "pixels").iterdir() if path.is_dir()]
     assert len(caches) == 1, caches
@@ -86,7 +86,7 @@ for point in range(10):
 print(json.dumps(report))
 """
 TOGETHER = """
-children = [fork(lambda: open_it(Photos())) for _ in range(4)]
+children = [fork(lambda: open_it(Images())) for _ in range(4)]
 print(json.dumps([os.waitpid(child, 0)[1] for child in children]))
 """
 
@@ -154,7 +154,7 @@ def test_limits_without_clean_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         cache_clean.main(["--dir", str(tmp_path), "--max-gb", "1"])
     assert caught.value.code == 2
-    assert "need the command clean" in capsys.readouterr().err
+    assert "require the command clean" in capsys.readouterr().err
 
 
 def test_the_command_verifies_and_removes_what_is_damaged(opened, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Every kind of photo file read right, one way to a square."""
+"""Every kind of image file read right, one way to a square."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
 
 def photo(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """Smooth pixels, as photos have."""
+    """Smooth pixels, as images have."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -15,7 +15,7 @@ from datamodules.images.decode import BrokenImage, load, read_image
 
 
 def photo(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """Smooth pixels, as photos have."""
+    """Smooth pixels, as images have."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -28,7 +28,7 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
 
 def test_what_says_it_is_too_large_is_refused_before_it_is_decoded():
     for kind in ("PNG", "JPEG", "GIF"):
-        with pytest.raises(BrokenImage, match="over-large: 64 x 48"):
+        with pytest.raises(BrokenImage, match="too large: 64 x 48"):
             read_image(encoded(photo(), kind), max_pixels=64 * 48 - 1)
     assert read_image(encoded(photo(), "JPEG"), max_pixels=64 * 48).shape == (48, 64, 3)
 
@@ -44,7 +44,7 @@ def bomb() -> bytes:
 
 
 def hostile() -> dict[str, bytes]:
-    """Files of which none is a whole photo."""
+    """Files of which none is a whole image."""
     rng = np.random.default_rng(0)
     whole = {kind: encoded(photo(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")}
     whole["progressive"] = encoded(photo(), "JPEG", progressive=True)
@@ -68,7 +68,7 @@ def hostile() -> dict[str, bytes]:
         "start of JPEG": b"\xff\xd8",
         "zeros": bytes(5000),
         "noise": rng.bytes(5000),
-        "text": b"not a photo\n" * 40,
+        "text": b"not an image\n" * 40,
         "html": b"<!doctype html><title>404</title>",
         "bomb": bomb(),
         "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and photos of other things on the same table are not."""
+"""Copies are found whatever was done to them, and images of other things on the same table are not."""
 
 import io
 
@@ -16,7 +16,7 @@ SCENES = 24
 
 
 def scene(seed):
-    """Some shapes on a table of which one side lies in shadow, the same in all photos."""
+    """Some shapes on a table of which one side lies in shadow, the same in all images."""
     rng = np.random.default_rng(seed)
     light = np.linspace(90, 235, 200)[None, :, None] + np.zeros((150, 1, 1))
     photo = Image.fromarray((light + rng.normal(0, 2, (150, 200, 1))).clip(0, 255).astype(np.uint8).repeat(3, 2))

@@ -1,4 +1,4 @@
-"""Wrong labels and rare photos are found among features, as the published method finds them."""
+"""Wrong labels and rare images are found among features, as the published method finds them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from datamodules.sources.folder import FolderSource
 
 @pytest.fixture(scope="module")
 def planted():
-    """300 photos in 3 clouds of features, 15 of them under a wrong label."""
+    """300 images in 3 clouds of features, 15 of them under a wrong label."""
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 100)
     features = rng.normal(0, 0.5, (300, 16)) + 2 * np.eye(3, 16)[truth]
@@ -124,7 +124,7 @@ def test_features_are_called_what_they_are_where_the_budget_is_too_small(tmp_pat
         name, size = "a network", 512
 
         def __call__(self, pixels):
-            raise AssertionError("its photos do not fit")
+            raise AssertionError("its images do not fit")
 
     rng = np.random.default_rng(0)
     for name in ("bag", "can"):

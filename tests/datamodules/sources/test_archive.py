@@ -1,4 +1,4 @@
-"""Photos inside tar shards and tables, written here and read back."""
+"""Images inside tar shards and tables, written here and read back."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def test_labels_of_shards_may_be_fields_or_numbers_of_names(shards, tmp_path):
     for options, words in (
         ({"names": ["a"]}, "data.source.names has 1 names, but a label is"),
         ({"label": "txt"}, "has no .txt file: data.source.label=txt"),
-        ({"label": "json:colour"}, "holds no label as data.source.label=json:colour"),
+        ({"label": "json:colour"}, "does not contain the label of data.source.label=json:colour"),
     ):
         with pytest.raises(DataError, match=words):
             WebDatasetSource(shards, cache_dir=tmp_path / "c", **options)
@@ -77,7 +77,7 @@ def test_shards_that_are_none_are_one_line(shards, tmp_path):
     with pytest.raises(DataError, match="cannot be read as a tar shard"):
         WebDatasetSource(shards, cache_dir=tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache/webdataset").iterdir() if path.is_dir()]
-    with pytest.raises(DataError, match=r"holds no \*\.tar"):
+    with pytest.raises(DataError, match=r"contains no \*\.tar"):
         WebDatasetSource(tmp_path, cache_dir=tmp_path / "cache")
 
 
@@ -102,7 +102,7 @@ def test_a_saved_folder_gives_photos_labels_and_split(tmp_path):
     ):
         with pytest.raises(DataError, match=words):
             HfSource(tmp_path / "saved", cache_dir=tmp_path / "cache", **options)
-    with pytest.raises(DataError, match="is no folder that datasets' save_to_disk wrote"):
+    with pytest.raises(DataError, match="is not a folder written by datasets' save_to_disk"):
         HfSource(tmp_path / "cache", cache_dir=tmp_path / "cache")
 
 

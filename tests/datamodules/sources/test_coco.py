@@ -24,7 +24,7 @@ RED, GREEN, BLUE = (220, 20, 20), (20, 220, 20), (20, 20, 220)
 
 @pytest.fixture
 def root(tmp_path):
-    """Two photos, a plain colour in each box."""
+    """Two images, a plain colour in each box."""
     (tmp_path / "day").mkdir()
     for name, size, fills in (
         ("day/one.png", (100, 60), [((0, 0, 40, 40), RED), ((60, 20, 100, 60), GREEN)]),
@@ -97,8 +97,8 @@ def test_margin_widens_each_side_up_to_the_edge(make):
     ("options", "says"),
     [
         ({"categories": {"can": "Metal", "foil": "Metal"}}, "does not name 'bag'"),
-        ({"categories": {"tin": "Metal", "*": None}}, "names 'tin', which is no category"),
-        ({"categories": {"*": None}}, r"no box is left \(6 of no class\)"),
+        ({"categories": {"tin": "Metal", "*": None}}, "names 'tin', which is not a category"),
+        ({"categories": {"*": None}}, r"no box remains \(6 of no class\)"),
         ({"margin": -1}, "data.source.margin=-1"),
         ({"margin": math.nan}, "data.source.margin=nan"),
         ({"min_side": 0}, "data.source.min_side=0"),
@@ -112,7 +112,7 @@ def test_wrong_settings_are_named(make, options, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("file", "says"), [(None, "data.file is not given"), ("nowhere.json", "is not a file")])
+@pytest.mark.parametrize(("file", "says"), [(None, "data.file is not set"), ("nowhere.json", "is not a file")])
 def test_a_missing_file_is_named(file, says):
     with pytest.raises(DataError, match=says):
         CocoSource(file)
@@ -121,7 +121,7 @@ def test_a_missing_file_is_named(file, says):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("turned", [True, False])
 def test_a_turned_photo_gives_the_crop_that_was_annotated(make, root, orientation, turned):
-    """`turned`: the annotator saw the photo upright; else as it is stored, which shows only where sides swap."""
+    """`turned`: the annotator saw the image upright; else as it is stored, which shows only where sides swap."""
     rng = np.random.default_rng(0)
     stored = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
     exif = Image.Exif()

@@ -57,7 +57,7 @@ DELETE = object()
         (broken(annotations__image_id=99), "image_id is 99: expected the id of one of the images"),
         (broken(annotations__category_id="7"), "category_id is '7': expected the id of one of the categories"),
         (broken(images__width=DELETE), r"images\[0\]\.width is missing: expected int or float"),
-        (broken(images__width=0), r"width and height are \[0, 60\]: expected whole numbers from 1 up"),
+        (broken(images__width=0), r"width and height are \[0, 60\]: expected integers of at least 1"),
         (broken(images__height=10.5), r"width and height are \[100, 10\.5\]"),
         (broken(images__id=2), r"images\[1\]\.id is 2, as in an earlier entry"),
         (broken(images__file_name="two.png"), r"2 images have the file_name two\.png"),
@@ -66,8 +66,8 @@ DELETE = object()
         (broken(images__file_name="C:\\secret.png"), "expected a path below data.root"),
         (broken(images__file_name="a\nb.png"), "expected a path below data.root"),
         (broken(categories__name=None), r"categories\[0\]\.name is missing: expected str"),
-        (content([BOXES[0], BOXES[0]]), r"annotations\[1\]\.id is 1, twice in image two\.png"),
-        (content([]), r"no box is left \(there are none\)"),
+        (content([BOXES[0], BOXES[0]]), r"annotations\[1\]\.id is 1, used twice in image two\.png"),
+        (content([]), r"no box remains \(there are none\)"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_the_place(make, data, says):
@@ -131,7 +131,7 @@ def test_every_box_is_a_sample_or_counted(tmp_path_factory, sizes, found, margin
     file.write_text(json.dumps(content(annotations, photos)))
     source, line = attempt(file, margin=margin, min_side=min_side)
     if source is None:
-        assert "no box is left" in line
+        assert "no box remains" in line
         return
     check_samples(source)
     assert len(source.samples) + sum(source.left_out.values()) == len(annotations)

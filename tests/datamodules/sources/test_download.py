@@ -113,7 +113,7 @@ def test_without_a_checksum_that_of_the_download_is_logged(get, caplog):
 
 def test_a_web_page_is_refused_at_once(get, server, tmp_path):
     server.files["/file"], server.always = b"<html>log in</html>", {"content_type": "text/html; charset=utf-8"}
-    refused(get, "sends a web page: is a log-in needed")
+    refused(get, "sends a web page instead of a file")
     assert len(server.requests) == 1
     assert left(tmp_path) == []
 

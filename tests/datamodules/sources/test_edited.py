@@ -1,4 +1,4 @@
-"""Lists that leave photos out or give them other labels, on every kind of source."""
+"""Lists that leave images out or give them other labels, on every kind of source."""
 
 import json
 import logging
@@ -73,7 +73,7 @@ def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
     with caplog.at_level(logging.INFO):
         source = edited(FolderSource(photos), lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"), None)
     assert len(source.samples) == 59
-    assert "1 of 2 paths are not among the photos, as bag/gone.jpg" in caplog.text
+    assert "1 of 2 paths are not among the images, as bag/gone.jpg" in caplog.text
     assert "left out by data.exclude: 1," in caplog.text
 
 
@@ -83,14 +83,14 @@ def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
         (
             "exclude",
             ["path", "elsewhere.jpg"],
-            "names none of the photos, the first 'elsewhere.jpg': write paths as in",
+            "contains none of the images, the first 'elsewhere.jpg': write paths as in",
         ),
-        ("exclude", ["path"], "names none of the photos"),
+        ("exclude", ["path"], "contains none of the images"),
         ("exclude", ["file", "a"], "no column path: the first line must be path; it is file"),
-        ("exclude", ["path", *[f"{n}/{n}{i}.jpg" for n in ("bag", "can", "cup") for i in range(20)]], "none is left"),
-        ("relabel", ["path,label", "bag/bag0.jpg,tin"], "gives bag/bag0.jpg the label tin, which is none of bag, can"),
+        ("exclude", ["path", *[f"{n}/{n}{i}.jpg" for n in ("bag", "can", "cup") for i in range(20)]], "none remains"),
+        ("relabel", ["path,label", "bag/bag0.jpg,tin"], "gives bag/bag0.jpg the label tin, expected one of bag, can"),
         ("relabel", ["path,label", "bag/bag0.jpg,can", "bag/bag0.jpg,cup"], "line 3: bag/bag0.jpg is named twice"),
-        ("relabel", ["path,label", "bag/bag0.jpg,"], "line 2: the label is blank"),
+        ("relabel", ["path,label", "bag/bag0.jpg,"], "line 2: the label is empty"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_one_line(photos, lists, key, lines, says):

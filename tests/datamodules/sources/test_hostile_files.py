@@ -106,7 +106,7 @@ def test_a_root_that_cannot_be_written_is_only_read(root, tmp_path):
 def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
     source = FolderSource(root)
     shutil.rmtree(root)
-    with pytest.raises(DataError, match=r"none of the 12 photos can be read; the first is .*No such file"):
+    with pytest.raises(DataError, match=r"none of the 12 images can be read; the first is .*No such file"):
         ImageDataModule(source, size=8, cache_dir=tmp_path / "cache").setup()
 
 

@@ -95,13 +95,13 @@ def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
         archive.writestr("cats/1.jpg", b"")
     server.files["/set.zip"] = stream.getvalue()
     for _ in range(2):
-        with pytest.raises(DataError, match=r"holds no folder dataset-resized: delete .*images"):
+        with pytest.raises(DataError, match=r"contains no folder dataset-resized: delete .*images"):
             TrashnetSource(None, tmp_path, zipped).prepare()
 
 
 @pytest.fixture
-def litter(server):
-    """Six photos with two boxes each on the server; the third is gone, the fourth has no address."""
+def taco_url(server):
+    """Six images with two boxes each on the server; the third is gone, the fourth has no address."""
     images, annotations = [], []
     for number in range(6):
         server.files[f"/photos/{number}.jpg"] = jpeg(number, (40, 30))
@@ -119,9 +119,9 @@ def litter(server):
     return server.address + "/annotations.json"
 
 
-def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(litter, server, tmp_path):
+def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(taco_url, server, tmp_path):
     def ready():
-        data = ImageDataModule(TacoSource(None, None, tmp_path, litter), size=8, batch_size=2, cache_dir=tmp_path)
+        data = ImageDataModule(TacoSource(None, None, tmp_path, taco_url), size=8, batch_size=2, cache_dir=tmp_path)
         data.setup()
         return data
 
@@ -135,15 +135,17 @@ def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(litter, serv
     assert len(server.requests) == before
     note = (tmp_path / "taco-original" / "unavailable.csv").read_text().splitlines()
     assert len(note) == 3
-    assert "batch_1/3.jpg,has no address" in note
+    assert "batch_1/3.jpg,has no URL" in note
     assert any("answers 404" in line for line in note)
 
 
-def test_taco_goes_on_where_the_network_failed(litter, server, tmp_path, monkeypatch):
+def test_taco_goes_on_where_the_network_failed(taco_url, server, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    source = TacoSource(None, None, tmp_path, litter)
+    source = TacoSource(None, None, tmp_path, taco_url)
     server.faults = [{}, {}] + [{"status": 503}] * 99
-    with pytest.raises(DataError, match=r"cannot be downloaded .*: run it again to go on, or set data\.root="):
+    with pytest.raises(
+        DataError, match=r"cannot be downloaded .*: run the command again to continue, or set data\.root="
+    ):
         source.prepare()
     server.faults = []
     source.prepare()
@@ -160,14 +162,14 @@ def test_without_a_network_taco_says_what_to_do(tmp_path, nowhere, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_taco_in_a_folder_downloads_nothing(litter, server, tmp_path):
+def test_taco_in_a_folder_downloads_nothing(taco_url, server, tmp_path):
     (tmp_path / "annotations.json").write_bytes(server.files["/annotations.json"])
-    source = TacoSource(None, tmp_path, None, litter)
+    source = TacoSource(None, tmp_path, None, taco_url)
     source.prepare()
     assert len(source.samples) == 12
     assert server.requests == []
     with pytest.raises(DataError, match="images=tiny is invalid"):
-        TacoSource(None, tmp_path, None, litter, images="tiny")
+        TacoSource(None, tmp_path, None, taco_url, images="tiny")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Folder and file-list sources on real little photos."""
+"""Folder and file-list sources on real little images."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_a_class_may_be_called_train(tmp_path):
         (lambda root: photo(root / "a.png"), "is a file"),
         (lambda root: photo(root / "a.png").parent, "has no sub-folders"),
         (lambda root: photo(root / "can" / "notes.txt.png").parents[1] / "can", "has no sub-folders"),
-        (lambda root: (root / "can" / "empty").mkdir(parents=True) or root, "no photo in class folder can"),
+        (lambda root: (root / "can" / "empty").mkdir(parents=True) or root, "no image in class folder can"),
         (lambda root: [photo(root / n / "c" / "1.png") for n in ("train", "val", "extra")] and root, "beside extra"),
         (lambda root: None, "data.root=photos"),
     ],
@@ -122,10 +122,10 @@ def test_filelist_takes_other_separators_and_a_root_of_its_own(tmp_path, separat
     [
         (b"", "line 1: no column path and label"),
         (b"file,label\na,b\n", "line 1: no column path"),
-        (b"path,label\n", "names no photo"),
+        (b"path,label\n", "contains no image"),
         (b"path,label\na.png,can\nb.png\n", "line 3: 1 columns"),
-        (b"path,label\na.png,can\nb.png,\n", "line 3: the label is blank"),
-        (b"path,label\na.png,can\na.png,bag\n", "line 3: a.png is already named in line 2"),
+        (b"path,label\na.png,can\nb.png,\n", "line 3: the label is empty"),
+        (b"path,label\na.png,can\na.png,bag\n", "line 3: a.png is also in line 2"),
         (b"path,label,split\na.png,can,holdout\n", "line 2: split 'holdout'"),
         (b'path,label\n"a.png,can\n', "line 2: "),
         (b"path,label\na.png,caf\xe9\n", "not UTF-8"),

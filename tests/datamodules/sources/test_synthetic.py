@@ -1,4 +1,4 @@
-"""The drawn photos: as many, as large, as unbalanced as promised, and not to be told apart by their colours."""
+"""The drawn images: as many, as large, as unbalanced as promised, and not to be told apart by their colours."""
 
 import io
 
@@ -102,7 +102,7 @@ def test_a_linear_model_on_pixels_stays_below_0_6():
 def test_settings_without_meaning_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"data\.root=photos .* add data=folder"):
         SyntheticSource(root="photos")
-    with pytest.raises(DataError, match="give at least 18"):
+    with pytest.raises(DataError, match="expected an integer of at least 18"):
         SyntheticSource(num_images=5)
     with pytest.raises(DataError, match=r"data\.source\.seed=-1"):
         SyntheticSource(seed=-1)

@@ -50,7 +50,7 @@ def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, v
         counts = np.bincount(labels[sides[name]], minlength=labels.max() + 1)
         exact = share * np.bincount(labels)
         assert counts.min() >= 1
-        assert (np.abs(counts - exact) < 2).all()  # rounded, but for a photo given to a side that would have none
+        assert (np.abs(counts - exact) < 2).all()  # rounded, but for an image given to a side that would have none
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,17 +105,32 @@ def test_another_seed_is_another_split():
 @pytest.mark.parametrize(
     ("labels", "classes", "options", "says"),
     [
-        ([0] * 9, ["can"], {}, "one class only"),
-        ([0] * 9 + [2] * 9, ["can", "bag", "cup"], {}, "no readable photo of class bag"),
-        ([0] * 9 + [1] * 2, ["can", "bag"], {}, "class bag has 2 photos, fewer than 3 splits"),
-        ([0] * 9 + [1] * 4, ["can", "bag"], {"fold": 0, "folds": 5}, "class bag has 4 photos, fewer than data.folds=5"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 5, "folds": 5}, "data.fold=5 must lie between 0 and 4"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 1}, "data.folds=1 must be at least 2"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 1}, "give both"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"folds": 4}, "give both"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"val_fraction": 0.0}, "data.val_fraction=0.0 must lie between 0 and 1"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"test_fraction": 1.5}, "data.test_fraction=1.5 must lie"),
-        ([0] * 9 + [1] * 9, ["can", "bag"], {"val_fraction": 0.5, "test_fraction": 0.5}, "leaves no photo to train on"),
+        ([0] * 9, ["can"], {}, "only one class"),
+        ([0] * 9 + [2] * 9, ["can", "bag", "cup"], {}, "no readable image of class bag"),
+        ([0] * 9 + [1] * 2, ["can", "bag"], {}, "class bag has 2 images, fewer than 3 splits"),
+        ([0] * 9 + [1] * 4, ["can", "bag"], {"fold": 0, "folds": 5}, "class bag has 4 images, fewer than data.folds=5"),
+        (
+            [0] * 9 + [1] * 9,
+            ["can", "bag"],
+            {"fold": 5, "folds": 5},
+            "data.fold=5 is invalid: expected an integer from 0 to 4",
+        ),
+        (
+            [0] * 9 + [1] * 9,
+            ["can", "bag"],
+            {"fold": 0, "folds": 1},
+            "data.folds=1 is invalid: expected an integer of at least 2",
+        ),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 1}, "set both"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"folds": 4}, "set both"),
+        (
+            [0] * 9 + [1] * 9,
+            ["can", "bag"],
+            {"val_fraction": 0.0},
+            "data.val_fraction=0.0 is invalid: expected a number between 0 and 1",
+        ),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"test_fraction": 1.5}, "data.test_fraction=1.5 is invalid"),
+        ([0] * 9 + [1] * 9, ["can", "bag"], {"val_fraction": 0.5, "test_fraction": 0.5}, "leave no image to train on"),
         ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 2, "val_fraction": 0.5}, "between 0 and 0.5"),
     ],
 )
@@ -148,7 +163,7 @@ def test_val_photos_judge_where_no_test_photos_are_named():
     sides, notes = given_split(labels, np.arange(12), ["a", "b"], ["train"] * 8 + ["val"] * 4, 0.2, 0.2, 0)
     np.testing.assert_array_equal(sides["test"], sides["val"])
     assert len(notes) == 1
-    assert "no test photos" in notes[0]
+    assert "no test split" in notes[0]
 
 
 @pytest.mark.parametrize(("given", "drawn"), [("test", ["val"]), (None, ["val", "test"])])
@@ -172,11 +187,11 @@ def test_given_splits_with_gaps():
     notes = gaps(labels, ["a", "b"], sides)
     assert [("b" in note, "val" in note or "test" in note) for note in notes] == [(True, True)] * 2
     rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
-    with pytest.raises(DataError, match="class b has no photo in the train split"):
+    with pytest.raises(DataError, match="class b has no image in the train split"):
         gaps(labels, ["a", "b"], rows)
-    with pytest.raises(DataError, match="no photo to train on"):
+    with pytest.raises(DataError, match="no image to train on"):
         given_split(labels, ids, ["a", "b"], ["val"] * 3 + ["test"] * 3, 0.2, 0.2, 0)
-    with pytest.raises(DataError, match=r"data\.folds=3: the source names its own split"):
+    with pytest.raises(DataError, match=r"data\.folds=3: the source defines its own split"):
         plan_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], fold=0, folds=3)
 
 
@@ -185,7 +200,8 @@ def test_torn_groups_of_a_given_split_are_said():
     marks = ["train", "train", "val", "val", "test", "test"]
     _, notes = given_split(labels, np.array([0, 1, 0, 2, 3, 4]), ["a", "b"], marks, 0.2, 0.2, 0)
     crossing = (
-        "1 groups have images both in train and in val and test, as the data name them: test results are too good"
+        "1 groups have images both in train and in val and test, as the source defines them: "
+        "test results are too optimistic"
     )
     assert notes == [crossing]
 
@@ -214,10 +230,10 @@ def test_group_by_takes_captures_blocks_and_names():
     ("pattern", "block", "says"),
     [
         ("(", None, "is not a regular expression"),
-        (r"([a-z]+)(\d+)", None, "finds nothing in 'b/photo.jpg'"),
+        (r"([a-z]+)(\d+)", None, "does not match 'b/photo.jpg'"),
         (r"^(\w)/", 10, "captures no number in 'a/can1.jpg'"),
         (None, 10, r"data\.group_block=10 needs data\.group_by"),
-        (r"(\w+)", 0, r"data\.group_block=0 must be at least 1"),
+        (r"(\w+)", 0, r"data\.group_block=0 is invalid"),
     ],
 )
 def test_group_by_errors(pattern, block, says):
