@@ -1,4 +1,7 @@
-"""Classify images with an exported ONNX file; needs numpy, onnxruntime and Pillow only: `python robot.py model.onnx a.jpg`."""
+"""Classify images with an exported ONNX file; needs numpy, onnxruntime and Pillow only.
+
+python robot.py model.onnx a.jpg
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""Classify images with an ncnn model; needs numpy, ncnn and Pillow only: `python robot_ncnn.py model-fp32.ncnn.param a.jpg`."""
+"""Classify images with an ncnn model; needs numpy, ncnn and Pillow only.
+
+python robot_ncnn.py model-fp32.ncnn.param a.jpg
+"""
 
 import json
 import sys
