@@ -2,7 +2,7 @@
 
 python train.py                                     resnet18d on built-in photos
 python train.py data=folder data.root=photos        your photos, one folder a class
-python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard (smaller: docs/compress.md)
+python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard (smaller: docs/guides/compress.md)
 python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
 """
 

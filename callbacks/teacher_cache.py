@@ -20,7 +20,7 @@ class CacheTeacher(pl.Callback):
     Args:
         epochs: Length of a round, 1 or more; more vary the photos more and cost more.
         mirror: Flip every second round left to right, and the teacher's maps with it, where the augmentation does: two
-            views for one question. Upside down, students drifted from their teacher: docs/experiments.md.
+            views for one question. Upside down, students drifted from their teacher: docs/lab/experiments.md.
         max_gb: Memory of the device for it; what does not fit in is asked for each time.
 
     Raises:
