@@ -1,11 +1,7 @@
-<<<<<<< HEAD
-"""Classify images with an exported ONNX file and numpy, onnxruntime and Pillow: `python robot.py model.onnx a.jpg`."""
-=======
 """Classify images with an exported ONNX file; needs numpy, onnxruntime and Pillow only.
 
 python robot.py model.onnx a.jpg
 """
->>>>>>> p5
 
 import json
 import sys

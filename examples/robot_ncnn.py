@@ -1,11 +1,7 @@
-<<<<<<< HEAD
-"""Classify images with an ncnn model and numpy, ncnn and Pillow: `python robot_ncnn.py model-fp32.ncnn.param a.jpg`."""
-=======
 """Classify images with an ncnn model; needs numpy, ncnn and Pillow only.
 
 python robot_ncnn.py model-fp32.ncnn.param a.jpg
 """
->>>>>>> p5
 
 import json
 import sys
