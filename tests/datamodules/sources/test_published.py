@@ -203,7 +203,7 @@ def test_every_category_of_the_real_annotations_is_in_the_map():
 
 @real
 @pytest.mark.parametrize(("scale", "count"), [(1, 1), (0.25, 12)])
-def test_crops_of_photos_drawn_at_the_recorded_sizes_show_the_object(tmp_path, scale, count):
+def test_crops_of_images_drawn_at_the_recorded_sizes_show_the_object(tmp_path, scale, count):
     """Each object is drawn in a colour of its own, at full size and at a quarter, as the smaller downloads are."""
     content = json.loads(ANNOTATIONS.read_text())
     drawn, colours = set(), {}
