@@ -18,8 +18,8 @@ class SplitConfig:
     """Settings of a split: fractions, k-fold or predefined folders, with optional groups.
 
     Attributes:
-        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Not used for a split that the
-            source defines.
+        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Only used for a split that the
+            source does not define.
         fold, folds: k-fold cross-validation: test on fold `fold` (from 0) of `folds`. `test_fraction` is not used then.
         group_by: Images of one group stay in one split. A regular expression on the path (equal captures form a group),
             "duplicates" (images that show the same), or a list of these.
