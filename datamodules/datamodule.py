@@ -273,8 +273,8 @@ class ImageDataModule(pl.LightningDataModule):
             )
             self._say(
                 [
-                    f"the split of the checkpoint is kept: {len(self.stored_split.sides) - missing} of its "
-                    f"{len(self.stored_split.sides)} images are here, {missing} are missing; {new} images are new"
+                    f"the split of the checkpoint is used: {len(self.stored_split.sides) - missing} of its "
+                    f"{len(self.stored_split.sides)} images are present, {missing} are missing; {new} images are new"
                     + (f" ({use}{first})" if new else "")
                 ]
             )

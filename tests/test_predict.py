@@ -121,14 +121,14 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
     assert "1 images: " in done.stdout
     wrong = run("source=nowhere")
     assert wrong.returncode == 2
-    assert wrong.stderr.strip() == "error: source=nowhere does not exist: give a photo, a folder or a pattern"
+    assert wrong.stderr.strip() == "error: source=nowhere does not exist: give an image, a folder or a pattern"
     assert set(tmp_path.iterdir()) == before  # nothing is written but what is asked for
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("source=null", "source is not given"),
+        ("source=null", "source is not set"),
         ("min_confidence=2", "min_confidence=2"),
         ("workers=0", "workers=0"),
         ("workers=auto", "workers=auto is of no use: give a whole number, 1 or more"),
@@ -212,7 +212,7 @@ def test_sources_in_order(tmp_path):
     assert [path.name for path in find_images(tmp_path / "no.txt")] == ["no.txt"]
     (tmp_path / "none").mkdir()
     for empty in (tmp_path / "none", f"{tmp_path}/*.webp"):
-        with pytest.raises(DataError, match="holds no photo"):
+        with pytest.raises(DataError, match="contains no image"):
             next(find_images(empty))
 
 

@@ -18,8 +18,8 @@ class SplitConfig:
     """Settings of a split: fractions, k-fold or predefined folders, with optional groups.
 
     Attributes:
-        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Not used for a split that the
-            source defines.
+        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Only used for a split that the
+            source does not define.
         fold, folds: k-fold cross-validation: test on fold `fold` (from 0) of `folds`. `test_fraction` is not used then.
         group_by: Images of one group stay in one split. A regular expression on the path (equal captures form a group),
             "duplicates" (images that show the same), or a list of these.
@@ -112,11 +112,11 @@ def thinned(
     random = np.random.default_rng([seed, 1])
     for name, share in class_fraction.items():
         if name not in classes:
-            raise DataError(
-                f"data.class_fraction names {name:.50}, which is none of {', '.join(classes):.200}: correct the name"
-            )
+            raise DataError(f"data.class_fraction names {name:.50}, expected one of {', '.join(classes):.200}")
         if not 0 < share <= 1:
-            raise DataError(f"data.class_fraction={{{name}: {share}}} must be a share above 0 and up to 1, e.g. 0.2")
+            raise DataError(
+                f"data.class_fraction={{{name}: {share}}} is invalid: expected a number above 0 and up to 1"
+            )
         own = rows[labels[rows] == list(classes).index(name)]
         left = random.permutation(own)[max(1, round(share * len(own))) :]
         rows = np.setdiff1d(rows, left)

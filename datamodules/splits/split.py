@@ -156,7 +156,7 @@ def given_split(
     if len(crossing):
         held_out = " and ".join(name for name in ("val", "test") if (sides == name).any())
         notes.append(
-            f"{len(crossing)} groups have images both in train and in {held_out} as the source defines them: "
+            f"{len(crossing)} groups have images both in train and in {held_out}, as the source defines them: "
             "test results are too optimistic"
         )
     return rows, notes

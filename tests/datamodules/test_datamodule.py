@@ -59,13 +59,13 @@ def test_a_batch_is_bytes_on_the_host_and_floats_on_the_device(make):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_one_photo_is_a_batch_too(make, size):
+def test_one_image_is_a_batch_too(make, size):
     data = ready(make(eval_batch_size=1, size=size))
     done = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     assert done.images.shape == (1, 3, size, size)
 
 
-def test_splits_hold_every_photo_once_and_every_class(make):
+def test_splits_hold_every_image_once_and_every_class(make):
     data = ready(make())
     rows = np.sort(np.concatenate(list(data.splits.values())))
     np.testing.assert_array_equal(rows, np.arange(44))
@@ -116,7 +116,7 @@ def test_training_batches_are_augmented_and_mixed(make):
     torch.testing.assert_close(done.targets.sum(1), torch.ones(8))
 
 
-def test_broken_photos_are_left_out_and_listed_with_one_warning(make, root, tmp_path, caplog):
+def test_broken_images_are_left_out_and_listed_with_one_warning(make, root, tmp_path, caplog):
     broken = spoil(root)
     data = make(quarantine_dir=tmp_path / "run")
     with caplog.at_level(logging.WARNING):
@@ -132,17 +132,17 @@ def test_broken_photos_are_left_out_and_listed_with_one_warning(make, root, tmp_
     assert all(line["reason"] for line in listed)
     lines = [record.getMessage() for record in caplog.records if record.name == "datamodules.quarantine"]
     assert len(lines) == 1
-    assert "3 of 44 photos" in lines[0]
+    assert "3 of 44 images" in lines[0]
     assert str(tmp_path / "run" / "quarantine.csv") in lines[0]
 
 
-def test_broken_photos_are_fatal_if_wanted(make, root):
+def test_broken_images_are_fatal_if_wanted(make, root):
     spoil(root)
     with pytest.raises(DataError, match=r"on_error=raise, .*bag/3\.png: \w+"):
         ready(make(on_error="raise"))
 
 
-def test_no_readable_photo_at_all(make, tmp_path):
+def test_no_readable_image_at_all(make, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "bad" / name).mkdir(parents=True)
         (tmp_path / "bad" / name / "1.jpg").write_text("no")
@@ -150,7 +150,7 @@ def test_no_readable_photo_at_all(make, tmp_path):
         ready(make(source=FolderSource(tmp_path / "bad")))
 
 
-def test_a_class_that_broken_photos_empty_is_refused(make, root):
+def test_a_class_that_broken_images_empty_is_refused(make, root):
     for file in (root / "cup").iterdir():
         file.write_bytes(b"")
     with pytest.raises(DataError, match="no readable image of class cup"):
@@ -167,7 +167,7 @@ def test_without_a_cache_the_pixels_are_the_same(make):
     assert not list(make(cache="off").broken)
 
 
-def test_without_a_cache_broken_photos_are_listed_as_they_are_met(make, root, tmp_path, caplog):
+def test_without_a_cache_broken_images_are_listed_as_they_are_met(make, root, tmp_path, caplog):
     broken = spoil(root)
     data = ready(make(cache="off", quarantine_dir=tmp_path))
     with caplog.at_level(logging.WARNING):
@@ -180,7 +180,7 @@ def test_without_a_cache_broken_photos_are_listed_as_they_are_met(make, root, tm
         seen(ready(make(cache="off", on_error="raise")).loader("all"))
 
 
-def test_training_holds_no_decoded_photo_beside_the_map(make):
+def test_training_holds_no_decoded_image_beside_the_map(make):
     data = ready(make())
     array = data.train_dataloader().array
     while not isinstance(array, np.memmap):  # a view of a view of the map, and a copy at no point
@@ -200,7 +200,7 @@ def test_classes_of_a_trained_network_are_mapped_by_name(make, root):
         make(classes=["bag", "glass"])
 
 
-def test_a_set_of_one_class_can_be_judged_as_a_whole(make, tmp_path, root):
+def test_one_class_can_be_evaluated(make, tmp_path, root):
     (tmp_path / "few").mkdir()
     (root / "can").rename(tmp_path / "few" / "can")
     data = ready(make(source=FolderSource(tmp_path / "few"), classes=list(CLASSES)))
@@ -252,7 +252,7 @@ def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
         ({"num_workers": "many"}, "data.num_workers=many"),
     ],
 )
-def test_wrong_settings_are_named(make, options, says):
+def test_invalid_settings_raise_data_error(make, options, says):
     with pytest.raises(DataError, match=says) as caught:
         ready(make(**options)).train_dataloader()
     assert "\n" not in str(caught.value)
@@ -275,7 +275,7 @@ def test_split_keeps_neighbouring_numbers_of_trashnet_together(make, public_data
         assert (np.abs(counts - share * total) <= 20).all()
 
 
-def test_objective_is_told_what_the_sampler_draws(make):
+def test_drawn_counts_follow_the_sampler(make):
     uneven = make(sampler=partial(WeightedSampler, power=0.0))
     assert uneven.drawn_counts == uneven.class_counts
     even = make(sampler=partial(WeightedSampler, power=1.0))

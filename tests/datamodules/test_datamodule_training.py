@@ -69,7 +69,7 @@ def trainer(tmp_path, **options):
 
 
 @lightning
-def test_a_trainer_sees_augmented_photos_in_training_only_in_a_new_order_each_epoch(make, tmp_path):
+def test_a_trainer_sees_augmented_images_in_training_only_in_a_new_order_each_epoch(make, tmp_path):
     data, probe = make(augment=Augment(num_ops=0, hflip=1.0)), Probe()
     trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(probe, datamodule=data)
 
@@ -104,7 +104,7 @@ def configured(kind, **changes):
     return instantiate(OmegaConf.merge(cfg, {"data": changes}).data)
 
 
-def test_configurations_build_what_they_say(tmp_path, root):
+def test_data_configs_build(tmp_path, root):
     (root / "list.csv").write_text("path,label\ncan/1.png,can\nbag/1.png,bag\n")
     folder = configured("folder", root=str(root), cache_dir=str(tmp_path), size=8)
     assert len(folder.samples) == 44

@@ -48,7 +48,7 @@ def test_a_batch_is_pixels_labels_and_rows_that_belong_together():
 
 
 @pytest.mark.parametrize("kind", [ShuffleSampler, WeightedSampler, OrderedSampler])
-def test_prefetching_changes_nothing(kind):
+def test_pixel_loader_is_independent_of_prefetch(kind):
     runs = [list(loader(kind, prefetch=prefetch, draw=lambda keys: keys.copy())) for prefetch in (0, 1, 2, 50)]
     for run in runs[1:]:
         for one, other in zip(run, runs[0], strict=True):
@@ -56,7 +56,7 @@ def test_prefetching_changes_nothing(kind):
             assert np.array_equal(one.draws, other.draws)
 
 
-def test_kept_batches_are_not_written_over():
+def test_pixel_loader_keeps_referenced_batches():
     kept = [batch.images[1:].permute(0, 3, 1, 2) for batch in loader(OrderedSampler)]  # views only
     gc.collect()
     for batch, expected in zip(kept, ROWS.reshape(-1)[:28].reshape(7, 4), strict=False):
@@ -77,7 +77,7 @@ def test_keys_do_not_depend_on_batch_size_or_ranks():
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_all_ranks_take_as_many_steps_and_evaluation_sees_each_photo_once(n, batch_size, world_size, drop_last):
+def test_all_ranks_take_as_many_steps_and_evaluation_sees_each_image_once(n, batch_size, world_size, drop_last):
     world_size = min(world_size, n)
     ranks = [
         loader(OrderedSampler, batch_size, np.arange(n), rank=r, world_size=world_size, drop_last=drop_last, prefetch=0)
@@ -95,7 +95,7 @@ def test_all_ranks_take_as_many_steps_and_evaluation_sees_each_photo_once(n, bat
         assert set(sizes) == {batch_size}
 
 
-def test_leaving_early_ends_the_thread():
+def test_pixel_loader_thread_ends_when_iterator_is_abandoned():
     for number, _ in enumerate(loader()):
         if number == 1:
             assert feed_threads()

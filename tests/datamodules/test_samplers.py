@@ -28,7 +28,7 @@ def orders(kind, labels, world_size, epoch=0, **options):
 
 
 @given(LABELS, WORLDS, SEEDS, st.integers(0, 99))
-def test_shuffling_shows_every_photo_and_gives_ranks_equal_shares(labels, world_size, seed, epoch):
+def test_shuffling_shows_every_image_and_gives_ranks_equal_shares(labels, world_size, seed, epoch):
     samplers = orders(ShuffleSampler, labels, world_size, epoch, seed=seed)
     shares = [list(sampler) for sampler in samplers]
     assert {len(share) for share in shares} == {len(samplers[0])}
@@ -51,7 +51,7 @@ def test_ranks_take_strides_of_one_order_and_of_its_keys(labels, world_size, see
 
 
 @given(LABELS, WORLDS)
-def test_evaluation_sees_every_photo_exactly_once_in_order(labels, world_size):
+def test_evaluation_sees_every_image_exactly_once_in_order(labels, world_size):
     samplers = orders(OrderedSampler, labels, world_size)
     assert sorted(place for s in samplers for place in s) == list(range(len(labels)))
     assert all(np.all(np.diff(s.order()) == world_size) for s in samplers)
@@ -88,13 +88,13 @@ def test_classes_come_as_often_as_the_power_says(power, rare):
 
 
 @pytest.mark.parametrize("power", [-0.1, 1.5, float("nan")])
-def test_a_power_out_of_range_is_named(power):
+def test_weighted_sampler_invalid_power_raises_data_error(power):
     with pytest.raises(DataError, match=r"sampler\.power"):
         WeightedSampler([0, 1], power=power)
 
 
-def test_no_photos_and_a_wrong_rank_are_named():
-    with pytest.raises(DataError, match="no photo"):
+def test_samplers_without_images_or_with_wrong_rank_raise_data_error():
+    with pytest.raises(DataError, match="no images"):
         ShuffleSampler([])
     with pytest.raises(DataError, match="rank=2"):
         ShuffleSampler([0], rank=2, world_size=2)

@@ -1,4 +1,4 @@
-"""Synthetic photographs: a littered ground, one object in its own coordinates, light, lens and compression.
+"""Synthetic scenes: ground with clutter, one object in its own coordinates, light, lens and JPEG compression.
 
 Colours are (H, W, 3) float32 in [0, 1]; masks and heights (H, W) float32. The objects themselves are in `objects.py`.
 """
@@ -151,7 +151,7 @@ def _blur(mask: Array, radius: float) -> Array:
 
 
 def compose(rng: Random, paint: Paint, ground: Array) -> Array:
-    """Object and its shadow on the ground, lit; (H, W, 3)."""
+    """Composite object and shadow on the ground, with light; (H, W, 3)."""
     side = max(ground.shape[:2])
     shift = np.rint(rng.uniform(-0.06, 0.06, 2) * side).astype(int)
     shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
@@ -171,7 +171,9 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
 
 
 def photograph(rng: Random, scene: Array, width: int, height: int) -> bytes:
-    """Contrast, lens blur, sensor noise and JPEG: the scene (H, W, 3) as a file of width x height px."""
+    """Simulate a camera: contrast, lens blur, sensor noise and JPEG. Return the scene (H, W, 3) as a file of width x
+    height px.
+    """
     gamma = rng.uniform(0.75, 1.35)
     curve = [round(255 * (level / 255) ** gamma) for level in range(256)]
     picture = Image.fromarray((scene * 255).astype(np.uint8)).point(curve * 3)

@@ -74,7 +74,7 @@ def test_warp_equals_kornia_to_the_rounding() -> None:
 
 
 @pytest.mark.parametrize("which", [ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y])
-def test_no_movement_is_exact(which: int) -> None:
+def test_warp_identity_is_exact(which: int) -> None:
     assert torch.equal(warped(which, 0.0), IMAGES)
 
 

@@ -18,7 +18,7 @@ IMAGES = (torch.arange(BATCH).float() + 1)[:, None, None, None].expand(-1, 3, SI
 
 @pytest.mark.parametrize("mode", ["batch", "sample"])
 @pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_targets_say_what_the_pixels_are_made_of(mode: str, alphas: tuple[float, float]) -> None:
+def test_mixing_targets_match_pixel_shares(mode: str, alphas: tuple[float, float]) -> None:
     mixing = Mixing(*alphas, mode=mode)
     draws = mixing.draw(KEYS)
     images, soft = mixing(IMAGES, TARGETS, BATCH, draws)
@@ -81,7 +81,7 @@ def test_shares_follow_the_beta_distribution(alpha: float) -> None:
     np.testing.assert_allclose(np.interp(at, levels, values), np.quantile(reference, at), atol=0.01)
 
 
-def test_off_is_off() -> None:
+def test_mixing_off_returns_inputs() -> None:
     for mixing in (None, Mixing(), Mixing(mixup_alpha=0.2, probability=0.0)):
         augment = Augment(num_ops=0, hflip=0.0, mixing=mixing)
         draws = augment.draw(KEYS)
@@ -107,6 +107,6 @@ def test_augment_mixes_by_the_same_keys() -> None:
         ({"mode": "epoch"}, "mode=epoch.*batch or sample"),
     ],
 )
-def test_mistakes_are_named(settings: dict, message: str) -> None:
+def test_invalid_settings_raise_data_error(settings: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Mixing(**settings)

@@ -168,7 +168,7 @@ class _Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("fill_mode", ["fill", "noise"])
-def test_nothing_waits_for_the_device(fill_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augment_does_not_synchronise(fill_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device holds no values, so that whatever needs one fails; the watch names what else a GPU waits for."""
     # autocast, alone, does not know the meta device
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
@@ -190,7 +190,7 @@ def test_nothing_waits_for_the_device(fill_mode: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_gives_the_same_pixels_and_waits_for_nothing() -> None:
+def test_augment_on_cuda_equals_cpu_without_synchronising() -> None:
     augment = Augment(**EVERYTHING, mixing=Mixing(mixup_alpha=1, cutmix_alpha=1, mode="sample"))
     draws = augment.draw(KEYS)
     images, there = IMAGES.cuda(), move_data_to_device(draws, torch.device("cuda"))
@@ -217,7 +217,7 @@ def test_cuda_gives_the_same_pixels_and_waits_for_nothing() -> None:
         ({"fill": 300}, "fill=300"),
     ],
 )
-def test_mistakes_are_named(settings: dict, message: str) -> None:
+def test_invalid_settings_raise_data_error(settings: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Augment(**settings)
 
@@ -231,7 +231,7 @@ def test_float_or_oblong_images_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial"])
-def test_shipped_settings(name: str) -> None:
+def test_augment_configs_build(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", overrides=[f"augment={name}"]).augment
     augment = instantiate(config)
@@ -256,7 +256,7 @@ def test_contact_sheets(tmp_path: Path) -> None:
         main([str(tmp_path / "missing.png"), "--out", str(tmp_path)])
 
 
-def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
+def test_fresh_reuses_only_unreferenced_memory() -> None:
     augment = Augment(num_ops=0, hflip=0.0)
     first = augmented(augment)
     where, kept = first.data_ptr(), first[3:]

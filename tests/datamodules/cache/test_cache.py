@@ -15,7 +15,7 @@ from datamodules.sources.base import Sample
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_the_cache_holds_what_load_returns(opened, where):
+def test_cache_equals_load(opened, where):
     for policy in images.POLICIES:
         source, pixels = opened(where=where, policy=policy)
         assert np.array_equal(pixels.array, expected(source, policy))
@@ -59,7 +59,7 @@ def test_files_that_did_not_change_are_not_even_read(opened, monkeypatch):
 
 
 @pytest.mark.parametrize("settled", [0, cache_key.SETTLED_NS])
-def test_a_changed_photo_is_never_stale(opened, root, monkeypatch, settled):
+def test_a_changed_image_is_never_stale(opened, root, monkeypatch, settled):
     monkeypatch.setattr(cache_key, "SETTLED_NS", settled)
     _, before = opened()
     times = (root / "3.png").stat()
@@ -86,7 +86,7 @@ def test_size_policy_box_order_and_count_have_caches_of_their_own(opened, root, 
     assert len(paths) == 8
 
 
-def test_broken_photos_are_named_and_grey_and_mended_ones_read(opened, root):
+def test_cache_marks_broken_images_grey_and_reads_repaired_ones(opened, root):
     whole = (root / "2.jpg").read_bytes()
     (root / "2.jpg").write_bytes(whole[:100])
     (root / "3.png").write_bytes(b"")
@@ -99,14 +99,14 @@ def test_broken_photos_are_named_and_grey_and_mended_ones_read(opened, root):
     assert set(opened()[1].broken) == {3}
 
 
-def test_a_photo_that_vanishes_is_broken(root, tmp_path):
+def test_an_image_that_vanishes_is_broken(root, tmp_path):
     source = Photos(root)
     (root / "4.jpg").unlink()
     pixels = open_pixels(source, SIZE, "pad", cache_dir=tmp_path, progress=False)
     assert "No such file" in pixels.broken[4]
 
 
-def test_a_photo_that_changes_during_the_build_is_not_kept_under_its_old_name(root, tmp_path):
+def test_an_image_that_changes_during_the_build_is_not_kept_under_its_old_name(root, tmp_path):
     class Changing(Photos):
         def read(self, index, min_side=None):
             if not self.reads:

@@ -50,7 +50,7 @@ def test_a_whole_check_finds_the_row_of_a_flipped_byte(opened):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 3}', b"\xff\xfe"])
-def test_a_damaged_digest_index_is_no_matter(opened, content, tmp_path, monkeypatch):
+def test_damaged_digest_index_is_ignored(opened, content, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_key, "SETTLED_NS", 0)
     opened()
     (index,) = (tmp_path / "cache/pixels").glob("digests-*.json")
@@ -127,6 +127,6 @@ def test_an_error_or_ctrl_c_leaves_nothing_behind(root, tmp_path):
     ("options", "words"),
     [({"where": "ram"}, "data.cache=ram"), ({"policy": "fit"}, "data.resize=fit"), ({"size": 0}, "data.size=0")],
 )
-def test_wrong_settings_are_named(opened, options, words):
+def test_invalid_settings_raise_data_error(opened, options, words):
     with pytest.raises(DataError, match=words):
         opened(**options)

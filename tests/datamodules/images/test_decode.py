@@ -54,7 +54,7 @@ def test_a_jpeg_has_the_same_pixels_without_the_accelerator(monkeypatch, min_sid
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_a_photo_upright(kind, orientation):
+def test_exif_turns_an_image_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photo(), kind, exif=exif)
@@ -68,7 +68,7 @@ def test_exif_turns_a_photo_upright(kind, orientation):
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9]
 )
-def test_damaged_exif_does_not_lose_the_photo(exif, recwarn):
+def test_damaged_exif_does_not_lose_the_image(exif, recwarn):
     assert read_image(encoded(photo(), "JPEG", exif=exif)).shape == (48, 64, 3)
 
 
@@ -126,7 +126,7 @@ def test_the_first_frame_of_an_animation_is_read():
     assert (read_image(data) == (255, 0, 0)).all()
 
 
-def test_a_box_is_cut_from_the_upright_photo_and_at_its_edge():
+def test_a_box_is_cut_from_the_upright_image_and_at_its_edge():
     data = encoded(photo())
     assert np.array_equal(read_image(data, box=(10, 5, 30, 20)), photo()[5:20, 10:30])
     assert np.array_equal(read_image(data, box=(-5, 40, 900, 900)), photo()[40:])
@@ -134,7 +134,7 @@ def test_a_box_is_cut_from_the_upright_photo_and_at_its_edge():
         read_image(data, box=(70, 0, 90, 10))
 
 
-def test_a_box_of_a_reduced_photo_shows_the_same(tmp_path):
+def test_a_box_of_a_reduced_image_shows_the_same(tmp_path):
     data, box = encoded(photo(512, 768), "JPEG"), (100, 60, 420, 300)
     reduced = read_image(data, box=box, min_side=32)
     assert reduced.shape == (120, 160, 3)
@@ -143,7 +143,7 @@ def test_a_box_of_a_reduced_photo_shows_the_same(tmp_path):
 
 @given(SHAPES, st.integers(1, 70), st.sampled_from(images.POLICIES))
 @settings(max_examples=80, deadline=None)
-def test_every_photo_becomes_a_square(shape, size, policy):
+def test_every_image_becomes_a_square(shape, size, policy):
     square = resize(photo(*shape), size, policy)
     assert square.shape == (size, size, 3)
     assert square.dtype == np.uint8

@@ -26,7 +26,7 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
     return buffer.getvalue()
 
 
-def test_what_says_it_is_too_large_is_refused_before_it_is_decoded():
+def test_oversized_image_is_refused_before_decoding():
     for kind in ("PNG", "JPEG", "GIF"):
         with pytest.raises(BrokenImage, match="too large: 64 x 48"):
             read_image(encoded(photo(), kind), max_pixels=64 * 48 - 1)
@@ -119,7 +119,7 @@ def test_a_jpeg_cut_anywhere_is_never_half_grey():
             read_image(data[:length])
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+def test_special_files_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in (("pipe.jpg", "regular"), ("missing.jpg", "No such file"), (".", "is a folder")):
         with pytest.raises(BrokenImage, match=reason):

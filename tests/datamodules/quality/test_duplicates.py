@@ -55,12 +55,12 @@ def pairs(pixels, **options):
     return set(zip(first.tolist(), second.tolist(), strict=True))
 
 
-def test_other_things_on_the_same_table_are_not_alike():
+def test_different_objects_on_one_background_are_no_duplicates():
     assert pairs(small(map(scene, range(SCENES)))) == set()
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_copies_are_found(change):
+def test_similar_pairs_finds_copies(change):
     photos = [scene(seed) for seed in range(SCENES)]
     found = pairs(small([*photos, *map(CHANGES[change], photos)]))
     expected = {(row, row + SCENES) for row in range(SCENES)}
@@ -76,13 +76,13 @@ def test_batches_change_nothing(monkeypatch):
     assert pairs(pixels) == whole
 
 
-def test_another_colour_is_another_thing():
+def test_similar_pairs_distinguishes_colours():
     photo = np.array(scene(1))
     red = (photo // 3 * [3, 1, 1] + [0, 40, 0]).astype(np.uint8)
     assert pairs(small([photo, red])) == set()
 
 
-def test_photos_without_content_are_alike_only_where_they_are_equal():
+def test_images_without_content_are_alike_only_where_they_are_equal():
     flat = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 90, 200)])
     assert pairs(flat) == {(1, 2)}
     assert pairs(flat, skip={2: "broken"}) == set()
@@ -118,7 +118,7 @@ def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
     assert sides[0] == sides[1]
 
 
-def test_groups_are_numbered_and_broken_photos_are_alone(root, tmp_path):
+def test_groups_are_numbered_and_broken_images_are_alone(root, tmp_path):
     source = FolderSource(root)
     groups = duplicate_groups(source, tmp_path / "cache", 1.0, False)
     sizes = np.bincount(groups)
@@ -127,7 +127,7 @@ def test_groups_are_numbered_and_broken_photos_are_alone(root, tmp_path):
     assert sizes[groups[broken]] == 1
 
 
-def test_what_cannot_be_had_is_said(root, tmp_path):
+def test_duplicate_groups_invalid_settings_raise_data_error(root, tmp_path):
     options = {"cache_dir": tmp_path, "group_by": "duplicates", "size": 8}
     with pytest.raises(DataError, match=r"data\.group_block=10 needs data\.group_by: a regular expression"):
         _ = ImageDataModule(FolderSource(root), group_block=10, **options).splits

@@ -38,12 +38,12 @@ def turned():
         ),
     ],
 )
-def test_what_a_header_tells(tmp_path, name, save, found):
+def test_image_issues_from_header(tmp_path, name, save, found):
     save(tmp_path / name)
     assert image_issues(tmp_path / name) == found
 
 
-def test_photos_of_one_colour():
+def test_images_of_one_colour():
     photos = np.stack([np.full((40, 40, 3), 200, np.uint8), np.asarray(NOISE)[:, :40]])
     photos[0] += np.random.default_rng(0).integers(0, 3, (40, 40, 3), dtype=np.uint8)  # the sensor's noise
     assert plain(photos).tolist() == [True, False]

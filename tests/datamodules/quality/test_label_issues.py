@@ -47,7 +47,7 @@ def test_the_plain_formula_finds_what_cleanlab_finds(planted):
     assert (ours & theirs).sum() >= 0.9 * max(ours.sum(), theirs.sum()) > 0
 
 
-def test_a_photo_is_never_judged_by_its_own_copy(planted):
+def test_out_of_fold_keeps_copies_in_one_fold(planted):
     features, labels, _, wrong = planted
     place = min(wrong)
     twice = np.concatenate([features, np.repeat(features[[place]], 6, 0)])
@@ -57,14 +57,14 @@ def test_a_photo_is_never_judged_by_its_own_copy(planted):
     assert own[0] < 0.5 * own[1]
 
 
-def test_a_class_that_the_probe_hardly_knows_is_not_judged():
+def test_label_issues_skip_small_classes():
     answers = np.tile([0.97, 0.03], (40, 1))
     labels = np.zeros(40, np.int64)
     labels[: FOLDS - 1] = 1
     assert label_issues(labels, answers)[0].tolist() == []
 
 
-def test_the_loner_is_outlying_and_the_twins_are_near():
+def test_outliers_and_near_pairs_are_found():
     rng = np.random.default_rng(0)
     features = rng.normal(0, 0.2, (60, 8)) + 1.0
     features[7] = -features[7]
@@ -75,14 +75,14 @@ def test_the_loner_is_outlying_and_the_twins_are_near():
     assert outliers(distances, np.zeros(60, np.int64))[0] == 7
 
 
-def test_two_photos_or_one_have_no_neighbourhood_to_speak_of():
+def test_knn_distances_of_two_or_fewer_images():
     for count in (1, 2):
         distances, pairs = knn_distances(np.eye(count, 4, dtype=np.float32), near=0.9)
         assert len(distances) == count
         assert pairs == []
 
 
-def test_leaks_are_counted():
+def test_leakage_counts_pairs_across_splits():
     pairs = [
         {"rows": [0, 3], "by": "pixels"}, {"rows": [1, 2], "by": "pixels"}, {"rows": [2, 5], "by": "features"},
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_leaks_are_counted():
     assert duplicate_ids(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
 
 
-def test_features_by_hand_tell_colours_apart():
+def test_histogram_embedder_distinguishes_colours():
     red, blue = np.zeros((2, 4, 64, 64, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 200
     described = HistogramEmbedder()(np.concatenate([red, blue]))
@@ -102,7 +102,7 @@ def test_features_by_hand_tell_colours_apart():
     assert np.array_equal(described[0], described[3])
 
 
-def test_photos_that_are_missing_do_not_make_the_others_alike(tmp_path, cache_dir):
+def test_features_exclude_missing_images(tmp_path, cache_dir):
     rng = np.random.default_rng(0)
     for name in ("bag", "can"):
         (tmp_path / name).mkdir()
@@ -119,7 +119,7 @@ def test_photos_that_are_missing_do_not_make_the_others_alike(tmp_path, cache_di
     assert (found @ found.T)[np.triu_indices(20, 1)].max() < 0.5
 
 
-def test_features_are_called_what_they_are_where_the_budget_is_too_small(tmp_path, cache_dir):
+def test_features_fall_back_to_histograms_over_budget(tmp_path, cache_dir):
     class Network:
         name, size = "a network", 512
 

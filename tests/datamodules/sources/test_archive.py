@@ -44,7 +44,7 @@ def shards(tmp_path):
     return folder
 
 
-def test_shards_give_photos_labels_and_split(shards, tmp_path):
+def test_shards_give_images_labels_and_split(shards, tmp_path):
     source = WebDatasetSource(shards, cache_dir=tmp_path / "cache")
     assert source.classes == ["2", "10"]
     assert [s.split for s in source.samples] == ["train"] * 3 + ["val"] * 3
@@ -72,7 +72,7 @@ def test_labels_of_shards_may_be_fields_or_numbers_of_names(shards, tmp_path):
             WebDatasetSource(shards, cache_dir=tmp_path / "c", **options)
 
 
-def test_shards_that_are_none_are_one_line(shards, tmp_path):
+def test_webdataset_invalid_shards_raise_data_error(shards, tmp_path):
     (shards / "val-0.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataError, match="cannot be read as a tar shard"):
         WebDatasetSource(shards, cache_dir=tmp_path / "cache")
@@ -82,7 +82,7 @@ def test_shards_that_are_none_are_one_line(shards, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_saved_folder_gives_photos_labels_and_split(tmp_path):
+def test_a_saved_folder_gives_images_labels_and_split(tmp_path):
     datasets = pytest.importorskip("datasets")
     kinds = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["can", "bag"])})
 
@@ -107,7 +107,7 @@ def test_a_saved_folder_gives_photos_labels_and_split(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "package"), [(WebDatasetSource, "webdataset"), (HfSource, "datasets")])
-def test_a_missing_package_is_one_line(source, package, monkeypatch, tmp_path):
+def test_missing_package_raises_data_error(source, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match=rf"needs the package {package}: pip install -e '\.\["):
         source(tmp_path)

@@ -63,7 +63,7 @@ def test_each_box_becomes_the_crop_of_its_object(make):
         assert (crop == colour).all()
 
 
-def test_what_is_left_out_is_counted_and_said_once(make, caplog):
+def test_coco_logs_left_out_boxes_once(make, caplog):
     source = make(categories={"can": "Metal", "foil": None, "*": "Rest"})
     assert source.classes == ["Metal", "Rest"]
     assert source.left_out == {"of no class": 1, "crowds": 1, "smaller than 16 px": 1}
@@ -79,7 +79,7 @@ def test_many_categories_make_one_class(make):
     assert [source.classes[s.label] for s in source.samples] == ["Metal", "Metal", "Bag", "Bag"]
 
 
-def test_the_map_that_is_told_of_is_one_that_the_command_line_takes():
+def test_coco_documented_map_parses_on_the_command_line():
     told = [Path("docs/guides/data.md"), Path("conf/data/coco.yaml")]
     maps = [re.search(r"'(\{can: .*?\})'", (CONF.parent / file).read_text()) for file in told]
     for found in maps:
@@ -106,7 +106,7 @@ def test_margin_widens_each_side_up_to_the_edge(make):
         ({"root": "nowhere"}, "data.root=nowhere is not a folder"),
     ],
 )
-def test_wrong_settings_are_named(make, options, says):
+def test_invalid_settings_raise_data_error(make, options, says):
     with pytest.raises(DataError, match=says) as caught:
         make(**options)
     assert "\n" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_a_missing_file_is_named(file, says):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("turned", [True, False])
-def test_a_turned_photo_gives_the_crop_that_was_annotated(make, root, orientation, turned):
+def test_a_turned_image_gives_the_crop_that_was_annotated(make, root, orientation, turned):
     """`turned`: the annotator saw the image upright; else as it is stored, which shows only where sides swap."""
     rng = np.random.default_rng(0)
     stored = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
@@ -138,7 +138,7 @@ def test_a_turned_photo_gives_the_crop_that_was_annotated(make, root, orientatio
     np.testing.assert_array_equal(source.read(0), np.array(crop))
 
 
-def test_a_scaled_photo_gives_the_same_object(make, root):
+def test_a_scaled_image_gives_the_same_object(make, root):
     with Image.open(root / "two.png") as photo:
         photo.resize((30, 50), Image.Resampling.NEAREST).save(root / "two.png")
     crop = make().read(2)
@@ -146,7 +146,7 @@ def test_a_scaled_photo_gives_the_same_object(make, root):
     assert (crop == BLUE).all()
 
 
-def test_a_photo_of_another_shape_and_a_missing_one_are_broken_by_name(make, root, tmp_path):
+def test_an_image_of_another_shape_and_a_missing_one_are_broken_by_name(make, root, tmp_path):
     Image.new("RGB", (100, 60)).save(root / "two.png")
     (root / "day" / "one.png").unlink()
     pixels = open_pixels(make(), 8, "pad", cache_dir=tmp_path / "cache", progress=False)
@@ -164,7 +164,7 @@ def test_a_corrected_size_is_not_answered_from_the_cache(make, tmp_path):
     assert right.broken == {}
 
 
-def test_the_cache_holds_the_crops_and_decodes_each_photo_once(make, root, tmp_path, monkeypatch):
+def test_the_cache_holds_the_crops_and_decodes_each_image_once(make, root, tmp_path, monkeypatch):
     decoded = []
     read_image = images.read_image
     monkeypatch.setattr(images, "read_image", lambda file, **options: decoded.append(1) or read_image(file, **options))
@@ -176,7 +176,7 @@ def test_the_cache_holds_the_crops_and_decodes_each_photo_once(make, root, tmp_p
         np.testing.assert_array_equal(pixels.array[index], expected)
 
 
-def test_a_large_photo_is_decoded_small_but_never_below_twice_what_its_smallest_box_needs(make, root):
+def test_a_large_image_is_decoded_small_but_never_below_twice_what_its_smallest_box_needs(make, root):
     ramp = np.repeat(np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None], 1200, 0).repeat(3, 2)
     Image.fromarray(ramp).save(root / "big.jpg", quality=95)
     two = [annotation(1, 1, "bag", [0, 0, 800, 800]), annotation(2, 1, "can", [800, 400, 800, 400])]
@@ -188,14 +188,14 @@ def test_a_large_photo_is_decoded_small_but_never_below_twice_what_its_smallest_
     np.testing.assert_allclose(small.mean((0, 2)), full.reshape(400, 100, 8, 3).mean((0, 2, 3)), atol=2)
 
 
-def test_a_photo_that_changes_is_never_stale(make, root):
+def test_an_image_that_changes_is_never_stale(make, root):
     source = make()
     assert (source.read(2) == BLUE).all()
     Image.new("RGB", (60, 100), GREEN).save(root / "two.png")
     assert (source.read(2) == GREEN).all()
 
 
-def test_boxes_of_one_photo_stay_on_one_side(root, make, tmp_path):
+def test_boxes_of_one_image_stay_on_one_side(root, make, tmp_path):
     photos, found = [], []
     for number in range(30):
         Image.new("RGB", (40, 40), (number * 8, 60, 60)).save(root / f"{number}.png")
@@ -209,7 +209,7 @@ def test_boxes_of_one_photo_stay_on_one_side(root, make, tmp_path):
     assert next(iter(data.train_dataloader())).images.shape == (4, 8, 8, 3)
 
 
-def test_one_number_in_two_photos_names_two_boxes(make):
+def test_one_number_in_two_images_names_two_boxes(make):
     """As in TACO's own annotations."""
     source = make(content([annotation(1, 2, "bag", [10, 10, 20, 30]), annotation(1, 1, "can", [0, 0, 40, 40])]))
     assert [sample.path for sample in source.samples] == ["day/one.png#1", "two.png#1"]

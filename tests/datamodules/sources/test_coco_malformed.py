@@ -70,7 +70,7 @@ DELETE = object()
         (content([]), r"no box remains \(there are none\)"),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_the_place(make, data, says):
+def test_coco_errors_name_the_entry(make, data, says):
     with pytest.raises(DataError, match=says) as caught:
         make(data)
     assert "boxes.json" in str(caught.value)
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_one_line_that_names_the_place(make, data, says):
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe\xfa", b'{"images": [', b"[" * 500_000, b"<html>404</html>"])
-def test_what_is_no_json_is_one_line(tmp_path, raw):
+def test_coco_invalid_json_raises_data_error(tmp_path, raw):
     (tmp_path / "a.json").write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.json cannot be read as JSON") as caught:
         CocoSource(tmp_path / "a.json")
@@ -141,7 +141,7 @@ def test_every_box_is_a_sample_or_counted(tmp_path_factory, sizes, found, margin
 
 @settings(max_examples=100, deadline=None)
 @given(SIDE, SIDE, st.integers(1, 8), st.floats(0.1, 2), st.data())
-def test_a_placed_box_lies_in_the_photo_and_keeps_its_area(width, height, orientation, scale, data):
+def test_a_placed_box_lies_in_the_image_and_keeps_its_area(width, height, orientation, scale, data):
     left, right = sorted(data.draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))
     top, bottom = sorted(data.draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True)))
     size = max(1, round(width * scale)), max(1, round(height * scale))

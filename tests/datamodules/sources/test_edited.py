@@ -23,7 +23,7 @@ def lists(tmp_path):
     return write
 
 
-def test_excluded_photos_are_gone_and_relabelled_ones_have_their_new_label(photos, lists, tmp_path):
+def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photos, lists, tmp_path):
     exclude = lists("out.csv", "path", "bag/bag0.jpg", "can/can7.jpg")
     relabel = lists("new.csv", "label;path;note", "cup;bag/bag1.jpg;seen", "cup;bag/bag0.jpg;")
     whole = FolderSource(photos)
@@ -69,7 +69,7 @@ def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
     assert source.samples[1].box == (2, 2, 24, 22)
 
 
-def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
+def test_edited_warns_about_unknown_paths(photos, lists, caplog):
     with caplog.at_level(logging.INFO):
         source = edited(FolderSource(photos), lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"), None)
     assert len(source.samples) == 59
@@ -93,7 +93,7 @@ def test_paths_that_are_not_there_cost_one_line(photos, lists, caplog):
         ("relabel", ["path,label", "bag/bag0.jpg,"], "line 2: the label is empty"),
     ],
 )
-def test_a_list_that_cannot_be_used_is_one_line(photos, lists, key, lines, says):
+def test_edited_invalid_list_raises_data_error(photos, lists, key, lines, says):
     with pytest.raises(DataError, match=says) as caught:
         ImageDataModule(FolderSource(photos), **{key: lists("list.csv", *lines)})
     assert "\n" not in str(caught.value)

@@ -69,7 +69,7 @@ def test_reports_carry_strange_names(root, tmp_path):
     assert results["equal"] == len(NAMES)
 
 
-def test_links_that_lead_out_are_followed_and_circles_are_not(root, tmp_path):
+def test_folder_follows_links_without_cycles(root, tmp_path):
     draw(tmp_path / "elsewhere" / "x.jpg")
     (root / "can" / "out").symlink_to(tmp_path / "elsewhere")
     (root / "can" / "round").symlink_to(root / "can")
@@ -110,7 +110,7 @@ def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
         ImageDataModule(source, size=8, cache_dir=tmp_path / "cache").setup()
 
 
-def test_a_root_that_vanishes_half_way_costs_the_photos_that_are_gone(root, tmp_path):
+def test_a_root_that_vanishes_half_way_costs_the_images_that_are_gone(root, tmp_path):
     class Vanishing(FolderSource):
         def read(self, index, min_side=None):
             if index == 6:

@@ -23,7 +23,7 @@ def paths(source: Source) -> list[str]:
     return [sample.path for sample in source.samples]
 
 
-def test_folder_orders_naturally_and_passes_over_what_is_no_photo(tmp_path):
+def test_folder_orders_naturally_and_passes_over_what_is_no_image(tmp_path):
     for name in ("can/img10.jpg", "can/img2.jpg", "can/deep/er/x.PNG", "bag/1.png", ".hidden/a.jpg", "can/.b.jpg"):
         photo(tmp_path / name)
     photo(tmp_path / "__MACOSX" / "a.jpg")

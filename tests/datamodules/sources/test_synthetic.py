@@ -18,7 +18,7 @@ def drawn(label, *seed):
     return objects.draw(label, np.random.default_rng([label, *seed]))
 
 
-def test_photos_are_drawn_once_into_class_folders(tmp_path):
+def test_images_are_drawn_once_into_class_folders(tmp_path):
     source = SyntheticSource(num_images=24, cache_dir=tmp_path)
     assert source.classes == ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
     assert source.samples[0].path == "Metal/00001.jpg"
@@ -33,12 +33,12 @@ def test_photos_are_drawn_once_into_class_folders(tmp_path):
     assert source.read(3).dtype == np.uint8
 
 
-def test_seed_and_number_of_photos_have_folders_of_their_own(tmp_path):
+def test_seed_and_number_of_images_have_folders_of_their_own(tmp_path):
     roots = {SyntheticSource(n, seed, tmp_path).root for n, seed in ((18, 0), (18, 1), (19, 0))}
     assert len(roots) == 3
 
 
-def test_what_a_killed_process_left_is_cleared_and_drawn_again(tmp_path):
+def test_synthetic_restarts_after_a_killed_process(tmp_path):
     source = SyntheticSource(num_images=18, cache_dir=tmp_path)
     leftover = source.root.with_name(f".{source.root.name}.999999")
     leftover.mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_what_a_killed_process_left_is_cleared_and_drawn_again(tmp_path):
     assert len(list(source.root.rglob("*.jpg"))) == 18
 
 
-def test_several_processes_draw_the_same_photos_as_one(tmp_path):
+def test_several_processes_draw_the_same_images_as_one(tmp_path):
     source = SyntheticSource(num_images=160, cache_dir=tmp_path)
     source.prepare()
     tasks = [(0, 0, 2, str(tmp_path / "one.jpg"))]
@@ -55,7 +55,7 @@ def test_several_processes_draw_the_same_photos_as_one(tmp_path):
     assert source.file(1).read_bytes() == (tmp_path / "one.jpg").read_bytes()
 
 
-def test_a_photo_depends_on_its_seed_alone():
+def test_an_image_depends_on_its_seed_alone():
     assert drawn(2, 5) == drawn(2, 5)
     assert drawn(2, 5) != drawn(2, 6)
 
@@ -81,7 +81,7 @@ def test_sizes_span_the_promised_range():
 
 
 @pytest.mark.parametrize("label", range(6), ids=objects.CLASSES)
-def test_photos_are_sharp_colourful_jpegs_of_the_size_drawn(label):
+def test_images_are_sharp_colourful_jpegs_of_the_size_drawn(label):
     picture = Image.open(io.BytesIO(drawn(label, 1)))
     assert picture.format == "JPEG"
     assert picture.size == image_size(np.random.default_rng([label, 1]))
@@ -99,7 +99,7 @@ def test_a_linear_model_on_pixels_stays_below_0_6():
     assert f1_score(labels[~train], model.predict(np.stack(pixels)[~train]), average="macro") < 0.6
 
 
-def test_settings_without_meaning_are_refused(tmp_path):
+def test_synthetic_invalid_settings_raise_data_error(tmp_path):
     with pytest.raises(DataError, match=r"data\.root=photos .* add data=folder"):
         SyntheticSource(root="photos")
     with pytest.raises(DataError, match="expected an integer of at least 18"):

@@ -24,7 +24,7 @@ def side(rows, count=200):
     return place
 
 
-def test_likeness_and_numbers_together_keep_both_kinds_of_pairs_on_one_side(samples):
+def test_group_by_duplicates_and_pattern_keeps_both_groups(samples):
     labels = np.array([sample.label for sample in samples])
     duplicate_ids = np.arange(200)
     duplicate_ids[[3, 57]] = 1000
@@ -42,7 +42,7 @@ def test_likeness_and_numbers_together_keep_both_kinds_of_pairs_on_one_side(samp
         assert (place >= 0).all()
 
 
-def test_a_class_is_made_scarce_in_training_alone(samples):
+def test_class_fraction_reduces_only_training_images(samples):
     labels = np.array([sample.label for sample in samples])
     whole, _ = SplitConfig().split(samples, labels, ["can", "bag"], None)
     scarce, _ = SplitConfig(class_fraction={"bag": 0.2}).split(samples, labels, ["can", "bag"], None)
@@ -59,10 +59,10 @@ def test_a_class_is_made_scarce_in_training_alone(samples):
     [
         ({"tin": 0.2}, "data.class_fraction names tin"),
         ({"can": 0}, r"data.class_fraction=\{can: 0\}"),
-        ({"can": 1.5}, "must be a share"),
+        ({"can": 1.5}, "expected a number above 0"),
     ],
 )
-def test_a_share_that_is_none_is_named(samples, class_fraction, words):
+def test_class_fraction_invalid_raises_data_error(samples, class_fraction, words):
     labels = np.array([sample.label for sample in samples])
     with pytest.raises(DataError, match=words):
         SplitConfig(class_fraction=class_fraction).split(samples, labels, ["can", "bag"], None)
@@ -77,6 +77,6 @@ def test_a_share_that_is_none_is_named(samples, class_fraction, words):
         ({"cache_budget_gb": float("nan")}, "data.cache_budget_gb=nan"),
     ],
 )
-def test_a_size_that_is_none_is_refused_under_its_own_key(photos, options, words):
+def test_invalid_sizes_name_their_key(photos, options, words):
     with pytest.raises(DataError, match=words):
         ImageDataModule(FolderSource(photos), **options)

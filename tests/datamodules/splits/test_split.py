@@ -71,7 +71,7 @@ def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
 
 @settings(max_examples=40, deadline=None)
 @given(photos(grouped=True), st.integers(2, 5), st.integers(0, 99))
-def test_folds_test_on_every_photo_once(data, folds, seed):
+def test_folds_test_on_every_image_once(data, folds, seed):
     labels, groups = data
     try:
         every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
@@ -134,7 +134,7 @@ def test_another_seed_is_another_split():
         ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 2, "val_fraction": 0.5}, "between 0 and 0.5"),
     ],
 )
-def test_what_cannot_be_split_is_refused_in_one_line(labels, classes, options, says):
+def test_split_invalid_settings_raise_data_error(labels, classes, options, says):
     labels = np.array(labels)
     with pytest.raises(DataError, match=says) as caught:
         plan_split(labels, np.arange(len(labels)), classes, [None] * len(labels), **options)
@@ -158,7 +158,7 @@ def test_given_splits_are_kept():
     }  # fmt: skip
 
 
-def test_val_photos_judge_where_no_test_photos_are_named():
+def test_given_split_tests_on_val_without_test_images():
     labels = np.array([0, 1] * 6)
     sides, notes = given_split(labels, np.arange(12), ["a", "b"], ["train"] * 8 + ["val"] * 4, 0.2, 0.2, 0)
     np.testing.assert_array_equal(sides["test"], sides["val"])
@@ -167,7 +167,7 @@ def test_val_photos_judge_where_no_test_photos_are_named():
 
 
 @pytest.mark.parametrize(("given", "drawn"), [("test", ["val"]), (None, ["val", "test"])])
-def test_what_is_not_named_is_drawn_from_the_training_photos(given, drawn):
+def test_given_split_draws_missing_splits_from_train(given, drawn):
     labels = np.array([0, 1] * 20)
     marks = ["train"] * 30 + [given or "train"] * 10
     sides, notes = plan_split(labels, np.arange(40), ["a", "b"], marks)
@@ -189,13 +189,13 @@ def test_given_splits_with_gaps():
     rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
     with pytest.raises(DataError, match="class b has no image in the train split"):
         gaps(labels, ["a", "b"], rows)
-    with pytest.raises(DataError, match="no image to train on"):
+    with pytest.raises(DataError, match="no training image"):
         given_split(labels, ids, ["a", "b"], ["val"] * 3 + ["test"] * 3, 0.2, 0.2, 0)
     with pytest.raises(DataError, match=r"data\.folds=3: the source defines its own split"):
         plan_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], fold=0, folds=3)
 
 
-def test_torn_groups_of_a_given_split_are_said():
+def test_given_split_reports_groups_across_splits():
     labels = np.array([0, 1, 0, 1, 0, 1])
     marks = ["train", "train", "val", "val", "test", "test"]
     _, notes = given_split(labels, np.array([0, 1, 0, 2, 3, 4]), ["a", "b"], marks, 0.2, 0.2, 0)

@@ -135,7 +135,7 @@ def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, ro
     assert {path: changed.get(path) for path in kept} == kept
     assert all(path.startswith("cup/copy") for path in extra), "copies of a known image are known"
     (line,) = [record.message for record in caplog.records if "split of the checkpoint" in record.message]
-    assert "39 of its 44 images are here, 5 are missing; 5 images are new (left out" in line
+    assert "39 of its 44 images are present, 5 are missing; 5 images are new (left out" in line
 
 
 def test_new_images_train_where_a_run_starts_from_a_checkpoint(make, root):
