@@ -147,7 +147,10 @@ def _unread(raw: Any, values: Any) -> None:
 
     data = values.get("data") or {}
     for key in ("root", "file"):
-        if data.get(key) is not None and "source" in data and f"${{data.{key}}}" not in str(raw["data"]["source"]):
+        if data.get(key) is None or "source" not in data:
+            continue
+        # The config of an export after training holds the value in place of the reference.
+        if f"${{data.{key}}}" not in str(raw["data"]["source"]) and data[key] not in (data["source"] or {}).values():
             name = str((data["source"] or {}).get("_target_")).rpartition(".")[2]
             raise ModelError(f"data.{key}={data[key]} is not read by {name}: leave it out, or choose another data=...")
 
