@@ -3,13 +3,12 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from entry_points import run_all
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -111,15 +110,11 @@ def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
 
 
 def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "predict.py"), f"ckpt={checkpoint}", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
-
     before = set(tmp_path.iterdir())
-    done = run(f"source={belt / 'b.jpg'}")
+    sources = (f"source={belt / 'b.jpg'}", "source=nowhere")
+    done, wrong = run_all([["predict.py", f"ckpt={checkpoint}", source] for source in sources], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 images: " in done.stdout
-    wrong = run("source=nowhere")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: source=nowhere does not exist: give an image, a folder or a pattern"
     assert set(tmp_path.iterdir()) == before  # nothing is written but what is asked for

@@ -161,20 +161,24 @@ def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_
 
 
 def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp_path):
-    other = tmp_path / "belt"
-    (other / "cup").mkdir(parents=True)
-    for number in range(3):
-        (other / "cup" / f"{number}.jpg").write_bytes((photos / f"cup/cup{number}.jpg").read_bytes() + b"new")
+    known, unknown = tmp_path / "belt", tmp_path / "other"
+    for folder in (known, unknown):
+        (folder / "cup").mkdir(parents=True)
+        for number in range(3):
+            (folder / "cup" / f"{number}.jpg").write_bytes((photos / f"cup/cup{number}.jpg").read_bytes() + b"new")
+    (unknown / "cat").mkdir()
+    (unknown / "cat" / "0.jpg").write_bytes((photos / "cup" / "cup0.jpg").read_bytes())
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
-    arguments = [f"ckpt={finished[0] / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'evaluated'}", *quick]
-    done = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
+    arguments = ["evaluate.py", f"ckpt={finished[0] / 'best.ckpt'}", "data=folder", *quick]
+    commands = [
+        [*arguments, f"data.root={folder}", f"hydra.run.dir={tmp_path / 'evaluated' / folder.name}"]
+        for folder in (known, unknown)
+    ]
+    done, refused = run_all(commands, tmp_path)
     assert done.returncode == 0, done.stderr
-    evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    evaluated = json.loads((tmp_path / "evaluated" / "belt" / "metrics.json").read_text())
     assert evaluated["photos"] == 3
     assert evaluated["classes"] == ["bag", "can", "cup"]
-    (other / "cat").mkdir()
-    (other / "cat" / "0.jpg").write_bytes((photos / "cup" / "cup0.jpg").read_bytes())
-    refused = run(*arguments, "data=folder", f"data.root={other}", cwd=tmp_path, script="evaluate.py")
     assert refused.returncode == 2
     assert "cat" in refused.stderr
     assert "Traceback" not in refused.stderr
