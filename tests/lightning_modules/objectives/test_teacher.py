@@ -95,7 +95,7 @@ def test_load_teacher_opens_exported_files(tmp_path):
     opened = (lambda photos: photos.mean((2, 3))), CLASSES, 8
     teacher = load_teacher(str(tmp_path / "a.onnx"), open_other=lambda path: opened)
     assert teacher(torch.rand(2, 3, 16, 16)).shape == (2, 3)
-    with pytest.raises(ModelError, match="is an exported file, and this needs a checkpoint"):
+    with pytest.raises(ModelError, match="is not a torch file"):
         load_teacher(str(tmp_path / "a.onnx"))
 
 
