@@ -176,7 +176,7 @@ def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
     known = checkpoint[RECORD]["classes"]
     if sorted(known) != sorted(classes):
         raise ModelError(
-            f"{path} knows the classes {', '.join(known)} and the data has {', '.join(classes)}: give its "
+            f"{path} was trained on the classes {', '.join(known)} and the data has {', '.join(classes)}: give its "
             "training data, or model.weights=FILE instead of ckpt_init, which starts a new head"
         )
     net = build_net(checkpoint)

@@ -38,10 +38,10 @@ def test_build_net_restores_outputs_without_network_access(tmp_path, monkeypatch
     torch.save(_checkpoint(net), tmp_path / "a.ckpt")
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     again = build_net(read_checkpoint(tmp_path / "a.ckpt"))
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     assert not again.training
     with torch.inference_mode():
-        torch.testing.assert_close(again(photos), net.eval()(photos), rtol=0, atol=0)
+        torch.testing.assert_close(again(images), net.eval()(images), rtol=0, atol=0)
     assert (again.name, again.origin, again.num_classes) == (name, "scratch", 3)
 
 
@@ -128,10 +128,12 @@ def test_build_net_rejects_invalid_pruning_steps(path):
 def test_load_for_training_reorders_classes(path, net):
     again = load_for_training(path, ["Plastic", "Metal", "Paper"])
     assert again.training
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(again.eval()(photos), net(photos)[:, [2, 0, 1]])
-    with pytest.raises(ModelError, match="knows the classes Metal, Paper, Plastic and the data has Glass, Metal"):
+        torch.testing.assert_close(again.eval()(images), net(images)[:, [2, 0, 1]])
+    with pytest.raises(
+        ModelError, match="was trained on the classes Metal, Paper, Plastic and the data has Glass, Metal"
+    ):
         load_for_training(path, ["Glass", "Metal"])
 
 
@@ -144,9 +146,9 @@ def test_patch_forward_adds_missing_keys(path):
 def test_create_backbone_loads_weights_of_checkpoint(net, path):
     other = create_backbone("lcnet_050", 3, weights=str(path))
     assert other.origin == "file:best.ckpt"
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(other.eval()(photos), net(photos), rtol=0, atol=0)
+        torch.testing.assert_close(other.eval()(images), net(images), rtol=0, atol=0)
 
 
 def test_create_backbone_loads_checkpoint_with_other_classes(path, net):

@@ -59,16 +59,16 @@ def test_classifier_predict_returns_probabilities_and_indices(tiny, tmp_path):
     assert torch.cat([o["indices"] for o in outputs]).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("trouble", ["photo", "rate"])
+@pytest.mark.parametrize("trouble", ["image", "rate"])
 def test_classifier_stops_with_error_for_non_finite_loss(tiny, tmp_path, trouble):
     loader, lr = tiny.loader(), 0.1
-    if trouble == "photo":
+    if trouble == "image":
         loader.dataset[2].images.fill_(math.nan)
     else:
         lr = 1e38
     with pytest.raises(ModelError, match=r"at step \d: lower optimizer\.lr=.*gradient_clip_val") as error:
         tiny.trainer(tmp_path).fit(tiny.module(lr=lr), loader, tiny.loader())
-    if trouble == "photo":
+    if trouble == "image":
         assert "at step 2:" in str(error.value)
 
 

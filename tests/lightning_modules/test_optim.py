@@ -139,7 +139,9 @@ def test_configure_rejects_invalid_settings(backbone, settings, message):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_optimizer_configs_build_optimisers(backbone, name):
-    cfg = OmegaConf.load(Path(__file__).parents[2] / "conf" / "optimizer" / f"{name}.yaml")
+    folder = Path(__file__).parents[2] / "conf" / "optimizer"
+    cfg = OmegaConf.merge(OmegaConf.load(folder / "_base.yaml"), OmegaConf.load(folder / f"{name}.yaml"))
+    del cfg["defaults"]
     partial = instantiate(cfg)
     optimizer, _ = partial(backbone, lr=partial.keywords["lr"], total_steps=9, steps_per_epoch=3)
     assert type(optimizer).__name__.lower() == cfg.name == name

@@ -44,7 +44,7 @@ def test_supported_precision_by_device(monkeypatch, asked, accelerator, machine,
 def test_cpu_has_bf16_matches_cpuinfo():
     info = Path("/proc/cpuinfo")
     if not info.is_file() or platform.machine() != "x86_64":
-        pytest.skip("/proc/cpuinfo of an x86 CPU is what the answer is compared with")
+        pytest.skip("/proc/cpuinfo of an x86 CPU is needed for the comparison")
     flags = set(info.read_text().split())
     assert precision._cpu_has_bf16() == bool(flags & {"avx512_bf16", "amx_bf16"})
 

@@ -36,13 +36,13 @@ def test_fit_checkpoint_rebuilds_network(tiny, tmp_path):
     module = tiny.module(net, lr=1e-3)
     keep = ModelCheckpoint(tmp_path, filename="best", monitor="val/f1_macro", mode="max", enable_version_counter=False)
     trainer = tiny.trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[keep])
-    photos = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
-    trainer.fit(module, DataLoader(photos, batch_size=None), DataLoader(photos, batch_size=None))
+    images = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
+    trainer.fit(module, DataLoader(images, batch_size=None), DataLoader(images, batch_size=None))
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
     assert checkpoint[RECORD] == module.state_record
     assert all(key.startswith("net.") for key in checkpoint["state_dict"])
     with torch.inference_mode():
-        torch.testing.assert_close(build_net(checkpoint)(photos[0].images), module.eval()(photos[0].images))
+        torch.testing.assert_close(build_net(checkpoint)(images[0].images), module.eval()(images[0].images))
 
 
 def test_fit_checkpoint_has_averaged_weights(tiny, tmp_path):
