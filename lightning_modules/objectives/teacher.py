@@ -64,7 +64,7 @@ class TeacherEnsemble:
         for i, member in enumerate(self.members):
             if missing := [name for name in classes if name not in member.classes]:
                 raise ModelError(
-                    f"teacher={member.name} was not trained on the class {', '.join(missing)}, only on "
+                    f"teacher={member.name} does not know the class {', '.join(missing)}: it was trained on "
                     f"{', '.join(member.classes)}; give a teacher of the same classes"
                 )
             if extra := [name for name in member.classes if name not in classes]:

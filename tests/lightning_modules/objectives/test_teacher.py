@@ -68,7 +68,7 @@ def test_teacher_match_reorders_classes():
 @pytest.mark.parametrize(
     ("known", "message"),
     [
-        (["Metal", "Paper"], "was not trained on the class Plastic"),
+        (["Metal", "Paper"], "does not know the class Plastic"),
         ([*CLASSES, "Glass"], "was trained on the additional class Glass"),
     ],
 )
