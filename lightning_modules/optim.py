@@ -64,7 +64,9 @@ def configure(
     """
     _check(name, lr, weight_decay, layer_decay, warmup_epochs, min_lr, schedule)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ModelError(f"optimizer.betas={list(betas)} must be two numbers from 0 to below 1, e.g. [0.9, 0.999]")
+        raise ModelError(
+            f"optimizer.betas={list(betas)} is invalid: give two numbers from 0 to below 1, e.g. [0.9,0.999]"
+        )
     groups = _groups(net.net, weight_decay, layer_decay)
     extra = [p for p in extra_parameters if p.requires_grad]
     if extra:
@@ -137,14 +139,16 @@ def _check(
     if schedule not in SCHEDULES:
         raise ModelError(f"optimizer.schedule={schedule} is unknown: give one of {', '.join(SCHEDULES)}")
     if not (lr > 0 and math.isfinite(lr)):
-        raise ModelError(f"optimizer.lr={lr} must be a positive number, e.g. optimizer.lr=0.001")
+        raise ModelError(f"optimizer.lr={lr} is invalid: give a positive number, e.g. optimizer.lr=0.001")
     if weight_decay < 0:
-        raise ModelError(f"optimizer.weight_decay={weight_decay} must not be negative: 0 switches it off")
+        raise ModelError(f"optimizer.weight_decay={weight_decay} is invalid: give 0 (off) or more")
     if layer_decay is not None and not 0 < layer_decay < 1:
-        raise ModelError(f"optimizer.layer_decay={layer_decay} must lie between 0 and 1: null switches it off")
+        raise ModelError(
+            f"optimizer.layer_decay={layer_decay} is invalid: give a number between 0 and 1, or null (off)"
+        )
     if warmup < 0:
-        raise ModelError(f"optimizer.warmup_epochs={warmup} must not be negative: 0 switches it off")
+        raise ModelError(f"optimizer.warmup_epochs={warmup} is invalid: give 0 (off) or more")
     if not 0 <= min_lr <= lr:
-        raise ModelError(f"optimizer.min_lr={min_lr} must lie between 0 and optimizer.lr={lr}")
+        raise ModelError(f"optimizer.min_lr={min_lr} is invalid: give a number from 0 to optimizer.lr={lr}")
     if schedule == "constant" and min_lr > 0:
         raise ModelError(f"optimizer.min_lr={min_lr} has no effect with optimizer.schedule=constant: give 0")

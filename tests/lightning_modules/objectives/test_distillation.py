@@ -120,7 +120,7 @@ def test_distillation_tau_changes_labels_term_only():
         (lambda: LogitDistillation(wise(), target="warm"), "target=warm"),
         (lambda: LogitDistillation(wise(), alpha=1.0, label_smoothing=0.1), "labels have no weight"),
         (lambda: DecoupledDistillation(wise(), alpha=0.0, beta=0.0), "objective.beta=0.0: the teacher does nothing"),
-        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "must not be negative"),
+        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "alpha=-1.0 and .* is invalid: give weights"),
         (lambda: RelationDistillation(wise(), beta=0.0, gamma=0.0), "the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
