@@ -1,4 +1,4 @@
-"""Batches teach a network."""
+"""Networks, objectives, optimisation, metrics and checkpoints."""
 
 from litesort.errors import ModelError
 from litesort.lazy import attach

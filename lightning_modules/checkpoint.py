@@ -1,4 +1,4 @@
-"""Self-describing checkpoints: the record says all that rebuilding, judging and exporting need."""
+"""Self-describing checkpoints: the model card has all metadata to rebuild, evaluate and export the network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from litesort.model_card import fault
 from litesort.plain_data import check_size
 from litesort.system import versions
 
-RECORD = "litesort"  # the record's key in a checkpoint
+RECORD = "litesort"  # key of the model card in a checkpoint
 FORMAT = 1
 
 
@@ -25,18 +25,25 @@ def make_record(
     config: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Describe a network in plain data.
+    """Build the model card of a network, as plain data.
 
-    classes: names, in the order of the logits; class_counts: training photos a class; preprocessing: {"size",
-    "resize"} of the data, to which mean and std are added; config: the resolved, plain config of the run; extra:
-    further plain data.
+    Args:
+        net: Backbone.
+        classes: Class names, in the order of the logits.
+        class_counts: Training images per class.
+        preprocessing: {"size", "resize"} of the data. The function adds "mean" and "std".
+        config: Resolved config of the run, as plain data.
+        **extra: Further plain data.
 
-    Returns {"format", "model": {"name", "num_classes", "kwargs"}, "origin", "classes", "class_counts",
-    "preprocessing", "config", "pruning", "versions", **extra}. ModelError if a value is not plain data (it could
-    not be loaded safely).
+    Returns:
+        {"format", "model": {"name", "num_classes", "kwargs"}, "origin", "classes", "class_counts", "preprocessing",
+        "config", "pruning", "versions", **extra}.
+
+    Raises:
+        ModelError: A value is not plain data, which could not be loaded safely.
     """
     norm = {key: [round(v, 6) for v in getattr(net, key).flatten().tolist()] for key in ("mean", "std")}
-    record: dict[str, Any] = {
+    card: dict[str, Any] = {
         "format": FORMAT,
         "model": {"name": net.name, "num_classes": net.num_classes, "kwargs": dict(net.kwargs)},
         "origin": net.origin,
@@ -48,42 +55,48 @@ def make_record(
         "versions": versions(),
         **extra,
     }
-    check_plain(record, RECORD)
-    if reason := fault(record):  # what no reader would take: said now, not after the training
+    check_plain(card, RECORD)
+    if reason := fault(card):  # fails before the training, not when the checkpoint is read
         raise ModelError(f"a checkpoint of this run could not be read again: {reason}")
-    return record
+    return card
 
 
 def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
-    """Read a checkpoint that litesort wrote, on the CPU, executing no code from it.
+    """Read a checkpoint of litesort on the CPU. No code of the file is executed.
 
-    Returns the checkpoint as Lightning wrote it ("state_dict", "epoch", ...) with its record, patched to today's
-    format, under "litesort". ModelError for a file that is missing, broken, unsafe, not litesort's, or of a newer
-    format.
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The checkpoint as Lightning wrote it ("state_dict", "epoch", ...). The key "litesort" is its model card,
+        converted to the current format.
+
+    Raises:
+        ModelError: The file is missing, broken, unsafe, not written by litesort, or has a newer format.
     """
     if path is None:
         raise ModelError("ckpt is not given: name the checkpoint of a run, e.g. ckpt=runs/.../best.ckpt")
     checkpoint = read_torch(path, "ckpt")
-    record = checkpoint.get(RECORD)
-    if not isinstance(record, Mapping) or "state_dict" not in checkpoint or "format" not in record:
+    card = checkpoint.get(RECORD)
+    if not isinstance(card, Mapping) or "state_dict" not in checkpoint or "format" not in card:
         kind = "a Lightning checkpoint" if "pytorch-lightning_version" in checkpoint else "a file of tensors"
         raise ModelError(
             f"ckpt={path} is {kind}, not litesort's: give a run's best.ckpt (plain weights: model.weights=FILE)"
         )
-    version = record["format"]
+    version = card["format"]
     if type(version) is int and version > FORMAT:
         raise ModelError(
             f"ckpt={path} has format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    reason = _too_large(checkpoint) or fault(record) or (type(version) is not int and "its format is no whole number")
+    reason = _too_large(checkpoint) or fault(card) or (type(version) is not int and "its format is not an integer")
     if reason:
         raise ModelError(f"ckpt={path} is refused: {reason}: give a checkpoint that litesort wrote")
-    checkpoint[RECORD] = patch_forward(dict(record))
+    checkpoint[RECORD] = patch_forward(dict(card))
     return checkpoint
 
 
 def _too_large(checkpoint: Mapping[str, Any]) -> str | None:
-    """Whether walking through a checkpoint would take for ever: lists in it may share lists, or hold themselves."""
+    """Return why a checkpoint is too large to walk through, or None. Lists may be shared, or contain themselves."""
     try:
         check_size(checkpoint)
     except ValueError as error:
@@ -91,41 +104,54 @@ def _too_large(checkpoint: Mapping[str, Any]) -> str | None:
     return None
 
 
-def patch_forward(record: dict[str, Any]) -> dict[str, Any]:
-    """Bring an older record to today's: the one place that knows what they lack."""
-    if config := record.get("config"):
+def patch_forward(card: dict[str, Any]) -> dict[str, Any]:
+    """Convert an older model card to the current format.
+
+    Args:
+        card: Model card of any supported version. It is changed in place.
+
+    Returns:
+        The model card.
+    """
+    if config := card.get("config"):
         later = {
             "teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"},
             "export": {"_target_": "pathlib.Path", "_partial_": True},
         }  # fmt: skip
-        record["config"] = later | dict(config)
-    return record
+        card["config"] = later | dict(config)
+    return card
 
 
 def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
-    """Rebuild the network of a checkpoint that `read_checkpoint` returned, in eval mode.
+    """Rebuild the network of a checkpoint, including its pruning. Nothing is downloaded.
 
-    Every tensor must fit, after the pruning that it went through; nothing is downloaded. ModelError if this timm builds
-    another network under the name.
+    Args:
+        checkpoint: Result of `read_checkpoint`.
+
+    Returns:
+        The backbone in evaluation mode.
+
+    Raises:
+        ModelError: The pruning or a tensor does not fit the network that timm builds.
     """
-    record = checkpoint[RECORD]
-    model = record["model"]
+    card = checkpoint[RECORD]
+    model = card["model"]
     net = Backbone(
-        replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), record["pruning"]),
+        replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), card["pruning"]),
         name=model["name"],
         num_classes=model["num_classes"],
-        mean=record["preprocessing"]["mean"],
-        std=record["preprocessing"]["std"],
-        origin=record["origin"],
+        mean=card["preprocessing"]["mean"],
+        std=card["preprocessing"]["std"],
+        origin=card["origin"],
         kwargs=model["kwargs"],
-        pruning=record["pruning"],
+        pruning=card["pruning"],
     )
     prefix = "net."
     state = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if str(key).startswith(prefix)}
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        made_by = record["versions"].get("timm", "unknown")
+        made_by = card["versions"].get("timm", "unknown")
         raise ModelError(
             f"ckpt: its tensors do not fit {model['name']} (written with timm {made_by}): {_detail(error)}"
         ) from error
@@ -133,16 +159,24 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
 
 
 def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
-    """Rebuild the network of a checkpoint to train it further, in training mode, its logits in the order of `classes`.
+    """Rebuild the network of a checkpoint for further training.
 
-    ModelError if it was trained on other classes.
+    Args:
+        path: Path of the checkpoint.
+        classes: Class names of the data. The logits are permuted to their order.
+
+    Returns:
+        The backbone in training mode.
+
+    Raises:
+        ModelError: As in `read_checkpoint`, or the network was trained on other classes.
     """
     checkpoint = read_checkpoint(path)
     known = checkpoint[RECORD]["classes"]
     if sorted(known) != sorted(classes):
         raise ModelError(
-            f"{path} knows the classes {', '.join(known)} and the data has {', '.join(classes)}: give the data that it "
-            "was trained on, or model.weights=FILE instead of ckpt_init, which starts a new head"
+            f"{path} was trained on the classes {', '.join(known)} and the data has {', '.join(classes)}: give its "
+            "training data, or model.weights=FILE instead of ckpt_init, which starts a new head"
         )
     net = build_net(checkpoint)
     order = [known.index(name) for name in classes]
@@ -152,19 +186,39 @@ def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
 
 
 def build_from_card(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
-    """Build an untrained network of the same kind with another pruning history: as large, as fast."""
+    """Build a randomly initialised network with the architecture of `net` and other pruning steps.
+
+    Args:
+        net: Backbone.
+        pruning: Pruning steps to replay.
+
+    Returns:
+        The backbone in evaluation mode.
+    """
     fresh = replay(build_timm(net.name, net.num_classes, net.kwargs), pruning)
     return Backbone(fresh, name=net.name, num_classes=net.num_classes, kwargs=net.kwargs, pruning=pruning).eval()
 
 
 def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
-    """The network of a checkpoint, in eval mode, and its record; errors as in `read_checkpoint` and `build_net`."""
+    """Load the network of a checkpoint in evaluation mode, and its model card.
+
+    Raises:
+        ModelError: As in `read_checkpoint` and `build_net`.
+    """
     checkpoint = read_checkpoint(path)
     return build_net(checkpoint), checkpoint[RECORD]
 
 
 def check_plain(value: Any, where: str) -> None:
-    """Raise ModelError, naming the place, unless value is None, bool, int, float, str, or lists and dicts of those."""
+    """Check that a value is None, bool, int, float, str, or lists and dicts of these.
+
+    Args:
+        value: Value to check.
+        where: Name of the value, for the error message.
+
+    Raises:
+        ModelError: The value has another type.
+    """
     if type(value) is dict:
         for key, item in value.items():
             if type(key) not in (str, int):

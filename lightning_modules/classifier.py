@@ -1,4 +1,4 @@
-"""The one training loop: a network, an objective, an optimiser, metrics."""
+"""Lightning module of the training loop: network, objective, optimiser and metrics."""
 
 import math
 import warnings
@@ -17,24 +17,35 @@ from lightning_modules.metrics import StageMetrics
 from lightning_modules.objectives.base import Objective
 from litesort.errors import ModelError
 
-# Lightning's own affairs, once a run: its use of a torch class that torch 2.14 renames, and a hint for tiny data sets.
+# Warnings of Lightning without use to the user: a torch class that torch 2.14 renames, and a hint for tiny data sets.
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
 warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
 
 
 class ImageClassifier(pl.LightningModule):
-    """Train and judge a classifier.
+    """Train and evaluate an image classifier.
 
-    net: the backbone; objective: what it is trained towards; optimizer: a partial of `optim.configure` that lacks
-    only the network and the lengths; classes: names, in the order of the logits; state_record: what `make_record`
-    returned, kept in every checkpoint; channels_last: the faster memory layout; compile: torch.compile the network.
+    A batch is (images (B, 3, H, W) float in [0, 1], targets (B,) int64 or (B, C) float, indices (B,), ...). Steps do
+    not synchronise with the device, except for the loss curve every `log_every_n_steps` steps.
 
-    A batch is (images (B, 3, H, W) float in [0, 1], targets (B,) int64 or (B, C) float, indices (B,), ...). Nothing
-    waits for the device in a step, but for the loss curve once in `log_every_n_steps`.
+    The module logs the loss terms of the objective as train/, val/ and test/NAME. For val and test it also logs the
+    values of StageMetrics and of `objective.compute`.
 
-    Attributes: lr, for Lightning's LR finder; metrics["val"] and metrics["test"], see StageMetrics.
-    Logged: train/, val/ and test/loss and the objective's other terms; for val and test, StageMetrics' values and those
-    of `objective.compute`.
+    Args:
+        net: Backbone.
+        objective: Training objective.
+        optimizer: Partial of `optim.configure` without the network and the numbers of steps.
+        classes: Class names, in the order of the logits.
+        state_record: Model card from `make_record`, saved in each checkpoint; None builds one.
+        channels_last: Use the channels_last memory format, which is faster.
+        compile: Apply torch.compile to the network.
+
+    Attributes:
+        lr: Learning rate, for the LR finder of Lightning.
+        metrics: StageMetrics of the stages "val" and "test".
+
+    Raises:
+        ModelError: The network has another number of classes, or the model card is not plain data.
     """
 
     def __init__(
@@ -51,7 +62,7 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         if len(classes) != net.num_classes:
             raise ModelError(
-                f"the network has {net.num_classes} classes and the data {len(classes)}: build it for the data"
+                f"the network has {net.num_classes} classes and the data {len(classes)}: build the network for the data"
             )
         net.match_head(classes)
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
@@ -66,13 +77,17 @@ class ImageClassifier(pl.LightningModule):
         self._optimizer = optimizer
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._seen: dict[str, int] = {}
-        self._first_bad = [torch.tensor(math.inf)]  # in a list: setting a module's attribute costs 10 us
-        self._log_every, self._shown = 0, -1
+        self._first_bad = [torch.tensor(math.inf)]  # a list, because setting an attribute of a module takes 10 us
+        self._log_every, self._last_logged = 0, -1
         if compile:
-            self.net.compile()  # in place: names in the checkpoint stay as they are
+            self.net.compile()  # in place, so that names in the checkpoint do not change
 
     def replace_net(self, net: Backbone) -> None:
-        """Train another network from now on, a pruned one, say; an optimiser that exists has to be built again."""
+        """Replace the network, e.g. by a pruned one. The caller must rebuild an existing optimiser.
+
+        Args:
+            net: The new backbone, on the device of the old one.
+        """
         compiled = self.net._compiled_call_impl is not None
         net.train(self.training)
         self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
@@ -81,7 +96,14 @@ class ImageClassifier(pl.LightningModule):
             self.net.compile()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """images: (B, 3, H, W) float in [0, 1] -> logits (B, C), or a pair from a distilled DeiT in training."""
+        """Compute the logits of images.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+
+        Returns:
+            (B, C) float logits, or a pair of them from a distilled DeiT in training.
+        """
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.net(images)
@@ -93,16 +115,16 @@ class ImageClassifier(pl.LightningModule):
         loss = terms["loss"]
         step, first = self.global_step, self._first_bad[0]
         self._first_bad[0] = torch.where(loss.detach().isfinite(), first, first.clamp(max=step))
-        if self._log_every and (step + 1) % self._log_every == 0 and step != self._shown:
-            self._shown = step  # once a step, of its first batch where gradients are accumulated
-            self._show(float(loss.detach()))
+        if self._log_every and (step + 1) % self._log_every == 0 and step != self._last_logged:
+            self._last_logged = step  # once per step, for the first of its accumulated batches
+            self._log_step_loss(float(loss.detach()))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        return self._judge("val", batch)
+        return self._evaluate_step("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        return self._judge("test", batch)
+        return self._evaluate_step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         images, _, indices, *_ = batch
@@ -117,7 +139,7 @@ class ImageClassifier(pl.LightningModule):
             give_back_memory()
 
     def on_train_epoch_start(self) -> None:
-        self._log_every, self._shown = getattr(self.trainer, "log_every_n_steps", 0), -1
+        self._log_every, self._last_logged = getattr(self.trainer, "log_every_n_steps", 0), -1
         self._begin("train")
         self._first_bad[0] = torch.full((), math.inf, device=self.device)
 
@@ -128,8 +150,8 @@ class ImageClassifier(pl.LightningModule):
         self._begin("test")
 
     def on_train_epoch_end(self) -> None:
-        self._log(self._means("train"), on_bar=("train/loss",))
-        # Lightning's LR finder raises the rate until the loss breaks: that is its job
+        self._log(self._means("train"), on_progress_bar=("train/loss",))
+        # the LR finder of Lightning increases the learning rate until the loss diverges
         finding_lr = any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if math.isfinite(step := float(self._first_bad[0])) and not finding_lr:
             raise ModelError(
@@ -147,9 +169,9 @@ class ImageClassifier(pl.LightningModule):
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
         if not 0 < total < math.inf:
-            raise ModelError("the training has no length: set trainer.max_epochs to a positive number")
+            raise ModelError("the length of the training is unknown: set trainer.max_epochs to a positive number")
         per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        # Lightning refuses to clip for a fused optimiser in mixed precision: it may unscale gradients inside its step
+        # Lightning cannot clip in mixed precision with a fused optimiser, which may unscale gradients in its step
         clips_scaled = trainer.precision.endswith("-mixed") and bool(trainer.gradient_clip_val)
         optimizer, schedule = self._optimizer(
             self.net,
@@ -164,7 +186,7 @@ class ImageClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = {**self.state_record, "pruning": list(self.net.pruning)}
 
-    def _judge(self, stage: str, batch: Any) -> dict[str, Tensor]:
+    def _evaluate_step(self, stage: str, batch: Any) -> dict[str, Tensor]:
         images, targets, indices, *_ = batch
         logits = self(images)
         self._add(stage, self.objective(logits, targets, images), len(targets))
@@ -186,7 +208,7 @@ class ImageClassifier(pl.LightningModule):
         self._seen[stage] += count
 
     def _means(self, stage: str) -> dict[str, Tensor]:
-        """Means of the loss terms over the epoch's photos, over all ranks."""
+        """Return the means of the loss terms over the images of the epoch, on all ranks."""
         sums = self._sums[stage]
         totals = torch.stack([torch.tensor(float(self._seen[stage]), device=self.device), *sums.values()])
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
@@ -197,16 +219,16 @@ class ImageClassifier(pl.LightningModule):
             return
         values = self.metrics[stage].compute() | self.objective.compute()  # type: ignore[operator]
         named = {f"{stage}/{name}": value for name, value in values.items()}
-        self._log(self._means(stage) | named, on_bar=(f"{stage}/f1_macro",))
+        self._log(self._means(stage) | named, on_progress_bar=(f"{stage}/f1_macro",))
 
-    def _log(self, values: dict[str, Tensor], on_bar: tuple[str, ...]) -> None:
-        """Log an epoch's values: already the same on all ranks, which Lightning wants told as sync_dist."""
+    def _log(self, values: dict[str, Tensor], on_progress_bar: tuple[str, ...]) -> None:
+        """Log the values of an epoch. They are equal on all ranks; sync_dist prevents a warning of Lightning."""
         spread = self.trainer.world_size > 1
         for name, value in values.items():
-            self.log(name, value, prog_bar=name in on_bar, sync_dist=spread)
+            self.log(name, value, prog_bar=name in on_progress_bar, sync_dist=spread)
 
-    def _show(self, loss: float) -> None:
-        """Put this step's loss on curve and bar; `self.log` would cost every step, and wait for the device in each."""
+    def _log_step_loss(self, loss: float) -> None:
+        """Log the loss of this step. `self.log` would slow down every step and synchronise with the device."""
         for logger in self.loggers:
             logger.log_metrics({"train/loss_step": loss}, step=self.global_step)
         self.trainer.progress_bar_metrics["loss"] = loss

@@ -1,22 +1,24 @@
-"""Memory of the host that one training step leaves for the next."""
+"""Memory allocator settings for training on a CPU (glibc)."""
 
 import ctypes
 import sys
 
-# of <malloc.h>
+# constants of <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
-_LARGE = 2**25  # 32 MiB, the most that glibc takes
+_LARGE = 2**25  # 32 MiB, the maximum of glibc
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for this process instead of giving it back to the system.
+    """Keep freed memory in the process instead of returning it to the operating system.
 
-    A step on a CPU frees hundreds of megabytes of activations, and the next one asks for them again: glibc would return
-    them in between, and the system clear each page anew, which costs small networks 10 to 20 % of their time. Blocks of
-    32 MiB and more still go back: they are rare where time is short, and kept ones would leave holes between the others
-    (resnet18d at 224 px: 2.4 GB at the peak instead of 1.9). What is kept, `give_back_memory` returns. Returns whether
-    the C library took it; others than glibc cannot.
+    A training step on a CPU frees hundreds of megabytes of activations, and the next step allocates them again. By
+    default glibc returns the memory in between, and the system clears each page again. This costs small networks 10 to
+    20 % of the time. Blocks of 32 MiB and more are still returned: keeping them fragments the heap (peak of resnet18d
+    at 224 px: 2.4 GB instead of 1.9 GB). `give_back_memory` returns the kept memory.
+
+    Returns:
+        Whether the C library accepted the settings. Only glibc does.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -25,9 +27,10 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> bool:
-    """Give what is free back to the system, once: a training's activations are of no use to what comes after it.
+    """Return free memory to the operating system, after a training.
 
-    Returns whether there was any, and a C library that can.
+    Returns:
+        Whether memory was returned. Only glibc supports it.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""What a stage is evaluated by, every `average=` written out."""
+"""Evaluation metrics: F1, accuracy, AUROC, calibration error and confusion matrix."""
 
 import warnings
 
@@ -14,17 +14,23 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-# torchmetrics costs milliseconds an update, and waits for the device in its bincounts: feed it this many rows at once.
+# An update of torchmetrics takes milliseconds and synchronises with the device. It gets this many rows at once.
 _ROWS_AT_ONCE = 4096
 
 
 class StageMetrics(nn.Module):
-    """Macro F1, F1 a class, accuracy, AUROC, calibration and confusion of one stage; a step only appends two tensors.
+    """Compute macro F1, F1 per class, accuracy, AUROC, calibration error (ECE) and confusion matrix of one stage.
 
-    A class without a photo in the stage has no F1: its key is left out, and macro F1 and macro AUROC are means over the
-    classes that have photos. (A photo wrongly given to such a class still counts, as a miss of its true class.)
+    A class without images in the stage has no F1: its key is omitted, and macro F1 and macro AUROC are means over the
+    other classes. An image that is wrongly predicted as such a class still counts as a false negative of its class.
 
-    Attributes: confusion, (C, C) int64 CPU tensor, rows = truth, columns = prediction, of the last computed epoch.
+    Args:
+        classes: Class names, in the order of the logits.
+        calibration_bins: Number of bins of the ECE.
+        over_ranks: Whether `compute` synchronises over the processes of a distributed run.
+
+    Attributes:
+        confusion: (C, C) int64 CPU tensor of the last computed epoch; rows are true classes, columns are predictions.
     """
 
     confusion: Tensor | None
@@ -53,16 +59,26 @@ class StageMetrics(nn.Module):
         self._rows = 0
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """logits: (B, C) float, unnormalised; targets: (B,) int64. Nothing is computed or waited for here."""
+        """Store the outputs of one batch, without computation or synchronisation in most steps.
+
+        Args:
+            logits: (B, C) float, unnormalised.
+            targets: (B,) int64, true classes.
+        """
         self._pending.append((logits.detach(), targets))
         self._rows += len(targets)
         if self._rows >= _ROWS_AT_ONCE:
             self._flush()
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars by name ("f1_macro", "f1/<class>", "accuracy_micro", "auroc_macro", "ece"), over all ranks."""
+        """Compute the metrics of the epoch over all ranks.
+
+        Returns:
+            Scalars in [0, 1]: "f1_macro", "f1/<class>", "accuracy_micro", "auroc_macro" and "ece". "auroc_macro" is
+            missing if only one class has images.
+        """
         self._flush()
-        with warnings.catch_warnings():  # of classes without images, which are left out below
+        with warnings.catch_warnings():  # classes without images are omitted below
             warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
             values = self.collection.compute()
         self.confusion = values["confusion"].cpu().long()
@@ -71,13 +87,13 @@ class StageMetrics(nn.Module):
         result = {"f1_macro": values["f1"][present].mean()}
         result |= {f"f1/{self.classes[i]}": values["f1"][i] for i in present}
         result["accuracy_micro"] = values["accuracy"]
-        if len(present) > 1:  # a class needs photos and non-photos to have a ROC curve
+        if len(present) > 1:  # a ROC curve needs positive and negative images
             result["auroc_macro"] = values["auroc"][present].mean()
         result["ece"] = values["ece"]
         return result
 
     def reset(self) -> None:
-        """Forget the epoch; `confusion` stays readable until the next compute."""
+        """Discard the epoch. `confusion` stays until the next compute."""
         self._pending, self._rows = [], 0
         self.collection.reset()
 
@@ -88,15 +104,26 @@ class StageMetrics(nn.Module):
             self.add(logits.float().softmax(dim=1), targets)
 
     def add(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Count answers that are probabilities already: (B, C) float32 in [0, 1], with targets (B,) int64."""
+        """Update the metrics with probabilities.
+
+        Args:
+            probabilities: (B, C) float32 in [0, 1].
+            targets: (B,) int64, true classes.
+        """
         self.collection.update(probabilities, targets)
 
 
 def evaluate(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """Compute the metrics of predictions that are there already, as a test of the classifier would.
+    """Compute the metrics of stored predictions. The results equal those of a test of the classifier.
 
-    probabilities: (N, C) float in [0, 1]; targets: (N,) int. Returns the values of `StageMetrics.compute` as numbers.
+    Args:
+        probabilities: (N, C) float in [0, 1].
+        targets: (N,) int, true classes.
+        classes: Class names, in the order of the columns.
+
+    Returns:
+        The values of `StageMetrics.compute` as numbers.
     """
-    metrics = StageMetrics(classes, over_ranks=False)  # after DDP training the other ranks are gone
+    metrics = StageMetrics(classes, over_ranks=False)  # after DDP training the other processes have ended
     metrics.add(torch.from_numpy(probabilities).float(), torch.from_numpy(targets))
     return {name: float(value) for name, value in metrics.compute().items()}

@@ -34,18 +34,39 @@ def configure(
     fused: bool = True,
     extra_parameters: Iterable[nn.Parameter] = (),
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Build the optimiser of a backbone and the schedule that steps with it, once a training step.
+    """Build the optimiser of a backbone and its learning-rate schedule, which steps once per training step.
 
-    name: "adamw" (betas) or "sgd" (momentum, Nesterov); lr: learning rate of the head and, without layer_decay, of
-    all; weight_decay: not applied to norms, biases and what timm's `no_weight_decay` names; layer_decay in (0, 1):
-    each layer away from the head learns that much slower (BEiT), None is off; warmup_epochs: linear warm-up, at most
-    half the run; min_lr: where the schedule ends; extra_parameters: of the objective, at full lr. fused: torch's
-    fused AdamW where the device has it; fused SGD fails where some parameters get their first gradient later. Frozen
-    parameters are left out. ModelError for a setting out of range.
+    Frozen parameters are excluded.
+
+    Args:
+        net: Backbone to train.
+        name: "adamw" (Loshchilov & Hutter 2019) or "sgd" (with Nesterov momentum).
+        lr: Highest learning rate, above 0. With `layer_decay` it is the learning rate of the head.
+        weight_decay: 0 or more. It is not applied to norms, biases and the names in timm's `no_weight_decay`.
+        betas: AdamW only: decay of the two moments, in [0, 1).
+        momentum: SGD only: Nesterov momentum; 0 is off.
+        layer_decay: Factor of the learning rate per layer away from the head, in (0, 1) (BEiT, Bao et al. 2022); None
+            is off.
+        warmup_epochs: Length of the linear warm-up, limited to half of the run.
+        min_lr: Learning rate at the end of the schedule, from 0 to `lr`.
+        schedule: "cosine", "linear" or "constant".
+        total_steps: Optimiser steps of the run.
+        steps_per_epoch: Optimiser steps of an epoch.
+        fused: Use the fused AdamW of torch if the device supports it. Fused SGD is not used: it fails if a parameter
+            gets its first gradient in a later step.
+        extra_parameters: Parameters of the objective. They have the full learning rate and no weight decay.
+
+    Returns:
+        Optimiser and schedule.
+
+    Raises:
+        ModelError: A setting is out of range.
     """
     _check(name, lr, weight_decay, layer_decay, warmup_epochs, min_lr, schedule)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ModelError(f"optimizer.betas={list(betas)} must be two numbers from 0 to below 1, e.g. [0.9, 0.999]")
+        raise ModelError(
+            f"optimizer.betas={list(betas)} is invalid: give two numbers from 0 to below 1, e.g. [0.9,0.999]"
+        )
     groups = _groups(net.net, weight_decay, layer_decay)
     extra = [p for p in extra_parameters if p.requires_grad]
     if extra:
@@ -65,10 +86,17 @@ def configure(
 
 
 def lr_factor(step: int, total_steps: int, warmup_steps: int, floor: float, schedule: str = "cosine") -> float:
-    """Share of the full learning rate at a step: linear warm-up, then cosine (Loshchilov & Hutter 2017) or another.
+    """Compute the learning-rate factor of a step: linear warm-up, then cosine decay (Loshchilov & Hutter 2017).
 
-    step: 0 for the first; total_steps, warmup_steps: optimiser steps; floor in [0, 1]: the share
-    that the schedule reaches after the last step, so that the last step still learns.
+    Args:
+        step: Optimiser step, from 0.
+        total_steps: Optimiser steps of the run.
+        warmup_steps: Optimiser steps of the warm-up.
+        floor: Factor after the last step, in [0, 1]. The last step itself has a larger factor.
+        schedule: "cosine", "linear" or "constant".
+
+    Returns:
+        Factor in [0, 1].
 
     >>> [round(lr_factor(step, total_steps=8, warmup_steps=2, floor=0.0), 2) for step in range(8)]
     [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
@@ -99,7 +127,7 @@ def _groups(net: nn.Module, weight_decay: float, layer_decay: float | None) -> l
         net, weight_decay=weight_decay, no_weight_decay_list=no_decay, layer_decay=layer_decay
     )
     if len({group["lr_scale"] for group in groups}) == 1:
-        raise ModelError(f"optimizer.layer_decay={layer_decay} does nothing: this network has one layer; give null")
+        raise ModelError(f"optimizer.layer_decay={layer_decay} has no effect: this network has one layer; give null")
     return groups
 
 
@@ -111,14 +139,16 @@ def _check(
     if schedule not in SCHEDULES:
         raise ModelError(f"optimizer.schedule={schedule} is unknown: give one of {', '.join(SCHEDULES)}")
     if not (lr > 0 and math.isfinite(lr)):
-        raise ModelError(f"optimizer.lr={lr} must be a positive number, e.g. optimizer.lr=0.001")
+        raise ModelError(f"optimizer.lr={lr} is invalid: give a positive number, e.g. optimizer.lr=0.001")
     if weight_decay < 0:
-        raise ModelError(f"optimizer.weight_decay={weight_decay} must not be negative: 0 switches it off")
+        raise ModelError(f"optimizer.weight_decay={weight_decay} is invalid: give 0 (off) or more")
     if layer_decay is not None and not 0 < layer_decay < 1:
-        raise ModelError(f"optimizer.layer_decay={layer_decay} must lie between 0 and 1: null switches it off")
+        raise ModelError(
+            f"optimizer.layer_decay={layer_decay} is invalid: give a number between 0 and 1, or null (off)"
+        )
     if warmup < 0:
-        raise ModelError(f"optimizer.warmup_epochs={warmup} must not be negative: 0 switches it off")
+        raise ModelError(f"optimizer.warmup_epochs={warmup} is invalid: give 0 (off) or more")
     if not 0 <= min_lr <= lr:
-        raise ModelError(f"optimizer.min_lr={min_lr} must lie between 0 and optimizer.lr={lr}")
+        raise ModelError(f"optimizer.min_lr={min_lr} is invalid: give a number from 0 to optimizer.lr={lr}")
     if schedule == "constant" and min_lr > 0:
-        raise ModelError(f"optimizer.min_lr={min_lr} does nothing with optimizer.schedule=constant: give 0")
+        raise ModelError(f"optimizer.min_lr={min_lr} has no effect with optimizer.schedule=constant: give 0")

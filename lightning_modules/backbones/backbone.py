@@ -86,7 +86,7 @@ class Backbone(nn.Module):
             for parameter in self.head_parameters():
                 parameter.data = parameter.data[[known.index(name) for name in classes]]
             return
-        line = "%s: its classifier knows %s and the data has %s, so the classifier starts from random"
+        line = "%s: its classifier has the classes %s and the data has %s, so the classifier starts from random"
         log.warning(line, self.origin, ", ".join(known), ", ".join(classes))
         reset_head(self.net)
 
@@ -204,7 +204,7 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
         raise ModelError(f"model.name={name} cannot be built with {given}: {first_line(error)}") from error
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
     if isinstance(size := arguments.get("img_size"), int) and size % patch[0]:
-        raise ModelError(f"data.size={size} does not fit {name}: it must be a multiple of {patch[0]}")
+        raise ModelError(f"data.size={size} is invalid for {name}: give a multiple of {patch[0]}")
     reset_head(net)
     return net
 
@@ -247,7 +247,6 @@ def first_line(error: BaseException) -> str:
 def _channels(what: str, values: Sequence[float]) -> Tensor:
     numbers = [float(v) for v in values]
     if len(numbers) != 3 or (what == "std" and min(numbers) <= 0):
-        raise ModelError(
-            f"model.{what}={numbers} must be three numbers, one per channel{', above 0' if what == 'std' else ''}"
-        )
+        three = "three numbers above 0" if what == "std" else "three numbers"
+        raise ModelError(f"model.{what}={numbers} is invalid: give {three}, one per channel")
     return torch.tensor(numbers).view(1, 3, 1, 1)

@@ -16,7 +16,7 @@ def fold_batchnorm(net: Backbone) -> Backbone:
 
     Module names and activations stay. Parameters change. The order of execution is assumed to be the order of
     registration. The function checks the assumption on random input and returns the original network if the outputs
-    differ by more than 1e-3.
+    differ by more than 1e-3 (relative to the largest output, if that is above 1).
 
     Args:
         net: Backbone in evaluation mode.
@@ -40,8 +40,7 @@ def _fold(module: nn.Module) -> None:
             continue
         if norm.running_mean is not None and norm.num_features == conv.out_channels:
             setattr(module, name, fuse_conv_bn_eval(conv, norm))
-            setattr(
-                module, norm_name, getattr(norm, "act", nn.Identity())
-            )  # timm's norm modules contain the activation
+            # timm's norm modules contain the activation
+            setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
     for _, child in module.named_children():
         _fold(child)

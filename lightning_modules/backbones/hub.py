@@ -52,7 +52,7 @@ def unreachable_reason(timeout: float = 3.0) -> str:
     if constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
-    reason = [f"{endpoint} did not answer in {timeout:g} s"]
+    reason = [f"{endpoint} did not respond in {timeout:g} s"]
 
     def request_head() -> None:
         try:
@@ -60,7 +60,9 @@ def unreachable_reason(timeout: float = 3.0) -> str:
             with urllib.request.build_opener().open(request, timeout=timeout):  # urlopen caches the proxies
                 reason[0] = ""
         except urllib.error.HTTPError as error:  # 403 and 407 may come from a proxy that blocks the hub
-            reason[0] = f"{endpoint} answered {error.code}" if error.code in (403, 407) or error.code >= 500 else ""
+            reason[0] = (
+                f"{endpoint} returned status {error.code}" if error.code in (403, 407) or error.code >= 500 else ""
+            )
         except (OSError, ValueError) as error:
             reason[0] = f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}"
 

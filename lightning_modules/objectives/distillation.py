@@ -231,7 +231,7 @@ class FeatureDistillation(Distillation):
     ) -> None:
         _check_weights(beta=beta)
         if alpha < 0:
-            raise ModelError(f"objective.alpha={alpha} must not be negative: 0 switches the KD loss off")
+            raise ModelError(f"objective.alpha={alpha} is invalid: give 0 (no KD loss) or more")
         super().__init__(teacher, **labels)
         if len(teacher.members) != 1 or teacher.members[0].net is None:
             raise ModelError(
@@ -276,12 +276,14 @@ def _check_weights(**weights: float) -> None:
     """Raise ModelError if a weight is negative, or if all are 0 and the teacher has no effect."""
     named = " and ".join(f"objective.{name}={weight}" for name, weight in weights.items())
     if any(weight < 0 for weight in weights.values()):
-        raise ModelError(f"{named} must not be negative")
+        raise ModelError(f"{named} is invalid: give weights of 0 or more")
     if not any(weights.values()):
         raise ModelError(f"{named}: the teacher does nothing; give a weight above 0, or objective=cross_entropy")
 
 
 def _temperature(value: float) -> float:
     if not value > 0:
-        raise ModelError(f"objective.temperature={value} must be above 0: 1 leaves the probabilities unchanged")
+        raise ModelError(
+            f"objective.temperature={value} is invalid: give a number above 0; 1 leaves the probabilities unchanged"
+        )
     return value

@@ -34,7 +34,7 @@ class FeatureHooks:
                 )
         self.modules = [names[level] for level in levels]
         self._net = net
-        self._seen: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] = {}
         self._hooks = [net.net.get_submodule(name).register_forward_hook(self._hook(name)) for name in self.modules]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FeatureHooks":
@@ -42,8 +42,8 @@ class FeatureHooks:
 
     def take(self) -> list[Tensor]:
         """Return the (B, C, H, W) feature maps of the last forward pass, one per level, and release them."""
-        maps = [as_map(self._seen[name], self._net) for name in self.modules]
-        self._seen.clear()
+        maps = [as_map(self._features[name], self._net) for name in self.modules]
+        self._features.clear()
         return maps
 
     def close(self) -> None:
@@ -52,10 +52,10 @@ class FeatureHooks:
             hook.remove()
 
     def _hook(self, name: str) -> Any:
-        seen = self._seen
+        features = self._features
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen[name] = output
+            features[name] = output
 
         return keep
 

@@ -69,7 +69,7 @@ class TeacherEnsemble:
                 )
             if extra := [name for name in member.classes if name not in classes]:
                 raise ModelError(
-                    f"teacher={member.name} knows the class {', '.join(extra)}, which the data does not have: "
+                    f"teacher={member.name} was trained on the additional class {', '.join(extra)}: "
                     "give a teacher of the same classes"
                 )
             order = [member.classes.index(name) for name in classes]

@@ -33,7 +33,7 @@ def structure_diff(before: nn.Module, after: nn.Module) -> dict[str, Any]:
 def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Apply recorded pruning steps to a new network. The caller loads the weights afterwards.
 
-    Only existing integer attributes and tensor shapes change. No code of the record is executed.
+    Only existing integer attributes and tensor shapes change. No code from the steps is executed.
 
     Args:
         net: Network as timm builds it. It is changed in place, and its pruned tensors are zero.

@@ -1,4 +1,4 @@
-"""The smallest network and photos that a Trainer can run on."""
+"""Small network and images for tests with a Trainer."""
 
 import functools
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class Colour(nn.Module):
-    """The smallest network: the mean colour decides."""
+    """Small network: logits are a linear function of the mean colour."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ def backbone() -> Backbone:
 
 
 def loader(steps: int = 4, seed: int = 0, soft: bool = False) -> DataLoader:
-    """Photos whose strongest colour is their class."""
+    """Images whose brightest channel is their class."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for i in range(steps):
@@ -80,7 +80,7 @@ def trainer(tmp_path, **settings) -> pl.Trainer:
 
 @pytest.fixture
 def tiny() -> SimpleNamespace:
-    """What a test of the training loop is made of."""
+    """Network, loader, module and trainer for tests of the training loop."""
     return SimpleNamespace(
         Batch=Batch, Colour=Colour, CLASSES=CLASSES, backbone=backbone, loader=loader, module=module, trainer=trainer
     )

@@ -33,19 +33,19 @@ def path(net, tmp_path):
     ("name", "kwargs"),
     [("lcnet_050", {}), ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}), ("resnet18d", {})],
 )
-def test_a_rebuilt_network_answers_the_same_and_asks_nobody(tmp_path, monkeypatch, name, kwargs):
+def test_build_net_restores_outputs_without_network_access(tmp_path, monkeypatch, name, kwargs):
     net = create_backbone(name, 3, pretrained=False, mean=[0.5, 0.4, 0.3], kwargs=kwargs)
     torch.save(_checkpoint(net), tmp_path / "a.ckpt")
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     again = build_net(read_checkpoint(tmp_path / "a.ckpt"))
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     assert not again.training
     with torch.inference_mode():
-        torch.testing.assert_close(again(photos), net.eval()(photos), rtol=0, atol=0)
+        torch.testing.assert_close(again(images), net.eval()(images), rtol=0, atol=0)
     assert (again.name, again.origin, again.num_classes) == (name, "scratch", 3)
 
 
-def test_the_record_says_what_shipping_needs(path):
+def test_model_card_has_metadata_for_export(path):
     record = read_checkpoint(path)[RECORD]
     assert record["format"] == FORMAT
     assert record["model"] == {"name": "lcnet_050", "num_classes": 3, "kwargs": {"drop_rate": 0.1}}
@@ -57,7 +57,7 @@ def test_the_record_says_what_shipping_needs(path):
 
 
 @pytest.mark.parametrize("value", [torch.zeros(1), {"a": {1, 2}}, [object()]])
-def test_only_plain_data_is_recorded(net, value):
+def test_make_record_rejects_other_than_plain_data(net, value):
     with pytest.raises(ModelError, match=r"litesort\.config\.bad"):
         make_record(net, CLASSES, config={"bad": value})
 
@@ -88,7 +88,7 @@ def _save(content):
     ],
     ids=["missing", "folder", "picture", "pickle", "hostile", "tensors", "foreign", "newer"],
 )
-def test_a_file_that_will_not_do_is_one_line(net, tmp_path, write, message):
+def test_read_checkpoint_rejects_invalid_files(net, tmp_path, write, message):
     path = tmp_path / "a.ckpt"
     write(path, net)
     with pytest.raises(ModelError, match=message) as error:
@@ -98,7 +98,7 @@ def test_a_file_that_will_not_do_is_one_line(net, tmp_path, write, message):
 
 
 @pytest.mark.parametrize("spoil", ["missing", "shape", "extra"])
-def test_tensors_that_do_not_fit_are_refused(net, path, spoil):
+def test_build_net_rejects_tensors_that_do_not_fit(net, path, spoil):
     checkpoint = read_checkpoint(path)
     state = checkpoint["state_dict"]
     if spoil == "missing":
@@ -119,45 +119,47 @@ def test_build_net_ignores_tensors_of_the_objective(path):
     assert {f"net.{key}" for key in rebuilt} == checkpoint["state_dict"].keys() - {"objective.projection.weight"}
 
 
-def test_a_pruning_history_that_does_not_fit_is_refused(path):
+def test_build_net_rejects_invalid_pruning_steps(path):
     checkpoint = read_checkpoint(path)
     checkpoint[RECORD]["pruning"] = [{"layer": "conv_stem"}]
     with pytest.raises(ModelError, match="step 0 of its pruning"):
         build_net(checkpoint)
 
 
-def test_a_network_goes_on_with_its_classes_in_another_order(path, net):
+def test_load_for_training_reorders_classes(path, net):
     again = load_for_training(path, ["Plastic", "Metal", "Paper"])
     assert again.training
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(again.eval()(photos), net(photos)[:, [2, 0, 1]])
-    with pytest.raises(ModelError, match="knows the classes Metal, Paper, Plastic and the data has Glass, Metal"):
+        torch.testing.assert_close(again.eval()(images), net(images)[:, [2, 0, 1]])
+    with pytest.raises(
+        ModelError, match="was trained on the classes Metal, Paper, Plastic and the data has Glass, Metal"
+    ):
         load_for_training(path, ["Glass", "Metal"])
 
 
-def test_records_from_before_pruning_and_teachers_gain_their_keys(path):
+def test_patch_forward_adds_missing_keys(path):
     config = read_checkpoint(path)[RECORD]["config"]
     assert config["teacher"] is config["ckpt_init"] is None
     assert config["prune"] == {"_target_": "pytorch_lightning.Callback"}
 
 
-def test_a_checkpoint_is_a_weight_file_too(net, path):
+def test_create_backbone_loads_weights_of_checkpoint(net, path):
     other = create_backbone("lcnet_050", 3, weights=str(path))
     assert other.origin == "file:best.ckpt"
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(other.eval()(photos), net(photos), rtol=0, atol=0)
+        torch.testing.assert_close(other.eval()(images), net(images), rtol=0, atol=0)
 
 
-def test_weights_of_a_checkpoint_start_another_number_of_classes(path, net):
+def test_create_backbone_loads_checkpoint_with_other_classes(path, net):
     other = create_backbone("lcnet_050", 5, weights=str(path))
     torch.testing.assert_close(other.mean, net.mean)
     torch.testing.assert_close(other.net.conv_stem.weight, net.net.conv_stem.weight)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.bin"])
-def test_an_exported_file_is_not_a_checkpoint(tmp_path, name):
+def test_read_checkpoint_rejects_exported_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"network")
     with pytest.raises(ModelError, match="is not a torch file"):
         read_checkpoint(tmp_path / name)

@@ -15,7 +15,7 @@ from lightning_modules.optim import configure
 from litesort.errors import ModelError
 
 
-def test_it_learns_and_reports_what_it_promises(tiny, tmp_path):
+def test_classifier_learns_and_logs_metrics(tiny, tmp_path):
     module, trainer = tiny.module(), tiny.trainer(tmp_path, max_epochs=8)
     trainer.fit(module, tiny.loader(soft=True), tiny.loader(seed=1))
     fitted = {k: v.item() for k, v in trainer.callback_metrics.items()}
@@ -28,7 +28,7 @@ def test_it_learns_and_reports_what_it_promises(tiny, tmp_path):
     assert module.metrics["val"].confusion.trace() >= 29
 
 
-def test_the_epochs_losses_are_means_over_photos(tiny, tmp_path):
+def test_classifier_epoch_losses_are_means_over_images(tiny, tmp_path):
     module, trainer = tiny.module(), tiny.trainer(tmp_path)
     uneven = [*tiny.loader(2).dataset, tiny.Batch(*(t[:3] for t in tiny.loader(1, seed=5).dataset[0][:3]))]
     loss = trainer.validate(module, DataLoader(uneven, batch_size=None), verbose=False)[0]["val/loss"]
@@ -37,7 +37,7 @@ def test_the_epochs_losses_are_means_over_photos(tiny, tmp_path):
     assert loss == pytest.approx(nn.functional.cross_entropy(module(images), targets).item(), abs=1e-5)
 
 
-def test_an_objectives_other_terms_are_logged_by_name(tiny, tmp_path):
+def test_classifier_logs_terms_of_objective(tiny, tmp_path):
     class Two(CrossEntropy):
         def forward(self, output, targets, images=None):
             assert images is not None
@@ -52,27 +52,27 @@ def test_an_objectives_other_terms_are_logged_by_name(tiny, tmp_path):
         assert seen[f"{stage}/loss"] == pytest.approx(seen[f"{stage}/hard"].item() + 1, abs=1e-5)
 
 
-def test_predictions_are_probabilities_with_their_rows(tiny, tmp_path):
+def test_classifier_predict_returns_probabilities_and_indices(tiny, tmp_path):
     outputs = tiny.trainer(tmp_path).predict(tiny.module(), tiny.loader(2))
     probabilities = torch.cat([o["probabilities"] for o in outputs])
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(16))
     assert torch.cat([o["indices"] for o in outputs]).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("trouble", ["photo", "rate"])
-def test_a_broken_loss_ends_the_run_with_step_and_mend(tiny, tmp_path, trouble):
+@pytest.mark.parametrize("trouble", ["image", "rate"])
+def test_classifier_stops_with_error_for_non_finite_loss(tiny, tmp_path, trouble):
     loader, lr = tiny.loader(), 0.1
-    if trouble == "photo":
+    if trouble == "image":
         loader.dataset[2].images.fill_(math.nan)
     else:
         lr = 1e38
     with pytest.raises(ModelError, match=r"at step \d: lower optimizer\.lr=.*gradient_clip_val") as error:
         tiny.trainer(tmp_path).fit(tiny.module(lr=lr), loader, tiny.loader())
-    if trouble == "photo":
+    if trouble == "image":
         assert "at step 2:" in str(error.value)
 
 
-def test_the_curve_has_a_point_every_n_steps_and_no_step_is_logged_otherwise(tiny, tmp_path, monkeypatch):
+def test_classifier_logs_step_loss_every_n_steps(tiny, tmp_path, monkeypatch):
     module = tiny.module()
     logger = CSVLogger(tmp_path, name="", version="")
     trainer = tiny.trainer(tmp_path, max_epochs=2, log_every_n_steps=3, logger=logger)
@@ -86,7 +86,7 @@ def test_the_curve_has_a_point_every_n_steps_and_no_step_is_logged_otherwise(tin
     assert trainer.progress_bar_metrics["loss"] == pytest.approx(float(points[-1]["train/loss_step"]), abs=1e-6)
 
 
-def test_the_curve_has_one_point_a_step_under_accumulation(tiny, tmp_path):
+def test_classifier_logs_step_loss_once_with_accumulation(tiny, tmp_path):
     logger = CSVLogger(tmp_path, name="", version="")
     trainer = tiny.trainer(tmp_path, max_epochs=2, accumulate_grad_batches=4, logger=logger)
     trainer.fit(tiny.module(), tiny.loader(steps=8), tiny.loader())
@@ -95,7 +95,7 @@ def test_the_curve_has_one_point_a_step_under_accumulation(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_bf16_mixed_trains_with_clipping(tiny, tmp_path, name):
+def test_classifier_trains_in_bf16_with_clipping(tiny, tmp_path, name):
     module = tiny.module(name=name)
     before = module.net.net.fc.weight.detach().clone()
     trainer = tiny.trainer(tmp_path, max_steps=1, precision="bf16-mixed", gradient_clip_val=1.0)
@@ -103,7 +103,7 @@ def test_bf16_mixed_trains_with_clipping(tiny, tmp_path, name):
     assert not torch.equal(module.net.net.fc.weight, before)
 
 
-def test_images_come_channels_last_and_the_network_too(tiny, tmp_path):
+def test_classifier_uses_channels_last(tiny, tmp_path):
     seen = []
 
     class Look(tiny.Colour):
@@ -117,7 +117,7 @@ def test_images_come_channels_last_and_the_network_too(tiny, tmp_path):
     assert all(seen)
 
 
-def test_compiling_keeps_the_names(tiny, monkeypatch):
+def test_classifier_compile_keeps_parameter_names(tiny, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     module = tiny.module(compile=True)
@@ -125,7 +125,7 @@ def test_compiling_keeps_the_names(tiny, monkeypatch):
     assert set(module.state_dict()) == {"net.mean", "net.std", "net.net.fc.weight", "net.net.fc.bias"}
 
 
-def test_what_does_not_fit_is_one_line(tiny, tmp_path):
+def test_classifier_rejects_invalid_arguments(tiny, tmp_path):
     with pytest.raises(ModelError, match="3 classes and the data 2"):
         ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
     with pytest.raises(ModelError, match=r"litesort\.config is a Tensor"):

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays in the process until it is given back."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Pages that the system hands out while 100 MB are taken, written and freed twelve times.
+# Counts page faults while 100 MB are allocated, written and freed twelve times.
 FAULTS = """
 import resource, torch
 from lightning_modules.host_memory import keep_freed_memory
 kept = {call}
 for turn in range(20):
-    if turn == 8:  # the first ones find their places
+    if turn == 8:  # the first iterations are warm-up
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     [torch.ones(2**22) for _ in range(6)]
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -21,7 +21,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(call: str) -> tuple[bool, int]:
-    """What the call returned, and page faults after it, in a process of their own."""
+    """Run a call in a new process. Return its result and the page faults after it."""
     done = subprocess.run(
         [sys.executable, "-c", FAULTS.format(call=call)], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -29,11 +29,11 @@ def faults(call: str) -> tuple[bool, int]:
     return kept == "True", int(count)
 
 
-def test_memory_is_not_handed_out_anew():
+def test_keep_freed_memory_avoids_page_faults():
     kept, count = faults("keep_freed_memory()")
     if not kept:
         pytest.skip("this C library has no such setting")
-    # with glibc's first threshold, said aloud: left alone it moves, and may keep all of it by chance
+    # a fixed threshold at the default of glibc: the dynamic threshold may keep all memory by chance
     assert count < faults("__import__('ctypes').CDLL(None).mallopt(-3, 2**17)")[1] / 10
 
 
@@ -52,7 +52,7 @@ print(kept and give_back_memory(), before - resident())
 """
 
 
-def test_memory_goes_back_when_it_is_asked_for():
+def test_give_back_memory_reduces_resident_memory():
     done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=ROOT)
     able, freed = done.stdout.split()
     if able != "True":

@@ -18,7 +18,7 @@ def _stage(probabilities: np.ndarray, targets: np.ndarray, batch: int = 7) -> tu
     return {name: value.item() for name, value in stage.compute().items()}, stage
 
 
-def _photos(n: int, present: int, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(n: int, present: int, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     targets = rng.choice(present, size=n, p=np.arange(1, present + 1) / np.arange(1, present + 1).sum())
     logits = rng.normal(size=(n, 4)) * sharpness
@@ -27,9 +27,9 @@ def _photos(n: int, present: int, sharpness: float = 2.0) -> tuple[np.ndarray, n
     return p / p.sum(axis=1, keepdims=True), targets
 
 
-def test_all_values_are_sklearns():
+def test_stage_metrics_equal_sklearn():
     sk = pytest.importorskip("sklearn.metrics")
-    p, y = _photos(500, present=4)
+    p, y = _predictions(500, present=4)
     got, stage = _stage(p, y)
     guess = p.argmax(axis=1)
     assert got["f1_macro"] == pytest.approx(sk.f1_score(y, guess, average="macro"), abs=1e-6)
@@ -41,17 +41,17 @@ def test_all_values_are_sklearns():
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0])
-def test_auroc_is_exact_for_flat_and_for_confident_networks(scale):
+def test_stage_metrics_auroc_is_exact_at_any_logit_scale(scale):
     sk = pytest.importorskip("sklearn.metrics")
-    p, y = _photos(2000, present=4)
+    p, y = _predictions(2000, present=4)
     p = p**scale / (p**scale).sum(axis=1, keepdims=True)
     got = metrics.evaluate(p, y, CLASSES)
     right = sk.roc_auc_score(y, p.astype(np.float32), average="macro", multi_class="ovr")
     assert got["auroc_macro"] == pytest.approx(right, abs=1e-4)
 
 
-def test_probabilities_are_taken_as_they_are():
-    p, y = _photos(300, present=4)
+def test_evaluate_does_not_normalise_probabilities():
+    p, y = _predictions(300, present=4)
     p = np.where(p < 0.02, 0.0, p).astype(np.float32)
     p[0] = [1, 0, 0, 0]
     whole = metrics.evaluate(p, y, CLASSES)
@@ -62,18 +62,18 @@ def test_probabilities_are_taken_as_they_are():
     assert error == pytest.approx(right.item(), abs=1e-6)
 
 
-def test_calibration_error_is_the_definition():
-    p, y = _photos(500, present=4)
+def test_stage_metrics_ece_equals_definition():
+    p, y = _predictions(500, present=4)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == y
     which = np.minimum((confidence * 15).astype(int), 14)
     gaps = [abs(right[which == b].sum() - confidence[which == b].sum()) for b in range(15)]
     assert _stage(p, y)[0]["ece"] == pytest.approx(sum(gaps) / 500, abs=1e-5)
 
 
-def test_a_class_without_photos_is_left_out_of_the_means():
+def test_stage_metrics_omit_class_without_images():
     sk = pytest.importorskip("sklearn.metrics")
-    p, y = _photos(300, present=3)
-    assert (p.argmax(axis=1) == 3).any()  # "Glass" is guessed, but there is none
+    p, y = _predictions(300, present=3)
+    assert (p.argmax(axis=1) == 3).any()  # "Glass" is predicted, but has no images
     got, _ = _stage(p, y)
     assert "f1/Glass" not in got
     assert all(np.isfinite(value) for value in got.values())
@@ -84,15 +84,15 @@ def test_a_class_without_photos_is_left_out_of_the_means():
     assert got["auroc_macro"] == pytest.approx(auroc, abs=2e-3)
 
 
-def test_one_class_alone_has_no_auroc_and_no_nan():
-    p, y = _photos(20, present=1)
+def test_stage_metrics_of_one_class_have_no_auroc_and_no_nan():
+    p, y = _predictions(20, present=1)
     got, _ = _stage(p, y)
     assert "auroc_macro" not in got
     assert all(np.isfinite(value) for value in got.values())
 
 
-def test_pouring_in_portions_changes_nothing(monkeypatch):
-    p, y = _photos(300, present=4)
+def test_stage_metrics_are_independent_of_batching(monkeypatch):
+    p, y = _predictions(300, present=4)
     whole, _ = _stage(p, y)
     monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", 32)
     portions, stage = _stage(p, y)
@@ -100,11 +100,11 @@ def test_pouring_in_portions_changes_nothing(monkeypatch):
     assert not stage.state_dict()
 
 
-def test_an_epoch_does_not_see_the_last_one():
-    p, y = _photos(100, present=4)
+def test_stage_metrics_reset_discards_epoch():
+    p, y = _predictions(100, present=4)
     first, stage = _stage(p, y)
     stage.update(torch.randn(9, 4), torch.zeros(9, dtype=torch.int64))
     stage.reset()
-    assert stage.confusion.sum() == 100  # still there for whoever draws it
+    assert stage.confusion.sum() == 100  # kept until the next compute
     stage.update(torch.from_numpy(p).log().float(), torch.from_numpy(y))
     assert {k: v.item() for k, v in stage.compute().items()} == pytest.approx(first, abs=1e-6)

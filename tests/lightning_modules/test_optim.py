@@ -19,8 +19,8 @@ def backbone() -> Backbone:
 
 
 def _train(net: Backbone, steps: int, **settings) -> list[torch.Tensor]:
-    """A few steps on a fixed problem; returns the parameters at the end."""
-    net = copy.deepcopy(net).eval()  # eval: batch statistics would blur what the optimiser does
+    """Train a few steps on a fixed problem and return the parameters."""
+    net = copy.deepcopy(net).eval()  # eval mode, so that batch statistics do not change the result
     optimizer, schedule = configure(net, total_steps=steps, steps_per_epoch=steps, **settings)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for _ in range(steps):
@@ -31,7 +31,7 @@ def _train(net: Backbone, steps: int, **settings) -> list[torch.Tensor]:
     return [p.detach() for p in net.parameters()]
 
 
-def test_fused_steps_are_the_plain_ones(backbone):
+def test_configure_fused_equals_unfused(backbone):
     fused = _train(backbone, 4, lr=1e-3, fused=True)
     plain = _train(backbone, 4, lr=1e-3, fused=False)
     start = list(backbone.parameters())
@@ -41,13 +41,13 @@ def test_fused_steps_are_the_plain_ones(backbone):
     assert any((b - before).abs().max() > 1e-4 for b, before in zip(plain, start, strict=True))
 
 
-def test_fused_is_used_where_there_is_one(backbone):
+def test_configure_uses_fused_adamw_only(backbone):
     assert configure(backbone, total_steps=4, steps_per_epoch=2)[0].defaults["fused"]
     assert not configure(backbone, total_steps=4, steps_per_epoch=2, fused=False)[0].defaults["fused"]
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.8])
-def test_norms_and_biases_do_not_decay_and_nothing_is_lost(backbone, layer_decay):
+def test_configure_excludes_norms_and_biases_from_decay(backbone, layer_decay):
     extra = nn.Parameter(torch.zeros(3))
     optimizer, _ = configure(
         backbone, weight_decay=0.1, layer_decay=layer_decay, total_steps=9, steps_per_epoch=3, extra_parameters=[extra]
@@ -58,7 +58,7 @@ def test_norms_and_biases_do_not_decay_and_nothing_is_lost(backbone, layer_decay
         assert decays[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
-def test_timms_own_exceptions_do_not_decay():
+def test_configure_respects_no_weight_decay_of_timm():
     net = create_backbone("deit_tiny_distilled_patch16_224", 3, pretrained=False, kwargs={"img_size": 32, "depth": 1})
     optimizer, _ = configure(net, weight_decay=0.1, total_steps=9, steps_per_epoch=3)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -66,7 +66,7 @@ def test_timms_own_exceptions_do_not_decay():
         assert decays[id(net.net.get_parameter(name))] == 0
 
 
-def test_layers_learn_slower_away_from_the_head(backbone):
+def test_configure_layer_decay_reduces_lr_away_from_head(backbone):
     optimizer, _ = configure(
         backbone, lr=0.01, layer_decay=0.5, warmup_epochs=0, total_steps=9, steps_per_epoch=3, schedule="constant"
     )
@@ -77,7 +77,7 @@ def test_layers_learn_slower_away_from_the_head(backbone):
     assert rates[id(backbone.net.conv_stem.weight)] == min(rates.values()) < 0.5 * max(rates.values())
 
 
-def test_frozen_parameters_are_left_out(backbone):
+def test_configure_excludes_frozen_parameters(backbone):
     net = copy.deepcopy(backbone)
     net.net.conv_stem.requires_grad_(False)
     optimizer, _ = configure(net, total_steps=9, steps_per_epoch=3)
@@ -85,18 +85,18 @@ def test_frozen_parameters_are_left_out(backbone):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_rate_rises_falls_and_ends_at_the_floor(schedule):
+def test_lr_factor_rises_falls_and_ends_at_floor(schedule):
     rates = [lr_factor(step, 100, 10, 0.05, schedule) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == max(rates) == 1
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert 0.05 < rates[99] < 0.07  # the last step is not wasted
+    assert 0.05 < rates[99] < 0.07  # the last step still has a useful learning rate
     assert lr_factor(100, 100, 10, 0.05, schedule) == pytest.approx(0.05)
-    assert lr_factor(150, 100, 10, 0.05, schedule) == pytest.approx(0.05)  # resumed for longer than planned
+    assert lr_factor(150, 100, 10, 0.05, schedule) == pytest.approx(0.05)  # a step after the end of the schedule
 
 
-def test_cosine_is_torchs():
+def test_lr_factor_cosine_equals_torch():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
@@ -106,7 +106,7 @@ def test_cosine_is_torchs():
         torchs.step()
 
 
-def test_warm_up_takes_half_the_run_at_most(backbone, caplog):
+def test_configure_limits_warmup_to_half_of_run(backbone, caplog):
     with caplog.at_level(logging.INFO):
         optimizer, schedule = configure(backbone, lr=1.0, warmup_epochs=5, total_steps=10, steps_per_epoch=10)
     assert "warming up for 5 of 10 steps" in caplog.text
@@ -129,18 +129,18 @@ def test_warm_up_takes_half_the_run_at_most(backbone, caplog):
         ({"betas": [0.9]}, r"optimizer\.betas=\[0\.9\]"),
         ({"betas": [0.9, 1.0]}, r"optimizer\.betas="),
         ({"schedule": "step"}, r"optimizer\.schedule=step"),
-        ({"schedule": "constant", "min_lr": 1e-5}, "does nothing"),
+        ({"schedule": "constant", "min_lr": 1e-5}, "has no effect"),
     ],
 )
-def test_a_wrong_setting_is_one_line(backbone, settings, message):
+def test_configure_rejects_invalid_settings(backbone, settings, message):
     with pytest.raises(ModelError, match=message):
         configure(backbone, total_steps=9, steps_per_epoch=3, **settings)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_every_file_completes_to_an_optimiser(backbone, name):
+def test_optimizer_configs_build_optimisers(backbone, name):
     folder = Path(__file__).parents[2] / "conf" / "optimizer"
-    cfg = OmegaConf.merge(*(OmegaConf.load(folder / f"{file}.yaml") for file in ("_base", name)))
+    cfg = OmegaConf.merge(OmegaConf.load(folder / "_base.yaml"), OmegaConf.load(folder / f"{name}.yaml"))
     del cfg["defaults"]
     partial = instantiate(cfg)
     optimizer, _ = partial(backbone, lr=partial.keywords["lr"], total_steps=9, steps_per_epoch=3)

@@ -10,8 +10,8 @@ from litesort.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
-def _forget_what_was_said(monkeypatch):
-    monkeypatch.setattr(precision, "_said", set())
+def _reset_logged_messages(monkeypatch):
+    monkeypatch.setattr(precision, "_logged", set())
 
 
 def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool = False):
@@ -36,42 +36,42 @@ def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool =
         (32, "auto", {"cuda": True}, "32-true"),
     ],
 )
-def test_what_is_fast_and_right(monkeypatch, asked, accelerator, machine, expected):
+def test_supported_precision_by_device(monkeypatch, asked, accelerator, machine, expected):
     _machine(monkeypatch, **machine)
     assert precision.supported_precision(asked, accelerator) == expected
 
 
-def test_the_units_of_this_cpu_are_found():
+def test_cpu_has_bf16_matches_cpuinfo():
     info = Path("/proc/cpuinfo")
     if not info.is_file() or platform.machine() != "x86_64":
-        pytest.skip("/proc/cpuinfo of an x86 CPU is what the answer is compared with")
+        pytest.skip("/proc/cpuinfo of an x86 CPU is needed for the comparison")
     flags = set(info.read_text().split())
     assert precision._cpu_has_bf16() == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-def test_the_reason_is_the_true_one(monkeypatch, caplog):
+def test_supported_precision_logs_reason(monkeypatch, caplog):
     _machine(monkeypatch, cuda=False)
     precision.supported_precision("bf16-mixed", "cpu")
     assert "this CPU has no bf16 units, training in 32-true instead" in caplog.text
 
 
 @pytest.mark.parametrize("asked", [64, "64-true"])
-def test_double_precision_is_refused(asked):
+def test_supported_precision_rejects_double_precision(asked):
     with pytest.raises(ModelError, match=rf"^trainer\.precision={asked} is not supported.*give 32-true$"):
         precision.supported_precision(asked, "cpu")
 
 
-def test_a_change_is_said_once(monkeypatch, caplog):
+def test_supported_precision_logs_change_once(monkeypatch, caplog):
     _machine(monkeypatch, cuda=False)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             precision.supported_precision("16-mixed", "cpu")
             precision.supported_precision("32-true", "cpu")
     assert [record.getMessage() for record in caplog.records] == [
-        "trainer.precision=16-mixed: no CUDA here, training in 32-true instead"
+        "trainer.precision=16-mixed: CUDA is not available, training in 32-true instead"
     ]
 
 
-def test_an_unknown_precision_is_refused():
+def test_supported_precision_rejects_unknown_name():
     with pytest.raises(ModelError, match=r"trainer\.precision=8-bit is unknown"):
         precision.supported_precision("8-bit", "cpu")

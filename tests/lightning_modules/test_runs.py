@@ -1,4 +1,4 @@
-"""The classifier in the hands of Lightning: checkpoints, averages, resume, tuner, clipping, two processes."""
+"""Classifier with a Lightning Trainer: checkpoints, weight averaging, resume, LR finder, clipping, two processes."""
 
 import functools
 
@@ -18,7 +18,7 @@ from lightning_modules.optim import configure
 
 
 def _shares(tiny) -> pl.LightningDataModule:
-    """Each rank evaluates its own batches, of uneven number of photos."""
+    """Build a data module whose ranks have different numbers of images."""
 
     class Shares(pl.LightningDataModule):
         def val_dataloader(self):
@@ -31,21 +31,21 @@ def _shares(tiny) -> pl.LightningDataModule:
     return Shares()
 
 
-def test_a_checkpoint_of_a_real_run_rebuilds_the_network(tiny, tmp_path):
+def test_fit_checkpoint_rebuilds_network(tiny, tmp_path):
     net = create_backbone("lcnet_050", 3, pretrained=False)
     module = tiny.module(net, lr=1e-3)
     keep = ModelCheckpoint(tmp_path, filename="best", monitor="val/f1_macro", mode="max", enable_version_counter=False)
     trainer = tiny.trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[keep])
-    photos = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
-    trainer.fit(module, DataLoader(photos, batch_size=None), DataLoader(photos, batch_size=None))
+    images = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
+    trainer.fit(module, DataLoader(images, batch_size=None), DataLoader(images, batch_size=None))
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
     assert checkpoint[RECORD] == module.state_record
     assert all(key.startswith("net.") for key in checkpoint["state_dict"])
     with torch.inference_mode():
-        torch.testing.assert_close(build_net(checkpoint)(photos[0].images), module.eval()(photos[0].images))
+        torch.testing.assert_close(build_net(checkpoint)(images[0].images), module.eval()(images[0].images))
 
 
-def test_averaged_weights_are_what_a_checkpoint_ships(tiny, tmp_path):
+def test_fit_checkpoint_has_averaged_weights(tiny, tmp_path):
     averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.5))
     module = tiny.module()
     trainer = tiny.trainer(tmp_path, max_epochs=2, callbacks=[averaging])
@@ -56,7 +56,7 @@ def test_averaged_weights_are_what_a_checkpoint_ships(tiny, tmp_path):
     torch.testing.assert_close(state["net.net.fc.weight"], module.net.net.fc.weight)
 
 
-def test_resuming_gives_the_numbers_of_the_uninterrupted_run(tiny, tmp_path):
+def test_fit_resume_equals_uninterrupted_run(tiny, tmp_path):
     whole = tiny.module()
     tiny.trainer(tmp_path, max_epochs=4).fit(whole, tiny.loader(), tiny.loader())
 
@@ -74,7 +74,7 @@ def test_resuming_gives_the_numbers_of_the_uninterrupted_run(tiny, tmp_path):
     torch.testing.assert_close(resumed.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
 
 
-def test_the_schedule_steps_with_the_optimiser_over_the_whole_run(tiny, tmp_path):
+def test_fit_steps_schedule_with_optimiser(tiny, tmp_path):
     module = tiny.module(lr=0.1)
     trainer = tiny.trainer(tmp_path, max_epochs=3, accumulate_grad_batches=2)
     trainer.fit(module, tiny.loader(steps=6), tiny.loader())
@@ -83,7 +83,7 @@ def test_the_schedule_steps_with_the_optimiser_over_the_whole_run(tiny, tmp_path
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
-def test_an_objectives_own_parameters_are_trained(tiny, tmp_path):
+def test_fit_trains_parameters_of_objective(tiny, tmp_path):
     class Scaled(CrossEntropy):
         def __init__(self):
             super().__init__()
@@ -97,11 +97,11 @@ def test_an_objectives_own_parameters_are_trained(tiny, tmp_path):
     assert objective.scale != 1
 
 
-def test_lightnings_rate_finder_works_and_may_diverge(tiny, tmp_path):
+def test_lr_finder_runs_until_divergence(tiny, tmp_path):
     module = tiny.module(lr=1e-3)
     trainer = tiny.trainer(tmp_path, max_epochs=4)
     search = functools.partial(Tuner(trainer).lr_find, module, tiny.loader(steps=40), tiny.loader(), num_training=30)
-    search(min_lr=1e-6, max_lr=1e38, early_stop_threshold=None)  # the loss breaks, as it may here
+    search(min_lr=1e-6, max_lr=1e38, early_stop_threshold=None)  # the loss diverges, which the LR finder allows
     found = search(min_lr=1e-4, max_lr=1.0)
     assert found is not None
     assert module.lr == found.suggestion() != 1e-3
@@ -109,7 +109,7 @@ def test_lightnings_rate_finder_works_and_may_diverge(tiny, tmp_path):
     assert trainer.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(module.lr)
 
 
-def test_gradients_are_clipped_beside_fused_steps_and_fused_gives_way_to_scaled_clipping(tiny, tmp_path, monkeypatch):
+def test_fit_clips_gradients_with_and_without_fused_optimiser(tiny, tmp_path, monkeypatch):
     module = tiny.module()
     trainer = tiny.trainer(tmp_path, max_epochs=1, gradient_clip_val=0.1)
     trainer.fit(module, tiny.loader(), tiny.loader())
@@ -121,7 +121,7 @@ def test_gradients_are_clipped_beside_fused_steps_and_fused_gives_way_to_scaled_
     assert not asked["fused"]
 
 
-def test_two_processes_report_what_one_does(tiny, tmp_path):
+def test_validate_two_processes_equal_one(tiny, tmp_path):
     module, shares = tiny.module(), _shares(tiny)
     one = tiny.trainer(tmp_path).validate(module, shares, verbose=False)[0]
     two = tiny.trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=False)

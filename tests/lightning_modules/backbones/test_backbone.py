@@ -41,11 +41,11 @@ def test_model_configs_train_and_evaluate(stem, monkeypatch):
     more = {"name": "regnetx_002"} if stem == "timm" else {}
     net = instantiate(_config(stem, pretrained=False, **more), num_classes=6)
     net = net.to(memory_format=torch.channels_last)
-    photos = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     before = [p.detach().clone() for p in net.parameters()]
 
     optimizer, _ = configure(net, lr=1e-3, layer_decay=0.9, warmup_epochs=0, total_steps=2, steps_per_epoch=1)
-    output = net.train()(photos)
+    output = net.train()(images)
     assert isinstance(output, tuple) == (stem == "deit_tiny_distilled")
     CrossEntropy()(output, torch.tensor([0, 5]))["loss"].backward()
     assert all(p.grad is not None for p in net.parameters())
@@ -53,7 +53,7 @@ def test_model_configs_train_and_evaluate(stem, monkeypatch):
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
     with torch.inference_mode():
-        logits = net.eval()(photos)
+        logits = net.eval()(images)
     assert logits.shape == (2, 6)
     assert logits.isfinite().all()
     head = net.head_parameters()
@@ -64,10 +64,10 @@ def test_model_configs_train_and_evaluate(stem, monkeypatch):
 @pytest.mark.parametrize("stem", ["resnet18d", "mobilenetv3_small", "ghostnet", "fastvit_t8", "deit_tiny_distilled"])
 def test_backbone_forward_is_exportable(stem):
     net = instantiate(_config(stem, pretrained=False), num_classes=6).eval()
-    photos = torch.rand(2, 3, SIZE, SIZE)
+    images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        captured = torch.export.export(net, (photos,)).module()
-        torch.testing.assert_close(captured(photos), net(photos))
+        captured = torch.export.export(net, (images,)).module()
+        torch.testing.assert_close(captured(images), net(images))
 
 
 def test_backbone_normalises_images():
@@ -83,8 +83,8 @@ def test_backbone_normalises_images():
             return x.mean(dim=(2, 3))
 
     net = Backbone(Mean(), name="mean", num_classes=3, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
-    photos = torch.full((1, 3, 4, 4), 0.6)
-    torch.testing.assert_close(net(photos), torch.tensor([[1.0, 0.4, 0.15]]))
+    images = torch.full((1, 3, 4, 4), 0.6)
+    torch.testing.assert_close(net(images), torch.tensor([[1.0, 0.4, 0.15]]))
     assert net.head_names == ("fc",)
 
 

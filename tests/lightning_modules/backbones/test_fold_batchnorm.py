@@ -41,20 +41,20 @@ def norms(net):
 
 
 @torch.no_grad()
-def seen(net, photos):
+def outputs_of(net, images):
     """Return the logits and the feature maps of all levels."""
     hooks = FeatureHooks(net, [-2, -1])
-    logits = net(photos)
+    logits = net(images)
     return [logits, *(as_map(features, net) for features in hooks.take())]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_fold_batchnorm_keeps_outputs_and_features(name):
-    net, photos = trained(name), torch.rand(2, 3, SIZE, SIZE)
+    net, images = trained(name), torch.rand(2, 3, SIZE, SIZE)
     before = copy.deepcopy(net.state_dict())
     quick = fold_batchnorm(net)
     assert norms(quick) < norms(net) / 2
-    for ours, theirs in zip(seen(quick, photos), seen(net, photos), strict=True):
+    for ours, theirs in zip(outputs_of(quick, images), outputs_of(net, images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
@@ -68,6 +68,6 @@ def test_fold_batchnorm_returns_original_if_execution_order_differs():
 
 
 def test_fold_batchnorm_keeps_transformer():
-    net, photos = trained("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
+    net, images = trained("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        torch.testing.assert_close(fold_batchnorm(net)(photos), net(photos), rtol=0, atol=0)
+        torch.testing.assert_close(fold_batchnorm(net)(images), net(images), rtol=0, atol=0)

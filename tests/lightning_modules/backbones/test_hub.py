@@ -59,7 +59,7 @@ def test_unreachable_reason_uses_proxy(monkeypatch, serve):
 
 def test_unreachable_reason_times_out(monkeypatch):
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: threading.Event().wait())
-    assert "did not answer in 0.1 s" in hub.unreachable_reason(timeout=0.1)
+    assert "did not respond in 0.1 s" in hub.unreachable_reason(timeout=0.1)
 
 
 def test_unreachable_reason_respects_offline_mode(monkeypatch):
@@ -85,8 +85,8 @@ def test_pretrained_true_error_names_weights_file(monkeypatch):
 
 
 def test_pretrained_auto_survives_failing_download(monkeypatch):
-    said = []
-    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: said.append(text % values))
+    logged = []
+    monkeypatch.setattr(pretrained.log, "warning", lambda text, *values: logged.append(text % values))
     monkeypatch.setattr(hub, "unreachable_reason", lambda: "")
     real = timm.create_model
 
@@ -97,7 +97,7 @@ def test_pretrained_auto_survives_failing_download(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", broken)
     assert create_backbone("lcnet_050", 4).origin == "scratch"
-    assert "ConnectionResetError: gone)" in said[-1]
+    assert "ConnectionResetError: gone)" in logged[-1]
 
 
 def test_pretrained_false_uses_no_network(monkeypatch):

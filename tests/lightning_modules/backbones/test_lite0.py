@@ -83,9 +83,9 @@ def original():
 @pytest.mark.parametrize("size", [224, 97])
 def test_lite0_logits_equal_original_architecture(original, size):
     net = create_backbone("tf_efficientnet_lite0", 1000, pretrained=True).eval()
-    photos = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected, got = original((photos - 0.5) / 0.5), net(photos)
+        expected, got = original((images - 0.5) / 0.5), net(images)
     assert expected.std() > 0.5
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 

@@ -159,7 +159,7 @@ def test_match_head_keeps_head_only_for_equal_classes(tmp_path, classes, caplog)
     torch.testing.assert_close(net.net.conv_stem.weight, first.net.conv_stem.weight)
     if "x" in classes:
         assert not torch.equal(head, before)
-        assert "knows a, b, c and the data has a, b, x" in caplog.text
+        assert "classifier has the classes a, b, c and the data has a, b, x" in caplog.text
     else:
         torch.testing.assert_close(head, before[["abc".index(name) for name in classes]])
         assert not caplog.records

@@ -29,18 +29,18 @@ from litesort.errors import ModelError
 
 CLASSES = ["Metal", "Paper", "Plastic"]
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-ANSWERS = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).log_softmax(1)
+OUTPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).log_softmax(1)
 TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
-PHOTOS = torch.rand(6, 3, 8, 8)
+IMAGES = torch.rand(6, 3, 8, 8)
 
 
-def wise(answers=ANSWERS) -> TeacherEnsemble:
-    return TeacherEnsemble([Teacher(lambda photos: answers, CLASSES, None, "wise.ckpt")])
+def wise(outputs=OUTPUTS) -> TeacherEnsemble:
+    return TeacherEnsemble([Teacher(lambda images: outputs, CLASSES, None, "wise.ckpt")])
 
 
 def colours() -> TeacherEnsemble:
     """A teacher with correct predictions for the images of the tiny loader."""
-    return TeacherEnsemble([Teacher(lambda photos: 20 * photos.mean((2, 3)), CLASSES, None, "colours.ckpt")])
+    return TeacherEnsemble([Teacher(lambda images: 20 * images.mean((2, 3)), CLASSES, None, "colours.ckpt")])
 
 
 def lcnet(seed=0, name="lcnet_050") -> Backbone:
@@ -57,7 +57,7 @@ def weighed(a, b, terms):
     return a * terms[0] + b * terms[1]
 
 
-KL = distillation_losses.kd_loss(LOGITS, ANSWERS, 4.0)
+KL = distillation_losses.kd_loss(LOGITS, OUTPUTS, 4.0)
 LABELS = F.cross_entropy(LOGITS, TARGETS)
 
 
@@ -67,22 +67,22 @@ LABELS = F.cross_entropy(LOGITS, TARGETS)
         (lambda t: LogitDistillation(t, alpha=0.7), 0.3 * LABELS + 0.7 * KL),
         (
             lambda t: LogitDistillation(t, alpha=0.5, target="hard"),
-            0.5 * LABELS + 0.5 * F.cross_entropy(LOGITS, ANSWERS.argmax(1)),
+            0.5 * LABELS + 0.5 * F.cross_entropy(LOGITS, OUTPUTS.argmax(1)),
         ),
         (lambda t: LogitDistillation(t, alpha=1.0), KL),
         (
             lambda t: DecoupledDistillation(t, alpha=2.0, beta=3.0, temperature=2.0),
-            LABELS + weighed(2, 3, distillation_losses.dkd_losses(LOGITS, ANSWERS, TARGETS, 2.0)),
+            LABELS + weighed(2, 3, distillation_losses.dkd_losses(LOGITS, OUTPUTS, TARGETS, 2.0)),
         ),
         (
             lambda t: RelationDistillation(t, beta=2.0, gamma=3.0),
-            LABELS + weighed(2, 3, distillation_losses.dist_loss(LOGITS, ANSWERS)),
+            LABELS + weighed(2, 3, distillation_losses.dist_loss(LOGITS, OUTPUTS)),
         ),
     ],
     ids=["logit", "hard", "teacher alone", "decoupled", "dist"],
 )  # fmt: skip
 def test_distillation_loss_is_weighted_sum_of_terms(make, expected):
-    terms = make(wise())(LOGITS, TARGETS, PHOTOS)
+    terms = make(wise())(LOGITS, TARGETS, IMAGES)
     torch.testing.assert_close(terms["loss"], expected)
     torch.testing.assert_close(terms["labels"], LABELS)
     assert len(terms) >= 3
@@ -90,25 +90,25 @@ def test_distillation_loss_is_weighted_sum_of_terms(make, expected):
 
 def test_distillation_first_head_learns_labels_second_teacher():
     first, second = LOGITS.clone().requires_grad_(), (LOGITS * 2).requires_grad_()
-    terms = LogitDistillation(wise(), alpha=0.5, target="hard")((first, second), TARGETS, PHOTOS)
+    terms = LogitDistillation(wise(), alpha=0.5, target="hard")((first, second), TARGETS, IMAGES)
     torch.testing.assert_close(terms["labels"], F.cross_entropy(first, TARGETS))
-    torch.testing.assert_close(terms["teacher"], F.cross_entropy(second, ANSWERS.argmax(1)))
+    torch.testing.assert_close(terms["teacher"], F.cross_entropy(second, OUTPUTS.argmax(1)))
 
 
 def test_distillation_smoothing_changes_labels_term_only():
     mixed = F.one_hot(TARGETS, 3).float()
     plain, soft = LogitDistillation(wise(), label_smoothing=0.2), LogitDistillation(wise())
     torch.testing.assert_close(
-        plain(LOGITS, mixed, PHOTOS)["labels"], F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
+        plain(LOGITS, mixed, IMAGES)["labels"], F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
     )
-    torch.testing.assert_close(plain(LOGITS, mixed, PHOTOS)["teacher"], soft(LOGITS, TARGETS, PHOTOS)["teacher"])
+    torch.testing.assert_close(plain(LOGITS, mixed, IMAGES)["teacher"], soft(LOGITS, TARGETS, IMAGES)["teacher"])
 
 
 def test_distillation_tau_changes_labels_term_only():
     plain, margins = LogitDistillation(wise()), LogitDistillation(wise(), tau=1.0, class_counts=[9, 3, 1])
     alone = LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"]
-    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["labels"], alone)
-    torch.testing.assert_close(margins(LOGITS, TARGETS, PHOTOS)["teacher"], plain(LOGITS, TARGETS, PHOTOS)["teacher"])
+    torch.testing.assert_close(margins(LOGITS, TARGETS, IMAGES)["labels"], alone)
+    torch.testing.assert_close(margins(LOGITS, TARGETS, IMAGES)["teacher"], plain(LOGITS, TARGETS, IMAGES)["teacher"])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_distillation_tau_changes_labels_term_only():
         (lambda: LogitDistillation(wise(), target="warm"), "target=warm"),
         (lambda: LogitDistillation(wise(), alpha=1.0, label_smoothing=0.1), "labels have no weight"),
         (lambda: DecoupledDistillation(wise(), alpha=0.0, beta=0.0), "objective.beta=0.0: the teacher does nothing"),
-        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "must not be negative"),
+        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "alpha=-1.0 and .* is invalid: give weights"),
         (lambda: RelationDistillation(wise(), beta=0.0, gamma=0.0), "the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
         (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
@@ -187,7 +187,7 @@ def test_feature_hooks_return_maps_for_every_architecture(name):
     assert all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
     hooks.close()
     net(torch.zeros(1, 3, 64, 64))
-    assert not hooks._seen
+    assert not hooks._features
 
 
 def features(tiny, tmp_path, epochs, teacher, **settings):
@@ -209,9 +209,9 @@ def test_feature_distillation_trains_projections_without_exporting_them(tiny, tm
     unknown = {key for key in checkpoint["state_dict"] if not key.startswith("net.")}
     assert unknown == {"objective.projections.0.weight", "objective.projections.1.weight"}
     net = build_net(checkpoint)
-    photos = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(net(photos), module.eval()(photos))
+        torch.testing.assert_close(net(images), module.eval()(images))
     assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in net.modules())
 
 
@@ -245,8 +245,8 @@ class NoFloat64(TorchDispatchMode):
 def test_agreement_uses_no_float64():
     agreement = Agreement(2)
     with NoFloat64():
-        agreement.update(LOGITS[:, :2], ANSWERS[:, :2], TARGETS.clamp(max=1))
+        agreement.update(LOGITS[:, :2], OUTPUTS[:, :2], TARGETS.clamp(max=1))
         values = agreement.compute()
-    teacher, student = ANSWERS[:, :2].argmax(1), LOGITS[:, :2].argmax(1)
+    teacher, student = OUTPUTS[:, :2].argmax(1), LOGITS[:, :2].argmax(1)
     assert values["agreement"] == (teacher == student).float().mean()
     assert all(value.dtype == torch.float32 for value in values.values())

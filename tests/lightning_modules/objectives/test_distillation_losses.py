@@ -16,13 +16,13 @@ def softmax(x):
     return e / e.sum(axis=1, keepdims=True)
 
 
-def answers(temperature):
+def outputs(temperature):
     return (softmax(z.double().numpy() / temperature) for z in (STUDENT, TEACHER))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_kd_loss_equals_formula(temperature):
-    p, q = answers(temperature)
+    p, q = outputs(temperature)
     expected = temperature**2 * (q * np.log(q / p)).sum(axis=1).mean()
     got = distillation_losses.kd_loss(STUDENT, TEACHER, temperature)
     np.testing.assert_allclose(got.item(), expected, rtol=1e-5)
@@ -38,7 +38,7 @@ def test_kd_loss_gradient_scale_is_independent_of_temperature():
 
 
 def test_hard_kd_loss_equals_cross_entropy_with_predictions():
-    p, _ = answers(1.0)
+    p, _ = outputs(1.0)
     choice = TEACHER.numpy().argmax(axis=1)
     expected = -np.log(p[np.arange(7), choice]).mean()
     np.testing.assert_allclose(distillation_losses.hard_kd_loss(STUDENT, TEACHER).item(), expected, rtol=1e-5)
@@ -46,7 +46,7 @@ def test_hard_kd_loss_equals_cross_entropy_with_predictions():
 
 def decoupled_by_loops(targets, temperature):
     """(7,) TCKD and NCKD of each image, equations 5 and 7 of the paper."""
-    p, q = answers(temperature)
+    p, q = outputs(temperature)
     rows = []
     for i, t in enumerate(targets):
         target = sum(b * np.log(b / a) for a, b in ((p[i, t], q[i, t]), (1 - p[i, t], 1 - q[i, t])))
@@ -64,7 +64,7 @@ def test_dkd_losses_equal_formula(temperature):
 
 def test_dkd_losses_sum_to_kl_divergence():
     """KL = TCKD + (1 - q_target) NCKD for one image, equation 6 of the paper."""
-    _, q = answers(1.0)
+    _, q = outputs(1.0)
     parts = [
         distillation_losses.dkd_losses(STUDENT[i : i + 1], TEACHER[i : i + 1], TARGETS[i : i + 1]) for i in range(7)
     ]
@@ -97,7 +97,7 @@ def test_dkd_losses_are_finite_for_saturated_teacher():
 
 
 def test_dist_loss_equals_pearson_correlation():
-    p, q = answers(2.0)
+    p, q = outputs(2.0)
     inter = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
     intra = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
     got = [part.item() for part in distillation_losses.dist_loss(STUDENT, TEACHER, 2.0)]

@@ -50,12 +50,12 @@ def test_prune_halves_macs_and_replay_is_exact(name):
     ratio = RATIOS.get(name, 0.33)
     small = prune(net, SIZE, ratio, protected=protected)
     assert 0.3 < macs(small) / macs(net) < 0.6
-    photos = torch.rand(2, 3, SIZE, SIZE)
+    images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        answers = small(photos)
-        torch.testing.assert_close(rebuilt(small)(photos), answers, rtol=0, atol=0)
-    assert answers.shape == (2, 3)
-    assert answers.isfinite().all()
+        outputs = small(images)
+        torch.testing.assert_close(rebuilt(small)(images), outputs, rtol=0, atol=0)
+    assert outputs.shape == (2, 3)
+    assert outputs.isfinite().all()
     torch.testing.assert_close(net.state_dict(), start, rtol=0, atol=0)
     old, new = widths(net), widths(small)
     assert all(new[layer] == old[layer] for layer in protected)
@@ -78,16 +78,16 @@ def test_prune_removes_zero_channels_without_changing_outputs(name):
     biased = [n for n, m in silent.net.named_modules() if not isinstance(m, torch.nn.BatchNorm2d) and _has_bias(m)]
     protected = unprunable_layers(silent, SIZE) | dict.fromkeys(biased, "no norm follows it")
     small = prune(silent, SIZE, 0.3, protected=protected)
-    photos = torch.rand(2, 3, SIZE, SIZE)
+    images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        loud = silent(photos)
+        loud = silent(images)
         for key, norm in norms.items():
             gone = ~torch.isin(norm.weight, small.net.get_submodule(key).weight)
             norm.weight[gone] = 0.0
-        answers = silent(photos)
-        scale = answers.abs().max()
-        torch.testing.assert_close(small(photos) / scale, answers / scale, rtol=0, atol=1e-5)
-    assert (answers - loud).abs().max() > 1e-3 * scale
+        outputs = silent(images)
+        scale = outputs.abs().max()
+        torch.testing.assert_close(small(images) / scale, outputs / scale, rtol=0, atol=1e-5)
+    assert (outputs - loud).abs().max() > 1e-3 * scale
 
 
 def _has_bias(module):
@@ -99,9 +99,9 @@ def test_replay_applies_several_steps():
     twice = prune(prune(net, SIZE, 0.2), SIZE, 0.3)
     assert len(twice.pruning) == 2
     assert macs(twice) < macs(prune(net, SIZE, 0.2))
-    photos = torch.rand(2, 3, SIZE, SIZE)
+    images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        torch.testing.assert_close(rebuilt(twice)(photos), twice(photos), rtol=0, atol=0)
+        torch.testing.assert_close(rebuilt(twice)(images), twice(images), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_prune_importance_and_scope_change_channels(importance, scope):
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5)
-    photos = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 0]))] * 3
-    assert gather_gradients(net, photos, 2) == 2
+    images = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 0]))] * 3
+    assert gather_gradients(net, images, 2) == 2
     plain = prune(net, SIZE, 0.3)
     other = prune(net, SIZE, 0.3, importance=importance, scope=scope)
     first, second = plain.state_dict(), other.state_dict()
@@ -125,13 +125,13 @@ def test_prune_importance_and_scope_change_channels(importance, scope):
 def test_gather_gradients_equals_cross_entropy_in_eval_mode():
     net = build("lcnet_050").train()
     means = net.net.bn1.running_mean.clone()
-    photos, targets = torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 0])
-    gather_gradients(net, [(photos, targets, None)], 8)
+    images, targets = torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 0])
+    gather_gradients(net, [(images, targets, None)], 8)
     assert net.training
     torch.testing.assert_close(net.net.bn1.running_mean, means)
     got = net.net.classifier.weight.grad.clone()
     net.zero_grad()
-    torch.nn.functional.cross_entropy(net.eval()(photos), targets).backward()
+    torch.nn.functional.cross_entropy(net.eval()(images), targets).backward()
     torch.testing.assert_close(got, net.net.classifier.weight.grad)
 
 
