@@ -1,4 +1,4 @@
-"""What watches a run."""
+"""Lightning callbacks."""
 
 from litesort.lazy import attach
 

@@ -1,4 +1,4 @@
-"""`best.ckpt` and `last.ckpt`: complete at every moment, and right after a resume wherever the run folder lies."""
+"""Checkpoint callback: writes `best.ckpt` and `last.ckpt` atomically and survives a moved run folder."""
 
 import errno
 import os
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.checkpoint import read_checkpoint
 from litesort.errors import ModelError
+from litesort.io import replacing
 
 
 def was_validated(trainer: pl.Trainer) -> bool:
@@ -23,11 +24,11 @@ def was_validated(trainer: pl.Trainer) -> bool:
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keep the best epoch as `best.ckpt` and the latest one as `last.ckpt`, at the end of every epoch.
+    """Save the best epoch as `best.ckpt` and the latest one as `last.ckpt` at the end of every epoch.
 
-    Lightning's own `ModelCheckpoint` leaves `last.ckpt` alone in an epoch that is not a best one, writes through the
-    system's temporary folder (a copy, not a rename, when that is another disk), and forgets the best score when the
-    folder has moved.
+    Lightning's `ModelCheckpoint` differs in three points. It updates `last.ckpt` in a best epoch only. It writes
+    through the system's temporary folder, which copies instead of renaming if that is another disk. It loses the best
+    score if the folder has moved.
 
     Args:
         dirpath: The run folder.
@@ -35,7 +36,7 @@ class RunCheckpoint(ModelCheckpoint):
         mode: "max" or "min".
 
     Raises:
-        ModelError: After the first validation, if nothing is logged under `monitor`; at the end, if there was none.
+        ModelError: After the first validation if `monitor` is not logged, or at the end without a validation.
     """
 
     def __init__(self, dirpath: str, monitor: str = "val/f1_macro", mode: str = "max") -> None:
@@ -57,7 +58,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._fitting = stage == "fit"
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        # Not Lightning's setup: it warns of a folder that is not empty, and a run folder never is.
+        # Lightning's setup is not called: it warns about a folder that is not empty, and a run folder never is.
         self.dirpath = trainer.strategy.broadcast(self.dirpath)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,24 +67,24 @@ class RunCheckpoint(ModelCheckpoint):
         candidates = self._monitor_candidates(trainer)
         if was_validated(trainer):
             if self.monitor not in candidates:
-                there = ", ".join(sorted(key for key in candidates if key.startswith("val/"))) or "no validation"
-                raise ModelError(f"callbacks.checkpoint.monitor={self.monitor} is not logged: there is {there}")
+                logged = ", ".join(sorted(key for key in candidates if key.startswith("val/"))) or "no validation"
+                raise ModelError(f"callbacks.checkpoint.monitor={self.monitor} is not logged: expected one of {logged}")
             self._save_monitor_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.best_model_path:
             raise ModelError(
-                f"no epoch was validated in {trainer.current_epoch}, so there is no best one: lower "
+                f"no epoch was validated in {trainer.current_epoch} epochs, so there is no best epoch: lower "
                 "trainer.check_val_every_n_epoch, or raise epochs or trainer.max_time"
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            exception.code = 128 + signal.SIGTERM  # Lightning leaves it empty: a run that was stopped would exit with 0
+            exception.code = 128 + signal.SIGTERM  # Lightning leaves it empty; a stopped run would exit with 0
         stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
         if stopped and trainer.is_global_zero and self.last_model_path:
-            print(f"\nstopped after {trainer.current_epoch} epochs; go on with: ckpt={self.last_model_path}")
+            print(f"\nstopped after {trainer.current_epoch} epochs; continue with: ckpt={self.last_model_path}")
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -96,16 +97,16 @@ class RunCheckpoint(ModelCheckpoint):
         return int(read_checkpoint(self.best_model_path)["epoch"])
 
     def forget_best(self) -> None:
-        """Let the next epoch be the best one, whatever came before; it takes the place of `best.ckpt`."""
+        """Discard the best score, so that the next epoch becomes `best.ckpt`."""
         self.best_model_path = self.kth_best_model_path = ""
         self.best_model_score = self.current_score = None
         self.kth_value = torch.tensor(torch.nan)
         self.best_k_models = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best epoch so far; when the run goes on in another folder, its file is copied.
+        """Restore the best epoch so far. If the run continues in another folder, its file is copied.
 
-        It lies beside the checkpoint that is resumed. The path in the checkpoint is not used: a file names no files.
+        The file is taken from the folder of the resumed checkpoint. The path stored in the checkpoint is not trusted.
         """
         if not self._fitting or not state_dict["best_model_path"] or self.dirpath is None:
             return
@@ -113,11 +114,9 @@ class RunCheckpoint(ModelCheckpoint):
         if not best.exists():
             source = self._resumed_from and self._resumed_from / best.name
             if source is None or not source.exists():
-                return  # the file is gone: the next epoch becomes the best
-            best.parent.mkdir(parents=True, exist_ok=True)
-            part = best.with_name(f"{best.name}.{os.getpid()}.part")
-            shutil.copyfile(source, part)
-            part.replace(best)
+                return  # without the file, the next epoch becomes the best one
+            with replacing(best) as temporary:
+                shutil.copyfile(source, temporary)
         score = state_dict["best_model_score"]
         self.best_model_path = self.kth_best_model_path = str(best)
         self.best_model_score = self.kth_value = self.current_score = score
@@ -125,7 +124,10 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target, then rename: a reader sees the old file or the new one, never a part."""
+    """Write a temporary file, then rename it: a reader sees the old file or the new one, never a part.
+
+    The temporary file has a fixed name. After a kill it is overwritten by the next save instead of filling the disk.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -137,8 +139,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, part)
             part.replace(target)
         except RuntimeError as error:
-            if shutil.disk_usage(target.parent).free > 1 << 16:  # beside the part that was begun
+            if shutil.disk_usage(target.parent).free > 1 << 16:  # measured before the unfinished file is removed
                 raise
-            raise OSError(errno.ENOSPC, "the disk is full", str(target)) from error  # torch does not say so
+            raise OSError(
+                errno.ENOSPC, "the disk is full", str(target)
+            ) from error  # torch raises a RuntimeError without the reason
         finally:
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: what is validated, kept as best and tested."""
+"""Exponential moving average of the weights. Validation, best.ckpt and test use the average."""
 
 from itertools import chain
 from typing import Any
@@ -14,13 +14,13 @@ from litesort.errors import ModelError
 class EMA(WeightAveraging):
     """Average the weights over the steps: `average += (1 - d) * (weights - average)`.
 
-    `d = min(decay, n / (9 + n))`, where `n` is the step, from 1: it rises, so that the average forgets the random first
-    weights. Floating-point buffers (BatchNorm statistics) are averaged like weights, integer ones copied.
-    Lightning's `WeightAveraging` swaps the average in for validation, saves it as `state_dict`, and leaves it in the
-    module when training ends.
+    `d = min(decay, n / (9 + n))` at step `n`, counted from 1. The rising decay reduces the influence of the first
+    weights. Floating-point buffers (BatchNorm statistics) are averaged like weights; integer buffers are copied.
+    Lightning's `WeightAveraging` validates with the average, saves it as `state_dict`, and leaves it in the module when
+    training ends.
 
     Args:
-        decay: Largest share of the average that a step keeps, in (0, 1).
+        decay: Upper limit of d, in (0, 1).
 
     Raises:
         ModelError: `decay` is out of range.
@@ -30,13 +30,14 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
-            raise ModelError(f"callbacks.ema.decay={decay} is out of range: give a number between 0 and 1, e.g. 0.999")
+            raise ModelError(f"callbacks.ema.decay={decay} is invalid: expected a number between 0 and 1, e.g. 0.999")
         super().__init__()
         self.decay = decay
         self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Once an epoch: torch's own update walks over all modules, 6 ms a step. Moving or pruning replaces tensors.
+        # Tensors are collected once per epoch, because moving or pruning replaces them. torch's own update collects
+        # them in every step, which takes 6 ms.
         assert self._average_model is not None
         average = self._average_model.module.to(pl_module.device)
         tensors = ([t.data for t in chain(m.parameters(), m.buffers())] for m in (average, pl_module))
@@ -49,7 +50,7 @@ class EMA(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step > self._latest_update_step:  # else gradients are being accumulated
+        if step > self._latest_update_step:  # else gradients are accumulated
             (average, weights), (kept, copied) = self._pairs
             torch._foreach_lerp_(average, weights, 1 - min(self.decay, step / (9 + step)))
             if kept:
@@ -58,12 +59,12 @@ class EMA(WeightAveraging):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        # The module holds the average now; a checkpoint that is loaded for a test must not bring the raw weights back.
+        # The module now holds the average. Loading a checkpoint for a test must not restore the raw weights.
         self._average_model = None
         self._pairs = []
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._average_model is not None:  # elsewhere Lightning only warns
+        if self._average_model is not None:  # without an average Lightning only warns
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -1,4 +1,4 @@
-"""Lightning's searches for batch size and learning rate, made to last: what they find reaches the schedule."""
+"""Lightning's batch size finder and learning rate finder; the results also reach the schedule and a resumed run."""
 
 from typing import Any
 
@@ -8,14 +8,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from litesort.errors import ModelError
 
-KEY = "batch_size"  # in a checkpoint
+KEY = "batch_size"  # key in a checkpoint
 
 
 class FindBatchSize(BatchSizeFinder):
-    """Double the batch while it fits, then train with the largest; arguments as Lightning's.
+    """Double the batch size while it fits into memory, then train with the largest; arguments as in Lightning.
 
-    Lightning leaves the schedule as long as the first batch size made it; here it is built again. A resumed run takes
-    the size that was found for it.
+    Lightning keeps the schedule of the first batch size; this class rebuilds it. A resumed run uses the stored size.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -43,10 +42,10 @@ class FindBatchSize(BatchSizeFinder):
 
 
 class FindLearningRate(LearningRateFinder):
-    """Try rising rates on a few batches, then train with the one of the steepest loss; arguments as Lightning's.
+    """Try rising learning rates on a few batches, then train with that of the steepest loss; arguments as in Lightning.
 
-    Lightning sets the optimiser's rate but not the schedule's base, which undoes it at the first step; here both are
-    built again. A resumed run goes on with its schedule and searches nothing.
+    Lightning sets the rate of the optimiser only, and the schedule overwrites it at the first step. This class rebuilds
+    both. A resumed run continues its schedule without a search.
 
     Raises:
         ModelError: At the start of training, if no rate was found.
@@ -59,7 +58,7 @@ class FindLearningRate(LearningRateFinder):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # Not trainer.ckpt_path: the search for a batch size saves and restores a checkpoint of step 0.
+        # trainer.ckpt_path is no sign of a resume: the batch size finder restores a checkpoint of step 0.
         self._resumed = self._resumed or checkpoint["global_step"] > 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,6 +68,6 @@ class FindLearningRate(LearningRateFinder):
         if self.optimal_lr is None or self.optimal_lr.suggestion() is None:
             raise ModelError(
                 f"callbacks.lr_finder.num_training_steps={self._num_training_steps} gave too few losses to choose "
-                "a rate: give more steps or epochs, a smaller callbacks.lr_finder.max_lr, or leave lr_finder out"
+                "a rate: raise it or epochs, lower callbacks.lr_finder.max_lr, or remove lr_finder"
             )
         trainer.strategy.setup_optimizers(trainer)

@@ -1,4 +1,4 @@
-"""Fine-tuning of a pretrained network: train the head alone first, leave the first blocks as they are."""
+"""Fine-tuning of a pretrained network: head warm-up and frozen first blocks."""
 
 from typing import Any
 
@@ -15,22 +15,22 @@ from litesort.errors import ModelError
 class Finetuning(pl.Callback):
     """Freeze the first blocks for the whole run, and the whole body for the first epochs.
 
-    A frozen part gets no gradients, and its BatchNorm keeps its statistics. The parameters of frozen blocks are not in
-    the optimiser; those of the body are, from the start, so that layer decay and schedule stay as they are. The state
-    follows from the epoch alone, so a resumed run is exact. With several processes the gradients of the head-only
-    epochs are computed and dropped: DDP decides once which parameters it synchronises.
+    A frozen part gets no gradients, and its BatchNorm statistics stay fixed. Parameters of frozen blocks are not in the
+    optimiser. Parameters of the body are in it from the start, so layer decay and schedule do not change. The state
+    depends on the epoch only, so a resumed run is exact. With several processes the gradients of the head-only epochs
+    are computed and dropped, because DDP selects the synchronised parameters once.
 
-    Not a subclass of Lightning's `BackboneFinetuning`: it adds parameter groups while the run goes on, which neither
-    layer decay nor a schedule of the whole run survives.
+    Lightning's `BackboneFinetuning` is not used: it adds parameter groups during the run, which breaks layer decay and
+    schedule.
 
     Args:
-        frozen_blocks: The stem and so many blocks are frozen for the whole run; 0 freezes nothing. Blocks are those of
+        frozen_blocks: Blocks to freeze, with the stem, for the whole run; 0 freezes nothing. Blocks are those of
             timm's `group_matcher(coarse=True)`: blocks.0, blocks.1, ... or layer1, layer2, ...
-        head_warmup_epochs: Epochs in which only the head is trained, 0 or more.
+        head_warmup_epochs: Number of first epochs that train the head only, 0 or more.
 
     Raises:
         ModelError: A number is negative, both are 0, the network has no `head_parameters()` or no `group_matcher()`,
-            or nothing of its body is left to train.
+            or its whole body is frozen.
     """
 
     def __init__(self, frozen_blocks: int = 0, head_warmup_epochs: int = 1) -> None:
@@ -51,7 +51,7 @@ class Finetuning(pl.Callback):
             return
         net: Any = pl_module.net
         if not hasattr(net, "head_parameters"):
-            raise ModelError("callbacks=[...,finetuning] needs a network with head_parameters(): this one has none")
+            raise ModelError("callbacks=[...,finetuning] needs a network with head_parameters()")
         head = {id(parameter) for parameter in net.head_parameters()}
         self._frozen = self._freeze(net.net, head) if self.frozen_blocks else []
         self._body = [parameter for parameter in BaseFinetuning.filter_params(net) if id(parameter) not in head]
@@ -84,7 +84,7 @@ class Finetuning(pl.Callback):
                 parameter.grad = None
 
     def _freeze(self, net: Any, head: set[int]) -> list[nn.Module]:
-        """Freeze the first blocks of a timm network; returns the modules that hold nothing else."""
+        """Freeze the first blocks of a timm network; returns the modules that hold frozen parameters only."""
         if not hasattr(net, "group_matcher"):
             raise ModelError("callbacks.finetuning.frozen_blocks needs a network with timm's group_matcher()")
         groups = group_parameters(net, net.group_matcher(coarse=True))  # 0 is the stem
@@ -95,7 +95,7 @@ class Finetuning(pl.Callback):
             held = [id(parameter) for parameter in module.parameters()]
             if held and frozen.issuperset(held):
                 modules.append(module)
-        # Not BaseFinetuning.freeze: it sets track_running_stats=False, and Torch-Pruning then does not cut statistics.
+        # BaseFinetuning.freeze sets track_running_stats=False, and Torch-Pruning then does not prune the statistics.
         for parameter in BaseFinetuning.filter_params(net):
             if id(parameter) in frozen:
                 parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Ctrl-C once: the running epoch is finished and saved. Twice: stop now."""
+"""Graceful stop: Ctrl-C ends the run after the current epoch, a second Ctrl-C ends it at once."""
 
 import signal
 import threading
@@ -8,20 +8,20 @@ import pytorch_lightning as pl
 
 
 class StopAfterEpoch(pl.Callback):
-    """Let the first SIGINT end the run where it can go on exactly: after the epoch, when `last.ckpt` is written.
+    """End the run after the current epoch at the first SIGINT. `last.ckpt` is then complete, so a resume is exact.
 
     Raises:
-        KeyboardInterrupt: After that epoch; at once at the second SIGINT.
+        KeyboardInterrupt: After the epoch, or at once at the second SIGINT.
     """
 
     def __init__(self) -> None:
-        self._asked = self._over = False
+        self._requested = self._over = False
         self._before: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._over = False
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop(trainer)
@@ -33,20 +33,20 @@ class StopAfterEpoch(pl.Callback):
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._over = True  # no teardown follows, and Lightning puts its handlers, this one, back after it
+        self._over = True  # no teardown follows, and Lightning then restores this handler
 
-    def _ask(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         if self._over:
             self._restore()
             signal.raise_signal(number)
             return
-        self._asked = True
-        self._restore()  # the next one is meant
+        self._requested = True
+        self._restore()  # the next signal stops at once
         print("\nstopping after this epoch; Ctrl-C again stops now", flush=True)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        # All processes of a run get the signal, but not at the same moment.
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        # The processes of a run get the signal at different moments, so they decide together.
+        if trainer.strategy.reduce_boolean_decision(self._requested, all=False):
             raise KeyboardInterrupt
 
     def _restore(self) -> None:

@@ -1,4 +1,4 @@
-"""One row an epoch: metrics, learning rate, time. Survives a kill, since it travels in the checkpoint."""
+"""History of a run: one row per epoch with metrics, learning rate and time. Checkpoints carry it to a resumed run."""
 
 import time
 from pathlib import Path
@@ -9,18 +9,19 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from litesort.io import write_csv
 
-KEY = "history"  # in a checkpoint
+KEY = "history"  # key in a checkpoint
 
 
 class History(pl.Callback):
     """Write `history.csv` in the run folder after each epoch, and log the throughput.
 
-    Logged, and in each row beside all of the epoch's metrics: `train/images_per_second`, `train/seconds_per_epoch`
-    (training batches only, all processes together, host clock: nothing waits for the device) and `train/lr` (largest of
-    the groups, at the epoch's end). A row also has `epoch`, `step` and `seconds` (validation included).
+    A row holds all metrics of the epoch and three values that are also logged: `train/images_per_second` and
+    `train/seconds_per_epoch` (training batches of all processes, host clock without device synchronisation), and
+    `train/lr` (largest of the parameter groups, at the end of the epoch). A row also has `epoch`, `step` and `seconds`
+    (validation included).
 
     Attributes:
-        rows: One dict of plain numbers an epoch, earlier epochs of a resumed run included.
+        rows: One dict of plain numbers per epoch, earlier epochs of a resumed run included.
 
     Args:
         folder: The run folder.
@@ -42,17 +43,17 @@ class History(pl.Callback):
 
     @property
     def images_per_second(self) -> float | None:
-        """Training throughput over all epochs so far; None before the first one ended."""
+        """Training throughput over all epochs so far; None before the end of the first one."""
         seconds = sum(row["train/seconds_per_epoch"] for row in self.rows)
         images = sum(row["train/seconds_per_epoch"] * row["train/images_per_second"] for row in self.rows)
         return images / seconds if seconds else None
 
     def row(self, epoch: int) -> dict[str, float]:
-        """The row of an epoch, counted from 0; KeyError if there is none."""
+        """Row of an epoch, counted from 0; KeyError without one."""
         return {int(row["epoch"]): row for row in self.rows}[epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._record(trainer)  # where nothing saved the last epoch
+        self._record(trainer)  # if no checkpoint recorded the last epoch
         self._row = None
         self._images, self._training, self._validated = 0, 0.0, False
         self._start = self._resume = time.perf_counter()
@@ -95,18 +96,18 @@ class History(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # A test loads best.ckpt, which knows the epochs up to the best one only.
+        # A test loads best.ckpt, whose history ends at the best epoch.
         if trainer.state.fn == TrainerFn.FITTING:
             self.rows = [dict(row) for row in checkpoint.get(KEY, [])]
 
     def _record(self, trainer: pl.Trainer) -> None:
-        """Complete the epoch's row: the module logs its own means after the callbacks' `on_train_epoch_end`."""
+        """Complete the row of the epoch: the module logs its means after the callbacks' `on_train_epoch_end`."""
         if self._row is None:
             return
         metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
-            # It still holds the validation of an earlier epoch where this one had none.
+            # Without a validation in this epoch, it still holds values of an earlier one.
             if not key.endswith("_step") and (self._validated or not key.startswith("val/"))
         }
         row = {**metrics, **self._row}

@@ -1,4 +1,4 @@
-"""Tell a search after each epoch how a trial does, and stop one without hope."""
+"""Optuna pruning: report each epoch of a trial to its study and stop a trial below the median."""
 
 import json
 from typing import Any
@@ -9,19 +9,19 @@ from callbacks.checkpoint import was_validated
 
 
 class TrialPruned(Exception):
-    """A trial that a search has given up; the sweep's callback makes a row of it that is no failure."""
+    """The search stopped this trial. The leaderboard shows it as pruned, not as failed."""
 
 
 class TrialReport(pl.Callback):
-    """Report `monitor` of each epoch to the Optuna study that the run is a trial of; does nothing in other runs.
+    """Report `monitor` of each epoch to the Optuna study of this trial; without a study nothing happens.
 
     Args:
-        trial: JSON of the study's `storage` and `name`, the trial's `number`, and, if hopeless ones are to stop,
-            `startup_trials` and `warmup_epochs`; None: the run belongs to no study.
+        trial: JSON of the study's `storage` and `name`, the trial's `number`, and `startup_trials` and `warmup_epochs`
+            if trials may be pruned. None: the run belongs to no study.
         monitor: Logged metric, higher is better.
 
     Raises:
-        TrialPruned: After an epoch in which the trial's best is below the median of the others' at that epoch.
+        TrialPruned: After an epoch whose best value so far is below the median of the other trials at that epoch.
     """
 
     def __init__(self, trial: str | None = None, monitor: str = "val/f1_macro") -> None:
@@ -50,6 +50,6 @@ class TrialReport(pl.Callback):
         trial.report(value, epoch)
         if not trial.should_prune():
             return None
-        reason = f"without hope after {epoch + 1} epochs: {self.monitor} {value:.4f} is below the other trials' median"
+        reason = f"pruned after {epoch + 1} epochs: {self.monitor} {value:.4f} is below the other trials' median"
         trial.set_user_attr("pruned", reason)
         return reason

@@ -1,4 +1,4 @@
-"""The progress bar, with one switch."""
+"""Progress bar with one switch, `trainer.enable_progress_bar`."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
-    """Build a bar, or a callback that does nothing: Lightning refuses a bar where its trainer's switch says no.
+    """Build a progress bar, or an empty callback if disabled: Lightning rejects a bar if the trainer disables it.
 
     Args:
-        enabled: The trainer's `enable_progress_bar`.
+        enabled: `enable_progress_bar` of the trainer.
         refresh_rate: Batches between two redraws.
     """
     return _Bar(refresh_rate=refresh_rate) if enabled else pl.Callback()
@@ -18,11 +18,11 @@ def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
 
 class _Bar(TQDMProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # What callbacks logged with sync_dist is reduced when it is first read, by all processes or by none: Lightning
-        # reads it for its bar in the first process only, and a run of several would wait for ever.
+        # Values logged with sync_dist are reduced when they are first read, by all processes together. Lightning's bar
+        # reads them in the first process only, which would wait for ever in a run of several.
         self.get_metrics(trainer, pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        # v_num is the number of the logger's folder: of no use to who watches.
+        # v_num is the number of the logger's folder, which does not help during training.
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}

@@ -1,4 +1,4 @@
-"""Small photos first: more epochs in the same time."""
+"""Progressive resizing: small training images first, for more epochs in the same time."""
 
 from typing import Any
 
@@ -12,20 +12,19 @@ from litesort.errors import ModelError
 
 
 class ProgressiveResizing(pl.Callback):
-    """Shrink the training photos on the device: a small side at first, growing, the full one in the last epochs.
+    """Shrink training images on the device: small at first, then growing, full size in the last epochs.
 
-    A step costs the square of the side, and what a network learns from small photos it keeps. Validation, test and
-    every exported file see the full side. Augmentation and a distilling teacher work on the full side too. The side
-    follows from the epoch alone, so a resumed run goes on right.
+    The cost of a step grows with the square of the side. Validation, test, exported files, augmentation and a teacher
+    use the full size. The side depends on the epoch only, so a resumed run is exact.
 
     Args:
         initial_scale: Share of the full side in the first epochs, above 0 and below 1.
-        delay_fraction: Share of the epochs before it grows.
-        finetune_fraction: Share of the epochs, at the end, at the full side; between the two it grows linearly.
+        delay_fraction: Share of the epochs before the side grows.
+        finetune_fraction: Share of the epochs, at the end, at full size; in between the side grows linearly.
         size_increment: The side is rounded down to a multiple of this, in px; 32 suits networks of stride 32.
 
     Raises:
-        ModelError: A value is out of range, the two fractions are above 1 together, or no side is left after rounding.
+        ModelError: A value is out of range, the two fractions are above 1 together, or the side is 0 after rounding.
 
     Source: progressive resizing (fastai, 2018; MosaicML Composer); "progressive learning" (Tan & Le 2021).
     """
@@ -39,12 +38,16 @@ class ProgressiveResizing(pl.Callback):
     ) -> None:
         name = "callbacks.progressive_resizing"
         if not 0 < initial_scale < 1:
-            raise ModelError(f"{name}.initial_scale={initial_scale} must lie between 0 and 1, e.g. 0.5")
+            raise ModelError(
+                f"{name}.initial_scale={initial_scale} is invalid: expected a number between 0 and 1, e.g. 0.5"
+            )
         if min(delay_fraction, finetune_fraction) < 0 or delay_fraction + finetune_fraction > 1:
             shares = f"{name}: delay_fraction={delay_fraction} and finetune_fraction={finetune_fraction}"
-            raise ModelError(f"{shares} must be shares of the epochs, at most 1 together, e.g. 0.4 and 0.2")
+            raise ModelError(
+                f"{shares} are invalid: expected shares of the epochs whose sum is at most 1, e.g. 0.4 and 0.2"
+            )
         if size_increment < 1:
-            raise ModelError(f"{name}.size_increment={size_increment} must be at least 1 px, e.g. 32")
+            raise ModelError(f"{name}.size_increment={size_increment} is invalid: expected at least 1 px, e.g. 32")
         self.initial_scale = initial_scale
         self.delay_fraction = delay_fraction
         self.finetune_fraction = finetune_fraction
@@ -52,7 +55,7 @@ class ProgressiveResizing(pl.Callback):
         self._hook: RemovableHandle | None = None
 
     def scale(self, epoch: int, epochs: int) -> float:
-        """Share of the full side in an epoch, counted from 0, of a training of so many."""
+        """Share of the full side in an epoch, counted from 0, of a run of `epochs` epochs."""
         start, end = self.delay_fraction * epochs, (1 - self.finetune_fraction) * epochs
         if epoch >= end:
             return 1.0
@@ -60,7 +63,7 @@ class ProgressiveResizing(pl.Callback):
         return self.initial_scale + (1 - self.initial_scale) * grown
 
     def side(self, full: int, epoch: int, epochs: int) -> int:
-        """Side in px of the photos of an epoch, where the full one is so long."""
+        """Side of the images of an epoch in px; `full` is the full side."""
         scale = self.scale(epoch, epochs)
         side = full if scale == 1 else int(scale * full + 1e-6) // self.size_increment * self.size_increment
         if side < 1:
@@ -74,7 +77,7 @@ class ProgressiveResizing(pl.Callback):
         self._remove()  # pruning may have replaced the network
         epoch, epochs = trainer.current_epoch, trainer.max_epochs or -1
         if epochs < 1:
-            raise ModelError("callbacks.progressive_resizing needs a training that ends: set epochs to a number")
+            raise ModelError("callbacks.progressive_resizing needs a number of epochs: set epochs")
 
         def shrink(module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None:
             images = args[0]

@@ -1,4 +1,4 @@
-"""Prune the network before it trains, and again between epochs where that is asked for."""
+"""Structured pruning: prune the network before training and, with several steps, between epochs."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -27,29 +27,29 @@ from litesort.errors import ModelError
 
 
 class StructuredPruning(pl.Callback):
-    """Take whole channels out of the network until a target is met, and let the run train what is left.
+    """Remove whole channels from the network until it meets a target, and train the smaller network.
 
-    Step i of `steps` goes to target^(i / steps) of what the network was at the start: the first before training, the
-    others at the start of every `interval_epochs`-th epoch, each with a fresh optimiser on the schedule as it is. Best
-    epochs
-    from before a step are forgotten, since they are of a larger network. A resumed run knows which steps were done.
+    Step i of `steps` prunes to target^(i / steps) of the original network. The first step comes before training, the
+    others at the start of every `interval_epochs`-th epoch, each with a new optimiser at the current position of the
+    schedule. A step discards the best epoch so far, which belongs to a larger network. A resumed run continues with the
+    next step.
 
     Args:
-        macs: Share of the multiply-accumulates that stays, in (0, 1).
-        latency: Instead: share of the measured time of one photo, on this machine.
-        runtime: What that time is measured in: a format ("openvino", ...), of the exported nets; or "eager".
+        macs: Target share of multiply-accumulates, in (0, 1).
+        latency: Target share of the measured time per image on this machine, in (0, 1); replaces `macs`.
+        runtime: Runtime for the time: a format ("openvino", ...) measures exported networks, "eager" PyTorch.
         importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.structured.prune`.
         scope: "uniform" or "global".
-        round_to: Layers keep a multiple of this many channels.
+        round_to: Layers keep a multiple of this number of channels.
         batches: Training batches whose gradients "taylor" sums.
-        steps: How many prunings.
-        interval_epochs: Epochs between two of them.
-        ckpt: The checkpoint that the run resumes from, if it does: its network has been pruned already.
-        clock: Takes a net, what it is compared to, and the photo's side; returns their times. None: measured in
-            `runtime`.
+        steps: Number of pruning steps.
+        interval_epochs: Epochs between two steps.
+        ckpt: Checkpoint of a resumed run, whose network is already pruned; None for a new run.
+        clock: Function of the network, the reference network and the side of the image; returns their times. None:
+            measured in `runtime`.
 
     Raises:
-        ModelError: A setting that is out of range, does nothing, or asks for what this network cannot give.
+        ModelError: A setting is invalid, has no effect, or cannot be met with this network.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class StructuredPruning(pl.Callback):
         self.importance, self.scope, self.round_to = importance, scope, round_to
         self.batches, self.steps, self.interval_epochs = batches, steps, interval_epochs
         self.runtime, self.clock = runtime, clock or clock_in(runtime)
-        self._resumes = ckpt is not None  # Lightning's own word for it comes after `setup`
+        self._resumes = ckpt is not None  # Lightning reports a resume only after `setup`
         self._done = 0  # steps
-        self._before = 0  # length of the history that the network came with
+        self._before = 0  # pruning steps of the network before this run
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit" or self._resumes:
             return
         last = (self.steps - 1) * self.interval_epochs
         if self.steps > 1 and trainer.world_size > 1:
-            raise ModelError(f"prune.steps={self.steps} needs one process: give trainer.devices=1 or prune.steps=1")
+            raise ModelError(f"prune.steps={self.steps} needs one process: set trainer.devices=1 or prune.steps=1")
         if trainer.max_epochs is not None and last >= trainer.max_epochs > 0:
             raise ModelError(
                 f"prune.steps={self.steps} every {self.interval_epochs} epochs "
                 f"end after {last} of epochs={trainer.max_epochs}: "
-                "give more epochs, or a smaller prune.interval_epochs"
+                "raise epochs or lower prune.interval_epochs"
             )
         self._before = len(pl_module.net.pruning)
         pl_module.replace_net(self._prune(trainer, pl_module))
@@ -96,12 +96,12 @@ class StructuredPruning(pl.Callback):
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         averages: list[Any] = [c._average_model for c in callbacks if isinstance(c, WeightAveraging)]
         for average in averages:
-            pl_module.net.load_state_dict(average.module.net.state_dict())  # what was validated is what is pruned
+            pl_module.net.load_state_dict(average.module.net.state_dict())  # prune the validated weights
         pl_module.replace_net(self._prune(trainer, pl_module))
         for average in averages:
             average.module.net = copy.deepcopy(pl_module.net)
             average.module.objective = copy.deepcopy(pl_module.objective)
-        _begin_anew(trainer, pl_module)
+        _reset_callbacks(trainer, pl_module)
         _rebuild_optimizer(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class StructuredPruning(pl.Callback):
         original.to(memory_format=torch.channels_last)
         share = self.target ** ((self._done + 1) / self.steps)
         if self.importance == "taylor":
-            gather_gradients(net, _photos(trainer), self.batches)
+            gather_gradients(net, _training_batches(trainer), self.batches)
         settings: dict[str, Any] = {"importance": self.importance, "scope": self.scope, "round_to": self.round_to}
         settings["protected"] = unprunable_layers(net, size)
         macs = profile(original, size)["macs"]
@@ -138,14 +138,14 @@ class StructuredPruning(pl.Callback):
         return small
 
 
-def _photos(trainer: pl.Trainer) -> Iterable[Any]:
-    """Training batches of all classes as the network gets them, without augmentation."""
+def _training_batches(trainer: pl.Trainer) -> Iterable[Any]:
+    """Training batches of all classes, preprocessed for the network, without augmentation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train", mixed=True))
 
 
 def _rebuild_optimizer(trainer: pl.Trainer) -> None:
-    """An optimiser for the parameters that are there now, at the place of the schedule where the last one was."""
+    """Build an optimiser for the current parameters at the current position of the schedule."""
     before, schedules = trainer.optimizers, [config.scheduler for config in trainer.lr_scheduler_configs]
     trainer.strategy.setup_optimizers(trainer)
     for old, new in zip(before, trainer.optimizers, strict=True):
@@ -155,8 +155,8 @@ def _rebuild_optimizer(trainer: pl.Trainer) -> None:
         config.scheduler.load_state_dict(schedule.state_dict())
 
 
-def _begin_anew(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Let callbacks forget the larger network, and freeze what they froze of it."""
+def _reset_callbacks(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Reset best scores, which belong to the larger network, and freeze the same parts of the new network."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunCheckpoint):
             callback.forget_best()
@@ -169,29 +169,25 @@ def _begin_anew(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
 
 def _target(macs: float | None, latency: float | None) -> tuple[str, float]:
     if latency is not None:
-        key, value = "latency", latency  # prune.latency=0.5 is enough to say
+        key, value = "latency", latency  # latency replaces the default of macs
     elif macs is not None:
         key, value = "macs", macs
     else:
-        raise ModelError("prune=structured has no target: give prune.macs=0.5 or prune.latency=0.5")
+        raise ModelError("prune=structured has no target: set prune.macs=0.5 or prune.latency=0.5")
     if not 0 < value < 1:
-        raise ModelError(f"prune.{key}={value} is out of range: give the share that stays, between 0 and 1, e.g. 0.5")
+        raise ModelError(f"prune.{key}={value} is invalid: expected the remaining share, between 0 and 1, e.g. 0.5")
     return key, float(value)
 
 
 def _check(importance: str, scope: str, round_to: int, batches: int, steps: int, interval_epochs: int) -> None:
     if importance not in IMPORTANCE:
-        raise ModelError(f"prune.importance={importance} is unknown: give one of {', '.join(IMPORTANCE)}")
+        raise ModelError(f"prune.importance={importance} is unknown: expected one of {', '.join(IMPORTANCE)}")
     if scope not in SCOPES:
-        raise ModelError(f"prune.scope={scope} is unknown: give one of {', '.join(SCOPES)}")
-    for key, value in {
-        "round_to": round_to,
-        "batches": batches,
-        "steps": steps,
-        "interval_epochs": interval_epochs,
-    }.items():
+        raise ModelError(f"prune.scope={scope} is unknown: expected one of {', '.join(SCOPES)}")
+    counts = {"round_to": round_to, "batches": batches, "steps": steps, "interval_epochs": interval_epochs}
+    for key, value in counts.items():
         if value < 1:
-            raise ModelError(f"prune.{key}={value} is out of range: give 1 or more")
+            raise ModelError(f"prune.{key}={value} is invalid: expected an integer of at least 1")
 
 
 def print_pruning(
@@ -203,16 +199,16 @@ def print_pruning(
     times: Times,
     runtime: str,
 ) -> None:
-    """Print a table of layers, and what the whole network costs.
+    """Print a table of pruned layers and the cost of the whole network.
 
     Args:
-        net: Before this pruning.
-        small: After it.
-        protected: Layers that were not to be touched, and why.
+        net: Network before this step.
+        small: Network after it.
+        protected: Unprunable layers and the reasons.
         before: `params` and `macs` of the network before any pruning of the run.
         after: The same of `small`.
-        times: Of one photo through `small` and through the network before, measured in turn.
-        runtime: What they were measured in.
+        times: Times per image of `small` and of the unpruned network, measured in turn.
+        runtime: Runtime of the times.
     """
     from rich.console import Console
     from rich.table import Table
@@ -229,13 +225,13 @@ def print_pruning(
     reasons: dict[str, list[str]] = {}
     for name, reason in protected.items():
         reasons.setdefault(reason, []).append(name)
-    reasons["too few channels to cut, at this ratio"] = [n for n in old if new[n] == old[n] and n not in protected]
+    reasons["too few channels at this ratio"] = [n for n in old if new[n] == old[n] and n not in protected]
     for reason, names in reasons.items():
         if names:
             rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
             console.print(f"kept ({reason}): {', '.join(names[:4])}{rest}", highlight=False)
     for key in ("macs", "params"):
         console.print(f"{key}: {before[key]:,} -> {after[key]:,} ({after[key] / before[key]:.1%})", highlight=False)
-    faster = "" if times.ratio < 0.98 else ": NOT FASTER here, in spite of its fewer operations"
+    faster = "" if times.ratio < 0.98 else ": NOT FASTER here, despite fewer operations"
     took = f"{times.reference:.2f} ms -> {times.net:.2f} ms ({times.ratio:.2f} of the unpruned)"
-    console.print(f"latency in {runtime}, one photo: {took}{faster}", highlight=False)
+    console.print(f"latency in {runtime}, one image: {took}{faster}", highlight=False)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the epoch, not on how the run got there."""
+"""Reseed torch in each epoch, so that a resumed run draws the same random numbers."""
 
 import hashlib
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 
 
 class Reseed(pl.Callback):
-    """Seed torch at each epoch's first batch, so that a resumed run draws the dropout of one that was not interrupted.
+    """Seed torch at the first batch of each epoch. Dropout of a resumed run then equals that of an uninterrupted run.
 
     Args:
-        seed: The run's seed; each epoch and rank gets a stream of its own.
+        seed: Seed of the run; each epoch and rank has its own stream.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -20,14 +20,14 @@ class Reseed(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Not at the epoch's start: a DataLoader draws a number too, before that in the first epoch after a resume and
-        # after it in all others.
+        # The start of the epoch is too early: a DataLoader draws a number after it, except in the first epoch after a
+        # resume.
         if batch_idx == 0:
             torch.manual_seed(mix(self.seed, trainer.current_epoch, trainer.global_rank))
 
 
 def mix(*numbers: int) -> int:
-    """Hash integers to one in [0, 2**63), the same on every machine.
+    """Hash integers to one integer in [0, 2**63), equal on every machine.
 
     Example:
         >>> mix(0, 1, 0) == mix(0, 1, 0) != mix(0, 0, 1)

@@ -1,4 +1,4 @@
-"""A teacher that is asked once about each view of a photo, not in every epoch."""
+"""Cache of teacher outputs: repeat augmented views, so that the teacher runs once per view."""
 
 from typing import Any
 
@@ -10,18 +10,17 @@ from litesort.errors import ModelError
 
 
 class CacheTeacher(pl.Callback):
-    """Let the epochs come again, as they were augmented and mixed, and remember what the teacher made of them.
+    """Repeat the batches of the first `epochs` epochs and reuse the teacher outputs of the first round.
 
-    Epoch i shows the batches of epoch i modulo `epochs`. From the second round on, and in all validations but the
-    first, the teacher is not run, so that an epoch costs what it costs without one (Shen and Xing 2022, FKD, who keep
-    answers to several crops of a photo). A resumed run asks once more, and gets the same. Nothing is asked twice in one
-    round, so of photos that grow (progressive_resizing) each size is asked about.
+    Epoch i shows the batches of epoch i modulo `epochs`, augmented and mixed alike. The teacher runs in the first round
+    and in the first validation only; later epochs cost as much as without a teacher. A resumed run computes the outputs
+    again and gets equal values. Source: FKD (Shen and Xing 2022), which stores teacher outputs of several crops.
 
     Args:
-        epochs: Length of a round, 1 or more; more vary the photos more and cost more.
-        mirror: Flip every second round left to right, and the teacher's maps with it, where the augmentation does: two
-            views for one question. Upside down, students drifted from their teacher: docs/lab/experiments.md.
-        max_gb: Memory of the device for it; what does not fit in is asked for each time.
+        epochs: Epochs per round, at least 1. A longer round varies the images more and costs more.
+        mirror: Flip every second round left to right, with the teacher's feature maps, if the augmentation flips. One
+            teacher pass then serves two views. Vertical flips reduced the agreement with the teacher.
+        max_gb: Device memory for the outputs; the teacher runs again for the rest.
 
     Raises:
         ModelError: A value is out of range, or the objective has no teacher.
@@ -29,11 +28,9 @@ class CacheTeacher(pl.Callback):
 
     def __init__(self, epochs: int = 12, mirror: bool = True, max_gb: float = 4.0) -> None:
         if epochs < 1:
-            raise ModelError(f"callbacks.teacher_cache.epochs={epochs} is out of range: give 1 or more")
+            raise ModelError(f"callbacks.teacher_cache.epochs={epochs} is invalid: expected an integer of at least 1")
         if not max_gb > 0:
-            raise ModelError(
-                f"callbacks.teacher_cache.max_gb={max_gb} keeps nothing: give more than 0, or leave it out"
-            )
+            raise ModelError(f"callbacks.teacher_cache.max_gb={max_gb} is invalid: expected a number above 0")
         self.epochs, self.mirror, self.max_gb = epochs, mirror, max_gb
         self._teacher_cache: TeacherCache | None = None
         self._mirrors = False
@@ -44,8 +41,8 @@ class CacheTeacher(pl.Callback):
         objective: Any = pl_module.objective
         if not isinstance(objective, Distillation):
             raise ModelError(
-                "callbacks=remember does nothing without a teacher: choose objective=distill_logit, distill_decoupled, "
-                "distill_dist or distill_feature, or leave remember out"
+                "callbacks.teacher_cache needs an objective with a teacher: set objective=distill_logit, "
+                "distill_decoupled, distill_dist or distill_feature, or remove teacher_cache"
             )
         objective.teacher_cache = self._teacher_cache = TeacherCache(self.max_gb * 1e9)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -55,8 +52,8 @@ class CacheTeacher(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        turn, epoch = divmod(trainer.current_epoch, self.epochs)
-        mirrored = self._mirrors and turn % 2 == 1
+        round_, epoch = divmod(trainer.current_epoch, self.epochs)
+        mirrored = self._mirrors and round_ % 2 == 1
         if mirrored:
             batch.images.copy_(batch.images.flip(3))
         self._expect(("train", epoch, batch_idx), mirrored)
@@ -68,7 +65,7 @@ class CacheTeacher(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         objective: Any = pl_module.objective
-        objective.teacher_cache = self._teacher_cache = None  # gives the memory back
+        objective.teacher_cache = self._teacher_cache = None  # frees the memory
         trainer.datamodule.repeat_after = None  # type: ignore[attr-defined]
 
     def _expect(self, place: tuple[Any, ...], mirrored: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Where curves, images and results are logged: W&B, TensorBoard and MLflow."""
+"""Loggers: curves, images and results for W&B, TensorBoard and MLflow. The only package that imports wandb."""
 
 from litesort.lazy import attach
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: the logger, and what a run sends it beside its curves."""
+"""Weights & Biases: the logger, and the config, results and models that a run sends besides its curves."""
 
 import math
 import netrc
@@ -16,28 +16,28 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from reports.results import newest_export
+from reports.results import newest_export, one_line
 
 DATA_DIR = "WANDB_DATA_DIR"
-HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # the public server's names, the older first
+HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # names of the public server, the older first
 
 
 class Wandb(WandbLogger):
-    """Lightning's W&B logger that decides for itself whether it can be online, and keeps every file in the run folder.
+    """Lightning's W&B logger with automatic offline mode. All of its files stay in the run folder.
 
     Args:
-        save_dir: The run folder; W&B makes `wandb/` in it.
+        save_dir: The run folder; W&B writes to `wandb/` in it.
         project: Project on the server.
-        entity: User or team; None: the key's default.
+        entity: User or team; None: the default of the API key.
         name: Display name of the run.
-        group: Runs shown together; None: the sweep's folder name in a sweep, else none.
+        group: Name that groups runs; None: name of the sweep folder in a sweep, else no group.
         job_type: "train", "evaluate", ...
-        tags: Words to filter by.
-        notes: A sentence about the run.
-        offline: "auto": offline where there is no key (`WANDB_API_KEY`, netrc); `WANDB_MODE` is heeded.
-        init_timeout: Seconds a server may take to answer; after that the run goes on offline.
-        log_model: Keep the best checkpoint and what was exported from it as artifacts; "all": every checkpoint too, as
-            it is written, and only online.
+        tags: Tags for filtering.
+        notes: Description of the run.
+        offline: "auto": offline without an API key (`WANDB_API_KEY`, netrc) or if `WANDB_MODE` says so.
+        init_timeout: Seconds to wait for the server; after that the run continues offline.
+        log_model: Log the best checkpoint and its exported files as artifacts; "all": also every other checkpoint when
+            it is written, online only.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Wandb(WandbLogger):
             tags=list(tags),
             notes=notes,
         )
-        del self._wandb_init["anonymous"]  # gone from W&B; passing it, even as None, is warned of
+        del self._wandb_init["anonymous"]  # W&B removed this argument and warns about it, even for None
         self.works_offline = works_offline
         self.keeps_model = bool(log_model)
         self.init_timeout = init_timeout
@@ -74,13 +74,13 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The `wandb.Run`; started on first use."""
+        """The `wandb.Run`, started on first use."""
         if self._experiment is None:
             self._experiment = self._start()
         return self._experiment
 
     def finish(self, failed: bool = False) -> None:
-        """Close the run; if it was offline, print the command that uploads it."""
+        """Close the run. For an offline run, print the command that uploads it."""
         if self._experiment is None:
             return
         folder = Path(self._experiment.dir).parent
@@ -88,7 +88,7 @@ class Wandb(WandbLogger):
         self._experiment = None
         os.environ.pop(DATA_DIR, None)
         if self.works_offline:
-            print(f"W&B worked offline; upload this run with: wandb sync {folder}")
+            print(f"W&B ran offline; upload this run with: wandb sync {folder}")
 
     def _start(self) -> Any:
         import wandb
@@ -96,23 +96,23 @@ class Wandb(WandbLogger):
         assert self._save_dir is not None
         folder = Path(self._save_dir).resolve()
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
-        # Tables stage their pictures there, by default in the user's home.
+        # Tables stage their images in this folder; the default is the user's home.
         os.environ[DATA_DIR] = str(folder / "wandb")
         if wandb.run is not None:
-            wandb.finish()  # left open by a run that failed in this process
-        note = folder / "wandb" / "id"  # a resumed run goes on with its curves
+            wandb.finish()  # a failed run in this process may have left it open
+        note = folder / "wandb" / "id"  # a resumed run continues its curves
         self._id = self._id or (note.read_text() if note.exists() else secrets.token_hex(4))
         note.write_text(self._id)
         self._wandb_init["id"] = self._id
         if not self.works_offline:
             try:
-                check_reachable()  # W&B itself retries for init_timeout and more
+                check_reachable()  # wandb.init itself retries for longer than init_timeout
                 return self._init("online")
             except (OSError, wandb.Error) as error:
-                reason = " ".join(str(error).split())[:120]
-                print(f"W&B cannot be reached ({reason}); going on offline", file=sys.stderr)
+                reason = one_line(error, 120)
+                print(f"W&B is not reachable ({reason}); the run continues offline", file=sys.stderr)
                 if not isinstance(error, OSError):
-                    wandb.teardown()  # forgets the attempt, which holds the run's id
+                    wandb.teardown()  # releases the run id of the failed attempt
                 self.works_offline, self._log_model = True, False
         return self._init("disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline")
 
@@ -121,9 +121,9 @@ class Wandb(WandbLogger):
 
         settings = wandb.Settings(
             init_timeout=self.init_timeout,
-            silent=mode != "online",  # online, the link to the run is worth its line
-            console="off",  # run.log is the record; capturing stdout tears progress bars
-            x_disable_stats=True,  # a sampling process on a machine whose two cores are training
+            silent=mode != "online",  # online, W&B prints the link to the run
+            console="off",  # capturing stdout breaks progress bars
+            x_disable_stats=True,  # its sampling process competes with training for CPU cores
         )
         run = wandb.init(**{**self._wandb_init, "mode": mode, "settings": settings})
         run.define_metric("trainer/global_step")
@@ -132,10 +132,10 @@ class Wandb(WandbLogger):
 
 
 def check_reachable(timeout: float = 5.0) -> None:
-    """Open and close a connection to W&B's server; a machine behind a proxy is believed.
+    """Check that the W&B server accepts connections; behind a proxy nothing is checked.
 
     Raises:
-        OSError: It cannot be reached within `timeout` seconds.
+        OSError: The server is not reachable within `timeout` seconds.
     """
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or HOSTS[0])
     if not getproxies().get(server.scheme):
@@ -144,7 +144,7 @@ def check_reachable(timeout: float = 5.0) -> None:
 
 
 def can_be_online() -> bool:
-    """Tell whether W&B has a key to use and no mode that forbids it, without asking anybody."""
+    """Return True if W&B has an API key and `WANDB_MODE` allows online runs; sends nothing."""
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
         return False
@@ -162,20 +162,20 @@ def can_be_online() -> bool:
 
 
 def find_run(loggers: Iterable[Logger]) -> Any | None:
-    """Return the `wandb.Run` behind the loggers, or None where there is none (or on another rank than 0)."""
+    """Return the `wandb.Run` of the loggers; None without one and on ranks other than 0."""
     if getattr(rank_zero_only, "rank", 0) > 0:
         return None
     return next((logger.experiment for logger in loggers if isinstance(logger, Wandb)), None)
 
 
 def log_config(loggers: Iterable[Logger], config: dict[str, Any]) -> None:
-    """Give every logger the resolved, plain config of the run, flat: panels want `model/name`, not a tree."""
+    """Log the resolved, plain config of the run to every logger, with flat keys such as `model/name`."""
     for logger in loggers:
         logger.log_hyperparams(flat(config))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One level of keys, joined by slashes as metrics are: W&B would take a dot in a key for a level of its own.
+    """Flatten a config; keys are joined by slashes, because W&B splits keys at dots.
 
     Example:
         >>> flat({"model": {"name": "resnet18", "kwargs": {}}, "tags": ["a"]})
@@ -188,12 +188,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def log_results(loggers: Iterable[Logger], results: Mapping[str, Any], checkpoint: str | Path | None = None) -> None:
-    """Put a run's results (`metrics.json`) where tables read them: W&B's summary, metrics of TensorBoard and MLflow.
+    """Log results of a run (`metrics.json`): as the summary in W&B, as metrics in TensorBoard and MLflow.
 
     Args:
-        loggers: The trainer's loggers.
-        results: Flat; numbers, strings and flags are taken, anything else and NaN left out.
-        checkpoint: best.ckpt, for loggers that keep models: see `log_models`.
+        loggers: Loggers of the trainer.
+        results: Flat; numbers, strings and flags are logged, NaN and other values left out.
+        checkpoint: best.ckpt, for loggers that store models; see `log_models`.
     """
     if checkpoint is not None:
         log_models(loggers, Path(checkpoint), results)
@@ -208,14 +208,14 @@ def log_results(loggers: Iterable[Logger], results: Mapping[str, Any], checkpoin
 
 
 def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str, Any]) -> None:
-    """Keep the checkpoint, and what was exported beside it, as W&B artifacts with the alias "best"; offline too.
+    """Log the checkpoint and its exported files as W&B artifacts with the alias "best", also offline.
 
-    Nothing happens without `logger.wandb.log_model`. Artifacts are called `<run id>-checkpoint` (type "model") and
-    `<run id>-exported` (type "exported model"); their metadata are the run's results.
+    Without `logger.wandb.log_model` nothing is logged. Artifacts are called `<run id>-checkpoint` (type "model") and
+    `<run id>-exported` (type "exported model"); their metadata are the results of the run.
 
     Args:
-        loggers: The trainer's loggers.
-        checkpoint: best.ckpt; exported files are those of the latest export beside it.
+        loggers: Loggers of the trainer.
+        checkpoint: best.ckpt; exported files come from the latest export next to it.
         results: As in `log_results`.
     """
     logger = next((logger for logger in loggers if isinstance(logger, Wandb)), None)
@@ -237,7 +237,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
 
 
 def finish(loggers: Iterable[Logger], failed: bool = False) -> None:
-    """Close W&B runs and print how to upload those that were offline; call it last."""
+    """Close W&B runs and print how to upload offline ones; call it last."""
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.finish(failed)

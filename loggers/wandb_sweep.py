@@ -1,10 +1,11 @@
-"""What a sweep leaves for people: its page, and, where its jobs wrote to W&B, one run with the leaderboard."""
+"""Dashboards of a sweep: the HTML leaderboard, and a W&B run with the leaderboard if its jobs used W&B."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from litesort.io import plain
 from reports.html.leaderboard import write_page
 from reports.pareto import front
 from reports.ranking import differences, group_seeds, rank
@@ -18,11 +19,11 @@ COLUMNS = (
 
 
 def write_dashboards(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write leaderboard.html, and a W&B run "sweep" if a job has a W&B run; returns the paths of files for people.
+    """Write leaderboard.html, and a W&B run of type "sweep" if a job has a W&B run; returns the paths of pages.
 
     Args:
-        rows: What `reports.results.gather(folder)` returned.
-        folder: The sweep's folder.
+        rows: Rows of `reports.results.gather(folder)`.
+        folder: Folder of the sweep.
     """
     page = write_page(rows, folder / "leaderboard.html")
     jobs = [folder / str(row["folder"]) for row in rows if row.get("folder")]
@@ -35,13 +36,13 @@ def write_dashboards(rows: Sequence[Row], folder: Path) -> list[Path]:
 def log_sweep(rows: Sequence[Row], folder: Path, config: dict[str, str]) -> None:
     """Log a run of job type "sweep", in the group of its jobs: tables `leaderboard` (every run) and `pareto`.
 
-    `pareto` has a row a setting: mean over seeds of latency and macro F1, and whether nothing beats it on both. The
-    summary has the best setting, its score, F1 and latency, and how many runs there were and failed.
+    `pareto` has one row per setting: latency and macro F1, averaged over seeds, and whether the setting is on the
+    Pareto front. The summary holds the best setting, its score, F1 and latency, and the numbers of runs and failures.
 
     Args:
-        rows: One a run.
-        folder: The sweep's folder; W&B's files go into it.
-        config: Flat config of one of the jobs, for project and entity.
+        rows: One per run.
+        folder: Folder of the sweep; W&B writes its files there.
+        config: Flat config of one job, for project and entity.
     """
     import wandb
 
@@ -66,8 +67,7 @@ def log_sweep(rows: Sequence[Row], folder: Path, config: dict[str, str]) -> None
         for key in ("score", "latency_ms", "macs", "bytes", "params"):
             summary[f"best/{key}"] = number(grouped[0], key)
         summary["best/f1_macro"] = f1_macro(grouped[0])
-    plain = {key: value for key, value in summary.items() if not isinstance(value, float) or math.isfinite(value)}
-    run.summary.update(plain)
+    run.summary.update({key: value for key, value in plain(summary).items() if value is not None})
     logger.finish()
 
 
@@ -75,15 +75,15 @@ def _table(ranked: Sequence[Row]) -> Any:
     import wandb
 
     table = wandb.Table(columns=list(COLUMNS), allow_mixed_types=True)
-    for row, told in zip(ranked, differences(ranked), strict=True):
+    for row, setting in zip(ranked, differences(ranked), strict=True):
         known = {
             **row,
             "model": model(row),
-            "setting": told,
+            "setting": setting,
             "seeds": str(row.get("seed", "")),
             "test/f1_macro": f1_macro(row),
         }
-        table.add_data(*(_plain(known.get(column)) for column in COLUMNS))
+        table.add_data(*(plain(known.get(column)) for column in COLUMNS))
     return table
 
 
@@ -93,11 +93,7 @@ def _pareto(grouped: Sequence[Row]) -> Any:
     table = wandb.Table(columns=["model", "setting", "latency_ms", "f1_macro", "score", "on_front"])
     costs, values = [number(row, "latency_ms") for row in grouped], [f1_macro(row) for row in grouped]
     best = set(front(costs, values))
-    for i, (row, told) in enumerate(zip(grouped, differences(grouped), strict=True)):
+    for i, (row, setting) in enumerate(zip(grouped, differences(grouped), strict=True)):
         if math.isfinite(costs[i]) and math.isfinite(values[i]):
-            table.add_data(model(row), told, costs[i], values[i], _plain(number(row, "score")), i in best)
+            table.add_data(model(row), setting, costs[i], values[i], plain(number(row, "score")), i in best)
     return table
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Build the W&B dashboard of a project: `pip install wandb-workspaces`, or the extra `workspace`.
+"""Build the W&B dashboard of a project. Needs `pip install wandb-workspaces` or the extra `workspace`.
 
 python -m loggers.wandb_workspace entity=me project=litesort classes=Metal,Paper
 """
@@ -14,15 +14,16 @@ WANTED = ("entity", "project", "name", "classes")
 
 
 def build(entity: str, project: str, name: str = "litesort", classes: Sequence[str] = ()) -> Any:
-    """Dashboard as a `wandb_workspaces.workspaces.Workspace`; nothing is sent anywhere until its `save`.
+    """Build the dashboard as a `wandb_workspaces.workspaces.Workspace`; only its `save` sends it to the server.
 
-    Sections: comparison (parallel coordinates, macro F1 against latency, score), curves, F1 a class, mistakes, sweeps.
+    Sections: comparison (parallel coordinates, macro F1 against latency, score), curves, F1 per class, mistakes,
+    sweeps.
 
     Args:
         entity: User or team.
         project: Project on the server.
-        name: Of the view.
-        classes: Names of the classes, a curve and a bar each; without them F1 a class is found by its prefix.
+        name: Name of the view.
+        classes: Class names, each with a curve and a bar; without them one panel shows all keys with the prefix of F1.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -33,7 +34,7 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
     number = wr.SummaryMetric
     comparison = [
         wr.ParallelCoordinatesPlot(
-            title="Settings and what they lead to",
+            title="Settings and results",
             columns=[
                 column(wr.Config("model/name"), "model"), column(wr.Config("data/size"), "size"),
                 column(wr.Config("epochs"), "epochs"), column(number("macs"), "MACs", log=True),
@@ -50,25 +51,25 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
         for title, key in (
             ("Validation macro F1", "val/f1_macro"), ("Validation loss", "val/loss"), ("Training loss", "train/loss"),
             ("Learning rate", "train/lr"), ("Calibration error", "val/ece"),
-            ("Photos a second", "train/images_per_second"),
+            ("Images per second", "train/images_per_second"),
         )
     ]  # fmt: skip
     by_class: list[Any] = [wr.LinePlot(title=f"F1 of {c}", x=step, y=[f"val/f1/{c}"]) for c in classes]
     by_class += [wr.BarPlot(title=f"Test F1 of {c}", metrics=[f"test/f1/{c}"]) for c in classes]
-    by_class = by_class or [wr.LinePlot(title="F1 a class", x=step, metric_regex="val/f1/.*")]
+    by_class = by_class or [wr.LinePlot(title="F1 per class", x=step, metric_regex="val/f1/.*")]
     tables = ["test/mistakes", "test/per_class"]
-    looked: list[Any] = [wr.WeavePanelSummaryTable(table_name=table) for table in tables]
-    looked.append(wr.MediaBrowser(title="Augmented photos", media_keys=["preview/augmented"]))
+    mistakes: list[Any] = [wr.WeavePanelSummaryTable(table_name=table) for table in tables]
+    mistakes.append(wr.MediaBrowser(title="Augmented images", media_keys=["preview/augmented"]))
     sweeps = [wr.WeavePanelSummaryTable(table_name=table) for table in ("leaderboard", "pareto")]
     parts: dict[str, list[Any]] = {
-        "Comparison": comparison, "Curves": curves, "F1 a class": by_class, "Mistakes": looked, "Sweeps": sweeps,
+        "Comparison": comparison, "Curves": curves, "F1 per class": by_class, "Mistakes": mistakes, "Sweeps": sweeps,
     }  # fmt: skip
     sections = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in parts.items()]
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
 def has_key() -> bool:
-    """Whether there is a W&B key to use: in the environment, or in netrc."""
+    """Return True if there is a W&B API key in the environment or in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -80,14 +81,14 @@ def has_key() -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the dashboard, and save it if there is a key; returns the exit code."""
+    """Build the dashboard and save it if there is an API key; returns the exit code."""
     given = dict(item.partition("=")[::2] for item in (sys.argv[1:] if arguments is None else arguments))
     if unknown := [key for key in given if key not in WANTED]:
-        print(f"{unknown[0]} is not a setting: choose from {', '.join(WANTED)}", file=sys.stderr)
+        print(f"{unknown[0]} is unknown: expected one of {', '.join(WANTED)}", file=sys.stderr)
         return 2
     if not given.get("entity") or not given.get("project"):
         print(
-            "entity and project are not given: python -m loggers.wandb_workspace entity=me project=litesort",
+            "entity and project are missing: python -m loggers.wandb_workspace entity=me project=litesort",
             file=sys.stderr,
         )
         return 2
@@ -99,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     panels = sum(len(section.panels) for section in workspace.sections)
     if not has_key():
-        print(f"{panels} panels in {len(workspace.sections)} sections; not saved, for there is no W&B key: wandb login")
+        print(
+            f"{panels} panels in {len(workspace.sections)} sections; not saved without a W&B API key: run wandb login"
+        )
         return 0
     workspace.save()
     print(workspace.url)

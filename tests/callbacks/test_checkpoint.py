@@ -59,7 +59,7 @@ class StopAfter(pl.Callback):
 
 def test_metric_that_is_not_logged_is_named_after_the_first_epoch(tmp_path, make_module, make_trainer, data):
     trainer = make_trainer(RunCheckpoint(str(tmp_path), monitor="val/f2"), epochs=3)
-    with pytest.raises(ModelError, match=r"monitor=val/f2 is not logged: there is .*val/f1_macro"):
+    with pytest.raises(ModelError, match=r"monitor=val/f2 is not logged: expected one of .*val/f1_macro"):
         trainer.fit(make_module(), datamodule=data)
     assert trainer.current_epoch == 0
 
@@ -222,7 +222,7 @@ def test_a_signal_ends_the_run_with_its_status_and_says_how_to_go_on(
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
     assert ended.value.code == status
-    assert f"stopped after 1 epochs; go on with: ckpt={tmp_path / 'last.ckpt'}" in capsys.readouterr().out
+    assert f"stopped after 1 epochs; continue with: ckpt={tmp_path / 'last.ckpt'}" in capsys.readouterr().out
     assert read(tmp_path / "last.ckpt")["epoch"] == 0
 
 

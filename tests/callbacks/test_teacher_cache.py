@@ -159,7 +159,7 @@ def test_a_test_after_training_asks_the_teacher(photos, make_trainer):
 
 
 def test_an_objective_without_a_teacher_is_refused(make_module, make_trainer, data):
-    with pytest.raises(ModelError, match="does nothing without a teacher"):
+    with pytest.raises(ModelError, match="needs an objective with a teacher"):
         make_trainer(CacheTeacher()).fit(make_module(), datamodule=data)
 
 

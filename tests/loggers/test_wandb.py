@@ -134,7 +134,7 @@ def test_a_dead_network_costs_a_line(tmp_path, monkeypatch, capsys, offline_run)
     assert run.exit_code == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "going on offline" in captured.err
+    assert "continues offline" in captured.err
 
 
 def test_runs_of_one_process_are_kept_apart_and_a_resumed_one_keeps_its_id(tmp_path, offline_run):

@@ -23,7 +23,7 @@ def test_the_dashboard_holds_what_it_promises():
 
     workspace = build("me", "waste", classes=["can", "cup"])
     assert [section.name for section in workspace.sections] == [
-        "Comparison", "Curves", "F1 a class", "Mistakes", "Sweeps",
+        "Comparison", "Curves", "F1 per class", "Mistakes", "Sweeps",
     ]  # fmt: skip
     sent = json.loads(workspace._to_model().model_dump_json(by_alias=True))
     assert (sent["entity"], sent["project"]) == ("me", "waste")
