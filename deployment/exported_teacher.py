@@ -36,4 +36,4 @@ def open_exported(
         pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return predict(pixels).float().clamp_min(1e-12).log().to(images.device)
 
-    return answer, list(predict.record["classes"]), int(predict.record["preprocessing"]["size"])
+    return answer, list(predict.card["classes"]), int(predict.card["preprocessing"]["size"])

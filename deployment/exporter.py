@@ -67,7 +67,7 @@ class Exporter:
             if (reason := one.not_offered(precision)) is not None:
                 return row | {"status": "not offered", "error": reason}
             parity, f1 = self._write(one, precision, path)
-            float_layers = one.load(path, self.threads).record["exported"].get("float_layers", [])
+            float_layers = one.load(path, self.threads).card["exported"].get("float_layers", [])
         except DeploymentError as error:
             return row | {"status": "failed", "error": str(error)}
         return row | {

@@ -45,10 +45,10 @@ class ExportedPredictor(Predictor, Protocol):
     """The predictor of an exported file.
 
     Attributes:
-        record: The stored metadata, plain data: "classes", "preprocessing", "config", "model", "exported", ...
+        card: The stored metadata, plain data: "classes", "preprocessing", "config", "model", "exported", ...
     """
 
-    record: dict[str, Any]
+    card: dict[str, Any]
 
 
 Images = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 that can be iterated several times

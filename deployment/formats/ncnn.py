@@ -138,14 +138,14 @@ class NcnnPredictor:
         for file in FORMAT.files(path)[1:]:
             if not file.is_file():
                 raise DeploymentError(f"ckpt={path} needs {file.name} beside it: copy all three files")
-        self.record = unpack(read_file(path.with_suffix(".json")), path)
+        self.card = unpack(read_file(path.with_suffix(".json")), path)
         digests = {".param": _digest(layers), ".bin": _digest(read_file(path.with_suffix(".bin")))}
-        if self.record["exported"].get("sha256") != digests:
+        if self.card["exported"].get("sha256") != digests:
             raise DeploymentError(f"ckpt={path} and the files beside it are not of one export: copy all three again")
-        self.size = int(self.record["preprocessing"]["size"])
+        self.size = int(self.card["preprocessing"]["size"])
         self.net = self.ncnn.Net()
         chosen: dict[str, Any] = {"use_vulkan_compute": False}
-        if self.record["exported"].get("precision") != "fp16":
+        if self.card["exported"].get("precision") != "fp16":
             chosen |= dict.fromkeys(("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"), False)
         chosen |= {} if threads is None else {"num_threads": threads}
         chosen |= dict(options or {})
@@ -160,7 +160,7 @@ class NcnnPredictor:
             "version": version,
             "runtime_threads": threads,
             "options": chosen,
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:

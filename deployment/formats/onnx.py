@@ -102,7 +102,7 @@ class OnnxFormat(Format):
                         float_layers = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
                     _quantize_static(source, draft, images, nodes_to_exclude=[*before, *_nodes(parts, float_layers)])
             check = check_written(path, OnnxPredictor, f1_of, reference, max_drop, len(float_layers), verify)
-            _rewrite(draft, path, describe_int8(base.record, float_layers), check)
+            _rewrite(draft, path, describe_int8(base.card, float_layers), check)
         return path
 
 
@@ -132,7 +132,7 @@ class OnnxPredictor:
             self.session = runtime.InferenceSession(data, settings, providers=providers)
         except Exception as error:  # the runtime raises a dozen classes of its own
             raise cannot_run(path, f"ONNX Runtime {runtime.__version__}", error) from error
-        self.record = unpack(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.card = unpack(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.input = self.session.get_inputs()[0].name
         self.device = torch.device("cpu")
         self.details = {
@@ -140,7 +140,7 @@ class OnnxPredictor:
             "version": runtime.__version__,
             "runtime_threads": threads,
             "options": {**chosen, "providers": self.session.get_providers()},
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:

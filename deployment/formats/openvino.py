@@ -119,7 +119,7 @@ class OpenVINOFormat(Format):
                 f"{path.name}: every layer would return to float: take fp32 or fp16, or raise max_drop"
             )
         check = check_written(path, OpenVINOPredictor, f1_of, reference, max_drop, len(float_layers), verify)
-        return self._save(small, path, describe_int8(base.record, float_layers), check)
+        return self._save(small, path, describe_int8(base.card, float_layers), check)
 
     def _save(self, model: Any, path: Path, card: Mapping[str, Any], verify: Verify | None) -> Path:
         openvino = self.require("openvino", "format=openvino")
@@ -157,8 +157,8 @@ class OpenVINOPredictor:
             core = openvino.Core()
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-            self.record = unpack(text, path)
-            bf16 = self.record["exported"].get("precision_hint") == "bf16" and _has_bf16(core)
+            self.card = unpack(text, path)
+            bf16 = self.card["exported"].get("precision_hint") == "bf16" and _has_bf16(core)
             chosen = {"PERFORMANCE_HINT": "LATENCY", HINT: "bf16" if bf16 else "f32", "NUM_STREAMS": "1"}
             chosen |= {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
             chosen |= dict(options or {})
@@ -178,7 +178,7 @@ class OpenVINOPredictor:
             "version": openvino.__version__.partition("-")[0],
             "runtime_threads": threads,
             "options": {**chosen, "device": device},
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:

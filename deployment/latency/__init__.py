@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "LatencyBenchmark": "benchmark",
+        "LatencyReport": "benchmark",
         "Settings": "timer",
     },
 )

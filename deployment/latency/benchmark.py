@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,23 @@ from deployment.latency.timer import (
 )
 from litesort.errors import DeploymentError
 
-MODEL = "model"  # the evaluated net's name in the records
+MODEL = "model"  # name of an evaluated artifact in the records
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """Times of candidates and of the reference, measured in one run.
+
+    Attributes:
+        records: One record a clock and batch size, as `deployment.latency.timer.measure` returns it.
+    """
+
+    records: list[dict[str, Any]]
+
+    def entry(self, name: str = MODEL) -> dict[str, Any]:
+        """Return the times of a candidate on the model clock, at the first batch size."""
+        found: dict[str, Any] = self.records[0]["entries"][name]
+        return found
 
 
 class LatencyBenchmark:
@@ -63,22 +80,11 @@ class LatencyBenchmark:
 
     def measure(
         self,
-        net: nn.Module | Predictor,
-        size: int,
-        reference: tuple[str, nn.Module, int],
-        reader: Callable[[int], Callable[[Path], np.ndarray]],
-        files: Sequence[Path],
-    ) -> list[dict[str, Any]]:
-        """Time one model, under the name "model", and the reference: see `measure_all`."""
-        return self.measure_all({MODEL: (net, size)}, reference, reader, files)
-
-    def measure_all(
-        self,
         models: Mapping[str, tuple[nn.Module | Predictor, int]],
         reference: tuple[str, nn.Module, int],
         reader: Callable[[int], Callable[[Path], np.ndarray]],
         files: Sequence[Path],
-    ) -> list[dict[str, Any]]:
+    ) -> LatencyReport:
         """Time models and the reference, round by round.
 
         Args:
@@ -91,7 +97,7 @@ class LatencyBenchmark:
             files: Photos for the end-to-end clock.
 
         Returns:
-            Records of `deployment.latency.timer`, with an entry for each model and one for the reference.
+            Records with an entry for each model and one for the reference.
         """
         name, reference_net, side = reference
         common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
@@ -103,7 +109,7 @@ class LatencyBenchmark:
         if self.end_to_end:
             pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
             records += end_to_end_clock(pipelines, files[: self.photos], **common)
-        return records
+        return LatencyReport(records)
 
 
 def _candidate(model: nn.Module | Predictor, size: int) -> Candidate:

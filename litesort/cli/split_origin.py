@@ -54,7 +54,7 @@ def _packed_split(path: str, key: str) -> Any:
 
     try:
         if (exported := find_format(path)) is not None:
-            return exported.load(Path(path), threads=None).record.get("split")
+            return exported.load(Path(path), threads=None).card.get("split")
         return read_checkpoint(path)["litesort"].get("split")
     except (ModelError, DeploymentError):
         if key in ("ckpt", "ckpt_init"):

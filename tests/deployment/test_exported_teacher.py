@@ -17,7 +17,7 @@ pytest.importorskip("openvino", reason="the export extra is not installed")
 
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind):
-    path = FORMATS[kind].write(shipped.net, tmp_path / f"teacher{FORMATS[kind].suffix}", shipped.record)
+    path = FORMATS[kind].write(shipped.net, tmp_path / f"teacher{FORMATS[kind].suffix}", shipped.card)
     teacher = load_teacher(str(path), open_other=open_exported)
     order = list(reversed(shipped.classes))
     teacher.match(order)

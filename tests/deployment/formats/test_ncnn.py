@@ -21,7 +21,7 @@ NCNN = FORMATS["ncnn"]
 @pytest.fixture(scope="module")
 def model(shipped, tmp_path_factory):
     path = tmp_path_factory.mktemp("ncnn") / "model.ncnn.param"
-    return NCNN.write(shipped.net, path, shipped.record, precision="fp16")
+    return NCNN.write(shipped.net, path, shipped.card, precision="fp16")
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "tf_efficientnet_lite0", "repvgg_a0"])
@@ -35,7 +35,7 @@ def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, shipp
 
 
 def test_fp16_is_computed_as_the_runtime_likes_and_fp32_is_not(model, shipped, tmp_path):
-    exact = NCNN.write(shipped.net, tmp_path / "exact.ncnn.param", shipped.record)
+    exact = NCNN.write(shipped.net, tmp_path / "exact.ncnn.param", shipped.card)
     assert NCNN.load(exact).net.opt.use_fp16_arithmetic is False
     assert NCNN.load(model).net.opt.use_fp16_arithmetic is True
     np.testing.assert_allclose(NCNN.load(model)(shipped.pixels), shipped.expected, atol=0.02)
@@ -47,7 +47,7 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
     for file in NCNN.files(model):
         shutil.copy(file, tmp_path)
     path = tmp_path / model.name
-    assert NCNN.load(path).record["exported"]["precision"] == "fp16"
+    assert NCNN.load(path).card["exported"]["precision"] == "fp16"
     for suffix in (".bin", ".json"):
         with pytest.raises(DeploymentError, match=r"only a part of an exported model: give ckpt=.*model\.ncnn\.param"):
             load_exported(path.with_suffix(suffix))

@@ -19,9 +19,9 @@ def machine(monkeypatch, capable: bool) -> None:
 def test_a_bf16_file_is_computed_in_bf16(shipped, tmp_path):
     if reason := OPENVINO.not_offered("bf16"):
         pytest.skip(reason)
-    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.record, precision="bf16")
+    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.card, precision="bf16")
     predict = OPENVINO.load(path)
-    assert predict.record["exported"]["precision_hint"] == "bf16"
+    assert predict.card["exported"]["precision_hint"] == "bf16"
     assert predict.details["options"]["INFERENCE_PRECISION_HINT"] == "bf16"
     difference = np.abs(predict(shipped.pixels).numpy() - shipped.expected).max()
     assert 0 < difference < 0.1
@@ -30,7 +30,7 @@ def test_a_bf16_file_is_computed_in_bf16(shipped, tmp_path):
 
 
 def test_a_bf16_file_runs_in_fp32_where_the_cpu_has_no_bf16(shipped, tmp_path, monkeypatch):
-    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.record, precision="bf16")
+    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.card, precision="bf16")
     machine(monkeypatch, False)
     predict = OPENVINO.load(path)
     assert predict.details["options"]["INFERENCE_PRECISION_HINT"] == "f32"
@@ -39,7 +39,7 @@ def test_a_bf16_file_runs_in_fp32_where_the_cpu_has_no_bf16(shipped, tmp_path, m
 
 def test_bf16_is_a_row_with_a_reason_where_the_cpu_has_none(shipped, tmp_path, monkeypatch):
     machine(monkeypatch, False)
-    exporter = Exporter(shipped.net, shipped.record, tmp_path, shipped.expected, {}, None, None, None, [])
+    exporter = Exporter(shipped.net, shipped.card, tmp_path, shipped.expected, {}, None, None, None, [])
     row = exporter.write("openvino", "bf16")
     assert (row["status"], row["error"]) == ("not offered", "this CPU does not compute in bf16: take fp32 or int8")
     machine(monkeypatch, True)

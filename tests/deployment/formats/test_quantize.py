@@ -21,7 +21,7 @@ for package in ("onnx", "onnxruntime", "openvino", "nncf"):
 @pytest.fixture(scope="module")
 def floats(shipped, tmp_path_factory):
     folder = tmp_path_factory.mktemp("floats")
-    return {k: FORMATS[k].write(shipped.net, folder / f"float{FORMATS[k].suffix}", shipped.record) for k in INT8}
+    return {k: FORMATS[k].write(shipped.net, folder / f"float{FORMATS[k].suffix}", shipped.card) for k in INT8}
 
 
 @pytest.mark.parametrize("kind", INT8)
@@ -33,8 +33,8 @@ def test_int8_is_smaller_agrees_and_keeps_the_record(floats, shipped, kind, tmp_
     assert np.abs(answers - shipped.expected).mean() < 0.2  # twelve photos calibrate a net of toy size
     assert np.abs(answers - shipped.expected).max() > 0
     assert predict(shipped.pixels[:1]).shape == (1, 3)
-    assert predict.record["exported"]["precision"] == "int8"
-    assert predict.record["classes"] == shipped.classes
+    assert predict.card["exported"]["precision"] == "int8"
+    assert predict.card["classes"] == shipped.classes
     weights = ".bin" if kind == "openvino" else FORMATS[kind].suffix
     assert path.with_suffix(weights).stat().st_size < 0.7 * floats[kind].with_suffix(weights).stat().st_size
 
@@ -52,13 +52,13 @@ def test_layers_go_back_to_float_until_little_is_lost(floats, shipped, tmp_path)
     loose = FORMATS["onnx"].quantize(
         floats["onnx"], tmp_path / "loose.onnx", [shipped.pixels], f1_of=f1_of, max_drop=0.9
     )
-    assert load_exported(loose).record["exported"]["float_layers"] == []
+    assert load_exported(loose).card["exported"]["float_layers"] == []
     assert len(calls) == 3  # the float file, the int8 one, and that as written
     lost = 1 - f1_of(load_exported(loose))
     tight = FORMATS["onnx"].quantize(
         floats["onnx"], tmp_path / "tight.onnx", [shipped.pixels], f1_of=f1_of, max_drop=0.5 * lost, rounds=3
     )
-    assert len(load_exported(tight).record["exported"]["float_layers"]) >= 1
+    assert len(load_exported(tight).card["exported"]["float_layers"]) >= 1
     assert 1 - f1_of(load_exported(tight)) < 0.5 * lost
 
 
@@ -77,7 +77,7 @@ def test_a_network_that_a_quantiser_cannot_take_is_a_row(kind, shipped, tmp_path
         raise RuntimeError("Check failed\n  at line 3")
 
     monkeypatch.setattr(FORMATS[kind], "quantize", fail)
-    exporter = Exporter(shipped.net, shipped.record, tmp_path, shipped.expected, {"int8": None}, None, None, None, [])
+    exporter = Exporter(shipped.net, shipped.card, tmp_path, shipped.expected, {"int8": None}, None, None, None, [])
     row = exporter.write(kind, "int8")
     assert row["status"] == "failed"
     assert re.match(rf"format={kind} precision=int8 cannot be made of .*: Check failed at line 3: leave", row["error"])
@@ -102,7 +102,7 @@ def test_openvino_keeps_the_first_layers_in_float_before_it_searches(poor, float
         return 0.5 if 2 <= len(calls) < 2 + poor else 1.0  # the float one, all int8, with layers in float, as written
 
     path = FORMATS["openvino"].quantize(floats["openvino"], tmp_path / "int8.xml", [shipped.pixels[:4]], f1_of=f1_of)
-    assert len(load_exported(path).record["exported"]["float_layers"]) >= FIRST[poor - 1]
+    assert len(load_exported(path).card["exported"]["float_layers"]) >= FIRST[poor - 1]
     assert len(calls) == 3 + poor
 
 
@@ -148,7 +148,7 @@ def test_what_the_search_of_openvino_does_not_reach_is_not_written(floats, shipp
 def test_a_full_disk_for_what_is_written_on_the_way_is_one_line(shipped, tmp_path, monkeypatch):
     """The quantiser's own error is of a corrupt file."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
-    exporter = Exporter(shipped.net, shipped.record, tmp_path, shipped.expected, {"int8": None}, None, None, None, [])
+    exporter = Exporter(shipped.net, shipped.card, tmp_path, shipped.expected, {"int8": None}, None, None, None, [])
     row = exporter.write("onnx", "int8")
     assert row["status"] == "failed"
     assert re.match(r"precision=int8 needs \d+ MB .* the disk is full: free some space, or set TMPDIR", row["error"])

@@ -32,7 +32,7 @@ def files(shipped, tmp_path_factory):
     """One fp32 file of each format."""
     folder = tmp_path_factory.mktemp("files")
     return {
-        name: one.write(shipped.net, folder / f"model{one.suffix}", shipped.record, temperature=1.0)
+        name: one.write(shipped.net, folder / f"model{one.suffix}", shipped.card, temperature=1.0)
         for name, one in FORMATS.items()
     }
 
@@ -53,9 +53,9 @@ def test_a_file_answers_real_photos_as_the_network_does(files, shipped, kind):
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_a_file_says_all_of_itself(files, shipped, kind):
     predict = load_exported(files[kind])
-    stored = dict(predict.record)
+    stored = dict(predict.card)
     exported = stored.pop("exported")
-    assert stored == shipped.record
+    assert stored == shipped.card
     assert (exported["kind"], exported["precision"], exported["temperature"]) == (kind, "fp32", 1.0)
     assert exported["input"] == "images: (B, 32, 32, 3) uint8 RGB"
     assert predict.details["precision"] == "fp32"
@@ -68,11 +68,11 @@ def test_a_file_says_all_of_itself(files, shipped, kind):
 @pytest.mark.parametrize("kind", list(FORMATS))
 def test_temperature_is_in_the_graph_and_half_precision_halves_the_file(files, shipped, kind, tmp_path):
     path = FORMATS[kind].write(
-        shipped.net, tmp_path / f"half{FORMATS[kind].suffix}", shipped.record, precision="fp16", temperature=4.0
+        shipped.net, tmp_path / f"half{FORMATS[kind].suffix}", shipped.card, precision="fp16", temperature=4.0
     )
     with torch.inference_mode():
         logits = shipped.net(torch.from_numpy(shipped.pixels).permute(0, 3, 1, 2) / 255)
-    assert load_exported(path).record["exported"]["precision"] == "fp16"
+    assert load_exported(path).card["exported"]["precision"] == "fp16"
     np.testing.assert_allclose(load_exported(path)(shipped.pixels), (logits / 4).softmax(1), atol=0.02)
     assert size_in_bytes(path, None) < 0.7 * size_in_bytes(files[kind], None)
 
@@ -84,11 +84,11 @@ def test_every_model_of_conf_exports(model, tmp_path):
     name = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("name") or "resnet10t"
     torch.manual_seed(0)
     net = create_backbone(name, 3, pretrained=False, kwargs=KWARGS.get(model, {})).eval()
-    record = make_record(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
+    card = make_record(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
     photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = TorchPredictor(net)(photos)
     for one in (FORMATS["onnx"], FORMATS["openvino"]):
-        predict = one.load(one.write(net, tmp_path / f"model{one.suffix}", record))
+        predict = one.load(one.write(net, tmp_path / f"model{one.suffix}", card))
         np.testing.assert_allclose(predict(photos), expected, atol=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_what_fails_its_proof_is_not_written(shipped, kind, tmp_path):
         raise DeploymentError("no")
 
     with pytest.raises(DeploymentError, match="no"):
-        FORMATS[kind].write(shipped.net, tmp_path / f"model{FORMATS[kind].suffix}", shipped.record, verify=refuse)
+        FORMATS[kind].write(shipped.net, tmp_path / f"model{FORMATS[kind].suffix}", shipped.card, verify=refuse)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_what_was_there(shipped, kind, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DeploymentError, match="disk is full"):
-        FORMATS[kind].write(shipped.net, path, shipped.record)
+        FORMATS[kind].write(shipped.net, path, shipped.card)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"the one before"
 
@@ -136,7 +136,7 @@ def test_openvino_that_cannot_be_written_leaves_nothing(shipped, tmp_path, monke
 
     monkeypatch.setattr(openvino, "save_model", full)
     with pytest.raises(DeploymentError, match=shown):
-        FORMATS["openvino"].write(shipped.net, tmp_path / "model.xml", shipped.record)
+        FORMATS["openvino"].write(shipped.net, tmp_path / "model.xml", shipped.card)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,14 +146,14 @@ def test_a_network_that_a_format_cannot_express_is_one_line(shipped, monkeypatch
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(DeploymentError, match=r"format=onnx cannot express resnet10t: .*strange") as caught:
-        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.card)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_package_is_named(shipped, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
-        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+        FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.card)
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
     with pytest.raises(DeploymentError, match="torch-pruning"):
         optional("torch_pruning", "prune=structured")
