@@ -1,4 +1,4 @@
-"""What a result was made with: package versions, the machine, the git revision."""
+"""Facts for reproducibility: package versions and the git revision."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ PACKAGES = ("litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result, by name; those not installed are left out."""
+    """Return the versions of Python and of the packages that affect results; missing packages are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Commit that `folder` stands at, with "-dirty" behind it where tracked files differ; None outside a repository."""
+    """Return the commit of `folder`, with "-dirty" if tracked files differ; None outside a repository."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

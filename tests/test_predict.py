@@ -131,9 +131,9 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
         ("source=null", "source is not given"),
         ("min_confidence=2", "min_confidence=2"),
         ("workers=0", "workers=0"),
-        ("workers=auto", "workers=auto is of no use: give a whole number, 1 or more"),
-        ("batch_size=null", "batch_size=null is of no use"),
-        ("threads=auto", "threads=auto is of no use"),
+        ("workers=auto", "workers=auto is invalid: expected an integer of at least 1"),
+        ("batch_size=null", "batch_size=null is invalid"),
+        ("threads=auto", "threads=auto is invalid"),
         ("+runtime.a=1", "runtime options a do nothing with a checkpoint"),
         ("ckpt=null", "ckpt is not given"),
         ("ckpt=model.txt", "model.txt"),
@@ -163,7 +163,7 @@ def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
             with pytest.raises(DataError) as refused:
                 predict(configured(f"ckpt={checkpoint}", one, f"{key}={name}"))
             assert str(refused.value) == line
-        with pytest.raises(ModelError, match="overwrite=maybe is of no use: give true or false"):
+        with pytest.raises(ModelError, match="overwrite=maybe is invalid: expected true or false"):
             predict(configured(f"ckpt={checkpoint}", one, "overwrite=maybe"))
     predict(configured(f"ckpt={checkpoint}", one, "csv=old.csv", "overwrite=true"))
     assert "cup1.jpg" in Path("old.csv").read_text()

@@ -72,8 +72,8 @@ def test_package_installs_no_entry_point_as_a_top_level_module():
     ("said", "line"),
     [
         ("max_images_per_clas=3", "error: max_images_per_clas is not a setting: did you mean max_images_per_class?"),
-        ("data=foldr", "error: data=foldr is not there: did you mean folder?"),
-        ("max_images_per_class=many", "error: max_images_per_class=many is of no use: give a whole number, 0 or more"),
+        ("data=foldr", "error: data=foldr does not exist: did you mean folder?"),
+        ("max_images_per_class=many", "error: max_images_per_class=many is invalid: expected an integer of at least 0"),
     ],
 )
 def test_explore_refuses_a_mistake_in_one_line(tmp_path, said, line):

@@ -53,7 +53,7 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
             load_exported(path.with_suffix(suffix))
     weights = path.with_suffix(".bin").read_bytes()
     path.with_suffix(".bin").write_bytes(weights[:-4])
-    with pytest.raises(DeploymentError, match=r"not of one export: copy all three again"):
+    with pytest.raises(DeploymentError, match=r"from different exports: copy all three again"):
         NCNN.load(path)
     path.with_suffix(".json").unlink()
     with pytest.raises(DeploymentError, match=r"needs model\.ncnn\.json beside it"):
@@ -62,7 +62,7 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
 
 def test_options_are_those_of_ncnn(model):
     assert NCNN.load(model, 1, {"use_winograd_convolution": False}).net.opt.use_winograd_convolution is False
-    with pytest.raises(DeploymentError, match=r"runtime\.no_such=1 is no option of ncnn: leave it out"):
+    with pytest.raises(DeploymentError, match=r"runtime\.no_such=1 is not an option of ncnn: leave it out"):
         NCNN.load(model, 1, {"no_such": 1})
     with pytest.raises(DeploymentError, match=r"runtime\.use_winograd_convolution=often .* give a value of type bool"):
         NCNN.load(model, 1, {"use_winograd_convolution": "often"})

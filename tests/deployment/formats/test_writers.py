@@ -220,7 +220,9 @@ def test_predictors_note_threads_and_options(files):
     openvino = FORMATS["openvino"].load(files["openvino"], 1, {"PERFORMANCE_HINT": "THROUGHPUT"})
     assert openvino.details["options"]["PERFORMANCE_HINT"] == "THROUGHPUT"
     assert openvino.details["options"]["INFERENCE_NUM_THREADS"] == "1"
-    with pytest.raises(DeploymentError, match=r"runtime\.no_such_option=1 is no option of ONNX Runtime: leave it out"):
+    with pytest.raises(
+        DeploymentError, match=r"runtime\.no_such_option=1 is not an option of ONNX Runtime: leave it out"
+    ):
         FORMATS["onnx"].load(files["onnx"], 1, {"no_such_option": 1})
     basic = FORMATS["onnx"].load(files["onnx"], 1, {"graph_optimization_level": "ORT_ENABLE_BASIC"})
     assert basic.session.get_session_options().graph_optimization_level.name == "ORT_ENABLE_BASIC"
