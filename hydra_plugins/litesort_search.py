@@ -91,14 +91,14 @@ class StudySweeper(Sweeper):
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
         """Return the fixed overrides, and the search space: key -> (override to sample, condition)."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        said = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
-        fixed = {key: o.get_value_element_as_str() for key, o in said.items() if not o.is_sweep_override()}
+        given = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
+        fixed = {key: o.get_value_element_as_str() for key, o in given.items() if not o.is_sweep_override()}
         space: dict[str, Any] = {}
         for key, where in self.params.items():
             text, when = (where["space"], where["when"]) if isinstance(where, dict) else (where, {})
             if key not in fixed and text is not None:
-                space[key] = said.pop(key, None) or parser.parse_override(f"{key}={text}"), when
-        space |= {key: (override, {}) for key, override in said.items() if override.is_sweep_override()}
+                space[key] = given.pop(key, None) or parser.parse_override(f"{key}={text}"), when
+        space |= {key: (override, {}) for key, override in given.items() if override.is_sweep_override()}
         return [f"{key}={value}" for key, value in fixed.items()], space
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:

@@ -321,7 +321,7 @@ def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, t
     assert cfg["logger"]["mlflow"]["tracking_uri"] == f"sqlite:///{run}/mlflow.db"
     assert cfg["logger"]["mlflow"]["artifact_location"] == f"{run}/mlflow"
     assert cfg["logger"]["mlflow"]["experiment_name"] == "mine"
-    assert cfg["callbacks"]["trial"]["trial"] is None
+    assert cfg["callbacks"]["optuna_pruning"]["trial"] is None
     assert (cfg["data"]["cache_dir"], cfg["data"]["quarantine_dir"]) == (str(tmp_path / "mine"), None)
 
 

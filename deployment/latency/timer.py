@@ -277,8 +277,8 @@ def torch_candidate(net: nn.Module, size: int) -> Candidate:
         random = torch.Generator().manual_seed(0)
         return torch.rand(batch, 3, size, size, generator=random).to(device, dtype, memory_format=layout)
 
-    def predict(photos: torch.Tensor) -> torch.Tensor:
-        return net(photos).softmax(dim=1)
+    def predict(pixels: torch.Tensor) -> torch.Tensor:
+        return net(pixels).softmax(dim=1)
 
     return Candidate(predict, inputs, str(device), _eager(dtype, layout) | {"size": size}, net)
 
@@ -287,8 +287,8 @@ def torch_pipeline(net: nn.Module, prepare: Callable[[Path], np.ndarray]) -> Pip
     """Make the pipeline of an eager network; uint8 images become floats in [0, 1] on its device."""
     device, dtype, layout = _home(net)
 
-    def predict(photos: np.ndarray) -> torch.Tensor:
-        images = torch.from_numpy(photos).to(device).permute(0, 3, 1, 2).to(dtype, memory_format=layout).div_(255)
+    def predict(pixels: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).to(dtype, memory_format=layout).div_(255)
         return net(images).softmax(dim=1)
 
     return Pipeline(prepare, predict, str(device), _eager(dtype, layout), net)

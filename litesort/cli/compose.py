@@ -115,21 +115,21 @@ def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str])
     """
     from litesort.errors import ModelError
 
-    said = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    if models := [key for key in said if key.split(".")[0] == "model"]:
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    if models := [key for key in given if key.split(".")[0] == "model"]:
         raise ModelError(f"{models[0]} does nothing with ckpt_init, which brings its network: leave one of them out")
     own = portable(cfg)
     fresh = localised(stored, own)
     values = {**own, "model": fresh.get("model")}
-    if "data" in said:
+    if "data" in given:
         taken = {key: lookup(stored, f"data.{key}") for key in ("size", "resize", *TAKEN_OVER)}
         taken = {key: resolve(stored, value) for key, value in taken.items() if value is not None}
         values["data"] = {**own["data"], **taken}
     else:
         values["data"] = fresh.get("data")
-    if "seed" not in said:
+    if "seed" not in given:
         values["seed"] = fresh.get("seed")
-    for key in said:
+    for key in given:
         if key.startswith("data."):
             _put(values, key, lookup(own, key))
     return _checked(values, own, ["model", "data", "seed"])

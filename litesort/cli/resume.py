@@ -67,9 +67,9 @@ def sweep_request(overrides: Sequence[str], sweeper: dict[str, Any], subdir: str
     >>> sweep_request(["model=a,b", "seed=0"], {}, "x")
     {'model': 'a,b', 'seed': '0', 'order': 'model seed', 'hydra.sweep.subdir': 'x'}
     """
-    said = dict(item.partition("=")[::2] for item in overrides)
-    order = " ".join(key for key in said if not _may_differ(key))
-    return {**said, "order": order, "hydra.sweep.subdir": subdir, **flat(sweeper, "hydra.sweeper.")}
+    given = dict(item.partition("=")[::2] for item in overrides)
+    order = " ".join(key for key in given if not _may_differ(key))
+    return {**given, "order": order, "hydra.sweep.subdir": subdir, **flat(sweeper, "hydra.sweeper.")}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:

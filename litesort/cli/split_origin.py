@@ -118,8 +118,8 @@ def check_overlap(
         if not any(counts.values()):
             continue
         parts = " and ".join(f"{counts[name]} of {len(data.splits[name])} {name} images" for name in ("val", "test"))
-        said = ", ".join(split_settings(overrides))
-        hint = f"leave out {said}" if said else f"give ckpt_init or teacher={origin.path} alone"
+        given = ", ".join(split_settings(overrides))
+        hint = f"leave out {given}" if given else f"give ckpt_init or teacher={origin.path} alone"
         line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is taken over"
         if origin.key != "teacher" or strict:
             raise ModelError(line)

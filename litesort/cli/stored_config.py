@@ -137,26 +137,26 @@ def _unsettled(text: str) -> ModelError:
 # An evaluation: the images that a network was trained with.
 
 
-def stored_data(config: Mapping[str, Any], said: Mapping[str, Any]) -> Values:
+def stored_data(config: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     """Return the settings of the data module that an evaluation builds, from a stored config.
 
     Sampler and augmentation are left out, since an evaluation uses neither. With these settings no source downloads.
 
     Args:
         config: The stored config.
-        said: Settings of `data` from the command line, as plain values; they win.
+        given: Settings of `data` from the command line, as plain values; they win.
 
     Raises:
         ModelError: The config has no data, or its settings cannot be used.
     """
-    said = {key: Literal(value) if isinstance(value, str) else value for key, value in said.items()}
+    given = {key: Literal(value) if isinstance(value, str) else value for key, value in given.items()}
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("source"), dict):
         raise ModelError(f"ckpt: its config does not name its training images: {NO_SOURCE}")
     kept = {key: value for key, value in data.items() if key not in ("sampler", "augment", "classes")}
-    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | said
+    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | given
     source = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in data["source"].items()}
-    source |= {key: said[key] for key in ("root", "file", "cache_dir") if key in said and key in source}
+    source |= {key: given[key] for key in ("root", "file", "cache_dir") if key in given and key in source}
     settings = resolve({**config, "data": {**kept, "source": source}}, {**kept, "source": source})
     for key, value in _texts({**settings, **settings["source"]}):
         if ADDRESS.match(value) and not isinstance(value, Literal):

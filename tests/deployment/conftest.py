@@ -1,4 +1,4 @@
-"""A small network, photos as it sees them, and the files that it ships as."""
+"""A small network, photos as it sees them, and the files that it is exported to."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ SIZE = 32
 
 
 @pytest.fixture(scope="session")
-def shipped(photos: Path) -> SimpleNamespace:
+def trained(photos: Path) -> SimpleNamespace:
     """resnet10t that has learned its photos, its card, the pixels and what it answers."""
     torch.manual_seed(0)
     net = create_backbone("resnet10t", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])

@@ -14,35 +14,35 @@ from litesort.preprocessing import Preprocessing
 
 
 @pytest.fixture
-def artifact(shipped, tmp_path):
-    return Artifact(tmp_path / "best.ckpt", TorchPredictor(shipped.net), shipped.card, shipped.net)
+def artifact(trained, tmp_path):
+    return Artifact(tmp_path / "best.ckpt", TorchPredictor(trained.net), trained.card, trained.net)
 
 
-def test_predictions_of_a_split_keep_the_order_of_its_loader(shipped, artifact):
+def test_predictions_of_a_split_keep_the_order_of_its_loader(trained, artifact):
     order = np.array([3, 0, 2])
-    batch = torch.from_numpy(shipped.pixels[order]), torch.from_numpy(shipped.targets[order]), torch.from_numpy(order)
+    batch = torch.from_numpy(trained.pixels[order]), torch.from_numpy(trained.targets[order]), torch.from_numpy(order)
     data = SimpleNamespace(
         loader={"test": [batch]}.__getitem__,
-        classes=shipped.classes,
-        samples=[SimpleNamespace(path=file.name) for file in shipped.files],
-        source=SimpleNamespace(file=shipped.files.__getitem__),
+        classes=trained.classes,
+        samples=[SimpleNamespace(path=file.name) for file in trained.files],
+        source=SimpleNamespace(file=trained.files.__getitem__),
     )
     predictions = predict_split(artifact.predict, data, "test")
-    np.testing.assert_allclose(predictions.probabilities, shipped.expected[order], atol=1e-5)
-    assert predictions.files == [shipped.files[i] for i in order]
-    assert predictions.names == [shipped.files[i].name for i in order]
-    assert predictions.targets.tolist() == shipped.targets[order].tolist()
+    np.testing.assert_allclose(predictions.probabilities, trained.expected[order], atol=1e-5)
+    assert predictions.files == [trained.files[i] for i in order]
+    assert predictions.names == [trained.files[i].name for i in order]
+    assert predictions.targets.tolist() == trained.targets[order].tolist()
 
 
 @pytest.mark.parametrize(("split", "stage"), [("test", "test"), ("unseen", "test"), ("train", "train")])
-def test_results_have_the_keys_of_metrics_json(shipped, artifact, split, stage):
+def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
     latency = LatencyReport([{"batch": 1, "entries": {"model": {"median_ms": 2.0, "ratio": 0.5}}}])
     found = Results(
         artifact=artifact,
         run_info={"name": "tiny", "data": "folder"},
         split=split,
         images=12,
-        size=Preprocessing.from_card(shipped.card).size,
+        size=Preprocessing.from_card(trained.card).size,
         metrics={"f1_macro": 0.9},
         coverage={"coverage": 1.0},
         cost=cost(artifact, 32),
