@@ -1,9 +1,10 @@
-"""Judge a checkpoint or an exported file: macro F1, calibration, latency, and the one score of F1 and time.
+"""Evaluate a checkpoint or an exported file: macro F1, calibration, latency, and a score of F1 and time.
 
-python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test photos; or ckpt=model-fp32.onnx
-python evaluate.py ckpt=... data=folder data.root=belt    on other photos
+python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test images; or ckpt=model-fp32.onnx
+python evaluate.py ckpt=... data=folder data.root=belt    on other images
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,69 +13,115 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from litesort.cli.build import build_score_and_latency, load_data
+from litesort.cli.build import ScoreAndLatency, build_score_and_latency, load_data
 from litesort.cli.launch import launch
 from litesort.cli.validate import check
 
 if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
-    from deployment.predictors import Artifact
+    from deployment.predictors import Artifact, Predictions
 
 
 def evaluate_artifact(
-    ckpt: str, data: "ImageDataModule", cfg: DictConfig, facts: dict[str, Any], split: Any = "test",
-    loggers: Any = (),
-) -> dict[str, Any]:  # fmt: skip
-    """Judge a file that can answer: writes into `cfg.run_dir`, prints, returns what metrics.json holds, `facts` too."""
-    from datamodules.images.decode import load
-    from datamodules.images.resize import resize
-    from deployment.complexity import cost, size_in_bytes
-    from deployment.predictors import predict_all
-    from lightning_modules.backbones.backbone import create_backbone
-    from lightning_modules.backbones.grad_cam import heat_maps
+    artifact: "Artifact",
+    data: "ImageDataModule",
+    cfg: DictConfig,
+    scoring: ScoreAndLatency,
+    run_info: Mapping[str, Any],
+    split: str = "test",
+    loggers: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Evaluate an artifact on one split: print the results and write them into `cfg.run_dir`.
+
+    Args:
+        artifact: What `open_artifact` returned.
+        data: A data module that is set up, with the classes of the artifact.
+        cfg: The config of an evaluation or a training.
+        scoring: Score and latency benchmark.
+        run_info: Values of the run that metrics.json repeats.
+        split: Name of the split.
+        loggers: Lightning loggers that get figures and predictions.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from deployment.complexity import cost
+    from deployment.latency.benchmark import MODEL
+    from deployment.predictors import predict_split
+    from deployment.results import Results
     from lightning_modules.metrics import evaluate
-    from litesort.system import versions
-    from loggers.images import log_pictures
-    from loggers.wandb_media import log_answers
-    from reports.evaluation import coverage, write_evaluation
-    from reports.mistakes import write_mistakes
+    from reports.evaluation import coverage
     from reports.summary import print_summary
 
-    predict, record, net = open_artifact(ckpt, cfg)
-    classes = record["classes"]
-    probabilities, targets, indices = predict_all(predict, data.loader(split))
-    names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
-    scores = evaluate(probabilities, targets, classes)
-    stage = {"unseen": "test"}.get(split, split)  # images that were trained on give no test/ numbers
-    score, benchmark = build_score_and_latency(cfg)
-    reference = create_backbone(score.reference, len(classes), pretrained=False)
-    latency = benchmark.measure(
-        net or predict, data.size, (score.reference, reference, score.reference_size),
-        lambda size: partial(load, size=size, policy=data.resize), files,
-    )  # fmt: skip
-    timed = latency[0]["entries"]["model"]
-    results = {
-        "status": "completed", "error": None, **facts, "ckpt": str(ckpt), "split": split, "photos": len(targets),
-        "model": record["model"]["name"], "origin": record["origin"], "size": data.size, "classes": classes,
-        **{f"{stage}/{key}": value for key, value in scores.items()},
-        **coverage(targets, probabilities, cfg.target_accuracy),
-        **cost(net, record, data.size), "bytes": size_in_bytes(ckpt, net), **score.compute(scores["f1_macro"], latency),
-        "latency_ms": timed["median_ms"], "ratio": timed["ratio"], "latency": latency, "versions": versions(),
-    }  # fmt: skip
-    answers = (probabilities, targets, classes, names)
-    mistakes = write_mistakes(
-        Path(cfg.run_dir), *answers, lambda row, size: resize(data.source.read(indices[row], size), size, data.resize),
-        data.size, partial(heat_maps, net) if net else None, cfg.get("mistakes", 12),
-    )  # fmt: skip
-    written = write_evaluation(Path(cfg.run_dir), results, names, targets, probabilities, classes)
-    log_answers(loggers, *answers, lambda row: data.source.read(indices[row], 256))
-    log_pictures(loggers, Path(cfg.run_dir))
-    print_summary(results, [Path(ckpt), *written, *([mistakes] if mistakes else [])])
+    predictions = predict_split(artifact.predict, data, split)
+    metrics = evaluate(predictions.probabilities, predictions.targets, predictions.classes)
+    latency = scoring.measure({MODEL: (artifact.net or artifact.predict, data.size)}, data, predictions.files)
+    results = Results(
+        artifact=artifact,
+        run_info=run_info,
+        split=split,
+        images=len(predictions.targets),
+        size=data.size,
+        metrics=metrics,
+        coverage=coverage(predictions.targets, predictions.probabilities, cfg.target_accuracy),
+        cost=cost(artifact, data.size),
+        latency=latency,
+        score=scoring.score.compute(metrics["f1_macro"], latency.records),
+    ).asdict()
+    written = write_files(results, predictions, artifact, data, cfg)
+    log_predictions(loggers, predictions, data, Path(cfg.run_dir))
+    print_summary(results, [artifact.path, *written])
     return results
 
 
-def open_artifact(ckpt: str, cfg: DictConfig) -> "Artifact":
-    """Load what is to be evaluated, with the threads that it is timed with and the options of its runtime."""
+def write_files(
+    results: dict[str, Any], predictions: "Predictions", artifact: "Artifact", data: "ImageDataModule", cfg: DictConfig
+) -> list[Path]:
+    """Write metrics, predictions, figures and the most confident mistakes into `cfg.run_dir`; returns the files."""
+    from datamodules.images.resize import resize
+    from lightning_modules.backbones.grad_cam import heat_maps
+    from reports.evaluation import write_evaluation
+    from reports.mistakes import write_mistakes
+
+    def read_square(row: int, size: int) -> Any:
+        return resize(data.source.read(predictions.indices[row], size), size, data.resize)
+
+    shared: dict[str, Any] = {
+        "probabilities": predictions.probabilities,
+        "targets": predictions.targets,
+        "classes": predictions.classes,
+        "files": predictions.names,
+    }
+    mistakes = write_mistakes(
+        Path(cfg.run_dir),
+        **shared,
+        image=read_square,
+        size=data.size,
+        heat_maps=partial(heat_maps, artifact.net) if artifact.net else None,
+        count=cfg.get("mistakes", 12),
+    )
+    # Last: metrics.json says that every other file is complete.
+    return [*write_evaluation(Path(cfg.run_dir), results, **shared), *([mistakes] if mistakes else [])]
+
+
+def log_predictions(loggers: Sequence[Any], predictions: "Predictions", data: "ImageDataModule", folder: Path) -> None:
+    """Send tables of the predictions, and the figures in `folder`, to the loggers."""
+    from loggers.images import log_pictures
+    from loggers.wandb_media import log_answers
+
+    log_answers(
+        loggers,
+        predictions.probabilities,
+        predictions.targets,
+        predictions.classes,
+        predictions.names,
+        lambda row: data.source.read(predictions.indices[row], 256),
+    )
+    log_pictures(loggers, folder)
+
+
+def open_artifact(ckpt: str | None, cfg: DictConfig) -> "Artifact":
+    """Open a checkpoint or an exported file, with the threads of the latency benchmark and the options of `runtime`."""
     from deployment.formats import register
     from deployment.predictors import best_device, load_artifact
     from lightning_modules.checkpoint import load_net
@@ -86,10 +133,12 @@ def open_artifact(ckpt: str, cfg: DictConfig) -> "Artifact":
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
-    """Judge one checkpoint or exported file; returns its score."""
+    """Evaluate one checkpoint or exported file; returns its score."""
     check(cfg)
-    data, split, facts = load_data(open_artifact(cfg.ckpt, cfg).record, cfg)
-    return evaluate_artifact(cfg.ckpt, data, cfg, facts, split)["score"]
+    artifact, scoring = open_artifact(cfg.ckpt, cfg), build_score_and_latency(cfg)
+    data, split, run_info = load_data(artifact.card, cfg)
+    score: float = evaluate_artifact(artifact, data, cfg, scoring, run_info, split)["score"]
+    return score
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Look at a data set before training: counts, sizes, broken files, duplicates, wrong labels, rare photos.
+"""Analyse a data set before training: counts, sizes, broken files, duplicates, likely wrong labels, rare images.
 
 python explore.py data=folder data.root=photos
-python explore.py data=trashnet                    the split that training would make
+python explore.py data=trashnet                    with the split that training uses
 """
 
 from pathlib import Path
@@ -11,10 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from litesort.cli import compose
+from litesort.cli.launch import launch
+from litesort.cli.validate import check
 
 
 def explore(cfg: DictConfig) -> dict[str, Any]:
-    """Look, print and write into `cfg.run_dir`; returns what explore.json holds."""
+    """Analyse a data set: print the findings, write them into `cfg.run_dir` and return the values of explore.json."""
     from hydra.utils import instantiate
 
     from datamodules.quality.report import data_report
@@ -23,6 +25,7 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     from reports.dataset import print_overview, summarize, write_lists
     from reports.html.dataset import write_page
 
+    check(cfg)
     data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
@@ -38,9 +41,9 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="explore")
 def main(cfg: DictConfig) -> None:
-    """Look at one data set."""
+    """Report on one data set."""
     explore(cfg)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

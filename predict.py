@@ -1,4 +1,4 @@
-"""Label photos with a checkpoint or an exported file; no data set is needed.
+"""Label images with a checkpoint or an exported file; no data set is needed.
 
 python predict.py ckpt=runs/.../best.ckpt source=photo.jpg
 python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=0.7
@@ -6,8 +6,9 @@ python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jso
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.utils import instantiate
@@ -16,69 +17,92 @@ from omegaconf import DictConfig
 from litesort.cli.launch import launch
 from litesort.cli.quoting import quote_overrides
 from litesort.cli.validate import check
+from litesort.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from deployment.predictors import Artifact
     from reports.predictions import Answers
 
 
 def predict(cfg: DictConfig) -> "Answers":
-    """Answer every photo of `cfg.source`, in constant memory: prints, writes what is asked for, returns the counts."""
-    import torch
-    from rich.progress import track
+    """Label every image of `cfg.source` in constant memory: print the first rows, write csv and json.
 
-    from datamodules.inference_loader import find_images, read_batches
-    from deployment.formats import find_format, register
-    from deployment.predictors import best_device, load_artifact
-    from lightning_modules.checkpoint import load_net
+    Returns:
+        The counts of classes, of rejected and of broken images.
+
+    Raises:
+        UserError: A setting, the model or the images cannot be used, or an output cannot be written.
+    """
+    from datamodules.inference_loader import find_images
     from litesort.errors import DataError
-    from reports.predictions import Answers, answer_rows
+    from reports.predictions import Answers
 
     check(cfg)
     csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
     _check_outputs(csv, json, cfg.overwrite)
-    register(instantiate(cfg.get("formats")))
-    if cfg.threads and find_format(str(cfg.ckpt)) is None:
-        torch.set_num_threads(cfg.threads)  # other runtimes take theirs with the file
-    model = load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
-    classes, square = model.record["classes"], model.record["preprocessing"]
-    total = sum(1 for _ in find_images(cfg.source))  # names only: the bar has to know where it ends
-    batches = read_batches(find_images(cfg.source), square["size"], square["resize"], cfg.batch_size, cfg.workers)
+    model = _open_model(cfg)
+    total = sum(1 for _ in find_images(cfg.source))  # file names only, for the progress bar
     try:
-        with Answers(classes, csv, json, cfg.show, cfg.overwrite) as answers:
-            rows = (
-                row
-                for files, pixels, reasons in batches
-                for row in answer_rows(
-                    files, reasons, model.predict(pixels).cpu().numpy() if len(pixels) else pixels, classes,
-                    cfg.min_confidence,
-                )
-            )  # fmt: skip
-            for row in track(rows, description="labelling", total=total, transient=True):
+        with Answers(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as answers:
+            for row in _predicted_rows(model, cfg, total):
                 answers.add(row)
-    except FileExistsError as error:  # another process has written it meanwhile
-        _check_outputs(csv, json, cfg.overwrite)
-        raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
     except OSError as error:
+        if isinstance(error, FileExistsError):  # another process has written it in the meantime
+            _check_outputs(csv, json, cfg.overwrite)
         raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
     answers.print()
     print("".join(f"wrote {path}\n" for path in (csv, json) if path), end="")
     return answers
 
 
+def _open_model(cfg: DictConfig) -> "Artifact":
+    """Open `cfg.ckpt` with the threads and runtime options of the config."""
+    import torch
+
+    from deployment.formats import find_format, register
+    from deployment.predictors import best_device, load_artifact
+    from lightning_modules.checkpoint import load_net
+
+    register(instantiate(cfg.get("formats")))
+    if cfg.threads and find_format(str(cfg.ckpt)) is None:
+        torch.set_num_threads(cfg.threads)  # other runtimes get the number when the file is opened
+    return load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
+
+
+def _predicted_rows(model: "Artifact", cfg: DictConfig, total: int) -> Iterator[dict[str, Any]]:
+    """Yield one row an image, as `reports.predictions.answer_rows` makes it, with a progress bar."""
+    from rich.progress import track
+
+    from datamodules.inference_loader import find_images, read_batches
+    from reports.predictions import answer_rows
+
+    classes, preprocessing = model.card["classes"], Preprocessing.from_card(model.card)
+    batches = read_batches(
+        find_images(cfg.source), preprocessing.size, preprocessing.resize, cfg.batch_size, cfg.workers
+    )
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for files, pixels, reasons in batches:
+            probabilities = model.predict(pixels).cpu().numpy() if len(pixels) else pixels
+            yield from answer_rows(files, reasons, probabilities, classes, cfg.min_confidence)
+
+    yield from track(rows(), description="predicting", total=total, transient=True)
+
+
 def _check_outputs(csv: Path | None, json: Path | None, overwrite: bool) -> None:
-    """Raise DataError where csv and json are one file, or one that is there is not to be overwritten."""
+    """Raise DataError if csv and json name the same file, or an existing file that must not be overwritten."""
     from litesort.errors import DataError
 
     if csv and json and csv.resolve() == json.resolve():
-        raise DataError(f"csv={csv} json={json} are one file: give each a name of its own")
+        raise DataError(f"csv={csv} json={json} are the same file: give two names")
     for key, path in (("csv", csv), ("json", json)):
         if path and os.path.lexists(path) and not overwrite:
-            raise DataError(f"{key}={path} is there already: give another name, or overwrite=true to replace it")
+            raise DataError(f"{key}={path} exists: give another name, or overwrite=true to replace it")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
-    """Label photos; the exit status is 0 also where some are broken."""
+    """Label images; broken images do not change the exit status, which is 0."""
     predict(cfg)
 
 

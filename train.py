@@ -1,83 +1,122 @@
-"""Train one network and judge its best checkpoint, or sweep over many with -m.
+"""Train one network and evaluate its best checkpoint, or sweep over many with -m.
 
-python train.py                                     resnet18d on built-in photos
-python train.py data=folder data.root=photos        your photos, one folder a class
-python train.py -m model=resnet18d,mobilenetv3      a sweep, ending in a leaderboard (smaller: docs/guides/compress.md)
-python train.py ckpt=runs/.../last.ckpt             go on with a run that was stopped
+python train.py                                     resnet18d on built-in images
+python train.py data=folder data.root=photos        your images, one folder a class
+python train.py -m model=resnet18d,mobilenetv3      a sweep, with a leaderboard at the end
+python train.py ckpt=runs/.../last.ckpt             resume a run
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli import compose, resume
 from litesort.cli.build import build_score_and_latency, export_settings, resumed_config
 from litesort.cli.launch import launch
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
+from litesort.system import git_revision
+
+if TYPE_CHECKING:
+    from datamodules.datamodule import ImageDataModule
+    from lightning_modules.classifier import ImageClassifier
 
 
 def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Fit, then judge the best checkpoint; returns what metrics.json holds. `overrides` are noted there."""
-    import pytorch_lightning as pl
-    from hydra.utils import instantiate
+    """Train one network and evaluate its best checkpoint.
 
-    from evaluate import evaluate_artifact
-    from lightning_modules.checkpoint import load_for_training, make_record
-    from lightning_modules.objectives.base import build_objective
+    Args:
+        cfg: The config of the run.
+        overrides: `key=value` as typed; metrics.json repeats them.
+
+    Returns:
+        The content of metrics.json; empty in processes other than the first.
+    """
+    import pytorch_lightning as pl
+
+    from evaluate import evaluate_artifact, open_artifact
     from lightning_modules.precision import supported_precision
     from litesort.io import write_text
-    from litesort.system import git_revision
     from loggers.wandb import finish, log_config, log_results
 
-    build_score_and_latency(cfg)  # first: a mistake there must not cost a training
+    overrides = overrides or []
+    scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
     export = instantiate(cfg.export, **export_settings(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    origins = split_origins(cfg)
-    kept = inherited_split(origins, overrides or [])
-    data = instantiate(cfg.data, _partial_=True)(quarantine_dir=cfg.run_dir, **kept)
-    start = cfg.ckpt or cfg.ckpt_init  # first: a wrong name costs no decoding
-    net = load_for_training(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
-    data.prepare_data()
-    data.setup("fit")
-    check_overlap(data, origins, overrides or [], cfg.get("strict", False))
-    objective = build_objective(instantiate(cfg.objective, _partial_=True), data.drawn_counts)
-    record = make_record(
-        net, data.classes, class_counts=data.class_counts, preprocessing=data.preprocessing,
-        config=compose.portable(cfg), git=git_revision(Path(__file__).parent), split=split_record(data, origins),
-    )  # fmt: skip
-    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=record)
-    callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # in this order: averages copy the net
-    callback_list = list(filter(None, callbacks.values()))  # null switches one off
-    loggers = list(filter(None, instantiate(cfg.logger).values()))
+    module, data = build_module_and_data(cfg, overrides)
+    callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # pruning before weight averaging
+    loggers = [logger for logger in instantiate(cfg.logger).values() if logger]
     precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    trainer = instantiate(cfg.trainer, precision=precision, callbacks=callback_list, logger=loggers)
+    enabled = [callback for callback in callbacks.values() if callback]  # null switches a callback off
+    trainer = instantiate(cfg.trainer, precision=precision, callbacks=enabled, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, compose.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
     if not trainer.is_global_zero:
         return {}
-    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
-    facts = {
-        "name": cfg.name, "seed": cfg.seed, "overrides": overrides or [], "data": compose.data_name(cfg),
-        "epochs": trainer.current_epoch, "train_seconds": history.train_seconds, "git": record["git"],
-        "images_per_second": history.images_per_second, "precision": precision,
-        "precision_requested": cfg.trainer.precision,
-        "val/f1_macro": history.row(checkpoint.best_epoch).get("val/f1_macro"), "best_epoch": checkpoint.best_epoch,
-        "monitor": checkpoint.monitor,
-    }  # fmt: skip
-    results = evaluate_artifact(checkpoint.best_model_path, data, cfg, facts, loggers=loggers)
-    export(checkpoint.best_model_path)
-    log_results(loggers, results, checkpoint.best_model_path)
+    best = callbacks["checkpoint"].best_model_path
+    artifact, run_info = open_artifact(best, cfg), describe_run(cfg, overrides, trainer, callbacks)
+    results = evaluate_artifact(artifact, data, cfg, scoring, run_info, loggers=loggers)
+    export(best)
+    log_results(loggers, results, best)
     finish(loggers)
     return results
 
 
+def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["ImageClassifier", "ImageDataModule"]:
+    """Build the LightningModule and the data module of a run; the split comes from the checkpoint it starts from."""
+    from lightning_modules.checkpoint import load_for_training, make_record
+    from lightning_modules.objectives.base import build_objective
+
+    origins = split_origins(cfg)
+    split = inherited_split(origins, overrides)
+    data = instantiate(cfg.data, _partial_=True)(quarantine_dir=cfg.run_dir, **split)
+    start = cfg.ckpt or cfg.ckpt_init
+    # The network before the images: a wrong checkpoint costs no decoding.
+    net = load_for_training(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
+    data.prepare_data()
+    data.setup("fit")
+    check_overlap(data, origins, overrides, cfg.get("strict", False))
+    objective = build_objective(instantiate(cfg.objective, _partial_=True), data.drawn_counts)
+    card = make_record(
+        net,
+        data.classes,
+        class_counts=data.class_counts,
+        preprocessing=data.preprocessing,
+        config=compose.portable(cfg),
+        git=git_revision(Path(__file__).parent),
+        split=split_record(data, origins),
+    )
+    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=card)
+    return module, data
+
+
+def describe_run(cfg: DictConfig, overrides: list[str], trainer: Any, callbacks: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a finished training that metrics.json holds."""
+    checkpoint, history = callbacks["checkpoint"], callbacks["history"]
+    return {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "overrides": overrides,
+        "data": compose.data_name(cfg),
+        "epochs": trainer.current_epoch,
+        "train_seconds": history.train_seconds,
+        "git": trainer.lightning_module.state_record["git"],
+        "images_per_second": history.images_per_second,
+        "precision": trainer.precision,
+        "precision_requested": cfg.trainer.precision,
+        "val/f1_macro": history.row(checkpoint.best_epoch).get("val/f1_macro"),
+        "best_epoch": checkpoint.best_epoch,
+        "monitor": checkpoint.monitor,
+    }
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> list[float | None]:
-    """Run one job, unless the sweep that goes on has it; returns the sweeper's goals, else its score."""
+    """Run one job, unless the resumed sweep has finished it; returns the sweeper's goals, else the score."""
     overrides = resume.strip_resume(HydraConfig.get().overrides.task)
     with resume.lock_folder(Path(cfg.run_dir)):
         results = resume.finished(cfg) or train(resumed_config(cfg, overrides), overrides)

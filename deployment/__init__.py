@@ -14,11 +14,11 @@ def optional(module: str, purpose: str, extra: str = "export") -> ModuleType:
 
     Args:
         module: Its import name.
-        purpose: What needs it, for the message.
-        extra: The extra of pyproject.toml that installs it; "" for a package that is in none of them.
+        purpose: Setting or feature that needs it, for the message.
+        extra: The extra of pyproject.toml that installs it; "" if no extra does.
 
     Raises:
-        DeploymentError: It is not installed; the message gives the command that installs it.
+        DeploymentError: The package is missing; the message gives the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,10 +1,10 @@
-"""What a net costs before any clock runs: parameters and multiply-accumulates."""
+"""Size of a network: parameters, multiply-accumulates and bytes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,12 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from deployment.formats import find_format
 from litesort.errors import DeploymentError
 
+if TYPE_CHECKING:
+    from deployment.predictors import Artifact
+
 
 def profile(net: nn.Module, size: int) -> dict[str, int]:
-    """Count the parameters, and the multiply-accumulates of one (1, 3, size, size) float photo.
+    """Count the parameters, and the multiply-accumulates of one (1, 3, size, size) float image.
 
-    Convolutions, matrix products and attention count, norms and activations do not, as is usual in the literature. The
-    net keeps its device and training mode, and one photo without gradients is all that it has to hold in memory.
+    Convolutions, matrix products and attention count. Norms and activations do not, as is usual in the literature. The
+    network keeps its device and training mode. It runs once, on one image, without gradients.
 
     Returns:
         `params` (trainable or not) and `macs`.
@@ -32,26 +35,28 @@ def profile(net: nn.Module, size: int) -> dict[str, int]:
         {'params': 216, 'macs': 21600}
     """
     if size < 1:
-        raise DeploymentError(f"size={size} is out of range: give the side of a photo in pixels, at least 1")
+        raise DeploymentError(f"size={size} is out of range: give the side of an image in pixels, at least 1")
     parameters = list(net.parameters())
     like = parameters[0] if parameters else torch.empty(0)
-    photo = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
     counter = FlopCounterMode(display=False)
-    # The counter knows no formula for the fused attention of CPUs; the plain one is matrix products, which it counts.
+    # The counter has no formula for the fused attention of CPUs. The MATH backend uses matrix products, which count.
     with evaluating(net), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        net(photo)
+        net(image)
     return {"params": sum(math.prod(p.shape) for p in parameters), "macs": counter.get_total_flops() // 2}
 
 
-def cost(net: nn.Module | None, record: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """`profile` of a checkpoint's network, or, for an exported file (`net` None), what its record says of it."""
-    if net is not None:
-        return profile(net, size)
-    return {key: record["exported"].get(key) for key in ("params", "macs")}
+def cost(artifact: "Artifact", size: int) -> dict[str, Any]:
+    """Return `params`, `macs` and `bytes` of a checkpoint or an exported file; the card of a file has the first two."""
+    if artifact.net is not None:
+        counts: dict[str, Any] = dict(profile(artifact.net, size))
+    else:
+        counts = {key: artifact.card["exported"].get(key) for key in ("params", "macs")}
+    return {**counts, "bytes": size_in_bytes(artifact.path, artifact.net)}
 
 
 def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
-    """Bytes that a device has to hold: a network's weights and buffers, or an exported file with its companions."""
+    """Return the bytes of a network's weights and buffers, or of an exported file with its companions."""
     if net is not None:
         return sum(tensor.nbytes for tensor in net.state_dict().values())
     one = find_format(path)
@@ -61,7 +66,7 @@ def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a net into evaluation mode for a while; then every sub-module gets its own mode back."""
+    """Put a network into evaluation mode, and restore the mode of each sub-module at the end."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

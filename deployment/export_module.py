@@ -1,4 +1,4 @@
-"""The network as it is exported: uint8 images in, probabilities out."""
+"""The module that is exported: uint8 images in, probabilities out."""
 
 import copy
 
@@ -15,7 +15,7 @@ class Deployable(nn.Module):
         net: (B, 3, S, S) float32, normalised -> logits (B, C).
         mean: (3,) in [0, 1].
         std: (3,) above 0.
-        temperature: Logits are divided by it; 1 leaves them.
+        temperature: Logits are divided by it.
         size: Side S of the images in pixels.
     """
 
@@ -26,7 +26,7 @@ class Deployable(nn.Module):
         super().__init__()
         self.net, self.temperature, self.size = net, temperature, size
         mean, std = (values.detach().double().reshape(1, 3, 1, 1) for values in (mean, std))
-        # (x / 255 - mean) / std as one multiplication and one addition: runtimes do not fold it themselves.
+        # (x / 255 - mean) / std as one multiplication and one addition, because runtimes do not fold it.
         self.register_buffer("scale", (1 / (255 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
 
@@ -48,7 +48,7 @@ class Deployable(nn.Module):
 
 
 def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployable:
-    """Copy a backbone into the form that is exported; the backbone itself stays as it is.
+    """Copy a backbone into the module that is exported; the backbone does not change.
 
     Args:
         net: Backbone with `net`, `mean` and `std`, as lightning_modules.backbones.backbone builds it.

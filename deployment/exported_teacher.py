@@ -1,4 +1,4 @@
-"""An exported file as a teacher."""
+"""Use an exported file as a teacher."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,14 +17,14 @@ def open_exported(
 
     Args:
         path: The file.
-        formats: Formats that litesort does not come with; see `deployment.formats.register`.
+        formats: Further formats; see `deployment.formats.register`.
 
     Returns:
-        What takes photos (B, 3, S, S) float in [0, 1] on any device and returns log-probabilities (B, C) float32 there,
-        of the file's own temperature; the names of its classes; and the side S that it takes, px.
+        A function: images (B, 3, S, S) float in [0, 1] on any device -> log-probabilities (B, C) float32 on that
+        device, at the temperature of the file; the names of its classes; and its image size S, px.
 
     Raises:
-        DeploymentError: The file cannot be used, named as the teacher that it was given as.
+        DeploymentError: The file cannot be used; the message begins with `teacher=`.
     """
     register(formats)
     try:
@@ -36,4 +36,4 @@ def open_exported(
         pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return predict(pixels).float().clamp_min(1e-12).log().to(images.device)
 
-    return answer, list(predict.record["classes"]), int(predict.record["preprocessing"]["size"])
+    return answer, list(predict.card["classes"]), int(predict.card["preprocessing"]["size"])

@@ -1,4 +1,4 @@
-"""Export of one checkpoint to several files, each compared with it before it gets its name."""
+"""Export one checkpoint to several files; each is compared with the checkpoint before it gets its name."""
 
 import contextlib
 import shutil
@@ -16,7 +16,7 @@ from deployment.formats import FORMATS, Format, Predictor, get_format
 from deployment.parity import Parity, Tolerance, check, compare
 from litesort.errors import DeploymentError
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of the formats that come with litesort; others may bring their own
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of the formats in this package; other formats may have further ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Exporter:
     Attributes:
         net: Backbone, in evaluation mode.
         card: The checkpoint's metadata, with further values under "exported".
-        folder: Where the files go.
-        expected: (N, C) probabilities of the checkpoint, tempered, that files are compared with.
-        tolerance: Precision -> what still passes for equal.
+        folder: Folder of the files.
+        expected: (N, C) probabilities of the checkpoint, at `temperature`, which files are compared with.
+        tolerance: Precision -> allowed difference.
         predict_all: Returns a predictor's probabilities of the same images, (N, C).
         f1_score: Macro F1 of such probabilities.
         f1_of: Macro F1 of a predictor on validation images, which decides the layers that stay in float.
@@ -54,7 +54,7 @@ class Exporter:
     threads: int | None = 1
 
     def write(self, name: str, precision: str) -> dict[str, Any]:
-        """Write one file of a format; a file that cannot be made is a row with the reason.
+        """Write one file of a format; a file that cannot be written becomes a row with the reason.
 
         Returns:
             Plain data: `file`, `path`, `format`, `precision`, `status` ("completed", "failed", "not offered"), `error`,
@@ -67,7 +67,7 @@ class Exporter:
             if (reason := one.not_offered(precision)) is not None:
                 return row | {"status": "not offered", "error": reason}
             parity, f1 = self._write(one, precision, path)
-            float_layers = one.load(path, self.threads).record["exported"].get("float_layers", [])
+            float_layers = one.load(path, self.threads).card["exported"].get("float_layers", [])
         except DeploymentError as error:
             return row | {"status": "failed", "error": str(error)}
         return row | {
@@ -111,7 +111,7 @@ class Exporter:
 
 @contextlib.contextmanager
 def _quantizing(name: str, card: Mapping[str, Any]) -> Iterator[None]:
-    """Turn the errors of a quantiser, of any class, into one line: the other files are written none the less."""
+    """Turn any error of a quantiser into a DeploymentError, and the other files are still written."""
     try:
         yield
     except (DeploymentError, MemoryError):
@@ -125,24 +125,24 @@ def _quantizing(name: str, card: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_space(folder: Path, net: nn.Module) -> None:
-    """Check the space for a quantiser's float copies of a network; its own error does not name a full disk."""
+    """Raise DeploymentError if the disk has no space for the float copies that a quantiser makes."""
     wanted = 4 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     if shutil.disk_usage(folder).free < wanted:
         raise DeploymentError(
-            f"precision=int8 needs {wanted / 1e6:.0f} MB for a while in {folder.parent}, where the disk is full: free "
-            "some space, or set TMPDIR to a folder that has it"
+            f"precision=int8 needs {wanted / 1e6:.0f} MB of temporary space in {folder.parent}, and the disk is full: "
+            "free some space, or set TMPDIR to another folder"
         )
 
 
 def combinations(formats: Any, precisions: Any) -> list[tuple[str, str]]:
-    """Every format with every precision, by name.
+    """Return every format with every precision, by name.
 
     Args:
         formats: One name or several.
         precisions: One name or several.
 
     Raises:
-        DeploymentError: A name that no format has.
+        DeploymentError: A format or precision is unknown.
     """
     names = _names("format", formats, list(FORMATS))
     known = dict.fromkeys([*PRECISIONS, *(precision for name in names for precision in FORMATS[name].precisions)])
@@ -150,7 +150,7 @@ def combinations(formats: Any, precisions: Any) -> list[tuple[str, str]]:
 
 
 def check_packages(wanted: Sequence[tuple[str, str]]) -> None:
-    """Raise DeploymentError if a package is missing that these formats and precisions need; loads none of them."""
+    """Raise DeploymentError if these formats and precisions need a package that is missing; imports none."""
     for name, precision in wanted:
         get_format(name).check_packages(precision)
 

@@ -1,4 +1,4 @@
-"""What int8 quantisers share: the steps of the search for layers that stay in float, and the check of the result."""
+"""Shared parts of the int8 quantisers: the first layers that stay in float, and the check of the result."""
 
 import contextlib
 import logging
@@ -11,18 +11,18 @@ from deployment.formats.base import F1Of, Predictor
 from deployment.placing import Verify
 from litesort.errors import DeploymentError
 
-# Layers that return to float, in turn, before any search: the stem of a mobile network, then its first block too.
+# Numbers of first layers that return to float before the search: the stem of a mobile network, then its first block.
 FIRST = (1, 3)
 SLACK = 1e-9  # 0.9 - 0.89 is a little more than 0.01
 
 
 def first_layers(layers: Mapping[str, Any], count: int) -> list[str]:
-    """The first `count` layers, and never all of them."""
+    """Return the first `count` layers, but never all."""
     return list(layers)[: min(count, len(layers) - 1)]
 
 
 def describe_int8(card: Mapping[str, Any], float_layers: Sequence[str]) -> dict[str, Any]:
-    """The card of an int8 file, from that of the float file it is made of."""
+    """Return the card of an int8 file, from the card of its float file."""
     return {**card, "exported": {**card["exported"], "precision": "int8", "float_layers": list(float_layers)}}
 
 
@@ -35,15 +35,15 @@ def check_written(
     layers: int,
     verify: Verify | None,
 ) -> Verify:
-    """The check of the written file: a search may stop early without an error, so its F1 is measured once more.
+    """Return a check that measures the F1 of the written file, since a search may stop early without an error.
 
     Args:
         path: The final name, for messages.
         load: Opens a file.
-        f1_of: Macro F1 of a predictor; None checks nothing but `verify`.
+        f1_of: Macro F1 of a predictor; None: only `verify` is called.
         reference: Macro F1 of the float file.
         max_drop: Macro F1 that may be lost.
-        layers: How many layers stay in float, for messages.
+        layers: Number of layers in float, for messages.
         verify: The caller's own check.
     """
 
@@ -57,7 +57,7 @@ def check_written(
 
 
 def too_much_lost(path: Path, lost: float, max_drop: float, layers: int) -> DeploymentError:
-    """The error for an int8 file that loses more macro F1 than it may."""
+    """Return the error for an int8 file that loses more than `max_drop` macro F1."""
     return DeploymentError(
         f"{path.name}: int8 loses {lost:.4f} macro F1 with {layers} layers in float, and max_drop={max_drop:g}: "
         "nothing was written: take fp32 or fp16, or raise max_drop"

@@ -1,4 +1,4 @@
-"""What a shipped file says of itself: the record of its checkpoint, and how it was exported, as one JSON text."""
+"""Metadata of exported files: the card of the checkpoint, and how the file was exported, as JSON text."""
 
 import json
 import math
@@ -15,33 +15,33 @@ FORMAT = 1
 HINT = "export it again with python export.py ckpt=RUN/best.ckpt"
 
 
-def pack(record: Mapping[str, Any]) -> str:
-    """JSON text of a record of plain data; what is not a finite number becomes null."""
-    return json.dumps(_finite(dict(record)), ensure_ascii=True, allow_nan=False)
+def pack(card: Mapping[str, Any]) -> str:
+    """Return the JSON text of a card; numbers that are not finite become null."""
+    return json.dumps(_finite(dict(card)), ensure_ascii=True, allow_nan=False)
 
 
 def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
-    """Record of the file `path` from its metadata text.
+    """Read the card of the file `path` from its metadata text.
 
     Raises:
-        DeploymentError: There is none, it is damaged, or a newer litesort wrote it.
+        DeploymentError: The text is missing or damaged, or a newer litesort wrote it.
     """
     if not text:
         raise DeploymentError(f"ckpt={path} has no litesort metadata (classes, size, resize): {HINT}")
     try:
-        record = parse_json(text)
+        card = parse_json(text)
     except ValueError as error:
         raise DeploymentError(f"ckpt={path} has damaged litesort metadata ({error}): {HINT}") from error
-    exported = record.get("exported") if isinstance(record, dict) else None
+    exported = card.get("exported") if isinstance(card, dict) else None
     version = exported.get("format") if isinstance(exported, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise DeploymentError(
             f"ckpt={path} has export format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    reason = fault(record, complete=True) if version == FORMAT else "it does not say how it was exported"
+    reason = fault(card, complete=True) if version == FORMAT else "exported is missing"
     if reason:
         raise DeploymentError(f"ckpt={path} has incomplete litesort metadata ({reason}): {HINT}")
-    return record
+    return card
 
 
 def _finite(data: Any) -> Any:

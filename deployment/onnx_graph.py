@@ -1,4 +1,4 @@
-"""The ONNX graph of a network, which several formats are made of."""
+"""The ONNX graph of a network, which several formats start from."""
 
 import io
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def trace_onnx(net: nn.Module, card: Mapping[str, Any], temperature: float, name
         net: Backbone.
         card: Its metadata.
         temperature: Logits are divided by it.
-        name: The format that asks, for messages.
+        name: Name of the format, for messages.
 
     Raises:
         DeploymentError: The network cannot be exported.
@@ -28,7 +28,7 @@ def trace_onnx(net: nn.Module, card: Mapping[str, Any], temperature: float, name
     module = deployable(net, image_size(card), temperature)
     buffer = io.BytesIO()
     with converting(name, card):
-        # The tracing exporter: the newer one needs 20 s a network and another package, for the same graph.
+        # The dynamo exporter writes the same graph, but needs 20 s a network and another package.
         torch.onnx.export(
             module,
             (module.example(),),

@@ -1,4 +1,4 @@
-"""Write a model whole or not at all, and only if it passes its test."""
+"""Write the files of a model atomically, and only if they pass a check."""
 
 import errno
 import shutil
@@ -9,37 +9,36 @@ from pathlib import Path
 
 from litesort.errors import DeploymentError
 
-Verify = Callable[
-    [Path], None
-]  # gets the written file under its temporary name; what it raises keeps it from its place
+# Takes the file under its temporary name; an exception keeps it from getting its final name.
+Verify = Callable[[Path], None]
 
 
 @contextmanager
 def placing(path: Path, verify: Verify | None = None, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a file to write into, which takes the name `path` once it is written and `verify` has let it pass.
+    """Yield a temporary file; it is renamed to `path` once it is written and `verify` returns.
 
     Args:
         path: Final name; missing folders are made.
         verify: Called with the written file.
-        companions: Suffixes of files that belong to it, e.g. (".bin",), written beside it under the same stem.
+        companions: Suffixes of further files of the model, e.g. (".bin",), with the same stem in the same folder.
 
     Raises:
-        DeploymentError: The disk is full, or the folder cannot be written to; and what `verify` raises. Nothing new is
-            then left under any of the final names.
+        DeploymentError: The disk is full, or the folder cannot be written to. Then, and if `verify` raises, there is
+            no new file under any of the final names.
     """
-    room = None
+    folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-        draft = room / path.name
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+        draft = folder / path.name
         yield draft
         written = [draft.with_suffix(suffix) for suffix in companions] + [draft]
         if not all(file.is_file() and file.stat().st_size for file in written):
-            raise DeploymentError(f"{path} was not written whole: is the disk full?")
+            raise DeploymentError(f"{path} is incomplete: free some disk space")
         if verify is not None:
             verify(draft)
         if companions:
-            path.unlink(missing_ok=True)  # an old head must never be found beside new weights
+            path.unlink(missing_ok=True)  # an old graph must never be beside new weights
         for file in written:
             file.replace(path.parent / file.name)
     except OSError as error:
@@ -48,5 +47,5 @@ def placing(path: Path, verify: Verify | None = None, companions: Sequence[str] 
             f"{path} cannot be written: {reason}: free some space, or give another out=FOLDER"
         ) from error
     finally:
-        if room is not None:
-            shutil.rmtree(room, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)

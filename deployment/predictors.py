@@ -1,8 +1,9 @@
 """Predictors: a checkpoint or an exported file maps images (B, S, S, 3) uint8 to probabilities, whatever runs it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,37 +12,67 @@ from torch import Tensor, nn
 from deployment.formats import FORMATS, ExportedPredictor, Predictor, find_format, find_model
 from litesort.errors import DeploymentError
 
-__all__ = ["Artifact", "Predictor", "TorchPredictor", "best_device", "load_artifact", "load_exported", "predict_all"]
+__all__ = [
+    "Artifact", "Predictions", "Predictor", "TorchPredictor", "best_device", "load_artifact", "load_exported",
+    "predict_all", "predict_split",
+]  # fmt: skip
 
 
-class Artifact(NamedTuple):
-    """A checkpoint or an exported file, ready to answer.
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An open checkpoint or exported file.
 
     Attributes:
+        path: Its file.
         predict: Its predictor.
-        record: Plain data: "classes", "preprocessing", "config", "model", ...; exported files also "exported".
+        card: Its metadata, plain data: "classes", "preprocessing", "config", "model", ...; exported files also
+            "exported".
         net: The network of a checkpoint; None for an exported file.
     """
 
+    path: Path
     predict: Predictor
-    record: dict[str, Any]
-    net: nn.Module | None
+    card: dict[str, Any]
+    net: nn.Module | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predictions for the images of one split, in the order of its loader.
+
+    Attributes:
+        probabilities: (N, C) float32, rows sum to 1.
+        targets: (N,) int64, positions in `classes`.
+        indices: (N,) int64, positions in the data set.
+        classes: (C,) names of the classes.
+        names: (N,) names of the images, as reports show them.
+        files: (N,) image files.
+    """
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    indices: np.ndarray
+    classes: list[str]
+    names: Sequence[str]
+    files: Sequence[Path]
 
 
 def best_device(accelerator: str) -> torch.device:
-    """Device of an accelerator as Lightning names them: "auto" is CUDA where there is one, else the CPU."""
+    """Return the device of a Lightning accelerator; "auto" is CUDA if a GPU is available, else the CPU."""
     wanted = {"gpu": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(accelerator, accelerator)
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise DeploymentError(f"accelerator={accelerator} is not here: no CUDA device was found, give accelerator=cpu")
+        raise DeploymentError(
+            f"accelerator={accelerator} is not available: no CUDA device was found, give accelerator=cpu"
+        )
     return torch.device(wanted)
 
 
 class TorchPredictor:
-    """Run a net in eager PyTorch.
+    """Run a network in eager PyTorch.
 
     Args:
-        net: (B, 3, S, S) float32 in [0, 1] -> logits (B, C); it is put into evaluation mode, on `device`.
-        device: Where it runs, e.g. "cpu" or "cuda:0".
+        net: (B, 3, S, S) float32 in [0, 1] -> logits (B, C). It is moved to `device` and put into evaluation mode.
+        device: E.g. "cpu" or "cuda:0".
     """
 
     def __init__(self, net: nn.Module, device: str | torch.device = "cpu") -> None:
@@ -59,9 +90,7 @@ class TorchPredictor:
 def load_exported(
     path: str | Path, threads: int | None = 1, options: Mapping[str, Any] | None = None
 ) -> ExportedPredictor:
-    """Predictor of an exported file, by the suffix of its format.
-
-    No code from the file is run.
+    """Open an exported file; its suffix names its format. No code from the file is run.
 
     Args:
         path: The file.
@@ -69,7 +98,8 @@ def load_exported(
         options: Further settings of the runtime.
 
     Raises:
-        DeploymentError: Another suffix, no such file, a file that its runtime cannot run or that is not litesort's.
+        DeploymentError: The suffix is unknown, the file does not exist, the runtime cannot run it, or litesort did not
+            write it.
     """
     path = Path(path)
     if (found := find_format(path)) is not None:
@@ -91,29 +121,30 @@ def load_artifact(
 
     Args:
         path: The file.
-        load_net: Rebuilds a checkpoint's network and returns it with the record, as lightning_modules.checkpoint does.
-        device: Where a checkpoint's network runs; exported files run where their options say.
+        load_net: Returns the network and the card of a checkpoint, as `lightning_modules.checkpoint.load_net` does.
+        device: Device of a checkpoint's network; exported files run where their options say.
         threads: Threads of an exported file's runtime. PyTorch has one setting a process: `torch.set_num_threads`.
-        options: An exported file's runtime's own options; DeploymentError where a checkpoint is given some.
+        options: Options of an exported file's runtime.
 
     Raises:
-        DeploymentError: The file cannot be used; and what `load_net` raises.
+        DeploymentError: The file cannot be used, or a checkpoint is given runtime options.
+        UserError: The error of `load_net`.
     """
     if path is None:
         raise DeploymentError("ckpt is not given: name a checkpoint or an exported file, e.g. ckpt=RUN/best.ckpt")
     if find_format(path) is not None or find_model(path) is not None:
         exported = load_exported(path, threads, options)
-        return Artifact(exported, exported.record, None)
+        return Artifact(Path(path), exported, exported.card)
     if options:
         raise DeploymentError(
             f"runtime options {', '.join(options)} do nothing with a checkpoint: export it, or leave them out"
         )
-    net, record = load_net(path)
-    return Artifact(TorchPredictor(net, device), record, net)
+    net, card = load_net(path)
+    return Artifact(Path(path), TorchPredictor(net, device), card, net)
 
 
 def predict_all(predict: Predictor, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Answer every photo of a loader, with a progress bar.
+    """Predict every image of a loader, with a progress bar.
 
     Args:
         predict: (B, S, S, 3) uint8 -> (B, C) probabilities.
@@ -124,9 +155,22 @@ def predict_all(predict: Predictor, loader: Iterable[Any]) -> tuple[np.ndarray, 
     """
     from rich.progress import track
 
-    answers = [
+    batches = [
         (predict(images), targets, indices)
-        for images, targets, indices, *_ in track(loader, description="judging", transient=True)
+        for images, targets, indices, *_ in track(loader, description="predicting", transient=True)
     ]
-    probabilities, targets, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*answers, strict=True))
+    probabilities, targets, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
     return probabilities, targets, indices
+
+
+def predict_split(predict: Predictor, data: Any, split: str) -> Predictions:
+    """Predict every image of one split.
+
+    Args:
+        predict: (B, S, S, 3) uint8 -> (B, C) probabilities, C classes in the order of the data.
+        data: An `ImageDataModule` that is set up.
+        split: Name of the split, as `data.loader` takes it.
+    """
+    probabilities, targets, indices = predict_all(predict, data.loader(split))
+    names, files = [data.samples[i].path for i in indices], [data.source.file(i) for i in indices]
+    return Predictions(probabilities, targets, indices, data.classes, names, files)

@@ -1,4 +1,4 @@
-"""The one score of macro F1 and time: lower is better."""
+"""A score of macro F1 and time; lower is better."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ CLOCKS: dict[str, str] = {"relative": "model", "end_to_end": "end_to_end"}
 
 
 class Score:
-    """Weigh macro F1 against time: `0.5 * time / base_time + sigmoid(steepness * (base_f1 - f1))`, lower is better.
+    """Combine macro F1 and time: `0.5 * time / base_time + sigmoid(steepness * (base_f1 - f1))`; lower is better.
 
-    The form and its constants are fitted to a published leaderboard, where `time` was the end-to-end seconds for 5,217
-    photos. Seconds do not transfer between machines, so `time="relative"` counts in seconds of the published reference:
+    The formula and its constants are fitted to a published leaderboard, where `time` is the end-to-end time of 5,217
+    images in seconds. Seconds differ between machines, so `time="relative"` uses seconds of the published reference:
     `reference_time * time(model) / time(reference)`, both measured in one run.
 
     Args:
-        name: What reports call this score.
-        time: "relative" (model clock, by the reference's) or "end_to_end" (seconds for `photos` photos).
+        name: Name of the score in reports.
+        time: "relative" (model clock, relative to the reference) or "end_to_end" (seconds for `photos` images).
         base_time: Seconds that cost 0.5.
         base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
         steepness: Steepness of the sigmoid, above 0.
-        photos: Photos in the published test set.
+        photos: Number of images of the published test set.
         reference: Model name of the reference.
-        reference_size: Side in pixels at which the reference is measured, whatever the size of the candidate.
+        reference_size: Image size of the reference in pixels, whatever the size of the candidate.
         reference_time: Published seconds of the reference.
 
     Raises:
@@ -65,14 +65,14 @@ class Score:
         self.reference, self.reference_size, self.reference_time = reference, reference_size, reference_time
 
     def __call__(self, f1: float, seconds: float) -> float:
-        """Score of a macro F1 in [0, 1] and a time in seconds above 0; raises DeploymentError outside of these."""
+        """Compute the score of a macro F1 in [0, 1] and a time in seconds above 0; DeploymentError for other values."""
         _check_f1(f1, "f1")
         if not (math.isfinite(seconds) and seconds > 0):
-            raise DeploymentError(f"seconds={seconds} is out of range: the score needs a measured time above 0")
+            raise DeploymentError(f"seconds={seconds} is out of range: expected a measured time above 0")
         return 0.5 * seconds / self.base_time + _sigmoid(self.steepness * (self.base_f1 - f1))
 
     def explain(self, f1: float, seconds: float) -> str:
-        """The score with its sum written out, in one line."""
+        """Return the score with its formula filled in, in one line."""
         total = self(f1, seconds)
         return (
             f"score {total:.4f} = 0.5*{seconds:.4g}/{self.base_time:g} + "
@@ -80,10 +80,10 @@ class Score:
         )
 
     def seconds(self, entry: Mapping[str, Any]) -> float:
-        """Time in the score's seconds from one latency entry (see `deployment.latency.timer.measure`).
+        """Return the time of a latency entry in seconds of the score; see `deployment.latency.timer.measure`.
 
         Raises:
-            DeploymentError: The time is relative and the entry was measured without a reference.
+            DeploymentError: The time is relative, and the entry has no ratio to a reference.
         """
         if self.time == "end_to_end":
             return float(entry["ms_per_photo"]) * self.photos / 1000
@@ -92,25 +92,25 @@ class Score:
         return self.reference_time * float(entry["ratio"])
 
     def check(self, batches: Sequence[int], end_to_end: bool) -> None:
-        """Raise DeploymentError unless what will be measured holds what this score counts."""
+        """Raise DeploymentError if the benchmark will not measure the time that this score uses."""
         if 1 not in batches:
-            raise DeploymentError(f"latency.batches={list(batches)} lacks 1, which score={self.name} counts: add it")
+            raise DeploymentError(f"latency.batches={list(batches)} lacks 1, which score={self.name} uses: add it")
         if self.clock == "end_to_end" and not end_to_end:
-            raise DeploymentError(f"latency.end_to_end=false, but score={self.name} counts that time: leave it true")
+            raise DeploymentError(f"latency.end_to_end=false, but score={self.name} uses that time: leave it true")
 
     def compute(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
-        """Score one model from its macro F1 and its latency records, as flat rows of metrics.json.
+        """Compute the score of one model from its macro F1 and its latency records, as keys of metrics.json.
 
         Args:
             f1: Macro F1 in [0, 1].
-            latency: Records of `deployment.latency.timer`; the one with this score's clock and batch 1 counts.
-            model: Name of the evaluated entry in the records.
+            latency: Records of `deployment.latency.timer`; the one with the clock of this score and batch 1 is used.
+            model: Name of the entry.
 
         Returns:
             `score`, `score_name`, `score_seconds` and `score_explained`.
 
         Raises:
-            DeploymentError: No such record or entry, or a value out of its range.
+            DeploymentError: There is no such record or entry, or a value is out of its range.
         """
         for record in latency:
             if record["clock"] == self.clock and record["batch"] == 1 and model in record["entries"]:
@@ -122,7 +122,7 @@ class Score:
                     "score_explained": self.explain(f1, seconds),
                 }
         raise DeploymentError(
-            f"score={self.name} needs {model!r} on the {self.clock} clock at batch 1: measure that too"
+            f"score={self.name} needs the time of {model!r} on the {self.clock} clock at batch 1: measure that too"
         )
 
 

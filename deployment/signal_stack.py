@@ -1,4 +1,4 @@
-"""The stack that signal handlers run on, kept from a library that replaces it."""
+"""Restore the alternate signal stack after a library has replaced it."""
 
 import ctypes
 import sys
@@ -15,7 +15,7 @@ class Stack(ctypes.Structure):
 
 
 def current() -> Stack | None:
-    """The calling thread's alternate signal stack; None where that cannot be asked (not Linux)."""
+    """Return the alternate signal stack of the calling thread; None on systems other than Linux."""
     if sys.platform != "linux":
         return None
     stack = Stack()
@@ -24,11 +24,10 @@ def current() -> Stack | None:
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Put the thread's alternate signal stack back as it was.
+    """Restore the alternate signal stack of the thread at the end.
 
-    OpenVINO's CPU plugin sets one of the kernel's least size (AT_MINSIGSTKSZ), which holds the frame of a signal and
-    nothing more: the next handler that Python has installed (Ctrl-C, SIGTERM, a data loader's SIGCHLD) would end the
-    process with a segmentation fault.
+    OpenVINO's CPU plugin sets a stack of the smallest size (AT_MINSIGSTKSZ), which only holds the frame of a signal.
+    The next Python signal handler (Ctrl-C, SIGTERM, SIGCHLD of a data loader) would crash with a segmentation fault.
     """
     before = current()
     try:

@@ -1,4 +1,4 @@
-"""Jobs of a sweep in processes of their own: one that dies takes no other with it."""
+"""Run the jobs of a sweep in separate processes; a process that dies ends its own job only."""
 
 import itertools
 import os
@@ -27,11 +27,11 @@ from omegaconf import DictConfig, open_dict
 from litesort.cli import resume
 from litesort.system import available_cpus
 
-SIGTERM = "SIGTERMException"  # what Lightning makes of the signal; by name, for importing Lightning costs 6 s
+SIGTERM = "SIGTERMException"  # Lightning's exception for SIGTERM; by name, because the import of Lightning takes 6 s
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Let conf/hydra/launcher/joblib.yaml and ray.yaml stand alone: Hydra would hold them against the plugins' own."""
+    """Remove the plugins' own launcher configs, since Hydra would validate conf/hydra/launcher against them."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
@@ -40,15 +40,15 @@ class OwnConfigs(SearchPathPlugin):
 
 
 class SlotsLauncher(Launcher):
-    """Run `n_jobs` jobs at once, each slot with a worker process of joblib's that is kept for the slot's next job.
+    """Run `n_jobs` jobs at once; each slot keeps one joblib worker process for all its jobs.
 
-    hydra-joblib-launcher, whose `execute_job` runs here, keeps one pool: where one of its processes is killed the
-    whole sweep ends. Here the job is a failed row with its reason, and the slot gets another process. Ctrl-C goes to
-    each job once, so that it can save its epoch.
+    hydra-joblib-launcher, whose `execute_job` runs the jobs, has one pool, and a killed process ends the whole sweep.
+    Here the job becomes a failed row with its reason, and the slot gets a new process. Ctrl-C reaches each job once,
+    so that it can save its epoch.
 
     Args:
-        n_jobs: Processes; -1: one a core.
-        threads: Threads of each; None: the cores, divided among them.
+        n_jobs: Number of processes; -1: one a core.
+        threads: Threads of each process; None: the cores divided by the processes.
     """
 
     def __init__(self, n_jobs: int = -1, threads: int | None = None) -> None:
@@ -61,7 +61,7 @@ class SlotsLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; returns what each returned, NaN for one that died."""
+        """Run the jobs; returns their results, NaN for a job whose process died."""
         try:
             from hydra_plugins.hydra_joblib_launcher import _core  # noqa: F401
         except ImportError as error:
@@ -89,7 +89,7 @@ class SlotsLauncher(Launcher):
                 except KeyboardInterrupt:
                     self.stopped = True
                     for pid in [pid for executor in workers.values() for pid in list(executor._processes or {})]:
-                        with suppress(ProcessLookupError):  # it died meanwhile
+                        with suppress(ProcessLookupError):  # it has ended
                             os.kill(pid, signal.SIGINT)
 
     def _slot(self, jobs: Iterator[Any], lock: Any, returned: Any, workers: Any, sweep: Path, state: Any) -> None:
@@ -106,7 +106,7 @@ class SlotsLauncher(Launcher):
                     _run, number, list(overrides), self.hydra_context, self.config, self.task_function, state
                 ).result()
                 self.stopped |= returned[number] is None
-            except BaseException as error:  # its process died, or what it returned did not arrive
+            except BaseException as error:  # its process died, or its result could not be sent
                 executor = None if isinstance(error, BrokenProcessPool) else executor
                 self.stopped |= isinstance(error, KeyboardInterrupt)
                 if not self.stopped:
@@ -116,7 +116,7 @@ class SlotsLauncher(Launcher):
             executor.shutdown(wait=True)
 
     def _lost(self, sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
-        """Make a failed row of a job that returned nothing, unless it had finished; returns its result."""
+        """Return the result of a job without an answer: its values if it had finished, else a failed row and NaN."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from litesort.io import write_text
@@ -135,12 +135,12 @@ class SlotsLauncher(Launcher):
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))
 
     def _composed(self, sweep: Path, number: int, overrides: list[str]) -> tuple[DictConfig, Path]:
-        """A job's config and folder, as its process would have made them: it may have died before it did."""
+        """Compose the config and folder of a job, whose process may have died before it did so."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num = number
         before = HydraConfig.instance().cfg
-        HydraConfig.instance().cfg = config  # its folder's name asks for it
+        HydraConfig.instance().cfg = config  # the folder name is resolved from it
         try:
             return config, sweep / str(config.hydra.sweep.subdir)
         finally:
@@ -157,7 +157,7 @@ def _in_turn(jobs: Iterator[Any], lock: Any) -> Iterator[Any]:
 
 
 def _begin(parent: int) -> None:
-    """In a worker: Ctrl-C comes from the launcher alone, and it ends with the launcher, however that ends."""
+    """Set up a worker: it gets Ctrl-C from the launcher only, and ends when the launcher ends for any reason."""
     os.setpgrp()
 
     def watch() -> None:
@@ -169,13 +169,13 @@ def _begin(parent: int) -> None:
 
 
 def _run(number: int, overrides: list[str], context: Any, config: Any, task: Any, state: Any) -> JobReturn | None:
-    """In a worker: one job; None if it was asked to stop."""
+    """Run one job in a worker; None if it was stopped by a signal."""
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     try:
         return execute_job(number, overrides, context, config, task, state)
     except (KeyboardInterrupt, SystemExit) as error:
-        if type(error).__name__ == SIGTERM:  # only this process was asked to end, by what looks after memory: it does
+        if type(error).__name__ == SIGTERM:  # sent to this process only, e.g. by an out-of-memory daemon: end it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         return None

@@ -1,4 +1,4 @@
-"""A Hydra sweeper over Optuna: one goal or several, conditional settings, studies that go on where they were."""
+"""A Hydra sweeper for Optuna: one or several goals, conditional settings, resumable studies."""
 
 import math
 import warnings
@@ -20,26 +20,25 @@ if TYPE_CHECKING:
 
 
 class StudySweeper(Sweeper):
-    """Ask an Optuna study for settings, launch them as jobs, and tell it what they reached.
+    """Run the trials of an Optuna study as jobs, and report their values to the study.
 
-    A job's number is its trial's. Its objective values are what the job returns, one a goal; a job that returns none
-    is a failed trial, and the study goes on. A study lies in `storage`, so it goes on too when the sweep is resumed:
-    trials that were running are launched first, with their settings, and no finished trial runs again.
+    The number of a job is the number of its trial. A job returns one value a goal; a job without values is a failed
+    trial, and the study continues. The study is stored in `storage`. A resumed sweep first launches the trials that
+    were running, with their settings; finished trials do not run again.
 
     Args:
-        params: Setting -> where to look, in Hydra's grammar: `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`,
-            `tag(log,interval(1e-4,1e-2))`, `int(interval(4,32))`; or `{when: {augment: [randaugment]}, space: ...}` for
-            one that is only asked where settings above it, or fixed ones, have these values. The command line adds
-            to it and wins.
-        goals: Keys of metrics.json, what a job returns.
-        direction: "maximize" or "minimize"; a list, one a goal, where there are several.
-        n_trials: Finished trials that the study shall have, those of earlier runs included.
-        n_jobs: Trials launched at once; for more than one a launcher is needed that runs several.
-        sampler: Makes Optuna's sampler when called with a seed.
-        seed: Of the sampler; one that goes on gets another, since it would repeat itself.
-        storage: URL of the study's database.
-        study_name: What the study is called in it.
-        pruning: `{startup_trials, warmup_epochs}` for the callback that stops hopeless trials; None: it stops none.
+        params: Setting -> search space in Hydra's grammar: `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`,
+            `tag(log,interval(1e-4,1e-2))`, `int(interval(4,32))`. `{when: {augment: [randaugment]}, space: ...}` is
+            only sampled if earlier or fixed settings have these values. The command line adds settings and wins.
+        goals: Keys of metrics.json, in the order that a job returns them.
+        direction: "maximize" or "minimize"; a list with one value a goal if there are several.
+        n_trials: Number of finished trials, including those of earlier runs.
+        n_jobs: Trials launched at once; more than one needs a launcher that runs jobs in parallel.
+        sampler: Called with a seed, returns Optuna's sampler.
+        seed: Seed of the sampler; a resumed study adds its number of trials, so that samples do not repeat.
+        storage: URL of the database.
+        study_name: Name of the study in the database.
+        pruning: `{startup_trials, warmup_epochs}` of the callback that prunes trials; None: no pruning.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class StudySweeper(Sweeper):
         if len(self.directions) != len(self.goals) or set(self.directions) - {"maximize", "minimize"}:
             raise HydraException("hydra.sweeper.direction: give maximize or minimize for each of hydra.sweeper.goals")
         if pruning and self.directions != ["maximize"]:
-            raise HydraException("hydra.sweeper.pruning watches one goal that is maximised: set it to null here")
+            raise HydraException("hydra.sweeper.pruning needs one goal that is maximised: set it to null")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -71,7 +70,7 @@ class StudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run what the study lacks; returns its best trials."""
+        """Run the missing trials of the study; returns the best trials."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -90,20 +89,20 @@ class StudySweeper(Sweeper):
         return study.best_trials
 
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-        """Fixed overrides, and where to look for the others: key -> (what is sampled, when)."""
+        """Return the fixed overrides, and the search space: key -> (override to sample, condition)."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        said = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
-        fixed = {key: o.get_value_element_as_str() for key, o in said.items() if not o.is_sweep_override()}
+        given = {override.get_key_element(): override for override in parser.parse_overrides(arguments)}
+        fixed = {key: o.get_value_element_as_str() for key, o in given.items() if not o.is_sweep_override()}
         space: dict[str, Any] = {}
         for key, where in self.params.items():
             text, when = (where["space"], where["when"]) if isinstance(where, dict) else (where, {})
             if key not in fixed and text is not None:
-                space[key] = said.pop(key, None) or parser.parse_override(f"{key}={text}"), when
-        space |= {key: (override, {}) for key, override in said.items() if override.is_sweep_override()}
+                space[key] = given.pop(key, None) or parser.parse_override(f"{key}={text}"), when
+        space |= {key: (override, {}) for key, override in given.items() if override.is_sweep_override()}
         return [f"{key}={value}" for key, value in fixed.items()], space
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
-        """A new trial's number and overrides; None for one whose values are known, or that no job can be made of."""
+        """Return number and overrides of a new trial; None if its values are known, or it does not compose."""
         trial, finished = study.ask(), (_states().COMPLETE, _states().PRUNED)
         chosen = dict(item.partition("=")[::2] for item in fixed)
         for key, (override, when) in space.items():
@@ -114,7 +113,7 @@ class StudySweeper(Sweeper):
         same = next((t for t in study.trials if t.state in finished and t.params == trial.params), None)
         if same is not None:
             trial.set_user_attr("same_as", same.number)
-            stopped = same.state == _states().PRUNED  # its value is that of the epoch it was stopped at, no result
+            stopped = same.state == _states().PRUNED  # its value belongs to the epoch where it was pruned
             study.tell(trial, None if stopped else same.values, state=same.state)
             return None
         try:
@@ -131,7 +130,7 @@ class StudySweeper(Sweeper):
 
     def _run(self, study: "Study", fixed: list[str], jobs: list[tuple[int, list[str] | None]]) -> None:
         for number, overrides in jobs:
-            if overrides is None:  # it was killed before it was a job
+            if overrides is None:  # killed before its job started
                 study.tell(number, state=_states().FAIL)
         for numbers, batch in _neighbours([(number, o) for number, o in jobs if o is not None]):
             returned = self.launcher.launch([[*fixed, *o] for o in batch], initial_job_idx=numbers[0])
@@ -145,7 +144,7 @@ class StudySweeper(Sweeper):
 
 
 def suggest(trial: "Trial", key: str, override: Override) -> Any:
-    """A value for a setting, drawn by the trial from what the override describes."""
+    """Sample a value of a setting from the space of its override."""
     where = override.value()
     log = "log" in getattr(where, "tags", ())
     if isinstance(where, IntervalSweep):
@@ -178,7 +177,7 @@ def _finite(value: Any) -> bool:
 
 
 def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], list[list[str]]]]:
-    """Jobs in groups of consecutive numbers, which is what a launcher takes."""
+    """Group jobs by consecutive numbers, as launchers require."""
     group: list[tuple[int, list[str]]] = []
     for job in jobs:
         if group and job[0] != group[-1][0] + 1:
@@ -191,6 +190,6 @@ def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], 
 
 def _tell_best(study: "Study", goals: list[str]) -> None:
     best = study.best_trials if any(trial.values for trial in study.trials) else []
-    for trial in (trial for trial in best if "same_as" not in trial.user_attrs):  # a copy has no job
+    for trial in (trial for trial in best if "same_as" not in trial.user_attrs):  # a repeated trial has no job
         reached = ", ".join(f"{goal} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
         print(f"job {trial.number}: {reached} with {' '.join(trial.user_attrs['overrides'])}")

@@ -1,1 +1,1 @@
-"""What every package shares; imports none of them."""
+"""Code that all packages share: errors, files, system facts, random numbers. It imports no other package."""

@@ -1,4 +1,4 @@
-"""Write files whole or not at all: a reader, or a run that was killed, never finds half of one."""
+"""Write files atomically: a reader never sees an incomplete file, even if the writer is killed."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write into; it takes the name `path` if nothing was raised.
+    """Yield a temporary file beside `path`; it is renamed to `path` if nothing is raised.
 
     Missing folders are made.
 
     Raises:
-        FileExistsError: There is a file of this name in the end, and it is not to be overwritten.
+        FileExistsError: `path` exists at the end, and `overwrite` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -63,7 +63,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 
 def csv_cell(value: Any) -> Any:
-    """What a CSV cell holds for a value.
+    """Return the CSV cell of a value.
 
     Example:
         >>> csv_cell("=HYPERLINK(1)"), csv_cell(-0.5), csv_cell(float("nan")), csv_cell([0, 1])
@@ -82,7 +82,7 @@ def csv_cell(value: Any) -> Any:
 
 
 def plain(data: Any) -> Any:
-    """Same data out of dicts, lists, strings, numbers and None only; what is not finite becomes None."""
+    """Convert data to dicts, lists, strings, numbers and None; numbers that are not finite become None."""
     if isinstance(data, Mapping):
         return {str(key): plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple | set | frozenset):
@@ -95,12 +95,12 @@ def plain(data: Any) -> Any:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a file to write UTF-8 into: half a character, as in names that are not UTF-8, is spelt out, as JSON does."""
+    """Open a file for UTF-8 text; surrogates, as in file names that are not UTF-8, are written as escapes."""
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _name_new(temporary: Path, path: Path) -> None:
-    """Give a file its name; FileExistsError if another file has it."""
+    """Rename a file to a new name; FileExistsError if the name is taken."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: every number is a function of a sample's key and of its place in the stream."""
+"""Counter-based random numbers: each number is a function of a sample key, a stream and a position."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def mix64(values: np.ndarray) -> np.ndarray:
 def uniforms(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
     """Return `count` numbers a key: keys (B,) uint64 -> (B, count) float64 in [0, 1).
 
-    Each use has a `stream` of its own, so that switching one on or off leaves what the others draw as it is.
+    Each use has its own `stream`, so that enabling one use does not change the numbers of another.
     """
     places = np.arange(count, dtype=np.uint64) + np.uint64(stream << 16)
     bits = splitmix64(splitmix64(keys.astype(np.uint64))[:, None] + places * _GOLDEN)
@@ -39,8 +39,8 @@ def between(numbers: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 def boxes(numbers: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]) -> np.ndarray:
     """Draw boxes inside the unit square: numbers (B, 4) in [0, 1) -> (B, 4) float64 left, top, width, height.
 
-    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`; a side longer than the image is
-    cut to it.
+    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`; longer sides are
+    cut to the image.
     """
     area = between(numbers[:, 0], scale)
     aspect = np.exp(between(numbers[:, 1], (np.log(ratio[0]), np.log(ratio[1]))))

@@ -1,7 +1,7 @@
-"""What a checkpoint or an exported file says of its network, and whether each value is what it has to be.
+"""Check the metadata of checkpoints and exported files: classes, network, preprocessing, config.
 
-The same check serves `.ckpt` files and the metadata of exported files, so that no reader meets a class name that is a
-mapping, a size that is text, or an argument of the network that names a place to load from.
+Both kinds of file use the same check. Later code can rely on the type of every value, and on network arguments that
+name no file, folder or address.
 """
 
 import math
@@ -22,11 +22,11 @@ HARMLESS_PATHS = re.compile(r"drop_path")  # stochastic depth
 
 
 def fault(record: Any, complete: bool = False) -> str | None:
-    """Say in a few words what is wrong with the record of a network; None if all of it can be used.
+    """Return what is wrong with a model card, in a few words; None if it is valid.
 
     Args:
-        record: What `lightning_modules.checkpoint.make_record` returned, read back from a file.
-        complete: Whether it must name the size and the resize policy of its images.
+        record: The card, as `lightning_modules.checkpoint.make_record` made it, read from a file.
+        complete: Whether it must have the image size and the resize policy.
     """
     try:
         check_size(record)
@@ -55,7 +55,7 @@ def fault(record: Any, complete: bool = False) -> str | None:
 
 
 def arguments_fault(arguments: Any) -> str | None:
-    """Say what is wrong with arguments of a timm network; None if all are plain and none names a place to load from.
+    """Return what is wrong with the arguments of a timm network; None if all are plain and none names a file.
 
     >>> arguments_fault({"drop_path_rate": 0.1, "img_size": [64, 64]})
     >>> arguments_fault({"checkpoint_path": "a.pth"})
@@ -82,7 +82,7 @@ def _is_plain_argument(value: Any, depth: int = 0) -> bool:
 
 
 def _not_plain(value: Any, where: str) -> str | None:
-    """Name the first value that is not None, a bool, a number, text, a list or a mapping of these."""
+    """Return the first value that is not None, a bool, a number, text, a list or a mapping of these."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if type(key) not in (str, int):
@@ -148,7 +148,7 @@ def _origin(origin: Any) -> str | None:
 
 
 def _pruning(steps: Any) -> str | None:
-    """Whether each step is {"sizes": {module: {attribute: number(s)}}, "shapes": {tensor: numbers}}."""
+    """Check that each step is {"sizes": {module: {attribute: number(s)}}, "shapes": {tensor: numbers}}."""
     if not isinstance(steps, list | tuple):
         return "is no list"
     for number, step in enumerate(steps):

@@ -1,7 +1,7 @@
-"""Read JSON and YAML that somebody else wrote, and check plain data, in bounded time and memory.
+"""Read untrusted JSON and YAML, and check plain data, in bounded time and memory.
 
-A few hundred bytes of YAML, or a small pickle, can stand for billions of values, because they may name one value many
-times. A reader that walks them does not come back. All readers here refuse such a text before anything walks it.
+A few hundred bytes of YAML or a small pickle can expand to billions of values, because both can refer to one value many
+times. All readers here refuse such data before it is traversed.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH = 64  # lists and mappings inside each other
-MAX_NODES = 5_000_000  # values in a checkpoint or a JSON file, counted once for each place where they stand
+MAX_NODES = 5_000_000  # values in a checkpoint or a JSON file, counted once for each place where they occur
 LEAVES = {str, int, float, bool, type(None)}
 MAX_YAML_EVENTS = 200_000  # a config has a few hundred
 
@@ -18,7 +18,7 @@ def check_size(data: Any, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH
     """Raise ValueError if lists, tuples and mappings are nested too deep, or hold too many values.
 
     A value that several lists share counts once for each of them, so a structure that repeats or contains itself is
-    refused. Everything that is no list, tuple or mapping counts as one value.
+    refused. Any other object counts as one value.
 
     >>> loop = []
     >>> loop.append(loop)

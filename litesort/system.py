@@ -16,7 +16,7 @@ def available_cpus() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result, by name; those not installed are left out."""
+    """Return the versions of Python and of the packages that affect results; missing packages are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Commit that `folder` stands at, with "-dirty" behind it where tracked files differ; None outside a repository."""
+    """Return the commit of `folder`, with "-dirty" if tracked files differ; None outside a repository."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

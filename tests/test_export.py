@@ -134,7 +134,7 @@ def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path, 
 
 
 def report_classes(predict) -> list[str]:
-    return predict.record["classes"]
+    return predict.card["classes"]
 
 
 def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tmp_path):
@@ -143,7 +143,7 @@ def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tm
         f"out={tmp_path / 'out'}", *QUICK, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "does not compute what the checkpoint does" in " ".join(done.stdout.split())
+    assert "differs from the checkpoint" in " ".join(done.stdout.split())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"export.json", "export.csv"}
 
 
@@ -182,5 +182,5 @@ def test_an_export_stands_beside_the_one_that_is_there(checkpoint, tmp_path):
 
 def test_where_the_checkpoint_answers_is_as_said(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(DeploymentError, match=r"accelerator=cuda is not here: .* give accelerator=cpu"):
+    with pytest.raises(DeploymentError, match=r"accelerator=cuda is not available: .* give accelerator=cpu"):
         export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", "accelerator=cuda"))

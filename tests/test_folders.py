@@ -148,7 +148,7 @@ def test_trainings_of_the_same_second_are_two_runs(photos, tmp_path):
     several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
     train = str(ROOT / "train.py")
     outputs = finish(start(tmp_path, train, *quick, "seed=1"), start(tmp_path, train, *quick, *several, "seed=2"))
-    assert not any("in the hands of another process" in text for text in outputs)
+    assert not any("locked by another process" in text for text in outputs)
     folders = sorted((tmp_path / "runs" / "2026-01-31").iterdir())
     assert [folder.name for folder in folders] == ["12-00-00-resnet10t", "12-00-00-resnet10t-2"]
     assert {json.loads((folder / "metrics.json").read_text())["seed"] for folder in folders} == {1, 2}
@@ -232,7 +232,7 @@ with export_folder({ckpt!r}, None, False) as folder:
             assert other.stdout.readline() == "exported\n"
             assert exported(ckpt) == "exported-2"
             for out, overwrite in ((str(tmp_path / "exported"), False), (None, True)):
-                with pytest.raises(ModelError, match=r"out=.*exported is in the hands of another export: wait for"):
+                with pytest.raises(ModelError, match=r"out=.*exported is locked by another export: wait until"):
                     exported(ckpt, out, overwrite)
         finally:
             other.kill()

@@ -50,7 +50,7 @@ def test_check_accepts_every_option_of_conf(choice):
 )  # fmt: skip
 def test_a_value_of_the_wrong_kind_is_named(override):
     key, _, value = override.partition("=")
-    with pytest.raises(ModelError, match="is of no use: give") as caught:
+    with pytest.raises(ModelError, match="is invalid: expected") as caught:
         check(composed(override))
     assert str(caught.value).startswith(f"{key}=")
     assert value.strip("[]") in str(caught.value)
@@ -58,7 +58,7 @@ def test_a_value_of_the_wrong_kind_is_named(override):
 
 def test_settings_of_what_the_list_leaves_out_are_named():
     with pytest.raises(
-        ModelError, match=r"^callbacks\.finetuning is set, but callbacks does not name it: give .*null$"
+        ModelError, match=r"^callbacks\.finetuning is set, but callbacks does not include it: give .*null$"
     ):
         check(composed("experiment=finetune", "callbacks=[default,ema]"))
     check(composed("experiment=finetune", "callbacks=[default,ema,finetuning]"))
@@ -66,7 +66,7 @@ def test_settings_of_what_the_list_leaves_out_are_named():
 
 
 def test_what_a_run_cannot_do_without_is_not_switched_off():
-    with pytest.raises(ModelError, match="give checkpoint too"):
+    with pytest.raises(ModelError, match="expected checkpoint too"):
         check(composed("callbacks.checkpoint=null"))
 
 
@@ -93,11 +93,11 @@ def test_end_to_end_score_needs_the_end_to_end_clock():
 
 
 COMMAND_LINES = {
-    "model=resnet99": "model=resnet99 is not there: did you mean resnet",
+    "model=resnet99": "model=resnet99 does not exist: did you mean resnet",
     "trainer.max_epoch=3": "trainer.max_epoch is not a setting: did you mean max_epochs?",
-    "-m experiment=foo": "experiment=foo is not there: choose one of backbones, baseline, ",
-    "callbacks=[default,foo]": "callbacks=[foo] is not there: choose from conf/callbacks",
-    "model=resnet18,resnet34": "model=resnet18,resnet34 names several: add -m to sweep over them",
+    "-m experiment=foo": "experiment=foo does not exist: choose one of backbones, baseline, ",
+    "callbacks=[default,foo]": "callbacks=[foo] does not exist: choose from conf/callbacks",
+    "model=resnet18,resnet34": "model=resnet18,resnet34 has several values: add -m to sweep over them",
     "data.size": "data.size cannot be read: write key=value",
 }
 

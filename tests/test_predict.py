@@ -126,9 +126,9 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
         ("source=null", "source is not set"),
         ("min_confidence=2", "min_confidence=2"),
         ("workers=0", "workers=0"),
-        ("workers=auto", "workers=auto is of no use: give a whole number, 1 or more"),
-        ("batch_size=null", "batch_size=null is of no use"),
-        ("threads=auto", "threads=auto is of no use"),
+        ("workers=auto", "workers=auto is invalid: expected an integer of at least 1"),
+        ("batch_size=null", "batch_size=null is invalid"),
+        ("threads=auto", "threads=auto is invalid"),
         ("+runtime.a=1", "runtime options a do nothing with a checkpoint"),
         ("ckpt=null", "ckpt is not given"),
         ("ckpt=model.txt", "model.txt"),
@@ -151,14 +151,14 @@ def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
     with monkeypatch.context() as early:
         early.setattr("deployment.predictors.load_artifact", None)  # refused before any work
         for name in ("a.csv", str(tmp_path / "a.csv"), "deep/../a.csv", "./a.csv", "link/../a.csv"):
-            with pytest.raises(DataError, match=r"csv=.* json=a.csv are one file: give each a name of its own"):
+            with pytest.raises(DataError, match=r"csv=.* json=a.csv are the same file: give two names"):
                 predict(configured(f"ckpt={checkpoint}", one, f"csv={name}", "json=a.csv", "overwrite=true"))
         for key, name in (("csv", "old.csv"), ("json", "old.csv"), ("csv", "dangling")):
-            line = f"{key}={name} is there already: give another name, or overwrite=true to replace it"
+            line = f"{key}={name} exists: give another name, or overwrite=true to replace it"
             with pytest.raises(DataError) as refused:
                 predict(configured(f"ckpt={checkpoint}", one, f"{key}={name}"))
             assert str(refused.value) == line
-        with pytest.raises(ModelError, match="overwrite=maybe is of no use: give true or false"):
+        with pytest.raises(ModelError, match="overwrite=maybe is invalid: expected true or false"):
             predict(configured(f"ckpt={checkpoint}", one, "overwrite=maybe"))
     predict(configured(f"ckpt={checkpoint}", one, "csv=old.csv", "overwrite=true"))
     assert "cup1.jpg" in Path("old.csv").read_text()
@@ -169,7 +169,7 @@ def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos,
     monkeypatch.setattr(
         Answers, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
     )
-    with pytest.raises(DataError, match=r"csv=.*a.csv is there already: give another name"):
+    with pytest.raises(DataError, match=r"csv=.*a.csv exists: give another name"):
         predict(configured(f"ckpt={checkpoint}", f"source={photos / 'cup' / 'cup1.jpg'}", f"csv={tmp_path / 'a.csv'}"))
     assert (tmp_path / "a.csv").read_text() == "other"
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,7 +1,7 @@
 """Export formats, one module a format.
 
-`FORMATS` maps names to formats. A module of this folder `NAME.py` holds the format NAME in its variable `FORMAT`; it is
-imported when it is first asked for. `register` adds formats that live elsewhere.
+`FORMATS` maps names to formats. The module `NAME.py` of this folder defines the format NAME as `FORMAT`; it
+is imported on first use. `register` adds formats of other packages.
 """
 
 import importlib
@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "ExportedPredictor", "Format", "Predictor", "find_format",
 
 
 class _Formats(Mapping[str, Format]):
-    """The modules of this folder, and what was registered."""
+    """Map names to the formats of this folder and to registered formats."""
 
     def __init__(self) -> None:
         self.registered: dict[str, Format] = {}
@@ -42,13 +42,13 @@ FORMATS = _Formats()
 
 
 def register(formats: Mapping[str, Format] | None) -> None:
-    """Add formats for the life of this process; one of the same name is replaced.
+    """Register formats in this process; a format of the same name is replaced.
 
     Args:
         formats: Name -> format; None adds nothing.
 
     Raises:
-        DeploymentError: A value is no `Format`, or has another name than its key.
+        DeploymentError: A value is not a `Format`, or its name differs from its key.
     """
     for name, value in (formats or {}).items():
         if not isinstance(value, Format):
@@ -63,10 +63,10 @@ def register(formats: Mapping[str, Format] | None) -> None:
 
 
 def get_format(name: str, key: str = "format") -> Format:
-    """The format of a name.
+    """Return the format of a name.
 
     Raises:
-        DeploymentError: There is none; the message begins with `key` and lists the names.
+        DeploymentError: The name is unknown; the message begins with `key` and lists the names.
     """
     if name not in FORMATS:
         raise DeploymentError(f"{key}={name} is unknown: choose one or more of {','.join(FORMATS)}")
@@ -74,14 +74,14 @@ def get_format(name: str, key: str = "format") -> Format:
 
 
 def find_format(path: str | Path) -> Format | None:
-    """The format that writes files of this name, by the suffix; None where there is none, as for a checkpoint."""
+    """Return the format of a file by its suffix; None for other files, e.g. checkpoints."""
     name = Path(path).name
     fitting = [one for one in FORMATS.values() if name.endswith(one.suffix)]
     return max(fitting, key=lambda one: len(one.suffix), default=None)
 
 
 def find_model(path: str | Path) -> Path | None:
-    """The exported model that a companion file (weights, metadata) lies beside; None where there is none."""
+    """Return the exported model that a companion file (weights, metadata) belongs to; None for other files."""
     path = Path(path)
     for one in FORMATS.values():
         model = path.with_suffix(Path(one.suffix).suffix or one.suffix)

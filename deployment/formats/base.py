@@ -1,4 +1,4 @@
-"""What an export format is, and what the formats share."""
+"""Base class of export formats, and functions that formats share."""
 
 import contextlib
 import errno
@@ -45,10 +45,10 @@ class ExportedPredictor(Predictor, Protocol):
     """The predictor of an exported file.
 
     Attributes:
-        record: The stored metadata, plain data: "classes", "preprocessing", "config", "model", "exported", ...
+        card: The stored metadata, plain data: "classes", "preprocessing", "config", "model", "exported", ...
     """
 
-    record: dict[str, Any]
+    card: dict[str, Any]
 
 
 Images = Iterable[np.ndarray]  # batches (B, S, S, 3) uint8 that can be iterated several times
@@ -95,12 +95,12 @@ class Format(ABC):
         Conversion, normalisation, temperature and softmax belong to the model.
 
         Args:
-            net: Backbone, as lightning_modules.checkpoint.build_net returns it; it stays as it is.
+            net: Backbone, as lightning_modules.checkpoint.build_net returns it; it does not change.
             path: Name of the file, with `suffix`.
             card: Metadata of the checkpoint, plain data; stored with `describe_export`.
-            precision: One of `precisions`, but for int8: `quantize` makes that of a float file.
+            precision: One of `precisions`, except int8, which `quantize` makes of a float file.
             temperature: Logits are divided by it before the softmax; above 0.
-            verify: Called with the file under a temporary name; what it raises keeps the file from being written.
+            verify: Called with the file under a temporary name; if it raises, the file is not written.
 
         Returns:
             `path`.
@@ -142,29 +142,28 @@ class Format(ABC):
             source: A float file of this format.
             path: Name of the new file.
             images: Calibration images; batches (B, S, S, 3) uint8 that can be iterated several times.
-            f1_of: Macro F1 of a predictor. With it, layers return to float until no more than `max_drop` is lost: the
+            f1_of: Macro F1 of a predictor. If given, layers return to float until at most `max_drop` is lost: the
                 first, the first three, then the most sensitive.
             max_drop: Macro F1 that may be lost.
             verify: As in `write`.
             rounds: Rounds of the search.
 
         Returns:
-            `path`; the names of the layers that stay in float are in its metadata, `exported.float_layers`.
+            `path`; its metadata names the layers in float under `exported.float_layers`.
 
         Raises:
-            DeploymentError: A package is missing, too much is lost after the last round or by the written file, and
-                as in `write`.
+            DeploymentError: The last round or the written file loses more than `max_drop`, or as in `write`.
         """
         raise DeploymentError(f"format={self.name} precision=int8 is invalid: {self.not_offered('int8')}")
 
     def not_offered(self, precision: str) -> str | None:
-        """Why a precision cannot be had, in one line; None where it can. Override it to look at the machine."""
+        """Return why a precision is not offered, in one line; None if it is. Override it to check the machine."""
         if precision in self.precisions:
             return None
         return self.reasons.get(precision, f"{self.name} has {', '.join(self.precisions)}")
 
     def files(self, path: str | Path) -> list[Path]:
-        """All files of one model, the one that is given to `load` first."""
+        """Return all files of one model; the first is the one that `load` takes."""
         return [Path(path), *(Path(path).with_suffix(suffix) for suffix in self.companions)]
 
     def require(self, module: str, purpose: str) -> ModuleType:
@@ -172,14 +171,14 @@ class Format(ABC):
         return optional(module, purpose, self.extra)
 
     def check_packages(self, precision: str) -> None:
-        """Raise DeploymentError where a package is missing that a precision needs; loads none of them."""
+        """Raise DeploymentError if a package that a precision needs is missing; imports none."""
         for package in (*self.packages, *self.precision_packages.get(precision, ())):
             if importlib.util.find_spec(package) is None:
                 self.require(package, f"format={self.name} precision={precision}")
 
 
 def describe_export(card: Mapping[str, Any], name: str, precision: str, temperature: float) -> dict[str, Any]:
-    """A card with how the file was made under "exported", beside what the caller has put there already."""
+    """Return a card with the description of the file under "exported"; values of the caller there are kept."""
     import torch
 
     size = image_size(card)
@@ -197,7 +196,7 @@ def describe_export(card: Mapping[str, Any], name: str, precision: str, temperat
 
 
 def image_size(card: Mapping[str, Any]) -> int:
-    """Side of the images of a card, in pixels; DeploymentError where it has none."""
+    """Return the image size of a card in pixels; DeploymentError if it has none."""
     size = card["preprocessing"].get("size")
     if not isinstance(size, int):
         raise DeploymentError("ckpt is invalid: its metadata has no image size; train it again with this litesort")
@@ -205,7 +204,7 @@ def image_size(card: Mapping[str, Any]) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a file; DeploymentError where it cannot be read."""
+    """Return the content of a file; DeploymentError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -215,31 +214,31 @@ def read_file(path: Path) -> bytes:
 
 
 def as_array(images: "np.ndarray | Tensor") -> np.ndarray:
-    """Images as a contiguous array, which runtimes other than torch take."""
+    """Return images as a contiguous array, as runtimes other than torch need."""
     return np.ascontiguousarray(images if isinstance(images, np.ndarray) else images.cpu().numpy())
 
 
 def file_details(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a latency entry reports about the file itself."""
+    """Return the values of a file that latency entries report."""
     return {"precision": card["exported"].get("precision"), "size": card["preprocessing"]["size"]}
 
 
 def cannot_run(path: Path, runtime: str, error: Exception | str) -> DeploymentError:
-    """The error for a file that its runtime refuses, in one line."""
+    """Return the one-line error for a file that its runtime refuses."""
     line = " ".join(str(error).split())[:200] or type(error).__name__
     return DeploymentError(f"ckpt={path} cannot be run by {runtime}: {line}: export it again, or use another format")
 
 
 def invalid_option(name: str, value: Any, runtime: str, hint: str) -> DeploymentError:
-    """The error for a runtime option that the runtime does not have, or not with this value."""
-    return DeploymentError(f"runtime.{name}={value} is no option of {runtime}: {hint}")
+    """Return the error for an unknown runtime option, or an invalid value of one."""
+    return DeploymentError(f"runtime.{name}={value} is not an option of {runtime}: {hint}")
 
 
 @contextlib.contextmanager
 def converting(name: str, card: Mapping[str, Any]) -> Iterator[None]:
-    """Silence an exporter, and turn its errors into one line.
+    """Silence an exporter, and turn its errors into a DeploymentError.
 
-    Exporters print and warn about torch's internals, and fail with exceptions of any class.
+    Exporters print warnings about torch's internals, and raise exceptions of any class.
     """
     model = card.get("model", {}).get("name", "this network")
     try:
@@ -257,12 +256,12 @@ def converting(name: str, card: Mapping[str, Any]) -> Iterator[None]:
 
 
 def cannot_express(name: str, model: str, reason: str) -> DeploymentError:
-    """The error for a network that a format has no operators for."""
+    """Return the error for a network that needs operators the format lacks."""
     return DeploymentError(
         f"format={name} cannot express {model}: {reason}: leave this format out, or choose another model"
     )
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of a message that is not empty."""
+    """Return the first line of a message that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

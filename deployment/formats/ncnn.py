@@ -33,7 +33,7 @@ from deployment.placing import Verify, placing
 from litesort.errors import DeploymentError
 
 TIMEOUT = 900  # seconds; pnnx takes 3 to 10
-# A layer that ncnn lacks may end the process, so the first run of a new file is one of its own.
+# A layer that ncnn lacks may crash the process, so a new file first runs in a subprocess.
 FIRST_RUN = """
 import sys
 import numpy, ncnn
@@ -123,8 +123,8 @@ FORMAT = NcnnFormat()
 class NcnnPredictor:
     """Run an ncnn model, one image a call of the runtime, on the CPU.
 
-    Files that do not belong together, or are damaged, are refused by their SHA-256 before ncnn reads them. That is no
-    protection from a file that is made to attack ncnn: open models from sources that you trust.
+    Files that are damaged or from different exports are refused by their SHA-256 before ncnn reads them. This does
+    not protect from files that are made to attack ncnn: only open models from sources that you trust.
 
     Args:
         path: The .ncnn.param file.
@@ -138,14 +138,16 @@ class NcnnPredictor:
         for file in FORMAT.files(path)[1:]:
             if not file.is_file():
                 raise DeploymentError(f"ckpt={path} needs {file.name} beside it: copy all three files")
-        self.record = unpack(read_file(path.with_suffix(".json")), path)
+        self.card = unpack(read_file(path.with_suffix(".json")), path)
         digests = {".param": _digest(layers), ".bin": _digest(read_file(path.with_suffix(".bin")))}
-        if self.record["exported"].get("sha256") != digests:
-            raise DeploymentError(f"ckpt={path} and the files beside it are not of one export: copy all three again")
-        self.size = int(self.record["preprocessing"]["size"])
+        if self.card["exported"].get("sha256") != digests:
+            raise DeploymentError(
+                f"ckpt={path} and the files beside it are from different exports: copy all three again"
+            )
+        self.size = int(self.card["preprocessing"]["size"])
         self.net = self.ncnn.Net()
         chosen: dict[str, Any] = {"use_vulkan_compute": False}
-        if self.record["exported"].get("precision") != "fp16":
+        if self.card["exported"].get("precision") != "fp16":
             chosen |= dict.fromkeys(("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"), False)
         chosen |= {} if threads is None else {"num_threads": threads}
         chosen |= dict(options or {})
@@ -160,7 +162,7 @@ class NcnnPredictor:
             "version": version,
             "runtime_threads": threads,
             "options": chosen,
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
@@ -180,7 +182,7 @@ class NcnnPredictor:
 
 
 class _FloatInput(nn.Module):
-    """A deployable network whose input is pixels as float32, (1, 3, S, S) in [0, 255]."""
+    """Wrap a deployable network so that its input is float32, (1, 3, S, S) in [0, 255]."""
 
     def __init__(self, module: Deployable) -> None:
         super().__init__()
@@ -196,7 +198,7 @@ class _FloatInput(nn.Module):
 
 
 def _run(command: list[str], folder: str, failures_only: bool = False) -> str:
-    """Run a program in a folder: its output and errors; with `failures_only`, nothing where it succeeds."""
+    """Run a program in a folder; returns its output and errors, or "" if it succeeds and `failures_only` is set."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False
@@ -210,7 +212,7 @@ def _run(command: list[str], folder: str, failures_only: bool = False) -> str:
 
 
 def _last_line(text: str) -> str:
-    return " ".join(text.splitlines()[-1:])[:200] or "it said nothing"
+    return " ".join(text.splitlines()[-1:])[:200] or "no output"
 
 
 def _rename_ends(layers: str) -> str:

@@ -29,7 +29,7 @@ from litesort.errors import DeploymentError
 
 FP16_MIN_SIZE = 256  # smaller tensors save nothing, and precision matters most for biases and norms
 LAYERS = ("Conv", "Gemm", "MatMul")  # they have weights, and can stay in float
-# Without these, int8 would end at each of them.
+# Other operators; int8 would stop at each of them otherwise.
 BETWEEN = ("Add", "Mul", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip")
 
 
@@ -102,7 +102,7 @@ class OnnxFormat(Format):
                         float_layers = order[: max(1, min(len(order) - 1, len(order) >> (rounds - 1 - number)))]
                     _quantize_static(source, draft, images, nodes_to_exclude=[*before, *_nodes(parts, float_layers)])
             check = check_written(path, OnnxPredictor, f1_of, reference, max_drop, len(float_layers), verify)
-            _rewrite(draft, path, describe_int8(base.record, float_layers), check)
+            _rewrite(draft, path, describe_int8(base.card, float_layers), check)
         return path
 
 
@@ -130,9 +130,9 @@ class OnnxPredictor:
             _set_option(settings, name, value)
         try:
             self.session = runtime.InferenceSession(data, settings, providers=providers)
-        except Exception as error:  # the runtime raises a dozen classes of its own
+        except Exception as error:  # the runtime has many exception classes
             raise cannot_run(path, f"ONNX Runtime {runtime.__version__}", error) from error
-        self.record = unpack(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.card = unpack(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.input = self.session.get_inputs()[0].name
         self.device = torch.device("cpu")
         self.details = {
@@ -140,7 +140,7 @@ class OnnxPredictor:
             "version": runtime.__version__,
             "runtime_threads": threads,
             "options": {**chosen, "providers": self.session.get_providers()},
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
@@ -194,7 +194,9 @@ def _refuse_external_data(path: Path, data: bytes) -> None:
             f"ckpt={path} cannot be read as an ONNX file: {' '.join(str(error).split())[:150]}"
         ) from error
     if external:
-        raise DeploymentError(f"ckpt={path} keeps weights in other files, which litesort's never do: it is refused")
+        raise DeploymentError(
+            f"ckpt={path} keeps weights in other files, which files of litesort never do: it is refused"
+        )
 
 
 def _tensors(message: Any) -> Iterable[Any]:
@@ -254,12 +256,12 @@ def _parts(source: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _nodes(parts: Mapping[str, list[str]], layers: Sequence[str]) -> list[str]:
-    """The nodes of some layers and of what follows them, each once."""
+    """Return the nodes of some layers and of the nodes that follow them, each once."""
     return list(dict.fromkeys(node for layer in layers for node in parts[layer]))
 
 
 def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], images: Images, folder: Path) -> list[str]:
-    """Layers by how far the probabilities move when that layer alone is int8, the farthest first."""
+    """Order layers by the change of the probabilities when only that layer is int8, the largest first."""
     batch = next(iter(images))
     reference, moved = OnnxPredictor(source)(batch), {}
     for layer, nodes in parts.items():

@@ -61,7 +61,9 @@ class OpenVINOFormat(Format):
     ) -> Path:
         """Write `path` (.xml) and its weights (.bin); fp16 and bf16 store weights in half precision."""
         openvino = self.require("openvino", "format=openvino")
-        graph = trace_onnx(net, card, temperature, self.name)  # four times as fast as its own tracing, the same graph
+        graph = trace_onnx(
+            net, card, temperature, self.name
+        )  # four times as fast as OpenVINO's tracing, the same graph
         with converting(self.name, card):
             model = openvino.Core().read_model(graph)
         described = describe_export(card, self.name, precision, temperature)
@@ -119,7 +121,7 @@ class OpenVINOFormat(Format):
                 f"{path.name}: every layer would return to float: take fp32 or fp16, or raise max_drop"
             )
         check = check_written(path, OpenVINOPredictor, f1_of, reference, max_drop, len(float_layers), verify)
-        return self._save(small, path, describe_int8(base.record, float_layers), check)
+        return self._save(small, path, describe_int8(base.card, float_layers), check)
 
     def _save(self, model: Any, path: Path, card: Mapping[str, Any], verify: Verify | None) -> Path:
         openvino = self.require("openvino", "format=openvino")
@@ -157,8 +159,8 @@ class OpenVINOPredictor:
             core = openvino.Core()
             model = core.read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-            self.record = unpack(text, path)
-            bf16 = self.record["exported"].get("precision_hint") == "bf16" and _has_bf16(core)
+            self.card = unpack(text, path)
+            bf16 = self.card["exported"].get("precision_hint") == "bf16" and _has_bf16(core)
             chosen = {"PERFORMANCE_HINT": "LATENCY", HINT: "bf16" if bf16 else "f32", "NUM_STREAMS": "1"}
             chosen |= {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
             chosen |= dict(options or {})
@@ -178,7 +180,7 @@ class OpenVINOPredictor:
             "version": openvino.__version__.partition("-")[0],
             "runtime_threads": threads,
             "options": {**chosen, "device": device},
-            **file_details(self.record),
+            **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
@@ -192,7 +194,7 @@ class OpenVINOPredictor:
 
 
 class _Compiled:
-    """A model that NNCF or OpenVINO has compiled, as a predictor."""
+    """The predictor of a model that NNCF or OpenVINO has compiled."""
 
     def __init__(self, compiled: Any, like: OpenVINOPredictor) -> None:
         self.compiled, self.device, self.details = compiled, like.device, like.details
@@ -202,7 +204,7 @@ class _Compiled:
 
 
 def _compile_one(core: Any, model: Any, device: str, chosen: Mapping[str, str]) -> Any:
-    """A request for single images, up to a tenth faster because no dimension is dynamic."""
+    """Compile a request for single images; without dynamic dimensions it is up to 10 % faster."""
     height, width, channels = (dimension.get_length() for dimension in model.inputs[0].get_partial_shape()[1:])
     model.reshape([1, height, width, channels])
     with kept_signal_stack():
@@ -210,7 +212,7 @@ def _compile_one(core: Any, model: Any, device: str, chosen: Mapping[str, str]) 
 
 
 def _has_bf16(core: Any) -> bool:
-    """Whether the CPU computes in bf16 (AVX-512 BF16, AMX, or Arm's BF16)."""
+    """Tell whether the CPU computes in bf16 (AVX-512 BF16, AMX, or BF16 of Arm)."""
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -1,4 +1,4 @@
-"""How time is measured: one timer, and the benchmark against a reference."""
+"""Latency: a timer, and a benchmark that compares candidates with a reference."""
 
 from litesort.lazy import attach
 
@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "LatencyBenchmark": "benchmark",
+        "LatencyReport": "benchmark",
         "Settings": "timer",
     },
 )

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,21 +24,37 @@ from deployment.latency.timer import (
 )
 from litesort.errors import DeploymentError
 
-MODEL = "model"  # the evaluated net's name in the records
+MODEL = "model"  # name of an evaluated artifact in the records
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """Times of candidates and of the reference, measured in one run.
+
+    Attributes:
+        records: One record a clock and batch size, as `deployment.latency.timer.measure` returns it.
+    """
+
+    records: list[dict[str, Any]]
+
+    def entry(self, name: str = MODEL) -> dict[str, Any]:
+        """Return the times of a candidate on the model clock, at the first batch size."""
+        found: dict[str, Any] = self.records[0]["entries"][name]
+        return found
 
 
 class LatencyBenchmark:
-    """How time is measured.
+    """Time candidates and a reference in turn, in one run.
 
     Args:
-        device: Where the nets run, e.g. "cpu" or "cuda:0".
-        batches: Photos a call; 1 must be among them where a score is wanted.
-        end_to_end: Measure from file to class too.
-        photos: Files that the end-to-end clock goes through, over and over.
+        device: Device of the networks, e.g. "cpu" or "cuda:0".
+        batches: Images a call; a score needs 1.
+        end_to_end: Measure the time from file to class too.
+        photos: Number of files that the end-to-end clock cycles through.
         settings: Length of a measurement, warm-up, threads.
 
     Raises:
-        DeploymentError: A setting is out of range, or the device is not here.
+        DeploymentError: A setting is out of range, or the device is not available.
     """
 
     def __init__(
@@ -57,41 +74,30 @@ class LatencyBenchmark:
         except RuntimeError as error:
             raise DeploymentError(f"latency.device={device} is not a device: give cpu or cuda:0") from error
         if not there:
-            raise DeploymentError(f"latency.device={device} is not here: no CUDA device was found, give cpu")
+            raise DeploymentError(f"latency.device={device} is not available: no CUDA device was found, give cpu")
         self.device, self.batches, self.end_to_end, self.photos = device, list(batches), end_to_end, photos
         self.settings = settings
 
     def measure(
         self,
-        net: nn.Module | Predictor,
-        size: int,
-        reference: tuple[str, nn.Module, int],
-        reader: Callable[[int], Callable[[Path], np.ndarray]],
-        files: Sequence[Path],
-    ) -> list[dict[str, Any]]:
-        """Time one model, under the name "model", and the reference: see `measure_all`."""
-        return self.measure_all({MODEL: (net, size)}, reference, reader, files)
-
-    def measure_all(
-        self,
         models: Mapping[str, tuple[nn.Module | Predictor, int]],
         reference: tuple[str, nn.Module, int],
         reader: Callable[[int], Callable[[Path], np.ndarray]],
         files: Sequence[Path],
-    ) -> list[dict[str, Any]]:
+    ) -> LatencyReport:
         """Time models and the reference, round by round.
 
         Args:
-            models: Name -> a net, (B, 3, S, S) float32 in [0, 1] -> logits (B, C), or the predictor of an exported
-                file, which takes (B, S, S, 3) uint8 and normalises by itself; and its side S in pixels. Predictors
-                bring their threads with them.
-            reference: Name, net and side of the reference. Nets are moved to `device`, and to channels_last: the layout
-                alone makes a difference of almost two.
-            reader: Takes S, returns what turns a file into (S, S, 3) uint8.
-            files: Photos for the end-to-end clock.
+            models: Name -> model and image size S in pixels. A model is a network, (B, 3, S, S) float32 in [0, 1] ->
+                logits (B, C), or the predictor of an exported file, (B, S, S, 3) uint8 -> probabilities (B, C).
+                Predictors have their own setting of threads.
+            reference: Name, network and image size of the reference. Networks are moved to `device` and to
+                channels_last, which is almost twice as fast.
+            reader: Takes S, returns a function: file -> (S, S, 3) uint8.
+            files: Images for the end-to-end clock.
 
         Returns:
-            Records of `deployment.latency.timer`, with an entry for each model and one for the reference.
+            Records with an entry for each model and one for the reference.
         """
         name, reference_net, side = reference
         common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
@@ -103,7 +109,7 @@ class LatencyBenchmark:
         if self.end_to_end:
             pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
             records += end_to_end_clock(pipelines, files[: self.photos], **common)
-        return records
+        return LatencyReport(records)
 
 
 def _candidate(model: nn.Module | Predictor, size: int) -> Candidate:
@@ -115,10 +121,10 @@ def _pipeline(model: nn.Module | Predictor, prepare: Callable[[Path], np.ndarray
 
 
 class Times(NamedTuple):
-    """Time of one photo through a net and through its reference.
+    """Time of one image through a network and through a reference.
 
     Attributes:
-        ratio: Median over the rounds of the net's by the reference's, below 1 where the net is faster.
+        ratio: Median over rounds of the network's time divided by the reference's; below 1: the network is faster.
         net, reference: Medians, ms.
     """
 
@@ -132,13 +138,13 @@ EAGER = "eager"
 
 
 def clock_in(runtime: str) -> Clock:
-    """What takes a net, another of the same classes and their photos' side, and times one photo through both, in turn.
+    """Return a function that times one image through two networks in turn: network, reference, image size -> Times.
 
     Args:
-        runtime: A format, e.g. "openvino": both nets are exported and timed in it; "eager": timed as they are.
+        runtime: A format, e.g. "openvino": both networks are exported and timed in it; "eager": timed in PyTorch.
 
     Raises:
-        DeploymentError: An unknown runtime, or one whose packages are missing.
+        DeploymentError: The runtime is unknown, or its packages are missing.
     """
     if runtime == EAGER:
         return time_eager
@@ -147,27 +153,27 @@ def clock_in(runtime: str) -> Clock:
     get_format(runtime).check_packages("fp32")
 
     def clock(net: nn.Module, reference: nn.Module, size: int) -> Times:
-        with tempfile.TemporaryDirectory() as room:
+        with tempfile.TemporaryDirectory() as folder:
             nets = {"net": net, "reference": reference}
-            return _times({name: _shipped(part, Path(room) / name, runtime, size) for name, part in nets.items()})
+            return _times({name: _exported(part, Path(folder) / name, runtime, size) for name, part in nets.items()})
 
     return clock
 
 
 def time_eager(net: nn.Module, reference: nn.Module, size: int, settings: Settings | None = None) -> Times:
-    """Time one photo through `net` and through `reference`, both eager, where they are, in turn.
+    """Time one image through `net` and through `reference` in turn, in eager PyTorch, on their own devices.
 
     Args:
         net: (B, 3, size, size) float in [0, 1] -> logits (B, C).
-        reference: The same, of the net that is compared to.
-        size: Side of the photo, px.
-        settings: Length of the measurement; None is a second at most.
+        reference: The network to compare with, of the same shapes.
+        size: Image size, px.
+        settings: Length of the measurement; None: at most a second.
     """
     return _times({"net": torch_candidate(net, size), "reference": torch_candidate(reference, size)}, settings)
 
 
-def _shipped(net: nn.Module, stem: Path, runtime: str, size: int) -> Candidate:
-    """A net as a file in its runtime; class names and training, which cost no time, are left out of it."""
+def _exported(net: nn.Module, stem: Path, runtime: str, size: int) -> Candidate:
+    """Export a network and open it in a runtime; the card has placeholders, which do not change the time."""
     classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
     square = {"size": size, "resize": "pad", "mean": [0.0] * 3, "std": [1.0] * 3}
     model = {"name": "network", "num_classes": len(classes), "kwargs": {}}

@@ -1,4 +1,4 @@
-"""Measure one prediction: settings, clocks of models and pipelines, and the machine they ran on."""
+"""Time models and pipelines: settings, clocks, and a description of the machine."""
 
 import gc
 import math
@@ -27,9 +27,10 @@ class Runner:
     """Something to time.
 
     Attributes:
-        call: Handles one batch; gets the round's number, so that all can be given the same work (below 0: warm-up).
-        device: Torch device that has to be waited for; "cpu" for whatever is done when it returns.
-        details: Plain values to note in its entry.
+        call: Processes one batch. It gets the number of the round, so that all runners can get the same input; numbers
+            below 0 are warm-up.
+        device: Torch device to synchronise with; "cpu" for calls that return when they are done.
+        details: Plain values for its entry.
     """
 
     call: Callable[[int], Any]
@@ -39,18 +40,17 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long to measure, and on what.
+    """Length of a measurement, and threads.
 
     Attributes:
         seconds: Time to spend on one measurement; rounds are added until it is used up.
-        min_rounds: Rounds that are run however long they take.
-        max_rounds: Rounds that are enough.
-        warmup: Rounds whose time is thrown away.
-        warmup_calls: Untimed calls before each timed one. What runs alone finds its weights in the processor's caches;
-            after
-            the others' turns it would not, which costs a small network half of its time again.
-        threads: Threads of torch on the CPU; None leaves them as they are. With more than one, whatever else runs on a
-            core stalls every operation at its end, many times over. Other runtimes bring their own setting.
+        min_rounds: Smallest number of rounds, whatever their time.
+        max_rounds: Largest number of rounds.
+        warmup: Untimed rounds before the first one.
+        warmup_calls: Untimed calls before each timed one. They load the weights into the caches of the processor,
+            which the other runners have replaced. Without them a small network takes 1.5 times as long.
+        threads: Threads of torch on the CPU; None keeps the current number. With several threads, any other process
+            on one of the cores delays every operation. Other runtimes have their own setting.
     """
 
     seconds: float = 3.0
@@ -83,21 +83,21 @@ def measure(
     """Time runners round by round, one timed call each in rotating order, in inference mode, garbage collection off.
 
     Args:
-        runners: Name -> what to time.
-        clock: "model" or "end_to_end"; it is noted, and where a GPU is used "model" is timed by its own events.
-        batch: Photos a call handles.
-        reference: Name that ratios are taken to.
+        runners: Name -> runner.
+        clock: "model" or "end_to_end"; on a GPU, "model" is timed by CUDA events.
+        batch: Images a call.
+        reference: Name of the runner that ratios are relative to.
         settings: Threads, warm-up and length.
-        progress: Called with the share done, in [0, 1], after each round.
-        before: Called with the round's number before each round, untimed.
+        progress: Called with the completed share, in [0, 1], after each round.
+        before: Called with the number of the round before each round, untimed.
 
     Returns:
         Plain data: the settings, the machine, and `entries`: name -> `median_ms`, `p90_ms`, `mean_ms`, `min_ms` of a
-        call, `ms_per_photo` (mean), `photos_per_second`, and `ratio`: the median over rounds of its time by the
+        call, `ms_per_photo` (mean), `photos_per_second`, and `ratio`: the median over rounds of its time divided by the
         reference's in the same round (None without a reference).
 
     Raises:
-        DeploymentError: Nothing to measure, or an unknown reference.
+        DeploymentError: There are no runners, or the reference is unknown.
     """
     _check(runners, reference)
     settings = settings or Settings()
@@ -114,9 +114,9 @@ def measure(
 
 def _check(runners: Mapping[str, Runner], reference: str | None) -> None:
     if not runners:
-        raise DeploymentError("there is nothing to measure: give at least one model")
+        raise DeploymentError("no model is given: give at least one")
     if reference is not None and reference not in runners:
-        raise DeploymentError(f"reference={reference} is not measured: choose one of {', '.join(runners)}")
+        raise DeploymentError(f"reference={reference} is not one of the models: choose one of {', '.join(runners)}")
 
 
 def _surroundings(runners: Mapping[str, Runner]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _run(
     names = list(runners)
     times: dict[str, list[float]] = {name: [] for name in names}
     start = time.perf_counter()
-    for number in range(-settings.warmup, settings.max_rounds):  # below 0: warm-up, timed for nothing
+    for number in range(-settings.warmup, settings.max_rounds):  # below 0: warm-up
         if number == 0:
             start = time.perf_counter()
         if before is not None:
@@ -232,14 +232,14 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What runs on the model clock: any runtime, its inputs made before the clock starts.
+    """A model of any runtime for the model clock; its inputs are made before the clock starts.
 
     Attributes:
-        predict: Takes what `inputs` made, returns probabilities (B, C).
-        inputs: Takes a batch size B, returns preprocessed photos in the runtime's own form.
-        device: Torch device that has to be waited for; "cpu" for runtimes that return when they are done.
-        details: Plain values to note in the entry (size, precision, runtime and its options).
-        module: Net to hold in evaluation mode meanwhile.
+        predict: Takes the result of `inputs`, returns probabilities (B, C).
+        inputs: Takes a batch size B, returns preprocessed images in the form of the runtime.
+        device: Torch device to synchronise with; "cpu" for runtimes that return when they are done.
+        details: Plain values for the entry (size, precision, runtime and its options).
+        module: Network to keep in evaluation mode during the measurement.
     """
 
     predict: Callable[[Any], Any]
@@ -251,14 +251,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What runs end to end: decode and resize are handed in, so that any reader and any runtime can be clocked.
+    """A reader and a model of any runtime for the end-to-end clock.
 
     Attributes:
         prepare: Takes a file, returns (S, S, 3) uint8.
         predict: Takes (B, S, S, 3) uint8, returns probabilities (B, C), a tensor or an array.
-        device: Torch device that has to be waited for.
-        details: Plain values to note in the entry.
-        module: Net to hold in evaluation mode meanwhile.
+        device: Torch device to synchronise with.
+        details: Plain values for the entry.
+        module: Network to keep in evaluation mode during the measurement.
     """
 
     prepare: Callable[[Path], np.ndarray]
@@ -269,33 +269,33 @@ class Pipeline:
 
 
 def torch_candidate(net: nn.Module, size: int) -> Candidate:
-    """Candidate of an eager net, where it is: (B, 3, size, size) float in [0, 1] -> net -> softmax."""
+    """Make the candidate of an eager network on its device: (B, 3, size, size) float in [0, 1] -> probabilities."""
     device, dtype, layout = _home(net)
 
     def inputs(batch: int) -> torch.Tensor:
-        # Its own generator: a measurement must not move the random state of a training run.
+        # A separate generator, because a measurement must not change the random state of a training.
         random = torch.Generator().manual_seed(0)
         return torch.rand(batch, 3, size, size, generator=random).to(device, dtype, memory_format=layout)
 
-    def predict(photos: torch.Tensor) -> torch.Tensor:
-        return net(photos).softmax(dim=1)
+    def predict(pixels: torch.Tensor) -> torch.Tensor:
+        return net(pixels).softmax(dim=1)
 
     return Candidate(predict, inputs, str(device), _eager(dtype, layout) | {"size": size}, net)
 
 
 def torch_pipeline(net: nn.Module, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
-    """Pipeline of an eager net, where it is: uint8 photos go to its device and become floats in [0, 1] there."""
+    """Make the pipeline of an eager network; uint8 images become floats in [0, 1] on its device."""
     device, dtype, layout = _home(net)
 
-    def predict(photos: np.ndarray) -> torch.Tensor:
-        images = torch.from_numpy(photos).to(device).permute(0, 3, 1, 2).to(dtype, memory_format=layout).div_(255)
+    def predict(pixels: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).to(dtype, memory_format=layout).div_(255)
         return net(images).softmax(dim=1)
 
     return Pipeline(prepare, predict, str(device), _eager(dtype, layout), net)
 
 
 def predictor_candidate(predict: Predictor, size: int) -> Candidate:
-    """Candidate of an exported file: its graph takes uint8 photos, so conversion and normalisation are timed too."""
+    """Make the candidate of an exported file; its graph takes uint8, so conversion and normalisation are timed too."""
 
     def inputs(batch: int) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
@@ -304,7 +304,7 @@ def predictor_candidate(predict: Predictor, size: int) -> Candidate:
 
 
 def predictor_pipeline(predict: Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
-    """Pipeline of an exported file."""
+    """Make the pipeline of an exported file."""
     return Pipeline(prepare, predict, str(predict.device), predict.details)
 
 
@@ -316,20 +316,20 @@ def model_clock(
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time what lies between a preprocessed tensor and probabilities; transfers to a device stay out.
+    """Time the step from a preprocessed tensor to probabilities, without transfers to a device.
 
     Args:
-        candidates: Name -> what to measure; all take turns.
-        reference: Name of the candidate that ratios are taken to.
-        batches: Batch sizes, each measured apart.
+        candidates: Name -> candidate; they take turns.
+        reference: Name of the candidate that ratios are relative to.
+        batches: Batch sizes, each measured separately.
         settings: Threads, warm-up and length of each measurement.
-        progress: Called with the share done, in [0, 1].
+        progress: Called with the completed share, in [0, 1].
 
     Returns:
-        One record of plain data a batch size: see `deployment.latency.timer.measure`.
+        One record a batch size; see `measure`.
 
     Raises:
-        DeploymentError: Nothing to measure, an unknown reference, or a batch size below 1.
+        DeploymentError: There are no candidates, the reference is unknown, or a batch size is below 1.
     """
 
     def record(batch: int, part: Callable[[float], None] | None) -> dict[str, Any]:
@@ -351,27 +351,27 @@ def end_to_end_clock(
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time what lies between a photo's file and its class: read, decode, resize, model, argmax.
+    """Time the steps from an image file to its class: read, decode, resize, model, argmax.
 
-    Files are gone through in order and over again; in each round all pipelines get the same ones, which were read once
-    before, so that the disk is not what is compared.
+    The files are used in order, repeatedly. In each round all pipelines get the same files. These are read once before,
+    untimed, so that the disk does not change the comparison.
 
     Args:
-        pipelines: Name -> what to measure; all take turns.
-        files: Photos that can be read.
-        reference: Name of the pipeline that ratios are taken to.
-        batches: Batch sizes, each measured apart.
+        pipelines: Name -> pipeline; they take turns.
+        files: Image files.
+        reference: Name of the pipeline that ratios are relative to.
+        batches: Batch sizes, each measured separately.
         settings: Threads, warm-up and length of each measurement.
-        progress: Called with the share done, in [0, 1].
+        progress: Called with the completed share, in [0, 1].
 
     Returns:
-        One record of plain data a batch size: see `deployment.latency.timer.measure`.
+        One record a batch size; see `measure`.
 
     Raises:
-        DeploymentError: No files; and what `model_clock` raises.
+        DeploymentError: There are no files; and as in `model_clock`.
     """
     if not files:
-        raise DeploymentError("the end-to-end clock got no photos: give the files of a split that is not empty")
+        raise DeploymentError("the end-to-end clock has no images: give the files of a split that is not empty")
 
     def record(batch: int, part: Callable[[float], None] | None) -> dict[str, Any]:
         turn = partial(_turn, files, batch)
@@ -391,8 +391,8 @@ def _home(net: nn.Module) -> tuple[torch.device, torch.dtype, torch.memory_forma
 
 
 def _eager(dtype: torch.dtype, layout: torch.memory_format) -> dict[str, Any]:
-    names = {"precision": str(dtype), "memory_format": str(layout)}
-    return {"runtime": "torch eager"} | {key: name.removeprefix("torch.") for key, name in names.items()}
+    values = {"precision": str(dtype), "memory_format": str(layout)}
+    return {"runtime": "torch eager"} | {key: name.removeprefix("torch.") for key, name in values.items()}
 
 
 def _records(

@@ -1,6 +1,10 @@
-"""Build from a config: the config of a resumed run, score and latency, the images of a checkpoint."""
+"""Build from a config: the config of a resumed run, score and latency, the data of an artifact."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -10,19 +14,21 @@ from litesort.cli.resume import resume_checkpoint
 from litesort.cli.split_origin import evaluated_split
 from litesort.cli.stored_config import data_builder, images_name, stored_data, stored_name
 from litesort.cli.validate import check
+from litesort.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
-    from deployment.latency.benchmark import LatencyBenchmark
+    from deployment.latency.benchmark import LatencyBenchmark, LatencyReport
     from deployment.score import Score
 
 log = logging.getLogger(__name__)
 
 
 def resumed_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config of the run that `ckpt` or `ckpt_init` belongs to, with the command line's values on top.
+    """Merge the stored config of `ckpt` or `ckpt_init` with the values of the command line, which win.
 
-    ModelError where it would build what neither `conf/` nor the command line names: a file is not to run anything.
+    Raises:
+        ModelError: The stored config names a class that neither `conf/` nor the command line names.
     """
     from lightning_modules.checkpoint import read_checkpoint
 
@@ -31,21 +37,60 @@ def resumed_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         cfg = (merge_overrides if cfg.ckpt else init_from)(cfg, stored, overrides)
     cfg.ckpt = cfg.ckpt or resume_checkpoint(cfg)
     if cfg.teacher and "teacher" not in cfg.objective and _is_sweep():
-        log.warning("teacher=%s is not for this job: its objective learns from labels alone", cfg.teacher)
+        log.warning("teacher=%s is ignored in this job: its objective learns from labels alone", cfg.teacher)
         cfg.teacher = None
     return check(cfg)
 
 
 def _is_sweep() -> bool:
-    """Whether this is one job of several, of which others may have a use for what this one has none for."""
+    """Tell whether this is a job of a sweep, where a teacher may be meant for other jobs."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     return HydraConfig.initialized() and HydraConfig.get().mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)
 
 
-def build_score_and_latency(cfg: DictConfig) -> tuple["Score", "LatencyBenchmark"]:
-    """The score and the clocks that it reads; a training asks first, since a mistake in them must not cost it."""
+@dataclass(frozen=True, slots=True)
+class ScoreAndLatency:
+    """The score, and the benchmark that measures the time it depends on.
+
+    Attributes:
+        score: Combines macro F1 and time.
+        benchmark: Times candidates beside the score's reference.
+    """
+
+    score: "Score"
+    benchmark: "LatencyBenchmark"
+
+    def measure(
+        self, models: Mapping[str, tuple[Any, int]], data: "ImageDataModule", files: Sequence[Path]
+    ) -> "LatencyReport":
+        """Time models beside the reference network of the score, which has as many classes as the data.
+
+        Args:
+            models: Name -> network or predictor, and its image size in pixels.
+            data: Names the classes and the resize policy.
+            files: Images for the end-to-end clock.
+        """
+        from datamodules.images.decode import load
+        from lightning_modules.backbones.backbone import create_backbone
+
+        reference = create_backbone(self.score.reference, len(data.classes), pretrained=False)
+        return self.benchmark.measure(
+            models,
+            reference=(self.score.reference, reference, self.score.reference_size),
+            reader=lambda size: partial(load, size=size, policy=data.resize),
+            files=files,
+        )
+
+
+def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
+    """Build the score and the latency benchmark; a training builds them first, so that mistakes in them cost nothing.
+
+    Raises:
+        DeploymentError: A setting is out of range, the score needs a time that is not measured, or its reference is
+            not a timm model.
+    """
     import timm
     from hydra.utils import instantiate
 
@@ -55,40 +100,53 @@ def build_score_and_latency(cfg: DictConfig) -> tuple["Score", "LatencyBenchmark
     score.check(benchmark.batches, benchmark.end_to_end)
     if not timm.is_model(score.reference):
         raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
-    return score, benchmark
+    return ScoreAndLatency(score, benchmark)
 
 
 def export_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Settings that the export at the end of a run takes from the run: its data, where their source is the user's own.
+    """Return what the export at the end of a run takes from it: the data, if its source is the user's own.
 
-    A checkpoint may name only sources of litesort, so an export cannot build another one from it.
+    A checkpoint may name only sources of litesort, so an export cannot build another source from it.
     """
     if "format" not in cfg.export or str(cfg.data.source._target_).startswith("datamodules."):
         return {}
-    left_out = ("sampler", "augment", "fold", "folds")  # those of a training
+    left_out = ("sampler", "augment", "fold", "folds")  # settings of a training
     return {"data": {key: value for key, value in plain(cfg.data).items() if key not in left_out}}
 
 
-def load_data(record: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule", Any, dict[str, Any]]:
-    """The photos to judge on, the checkpoint's own where `data` is silent; which split of them; facts to report."""
+def load_data(card: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule", str, dict[str, Any]]:
+    """Build the data that an artifact is evaluated on: the images of `data`, or those that it was trained with.
+
+    Args:
+        card: Metadata of the artifact.
+        cfg: The config of an evaluation or an export.
+
+    Returns:
+        The data module, set up; the name of the split to evaluate on; and the run info: `name` and `data`.
+
+    Raises:
+        UserError: The data cannot be built, or the command line asks for another split.
+    """
     from hydra.utils import instantiate
 
     from litesort.errors import DataError
 
-    said = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
-    other = bool(said.keys() & {"_target_", "root", "file"})
-    if "_target_" in said:
+    chosen = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
+    other = bool(chosen.keys() & {"_target_", "root", "file"})
+    if "_target_" in chosen:
         build, images = instantiate(cfg.data, _partial_=True), data_name(cfg)
     else:
-        settings = stored_data(record["config"], {key: plain(cfg.data)[key] for key in said})
+        settings = stored_data(card["config"], {key: plain(cfg.data)[key] for key in chosen})
         build, images = data_builder(settings), images_name(settings)
-    square = {key: record["preprocessing"][key] for key in ("size", "resize")}
-    if {"fold", "folds"} & said.keys():
+    if {"fold", "folds"} & chosen.keys():
         raise DataError("data.fold and data.folds are settings of a training: leave them out, the split is the run's")
-    data = build(  # values: no config reads them
-        classes=record["classes"], quarantine_dir=cfg.run_dir, stored_split=record.get("split"), **square
+    data = build(  # keyword arguments, so that values of a file never become part of a config
+        classes=card["classes"],
+        quarantine_dir=cfg.run_dir,
+        stored_split=card.get("split"),
+        **asdict(Preprocessing.from_card(card)),
     )
     data.prepare_data()
     data.setup("test")
-    facts = {"name": stored_name(record["config"]), "data": images}
-    return data, evaluated_split(data, cfg.split, other), facts
+    run_info = {"name": stored_name(card["config"]), "data": images}
+    return data, evaluated_split(data, cfg.split, other), run_info

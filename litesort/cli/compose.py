@@ -1,4 +1,4 @@
-"""Every choice of litesort, as YAML; importing this package registers the resolvers that the files use."""
+"""Compose and merge configs. Importing this module registers the OmegaConf resolvers of conf/."""
 
 import hashlib
 import re
@@ -11,12 +11,12 @@ from litesort.cli.folders import fresh_dir, resume_dir
 from litesort.cli.paths import CONF as CONF
 from litesort.cli.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
 
-# Settings of the split: a run that starts from a checkpoint takes them over where the command line is silent.
+# Settings of the split that a run takes over from the checkpoint it starts from, unless the command line sets them.
 TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "class_fraction")
 
 
 def slug(text: str, longest: int = 96) -> str:
-    """Folder name for a job's overrides: letters, digits, ".", "_" and "-"; what is cut off is told apart by a hash."""
+    """Turn overrides into a folder name of letters, digits, ".", "_" and "-"; long names end in a hash."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(text)).strip("_.-") or "run"
     if len(name) <= longest:
         return name
@@ -24,10 +24,10 @@ def slug(text: str, longest: int = 96) -> str:
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
-    """Plain form of a config for a checkpoint.
+    """Return a config as plain data for a checkpoint.
 
-    References to other keys (`${data.root}`) are kept, so that `data.root=...` later on still reaches all that it
-    should. Everything else in `${...}` is filled in: what a checkpoint holds is never given to a resolver.
+    References to other keys (`${data.root}`) are kept, so that a later `data.root=...` changes all values that depend
+    on it. Every other `${...}` is resolved, because text from a checkpoint is never passed to a resolver.
     """
     return {str(key): _portable(cfg, key) for key in cfg} | {"run_dir": str(cfg.run_dir)}
 
@@ -48,32 +48,33 @@ def _portable(parent: Any, key: Any) -> Any:
 
 
 def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """A config as a dict of plain values, its interpolations filled in or kept."""
+    """Return a config as a dict of plain values, with its interpolations resolved or kept."""
     values = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
 def merge(*parts: Any) -> DictConfig:
-    """One config of several, later ones winning."""
+    """Merge several configs; later ones win."""
     cfg = OmegaConf.merge(*parts)
     assert isinstance(cfg, DictConfig)
     return cfg
 
 
 def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """The config of a run that goes on: the stored one, with the command line's values on top.
+    """Merge overrides into the stored config of a resumed run.
 
-    Addresses and folders are this computer's. Groups are the stored run's, but for two: `logger=...` replaces the
-    loggers, and `data=NAME`, which must be the run's own kind of data, allows its source to download.
+    Addresses and folders are taken from the composed config, not from the file. Config groups are those of the stored
+    run, with two exceptions: `logger=...` replaces the loggers, and `data=NAME`, of the same kind of source, allows
+    the source to download.
 
     Args:
-        composed: What the command line composed.
-        stored: What `portable` returned, read from a checkpoint.
-        overrides: `key=value` as typed; keys must be there, and be values.
+        composed: The config of the command line.
+        stored: The config of a checkpoint, as `portable` returned it.
+        overrides: `key=value` as typed; keys must exist and hold single values.
 
     Raises:
-        ModelError: An override that cannot go on top of a stored config, or a config that would run something.
+        ModelError: An override cannot change a stored config, or the stored config names a class that is not allowed.
     """
     from litesort.errors import ModelError
 
@@ -96,60 +97,60 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
             continue  # the stored list, said again
         if before is ... or isinstance(before, dict | list):
             raise ModelError(
-                f"{override} cannot change in a run that goes on: leave it out, or start a new run without ckpt"
+                f"{override} cannot change in a resumed run: leave it out, or start a new run without ckpt"
             )
         _put(values, key, lookup(own, key))
     return _checked(values, own, [str(key) for key in stored])
 
 
 def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """A new run's config that starts from the network of a stored one.
+    """Make the config of a new run that starts from the network of a checkpoint.
 
-    It takes over the model, and where the command line is silent the images, their size and the seed, which splits
-    them: images that the network learned from must not become test images.
+    The model is the checkpoint's. So are images, image size and seed, unless the command line sets them: training
+    images of the checkpoint must not become test images.
 
     Args:
-        cfg: The new run's config as composed.
-        stored: What `portable` returned for the run whose network it is, read from a checkpoint.
+        cfg: The config of the new run, as composed.
+        stored: The config of the checkpoint, as `portable` returned it.
         overrides: `key=value` as typed for the new run.
 
     Raises:
-        ModelError: The command line chooses a model, or the stored config would run something.
+        ModelError: The command line sets a model, or the stored config names a class that is not allowed.
     """
     from litesort.errors import ModelError
 
-    said = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    if models := [key for key in said if key.split(".")[0] == "model"]:
-        raise ModelError(f"{models[0]} does nothing with ckpt_init, whose network is taken: leave one of them out")
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    if models := [key for key in given if key.split(".")[0] == "model"]:
+        raise ModelError(f"{models[0]} does nothing with ckpt_init, which brings its network: leave one of them out")
     own = portable(cfg)
     fresh = localised(stored, own)
     values = {**own, "model": fresh.get("model")}
-    if "data" in said:
+    if "data" in given:
         taken = {key: lookup(stored, f"data.{key}") for key in ("size", "resize", *TAKEN_OVER)}
         taken = {key: resolve(stored, value) for key, value in taken.items() if value is not None}
         values["data"] = {**own["data"], **taken}
     else:
         values["data"] = fresh.get("data")
-    if "seed" not in said:
+    if "seed" not in given:
         values["seed"] = fresh.get("seed")
-    for key in said:
+    for key in given:
         if key.startswith("data."):
             _put(values, key, lookup(own, key))
     return _checked(values, own, ["model", "data", "seed"])
 
 
 def _checked(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) -> DictConfig:
-    """The config of values that may be built.
+    """Return the config of values that may be built.
 
-    Its references stay, so that the run's own checkpoint can be given other values once more. OmegaConf must read them
-    as `resolve` does, which has seen that there is nothing else to read.
+    References are kept, so that a later run can override them again. OmegaConf must resolve them to the same values
+    as `resolve`, which allows plain references only.
     """
     from litesort.errors import ModelError
 
     resolved = check_run(values, own, parts)
     cfg = OmegaConf.create(values)
     if OmegaConf.to_container(cfg, resolve=True) != resolved:
-        raise ModelError("ckpt: its config can be read in two ways: it is refused")
+        raise ModelError("ckpt: its config is ambiguous: it is refused")
     return cfg
 
 
@@ -158,7 +159,7 @@ def _kind(values: dict[str, Any]) -> Any:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value of nested dicts; what is on the way and is no dict becomes one."""
+    """Set a value in nested dicts; parents that are not dicts become dicts."""
     *parents, last = key.split(".")
     for name in parents:
         if not isinstance(values.get(name), dict):
@@ -168,7 +169,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def data_name(cfg: DictConfig) -> str:
-    """What the photos are called in reports: the kind of source, and where it lies."""
+    """Return the name of the data in reports: the kind of source, and its path."""
     return images_name(cfg.data)
 
 

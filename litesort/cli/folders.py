@@ -1,4 +1,4 @@
-"""Folders that belong to one process: those of runs and sweeps, and those of exports."""
+"""Folders of runs, sweeps and exports; each is used by one process at a time."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli.resume import LOCK
 
-EXPORT = "export.json"  # in an export's folder: written after all its files
+EXPORT = "export.json"  # in an export folder: written after all other files
 
 
 def fresh_dir(name: str, *, _root_: DictConfig) -> str:
-    """Folder of a new run or sweep: `name`, or `name-2`, `name-3`, ... where that is there already.
+    """Make the folder of a new run or sweep: `name`, or `name-2`, `name-3`, ... if it exists; returns its path.
 
-    The answer stays in the config's cache, as that of Hydra's `now` does: a sweep's jobs get it too, in any process.
-    A config that is only shown (`--cfg`) makes no folder: its `hydra.mode` is null. Nor does one of several processes
-    that something else started as one run (torchrun): all of them need the same answer.
+    The path is cached in the config, like Hydra's `now`, so all jobs of a sweep get the same one in any process. A
+    config that is only shown (`--cfg`, where `hydra.mode` is null) makes no folder. The processes of one run that
+    torchrun starts make none either, since all of them need the same path.
     """
     shown = OmegaConf.select(_root_, "hydra.mode") is None
     if shown or "LOCAL_RANK" in os.environ:
@@ -31,14 +31,14 @@ def fresh_dir(name: str, *, _root_: DictConfig) -> str:
 
 
 def resume_dir(ckpt: str | None, fresh: str, *, _root_: DictConfig) -> str:
-    """Folder of a run: the checkpoint's own when it resumes, else a fresh one: a mistyped path makes no folder."""
+    """Return the folder of a resumed run, which is the checkpoint's, or make a fresh one."""
     return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh_dir(fresh, _root_=_root_)
 
 
 def claim(name: str) -> str:
-    """Make a folder that was not there: `name`, `name-2`, `name-3`, ...; returns its path.
+    """Make a new folder: the first of `name`, `name-2`, `name-3`, ... that does not exist; returns its path.
 
-    Making it is the claim: processes that ask at the same time get different folders.
+    `mkdir` is atomic, so processes that call this at the same time get different folders.
     """
     try:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,25 +48,25 @@ def claim(name: str) -> str:
             except FileExistsError:
                 continue
             return str(folder)
-    except OSError:  # Hydra cannot make it either, and `litesort.cli.launch` makes one line of its error
+    except OSError:  # Hydra fails in the same way, and `litesort.cli.launch` shows its error in one line
         pass
     return name
 
 
 @contextmanager
 def export_folder(ckpt: str, out: str | None, overwrite: bool) -> Iterator[Path]:
-    """Hold a folder that an export may write into, from the first file to export.json.
+    """Lock the folder of an export until export.json is written.
 
-    Without `out` it is the first of `exported`, `exported-2`, ... beside the checkpoint that holds no finished export
-    and that no other export is writing into.
+    Without `out`, it is the first of `exported`, `exported-2`, ... beside the checkpoint that holds no finished export
+    and is not locked.
 
     Args:
         ckpt: The checkpoint.
-        out: The folder that the user names; None: beside the checkpoint.
+        out: The folder; None: beside the checkpoint.
         overwrite: Replace a finished export in `out`, or in `exported`.
 
     Raises:
-        ModelError: `out` holds a finished export, is held by another process, or cannot be made.
+        ModelError: `out` holds a finished export, is locked by another process, or cannot be made.
     """
     first = Path(out or Path(ckpt).parent / "exported")
     folders = iter([first]) if out or overwrite else _numbered(first)
@@ -74,19 +74,19 @@ def export_folder(ckpt: str, out: str | None, overwrite: bool) -> Iterator[Path]
     if held is None:
         if (first / EXPORT).is_file() and not overwrite:
             raise _refusal(f"out={first} holds an export: give another out, or overwrite=true to replace it")
-        raise _refusal(f"out={first} is in the hands of another export: wait for its end, or give another out")
+        raise _refusal(f"out={first} is locked by another export: wait until it ends, or give another out")
     folder, lock = held
     try:
-        (folder / EXPORT).unlink(missing_ok=True)  # it does not describe what is written from now on
+        (folder / EXPORT).unlink(missing_ok=True)  # it describes the files that are replaced
         yield folder
     finally:
-        if (folder / EXPORT).is_file():  # an unfinished export keeps the file of its lock: others may wait for it
+        if (folder / EXPORT).is_file():  # an unfinished export keeps its lock file: other processes may wait for it
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
 
 
 def _hold(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
-    """Lock an export's folder, made if it is not there; None if it is not free."""
+    """Make and lock the folder of an export; None if it is locked or holds a finished export."""
     try:
         if (folder / EXPORT).is_file() and not overwrite:
             return None
@@ -105,7 +105,7 @@ def _hold(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
 
 
 def _numbered(path: Path) -> Iterator[Path]:
-    """The path, then the path with -2, -3, ... at its end."""
+    """Yield the path, then the path with the suffixes -2, -3, ..."""
     yield path
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
 

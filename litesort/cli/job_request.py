@@ -1,4 +1,4 @@
-"""What a job of a sweep leaves for those who come after it, and is told by those who started it; plain data."""
+"""Records of a job: the request that a resumed sweep reads, and the settings of its Optuna trial."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from litesort.cli import resume
 
 
 def save_job_request(folder: Path, number: int, overrides: Sequence[str], config: dict[str, Any]) -> None:
-    """Note what a job was asked, for whoever resumes the sweep, and take away what a failed try left behind.
+    """Write the request of a job for a resumed sweep, and delete the results of a failed attempt.
 
     Args:
-        folder: The job's.
-        number: The job's in its sweep.
-        overrides: Its command line.
-        config: As composed, interpolations kept.
+        folder: Folder of the job.
+        number: Number of the job in its sweep.
+        overrides: Its overrides.
+        config: Its config, with interpolations.
     """
     from litesort.io import write_json
 
@@ -30,7 +30,7 @@ def save_job_request(folder: Path, number: int, overrides: Sequence[str], config
 
 
 def trial_settings(sweeper: dict[str, Any], number: int) -> str:
-    """What `callbacks.optuna_pruning` has to know, as JSON; empty where the sweep is no search.
+    """Return the trial for `callbacks.optuna_pruning` as JSON; empty if the sweep is no search.
 
     >>> trial_settings({"max_batch_size": None}, 3)
     ''
@@ -42,10 +42,10 @@ def trial_settings(sweeper: dict[str, Any], number: int) -> str:
 
 
 def leave_group(before: dict[str, str | None]) -> None:
-    """End a job's processes' group, which Lightning leaves to the end of the program, so that the next job has its own.
+    """Destroy the process group of a job, so that the next job makes its own; Lightning keeps it until exit.
 
     Args:
-        before: Environment variables as they were when the job started; None: not there.
+        before: Environment variables as they were when the job started; None: not set.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""Start an entry point so that a command line that does not compose costs one line, not Hydra's page."""
+"""Start an entry point, and show mistakes of the command line in one line instead of Hydra's report."""
 
 import difflib
 import os
@@ -10,19 +10,19 @@ from typing import Any
 
 from litesort.cli.quoting import expand_globs
 
-COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts: `litesort.cli.sweep_callback` takes it away
+COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts; `litesort.cli.sweep_callback` removes it
 # Part of an error -> the extra of pyproject.toml that fixes it.
 EXTRAS = {"hydra/launcher/submitit": "slurm", "RayLauncher": "ray", "optuna.samplers": "search"}
-FULL_ERROR = "HYDRA_FULL_ERROR"  # with it Hydra raises what it would print
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1: Hydra raises errors instead of printing them
 
 
 def launch(main: Callable[[], Any]) -> None:
-    """Call what `hydra.main` made; exit with status 2 and `error: ...` if the command line is not one.
+    """Call a function that `hydra.main` decorates; a command line that does not compose exits with status 2.
 
-    `HYDRA_FULL_ERROR=1` shows Hydra's own report instead.
+    `HYDRA_FULL_ERROR=1` shows Hydra's own report instead of one line.
     """
     sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
-    # Jobs of a sweep that start elsewhere, by submitit or Ray, find the packages beside the entry point too.
+    # Jobs that submitit or Ray start in another process find the packages by this variable.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
     )
@@ -33,11 +33,11 @@ def launch(main: Callable[[], Any]) -> None:
     try:
         main()
     except Exception as error:
-        composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of those are OSErrors too
+        composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of these are OSErrors too
         composing |= "Unknown plugin class" in str(error)
         if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
-        folder = "" if composing else "the run folder cannot be made, choose another by hydra.run.dir: "
+        folder = "" if composing else "the run folder cannot be made, choose another with hydra.run.dir: "
         print(f"error: {folder}{reason(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
@@ -45,13 +45,13 @@ def launch(main: Callable[[], Any]) -> None:
 
 
 def composed() -> None:
-    """Leave errors to Hydra again; called where the first job starts."""
+    """Let Hydra handle errors again; called when the first job starts."""
     if os.environ.pop(COMPOSING, None):
         os.environ.pop(FULL_ERROR, None)
 
 
 def reason(error: BaseException) -> str:
-    """One line for what Hydra raises while it composes: the key, and what is there instead."""
+    """Turn an error of Hydra's composition into one line: the key, and the nearest valid names."""
     text = " ".join(str(error).split())
     for part, extra in EXTRAS.items():
         if part in text:
@@ -61,16 +61,16 @@ def reason(error: BaseException) -> str:
     if missing and options:
         group, _, name = missing.rpartition("/")
         options = [option for option in options if not option.startswith("_")]
-        return f"{group}={name} is not there: {_nearest(name, options) or 'choose one of ' + ', '.join(options)}"
+        return f"{group}={name} does not exist: {_nearest(name, options) or 'choose one of ' + ', '.join(options)}"
     if (key := getattr(cause, "key", None)) is not None and text.startswith("Could not override"):
         path = text.split("'")[1]
         siblings = [str(name) for name in cause.parent_node or {}]
         return f"{path} is not a setting: {_nearest(str(key), siblings) or 'see them all with --cfg job'}"
     if text.startswith("Ambiguous value for argument"):
         given = text.split("'")[1]
-        return f"{given} names several: add -m to sweep over them, or write a list as key=[a,b]"
+        return f"{given} has several values: add -m to sweep over them, or write a list as key=[a,b]"
     if unknown := re.match(r"In '[^']*': Could not load '([^']+)/([^']+)'", text):
-        return f"{unknown[1]}=[{unknown[2]}] is not there: choose from conf/{unknown[1]}"
+        return f"{unknown[1]}=[{unknown[2]}] does not exist: choose from conf/{unknown[1]}"
     if override := getattr(error, "override", None):
         return f"{override} cannot be read: write key=value, and quote special characters: 'key=\"value\"'"
     return text if cause is None else f"{text} ({' '.join(str(cause).split())})"

@@ -1,4 +1,4 @@
-"""Where the settings are."""
+"""Paths of the project."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Values that people type and Hydra reads as something else."""
+"""Rewrite command lines whose plain form has another meaning in Hydra's grammar."""
 
 import fnmatch
 import re
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: Sequence[str] = ()) -> list[str]:
-    """Command line in Hydra's grammar, for keys whose plain form has another meaning there.
+    """Quote values for Hydra's grammar.
 
     Args:
-        arguments: As typed; with -m they are left alone, for then a comma does mean a sweep.
-        lists: Keys of which `key=a,b` means a list.
-        texts: Keys of which the whole value is text, whatever characters a path has in it.
+        arguments: As typed; with -m they stay as they are, because a comma then means a sweep.
+        lists: Keys where `key=a,b` is a list.
+        texts: Keys whose value is a path or other text with any characters.
 
     Example:
         >>> quote_overrides(["format=onnx,ncnn", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
@@ -31,11 +31,11 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
 
 
 def expand_globs(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Command line with `group=glob(folder/pattern)` written out, which Hydra does for files beside each other only.
+    """Expand `group=glob(folder/pattern)`; Hydra itself expands patterns without a folder only.
 
     Args:
         arguments: As typed.
-        conf: The folder of all groups.
+        conf: The folder of the config groups.
 
     Example:
         >>> expand_globs(["-m", "experiment=glob(nowhere/*)"], Path("conf"))

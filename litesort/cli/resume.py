@@ -1,8 +1,8 @@
-"""Sweeps that go on: what is finished, what is half-done, and whether anything was changed in between."""
+"""Resumed sweeps: finished and unfinished jobs, and checks that no setting has changed."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.plain_data import parse_json
 
-SWEEP = "sweep.json"  # in a sweep's folder: what was asked for
-REQUEST = ".hydra/asked.json"  # in a job's folder: its command line and its config as first composed; written whole
-LOCK = ".lock"  # in a job's folder: held by the process that runs it, and let go by the system when that dies
-# What a sweep may be resumed with other values of: no result hangs on it.
+SWEEP = "sweep.json"  # in the folder of a sweep: its command line
+REQUEST = ".hydra/asked.json"  # in the folder of a job: its command line and its config as first composed
+LOCK = ".lock"  # in the folder of a job: locked by the process that runs it; the system unlocks it if that dies
+LOCK_PID = ".lock.pid"  # the id of that process, for messages
+# Settings that may change when a sweep is resumed, because no result depends on them.
 MAY_DIFFER = (
     "resume", "run_dir", "tags", "notes", "logger", "callbacks.progress", "trainer.enable_progress_bar",
     "trainer.enable_model_summary", "data.num_workers", "data.cache_dir", "data.cache_budget_gb",
@@ -23,7 +24,7 @@ MAY_DIFFER = (
 
 
 def strip_resume(overrides: Sequence[str]) -> list[str]:
-    """Command line of a job without what only says that it goes on.
+    """Return the overrides of a job without `resume=...`.
 
     >>> strip_resume(["model=resnet18", "resume=true"])
     ['model=resnet18']
@@ -32,47 +33,47 @@ def strip_resume(overrides: Sequence[str]) -> list[str]:
 
 
 def refusal(folder: Path, command: dict[str, Any], resume: bool, compose: Callable[[list[str]], Any]) -> str | None:
-    """Say in one line why a sweep cannot run in a folder; None if it can.
+    """Return why a sweep cannot run in a folder, in one line; None if it can.
 
     Args:
-        folder: The sweep's folder; it need not be there.
-        command: What is asked for now, `key -> value`, as `sweep_request` keeps it.
-        resume: Whether to go on with what is there.
-        compose: Gives the config that a job's command line has now.
+        folder: The folder of the sweep; it need not exist.
+        command: The sweep as `sweep_request` describes it.
+        resume: Whether an existing sweep is resumed.
+        compose: Overrides of a job -> its config.
     """
-    begun = sorted(folder.glob(f"*/{REQUEST}"))
+    requests = sorted(folder.glob(f"*/{REQUEST}"))
     before = read(folder / SWEEP)
-    if before is None and not begun:
+    if before is None and not requests:
         return None
     otherwise = "or choose another hydra.sweep.dir"
     if not resume:
-        return f"hydra.sweep.dir={folder} holds a sweep: add resume=true to run what it has not finished, {otherwise}"
+        return f"hydra.sweep.dir={folder} holds a sweep: add resume=true to run its unfinished jobs, {otherwise}"
     changed = differences(before if before is not None else command, command)
     if changed:
         key, was, now = changed[0]
-        return f"{key}={now}: the sweep in {folder} was started with {key}={was}: say that, {otherwise}"
-    for file in begun:
+        return f"{key}={now}: the sweep in {folder} was started with {key}={was}: give that, {otherwise}"
+    for file in requests:
         job = read(file) or {}
         changed = differences(flat(job.get("config", {})), flat(compose(job.get("overrides", []))))
         if changed:
             key, was, now = changed[0]
-            return f"{key} was {was} when {file.parent.parent} was started and is {now} now: put it back, {otherwise}"
+            return f"{key} was {was} when {file.parent.parent} was started and is {now} now: restore it, {otherwise}"
     return None
 
 
 def sweep_request(overrides: Sequence[str], sweeper: dict[str, Any], subdir: str) -> dict[str, Any]:
-    """What a sweep is asked for, as `refusal` compares it: the command line's values in their order, and the sweeper's.
+    """Describe a sweep as `refusal` compares it: the overrides, their order, and the settings of the sweeper.
 
     >>> sweep_request(["model=a,b", "seed=0"], {}, "x")
     {'model': 'a,b', 'seed': '0', 'order': 'model seed', 'hydra.sweep.subdir': 'x'}
     """
-    said = dict(item.partition("=")[::2] for item in overrides)
-    order = " ".join(key for key in said if not _may_differ(key))
-    return {**said, "order": order, "hydra.sweep.subdir": subdir, **flat(sweeper, "hydra.sweeper.")}
+    given = dict(item.partition("=")[::2] for item in overrides)
+    order = " ".join(key for key in given if not _may_differ(key))
+    return {**given, "order": order, "hydra.sweep.subdir": subdir, **flat(sweeper, "hydra.sweeper.")}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Keys of flat settings whose values differ, with both values; those in `MAY_DIFFER` do not count.
+    """Return key, old and new value of flat settings that differ, without those in `MAY_DIFFER`.
 
     >>> differences({"seed": 0, "tags": ["a"]}, {"seed": 1, "tags": []})
     [('seed', 0, 1)]
@@ -83,7 +84,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, 
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level.
+    """Flatten nested settings to dotted keys.
 
     >>> flat({"data": {"size": 96}, "seed": 0})
     {'data.size': 96, 'seed': 0}
@@ -96,17 +97,17 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finished(cfg: DictConfig) -> dict[str, Any] | None:
-    """What metrics.json of a job that goes on holds if it has nothing left to do; None otherwise."""
+    """Return the content of metrics.json if the job is resumed and finished; None otherwise."""
     return finished_results(Path(cfg.run_dir), cfg) if OmegaConf.select(cfg, "resume") else None
 
 
 def summarize_config(cfg: DictConfig | None) -> dict[str, Any]:
-    """What the row of a job without results is known by; what was not composed, or only holds inside it, is None."""
+    """Return the values that identify a job without results; None for those that cannot be resolved."""
 
     def plain(key: str) -> Any:
         try:
             value = None if cfg is None else OmegaConf.select(cfg, key, throw_on_missing=False)
-        except Exception:  # an interpolation that only holds inside the job
+        except Exception:  # an interpolation that only resolves inside the job
             return None
         return value if isinstance(value, str | int | float | bool) and value == value else None
 
@@ -115,7 +116,7 @@ def summarize_config(cfg: DictConfig | None) -> dict[str, Any]:
 
 
 def finished_results(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
-    """What metrics.json in a job's folder holds if the job came to its end; None otherwise."""
+    """Return the content of metrics.json in the folder of a job if the job is finished; None otherwise."""
     results = read(folder / "metrics.json") or {}
     if results.get("status") == "completed" and OmegaConf.select(cfg, "export.format"):
         return results if any(folder.glob("exported*/export.json")) else None  # written after all files
@@ -123,15 +124,15 @@ def finished_results(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def resume_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint that a job that goes on has to go on from; None if it has to start."""
+    """Return the checkpoint that a resumed job continues from; None if it starts anew."""
     last = Path(cfg.run_dir) / "last.ckpt"
     return str(last) if cfg.get("resume") and last.is_file() else None
 
 
 @contextmanager
 def lock_folder(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
-    """Hold a job's folder; wait for another process that does, which a killed sweep may have left behind."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes of the run that holds it
+    """Lock the folder of a job; wait while another process has locked it, e.g. a job of a sweep that was killed."""
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # another process of the run that has locked it
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,12 +140,24 @@ def lock_folder(folder: Path, say: Callable[[str], Any] = print) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"{folder} is in the hands of another process: waiting for it")
+        say(f"{folder} is locked by another process{_holder(folder)}; waiting")
         lock.acquire()
     try:
+        with suppress(OSError):  # only a message needs it
+            (folder / LOCK_PID).write_text(f"{os.getpid()}\n")
         yield
     finally:
+        with suppress(OSError):
+            (folder / LOCK_PID).unlink()
         lock.release()
+
+
+def _holder(folder: Path) -> str:
+    """Return " (pid N)" for the process that has locked a folder; empty if it is unknown."""
+    try:
+        return f" (pid {int((folder / LOCK_PID).read_text())})"
+    except (OSError, ValueError):
+        return ""
 
 
 def _may_differ(key: str) -> bool:
@@ -153,7 +166,7 @@ def _may_differ(key: str) -> bool:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """A JSON file's mapping; None if it is not there, or is not one."""
+    """Read a mapping from a JSON file; None if the file does not exist or holds anything else."""
     try:
         values = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The split that a run takes over from the checkpoint that it resumes, starts from or learns from."""
+"""The split that a run takes over from the checkpoint it resumes, starts from or is distilled from."""
 
 import logging
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Settings that draw another split. Where one is on the command line, no split is taken over.
+# Settings that define another split. If one is on the command line, no split is taken over.
 SPLIT_SETTINGS = ("seed", "fold", "folds", "group_by", "group_block", "val_fraction", "test_fraction")
 
 
 @dataclass(frozen=True)
 class SplitOrigin:
-    """A trained network that a run begins with.
+    """A trained network that a run starts from or is distilled from.
 
     Attributes:
-        key: The setting that names it: ckpt, ckpt_init, model.weights or teacher.
+        key: Its setting: ckpt, ckpt_init, model.weights or teacher.
         path: Its file.
-        split: The split that it was trained with.
+        split: The split it was trained with.
     """
 
     key: str
@@ -34,7 +34,7 @@ class SplitOrigin:
 
 
 def split_origins(cfg: DictConfig) -> list[SplitOrigin]:
-    """The checkpoints of a run's config that keep a split, in the order in which one is taken over."""
+    """Return the checkpoints of a config that store a split, the one whose split is taken over first."""
     from datamodules.splits.stored_split import StoredSplit
 
     teachers = list(cfg.teacher) if isinstance(cfg.teacher, ListConfig) else [cfg.teacher]
@@ -54,21 +54,21 @@ def _packed_split(path: str, key: str) -> Any:
 
     try:
         if (exported := find_format(path)) is not None:
-            return exported.load(Path(path), threads=None).record.get("split")
+            return exported.load(Path(path), threads=None).card.get("split")
         return read_checkpoint(path)["litesort"].get("split")
     except (ModelError, DeploymentError):
         if key in ("ckpt", "ckpt_init"):
             raise
-        return None  # plain weights keep no split; a teacher that cannot be read is refused where it is opened
+        return None  # plain weights store no split; an unreadable teacher is refused when it is opened
 
 
 def inherited_split(origins: Sequence[SplitOrigin], overrides: Sequence[str]) -> dict[str, Any]:
-    """Arguments of the data module that keep the split of the first origin.
+    """Return the arguments of the data module that keep the split of the first origin.
 
-    Empty where there is none, or where the command line draws a split of its own.
+    The result is empty if there is no origin, or if the command line defines another split.
 
     Args:
-        origins: What `split_origins` returned.
+        origins: The result of `split_origins`.
         overrides: `key=value` as typed.
     """
     if not origins or (origins[0].key != "ckpt" and split_settings(overrides)):
@@ -78,7 +78,7 @@ def inherited_split(origins: Sequence[SplitOrigin], overrides: Sequence[str]) ->
 
 
 def split_settings(overrides: Sequence[str]) -> list[str]:
-    """Settings on a command line that draw another split.
+    """Return the overrides that define another split.
 
     >>> split_settings(["data.fold=1", "seed=2", "+data.group_by=x"])
     ['data.fold', 'data.group_by']
@@ -92,16 +92,17 @@ def check_overlap(
 ) -> None:
     """Compare the val and test images of a run with those that its origins were trained on.
 
-    An origin that the weights come from is refused where they overlap. A teacher costs a warning.
+    An overlap with the origin of the weights is an error. An overlap with a teacher is a warning.
 
     Args:
         data: The data module, with its split.
-        origins: What `split_origins` returned.
+        origins: The result of `split_origins`.
         overrides: `key=value` as typed.
-        strict: Refuse a teacher too.
+        strict: An overlap with a teacher is an error too.
 
     Raises:
-        ModelError: They overlap.
+        ModelError: The images overlap.
+        DataError: A resumed run has other images.
     """
     from litesort.errors import DataError, ModelError
 
@@ -117,8 +118,8 @@ def check_overlap(
         if not any(counts.values()):
             continue
         parts = " and ".join(f"{counts[name]} of {len(data.splits[name])} {name} images" for name in ("val", "test"))
-        said = ", ".join(split_settings(overrides))
-        hint = f"leave out {said}" if said else f"give ckpt_init or teacher={origin.path} alone"
+        given = ", ".join(split_settings(overrides))
+        hint = f"leave out {given}" if given else f"give ckpt_init or teacher={origin.path} alone"
         line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is taken over"
         if origin.key != "teacher" or strict:
             raise ModelError(line)
@@ -126,9 +127,9 @@ def check_overlap(
 
 
 def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dict[str, Any]:
-    """The split as plain data for the run's checkpoint.
+    """Return the split as plain data for the checkpoint of the run.
 
-    A resumed run keeps its split as it is. A run that starts from other weights adds the images these were trained on.
+    A resumed run keeps its split. A run that starts from other weights adds the images that these were trained on.
     """
     if origins and origins[0].key == "ckpt":
         return origins[0].split.pack()
@@ -140,12 +141,12 @@ def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dic
 
 
 def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
-    """The split that an evaluation reads; `auto` is test for the run's own images, else unseen.
+    """Return the split that an evaluation reads; `auto` is test for the images of the training, else unseen.
 
     Args:
         data: The data module, with the split of the checkpoint.
         wanted: train, val, test, unseen, all or auto.
-        other: Whether the command line names other data.
+        other: Whether the command line gives other data.
 
     Raises:
         DataError: All images were trained on.
@@ -156,7 +157,7 @@ def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
         return wanted
     if data.stored_split is None:
         if other:
-            log.warning("data: the checkpoint keeps no split: images that it was trained on cannot be told apart")
+            log.warning("data: the checkpoint stores no split, so its training images cannot be left out")
         return "all" if other else "test"
     if data.is_own:
         return "test"
@@ -164,7 +165,7 @@ def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
     if not len(data.unseen):
         raise DataError(
             f"data: all {left_out} images are training or validation images of the checkpoint: give others, or "
-            "split=all to evaluate on them none the less"
+            "split=all to evaluate on them anyway"
         )
     if left_out:
         log.warning(

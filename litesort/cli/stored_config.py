@@ -1,14 +1,14 @@
-"""Configs that came in a file: checked and built without running anything that the file names.
+"""Configs from checkpoints and exported files: checked and built without running code that the file names.
 
-A checkpoint and an exported file carry the config of their training. Whoever wrote the file chose every value in it:
+A checkpoint and an exported file contain the config of their training. Its values are not trusted:
 
-- `resolve` fills in references to other keys (`${data.root}`), and refuses every other `${...}`. OmegaConf's resolvers,
-  which can read environment variables and decode text, never see a value of a file.
+- `resolve` fills in references to other keys (`${data.root}`) and refuses every other `${...}`. OmegaConf's resolvers,
+  which can read environment variables and decode text, never get a value of a file.
 - An evaluation builds the data module and its source alone, from classes of `datamodules`, with plain values:
-  `stored_data` and `data_builder`. Hydra's `instantiate` has no part in it.
-- A run that goes on (`ckpt=`, `ckpt_init=`) may build what `conf/` or the command line names for the same part of the
-  config, and nothing else: `check_run`.
-- Addresses, and folders to write to, are this computer's: `LOCAL_KEYS` are never taken from a file.
+  `stored_data` and `data_builder`. Hydra's `instantiate` is not used.
+- A resumed run (`ckpt=`, `ckpt_init=`) may only build classes that `conf/` or the command line names for the same part
+  of the config: `check_run`.
+- Addresses and output folders (`LOCAL_KEYS`) are never taken from a file.
 """
 
 import importlib
@@ -28,9 +28,9 @@ from litesort.plain_data import check_size, parse_yaml
 
 Values = dict[str, Any]
 
-REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # the name of another key, and nothing else
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # a reference to another key
 MAX_VALUES = 100_000  # of a resolved config
-# Where a network address, or a folder that is written to, is named: this computer's business.
+# Keys of network addresses and output folders; their values come from this machine.
 LOCAL_KEYS = re.compile(
     r"url|urls|uri|host|hostname|port|proxy|endpoint|server|address|storage|entity|artifact_location|trial"
     r"|dirpath|folder|dir|out|output|.*_(?:url|uri|host|endpoint|dir)"
@@ -40,21 +40,21 @@ HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 # Part of a config -> other parts whose objects it may hold, by reference.
 HOLDS = {"data": ("sampler", "augment"), "export": ("score", "latency")}
 NAMES_A_FILE = {"logger": ("name", "version", "sub_dir"), "export": ("name",)}  # parts of paths below a folder
-NO_SOURCE = "say data=folder data.root=..."
+NO_SOURCE = "give data=folder data.root=..."
 
 
 def resolve(config: Mapping[str, Any], part: Any = None) -> Any:
     """Fill in the plain references of a config; the result is plain data without any `${`.
 
-    A reference may be a whole value, and then stands for text, a number, a list or a mapping; or it may stand inside
-    longer text (`${run_dir}/mlflow.db`). What comes out is not read for references again.
+    A reference is a whole value (text, a number, a list or a mapping) or a part of longer text
+    (`${run_dir}/mlflow.db`). The result is not searched for references again.
 
     Args:
-        config: Plain data; references start from its top.
-        part: What to resolve; None: the whole config.
+        config: Plain data; references are absolute.
+        part: Part of the config to resolve; None: all of it.
 
     Raises:
-        ModelError: Any other `${...}`, a key that is not there, a circle, or more values than a config can have.
+        ModelError: Another kind of `${...}`, an unknown key, a cycle, or too many values.
     """
     try:
         check_size(config, max_nodes=MAX_VALUES)
@@ -64,11 +64,11 @@ def resolve(config: Mapping[str, Any], part: Any = None) -> Any:
 
 
 class Literal(str):
-    """Text that the command line gave: it is no part of the file, and is taken as it is."""
+    """Text from the command line; it may be an address, unlike text from the file."""
 
 
 class _Resolver:
-    """Resolves one config, and counts what comes out of it."""
+    """Resolve one config, with a limit on the number of values."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
@@ -88,7 +88,7 @@ class _Resolver:
         whole = REFERENCE.fullmatch(text)
         if whole:
             return self._named(whole[1], open_names)
-        if "\\" in text:  # OmegaConf's escape: it would read the text otherwise than this function does
+        if "\\" in text:  # an escape of OmegaConf, which would read the text differently
             raise _unsettled(text)
         filled = REFERENCE.sub(lambda found: self._words(found[1], open_names), text)
         if "${" in filled:
@@ -98,20 +98,20 @@ class _Resolver:
     def _words(self, name: str, open_names: tuple[str, ...]) -> str:
         value = self._named(name, open_names)
         if isinstance(value, dict | list):
-            raise ModelError(f"ckpt: its config puts {name}, which is no text, into a text: it is refused")
+            raise ModelError(f"ckpt: its config puts {name}, which is not text, into a text: it is refused")
         return str(value)
 
     def _named(self, name: str, open_names: tuple[str, ...]) -> Any:
         if name in open_names:
-            raise ModelError(f"ckpt: its config defines {name} by itself: it is refused")
+            raise ModelError(f"ckpt: its config defines {name} by a cycle: it is refused")
         open_names = (*open_names, name)
         node: Any = self.config
         for part in name.split("."):
-            if type(node) is str and "${" in node:  # a reference on the way to the key
+            if type(node) is str and "${" in node:  # a parent of the key is a reference
                 node = self._text(node, open_names)
             node = _child(node, part)
             if node is _MISSING:
-                raise ModelError(f"ckpt: its config refers to {name}, which is not in it: it is refused")
+                raise ModelError(f"ckpt: its config refers to {name}, which does not exist: it is refused")
         return self.value(node, open_names)
 
 
@@ -127,39 +127,39 @@ def _child(node: Any, key: str) -> Any:
 
 
 def lookup(values: Any, name: str) -> Any:
-    """The value at a dotted key of plain data; `...` where there is none."""
+    """Return the value at a dotted key of plain data; `...` if there is none."""
     for part in name.split("."):
         values = _child(values, part)
     return ... if values is _MISSING else values
 
 
 def _unsettled(text: str) -> ModelError:
-    return ModelError(f"ckpt: its config holds {text[:60]!r}, which is no plain reference to a key: it is refused")
+    return ModelError(f"ckpt: its config holds {text[:60]!r}, which is not a plain reference to a key: it is refused")
 
 
 # An evaluation: the images that a network was trained with.
 
 
-def stored_data(config: Mapping[str, Any], said: Mapping[str, Any]) -> Values:
-    """Settings of the data module that an evaluation builds, out of a config that came in a file.
+def stored_data(config: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """Return the settings of the data module that an evaluation builds, from a stored config.
 
-    Sampler and augmentation are left out: an evaluation has none. No source downloads anything with these settings.
+    Sampler and augmentation are left out, since an evaluation uses neither. With these settings no source downloads.
 
     Args:
         config: The stored config.
-        said: Settings of `data` on the command line, as plain values; they win.
+        given: Settings of `data` from the command line, as plain values; they win.
 
     Raises:
-        ModelError: There are none, or they cannot be used.
+        ModelError: The config has no data, or its settings cannot be used.
     """
-    said = {key: Literal(value) if isinstance(value, str) else value for key, value in said.items()}
+    given = {key: Literal(value) if isinstance(value, str) else value for key, value in given.items()}
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("source"), dict):
-        raise ModelError(f"ckpt: it does not say which images it was trained with: {NO_SOURCE}")
+        raise ModelError(f"ckpt: its config does not name its training images: {NO_SOURCE}")
     kept = {key: value for key, value in data.items() if key not in ("sampler", "augment", "classes")}
-    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | said
+    kept = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in kept.items()} | given
     source = {key: None if LOCAL_KEYS.fullmatch(str(key)) else value for key, value in data["source"].items()}
-    source |= {key: said[key] for key in ("root", "file", "cache_dir") if key in said and key in source}
+    source |= {key: given[key] for key in ("root", "file", "cache_dir") if key in given and key in source}
     settings = resolve({**config, "data": {**kept, "source": source}}, {**kept, "source": source})
     for key, value in _texts({**settings, **settings["source"]}):
         if ADDRESS.match(value) and not isinstance(value, Literal):
@@ -174,16 +174,16 @@ def stored_data(config: Mapping[str, Any], said: Mapping[str, Any]) -> Values:
 
 
 def stored_name(config: Mapping[str, Any]) -> str | None:
-    """What the run of a stored config was called."""
+    """Return the name of the run of a stored config."""
     name = config.get("name")
     return str(resolve(config, name)) if isinstance(name, str) else None
 
 
 def data_builder(settings: Values) -> Callable[..., Any]:
-    """What makes the data module of `stored_data`'s settings; keyword arguments are passed on as they are.
+    """Return a function that builds the data module of `stored_data`; it takes further keyword arguments.
 
     Raises:
-        ModelError: A setting that the classes do not know.
+        ModelError: A setting is unknown to the classes.
     """
     module = _data_class(settings["_target_"], "ImageDataModule")
     source = _data_class(settings["source"]["_target_"], "Source")
@@ -194,13 +194,13 @@ def data_builder(settings: Values) -> Callable[..., Any]:
 
 
 def images_name(data: Any) -> str:
-    """What images are called in reports: the kind of source, and where it lies."""
+    """Return the name of the data in reports: the kind of source, and its path."""
     kind = str(data["source"]["_target_"]).split(".")[-1].removesuffix("Source").lower()
     return " ".join(str(part) for part in (kind, data.get("file") or data.get("root")) if part)
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Key and value of each text in plain data."""
+    """Yield key and value of each text in plain data."""
     if isinstance(node, str):
         yield key, node
     elif isinstance(node, dict):
@@ -223,11 +223,11 @@ def _fits(target: type, arguments: Values, where: str) -> None:
 
 
 def _data_class(target: Any, base: str) -> type:
-    """A class that a module of `datamodules` defines, and that is, or is derived from, the one called `base`."""
+    """Return a class that `datamodules` defines and that is `base`, by name, or derived from it."""
     module, _, name = str(target).rpartition(".")
     found = None
     if isinstance(target, str) and re.fullmatch(r"datamodules(\.[a-z][a-z_0-9]*)*", module):
-        try:  # imports modules of the package alone: what these have imported themselves has another __module__
+        try:  # only modules of the package; classes that these import have another __module__
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:
             found = None
@@ -236,23 +236,24 @@ def _data_class(target: Any, base: str) -> type:
         or found.__module__.split(".")[0] != "datamodules"
         or base not in [c.__name__ for c in found.__mro__]
     ):
-        raise ModelError(f"ckpt: it reads its images with {str(target)[:80]}, not litesort's: {NO_SOURCE}")
+        raise ModelError(
+            f"ckpt: its images are read by {str(target)[:80]}, which is not a class of litesort: {NO_SOURCE}"
+        )
     return found
 
 
-# A run that goes on, or that starts from the network of another one.
+# A resumed run, or a run that starts from the network of another run.
 
 
 def localised(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Values:
-    """A stored config in which addresses and folders are this computer's.
+    """Return a stored config with the addresses and folders of this machine.
 
-    The value of such a key is the one that the command line composed, where it composed the same kind of object there;
-    else the one that conf/ gives to this kind of object; else it is left out. No source has an address: whoever wants
-    a download names the data on the command line.
+    Such a key takes its value from the config of the command line if that has the same target there; else from conf/,
+    by target; else it is left out. No source gets an address: a download needs `data=NAME` on the command line.
 
     Args:
         stored: Plain data.
-        own: What the command line composed, as `compose.portable` returned it.
+        own: The config of the command line, as `compose.portable` returned it.
     """
     return {key: value for key, value in _localised(stored, own, "").items() if value is not ...}
 
@@ -278,7 +279,7 @@ def _localised(node: Any, own: Any, section: str) -> Any:
 
 
 def _is_local(key: str, value: Any) -> bool:
-    """Whether a key names an address or a folder; one whose value is an object is the name of that object."""
+    """Tell whether a key names an address or a folder; keys of objects do not."""
     return LOCAL_KEYS.fullmatch(key) is not None and not (isinstance(value, dict) and "_target_" in value)
 
 
@@ -287,11 +288,11 @@ def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence
 
     Args:
         values: The config, nothing of it resolved.
-        own: What the command line composed: what the user has named is the user's affair.
-        parts: Top-level keys that came in the file.
+        own: The config of the command line; classes that the user names are allowed.
+        parts: Top-level keys that come from the file.
 
     Raises:
-        ModelError: A part names what neither conf/ nor the command line names for it.
+        ModelError: A part names a class that neither conf/ nor the command line names for it.
     """
     resolved: Values = resolve(values)
     for key in parts:
@@ -300,8 +301,8 @@ def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence
             target = node.get("_target_")
             if "_target_" in node and not (isinstance(target, str) and target in allowed):
                 raise ModelError(
-                    f"ckpt: its {key} would run {str(target)[:80]}, which no file of conf/ names: if it is yours, name "
-                    "it in one; else take the weights alone into a new run, model.weights=FILE"
+                    f"ckpt: its {key} would run {str(target)[:80]}, which no file of conf/ names: if you trust it, "
+                    "add it to conf/; else start a new run from the weights, model.weights=FILE"
                 )
             if odd := [name for name in node if re.fullmatch(r"_.*_", str(name)) and name not in HYDRA_KEYS]:
                 raise ModelError(f"ckpt: its {key} has the key {str(odd[0])[:40]}, which Hydra reads: it is refused")
@@ -314,9 +315,9 @@ def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence
 
 
 def _only_names(part: str, node: Values) -> None:
-    """Refuse a path where a name below one of this computer's folders belongs."""
+    """Refuse a path in place of a file name."""
     if part == "logger" and not str(node.get("_target_")).startswith("pytorch_lightning.loggers."):
-        return  # the name of a W&B run is shown, and names no file
+        return  # the name of a W&B run is not a file name
     for key in NAMES_A_FILE.get(part, ()):
         if re.search(r"[/\\:]|^\.\.", str(node.get(key, ""))):
             raise ModelError(f"ckpt: its {part}.{key} is a path, and no folder is taken from a file: it is refused")
@@ -328,7 +329,7 @@ def _allowed(part: str, own: Mapping[str, Any]) -> set[Any]:
 
 
 def _objects(node: Any) -> Iterator[Values]:
-    """Every mapping in plain data."""
+    """Yield every mapping in plain data."""
     if isinstance(node, dict):
         yield node
         for value in node.values():
@@ -339,7 +340,7 @@ def _objects(node: Any) -> Iterator[Values]:
 
 
 def _defaults(section: str, target: Any) -> Values:
-    """What conf/ gives to objects of a kind, as far as that needs no resolver."""
+    """Return the values of the configs for a target, without those that need a resolver."""
     for node in _objects(_conf(_folders()).get(section)) if target else ():
         if node.get("_target_") == target:
             return {key: value for key, value in node.items() if not re.search(r"\$\{[^}]*[^\w.}]", str(value))}
@@ -355,7 +356,7 @@ def _folders() -> tuple[Path, ...]:
 
 @cache
 def _conf(folders: tuple[Path, ...]) -> dict[str, list[Any]]:
-    """What the files of these folders say, by part of the config; Hydra's own groups are left out."""
+    """Return the values of all files of these folders by part of the config, without Hydra's own groups."""
     parts: dict[str, list[Any]] = {}
     for top, file in [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]:
         text = file.read_text(encoding="utf-8")

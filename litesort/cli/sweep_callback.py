@@ -1,4 +1,4 @@
-"""What Hydra calls around every job: mistakes become a line, failed jobs rows, and a sweep ends with its ranking."""
+"""Hydra callback around every job: one-line errors, rows for failed jobs, and the leaderboard of a sweep."""
 
 import atexit
 import contextlib
@@ -24,25 +24,30 @@ from litesort.cli.compose import plain
 from litesort.cli.job_request import leave_group, save_job_request, trial_settings
 from litesort.cli.launch import composed, reason
 
-# By name: importing their packages here would be allowed for two of the three only, and Lightning costs 6 s.
+# Names of error classes, because the import of Lightning takes 6 s.
 MISTAKES = {"UserError", "MisconfigurationException"}
-RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # Lightning sets them, and lets them be
-PRUNED = "TrialPruned"  # a trial that a search stopped
+RANKS = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # Lightning sets them and does not reset them
+PRUNED = "TrialPruned"  # Optuna's exception for a pruned trial
 CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
 
 class SweepCallback(Callback):
-    """Report what went wrong in a job, keep a sweep going, and rank its jobs at the end.
+    """Report errors of jobs, continue a sweep after failed jobs, and rank the jobs at the end.
 
-    One run: a mistake of the user prints `error: ...` and exits with status 2; any other exception keeps Hydra's
-    traceback (status 1). A sweep: a job that raises leaves `metrics.json` (status "failed") and the sweep goes on; at
-    the end the leaderboard is printed and written, and the exit status is 1 if a job failed. The traceback is always in
-    the job's `error.log`; `HYDRA_FULL_ERROR=1` shows it.
+    Single run: a user error prints `error: ...` and exits with status 2. Any other exception keeps Hydra's traceback
+    and status 1. Sweep: a job that raises leaves `metrics.json` with status "failed", and the sweep continues. At the
+    end the leaderboard is printed and written; the exit status is 1 if a job failed. The traceback is always in the
+    `error.log` of the job; `HYDRA_FULL_ERROR=1` prints it.
 
-    `on_job_*` run in the process of the job, whatever launcher started it; `on_multirun_*` in the one that was typed.
-    Nothing in a job may raise SystemExit on its own account: Hydra lets it through, and the sweep would end. The two
-    that do, Ctrl-C and SIGTERM during training, mean just that; the ranking of what is there is then written on the way
-    out.
+    `on_job_*` run in the process of the job, for every launcher. `on_multirun_*` run in the process of the command
+    line. Code of a job must not raise SystemExit, which Hydra lets through and which would end the sweep. Ctrl-C and
+    SIGTERM during training do so on purpose; the leaderboard of the finished jobs is then written at exit.
     """
 
     def __init__(self) -> None:
@@ -62,7 +67,7 @@ class SweepCallback(Callback):
         again = bool(OmegaConf.select(config, "resume"))
         try:
             refusal = resume.refusal(folder, command, again, lambda overrides: _composed(config, overrides))
-        except Exception as error:  # what a job was asked for is no longer there
+        except Exception as error:  # a job no longer composes
             refusal = reason(error)
         if refusal:
             _exit(refusal)
@@ -73,7 +78,7 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         composed()
         if _is_sweep(config):
-            # W&B reads it: the jobs of a sweep are one group.
+            # W&B reads this variable: the jobs of a sweep form one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
             search, number = plain(config.hydra.sweeper), config.hydra.job.num
             os.environ["LITESORT_TRIAL"] = trial_settings(search, number)
@@ -102,8 +107,8 @@ class SweepCallback(Callback):
             write_failure(folder, known, overrides, str(error), "pruned")
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
-        if config.hydra.output_subdir is not None:  # else the command writes nothing but what was asked for
-            with contextlib.suppress(OSError):  # a full disk, which the message will name
+        if config.hydra.output_subdir is not None:  # otherwise the command writes requested files only
+            with contextlib.suppress(OSError):  # a full disk, which the message names
                 write_text(folder / "error.log", "".join(traceback.format_exception(error)))
         self._message = _mistake(error)
         if _is_sweep(config):
@@ -111,8 +116,8 @@ class SweepCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
-            _exit("resume=true belongs to a sweep (-m): go on with a single run by ckpt=RUN/last.ckpt")
-        for key in ("ckpt", "ckpt_init"):  # here, where no folder has been made for the run
+            _exit("resume=true needs a sweep (-m): resume a single run with ckpt=RUN/last.ckpt")
+        for key in ("ckpt", "ckpt_init"):  # checked here, before the folder of the run is made
             path = OmegaConf.select(config, key)
             if path is not None and not Path(str(path)).exists():
                 _exit(f"{key}={path} does not exist: give the path of a file")
@@ -125,13 +130,13 @@ class SweepCallback(Callback):
         atexit.unregister(self._at_exit)
         try:
             rows = finish(Path(str(config.hydra.sweep.dir)))
-        except Exception:  # Hydra would make a warning of it, and the exit status would lie
+        except Exception:  # Hydra would turn it into a warning and exit with status 0
             traceback.print_exc()
             sys.exit(1)
         jobs = [row for row in rows if "file" not in row]
         failed = sum(row.get("status") == "failed" for row in jobs)
         if failed:
-            print(f"{failed} of {len(jobs)} jobs failed; the reason is in their error.log", file=sys.stderr)
+            print(f"{failed} of {len(jobs)} jobs failed; see their error.log", file=sys.stderr)
             sys.exit(1)
 
     def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
@@ -143,13 +148,13 @@ class SweepCallback(Callback):
             traceback.print_exception(error)
         print(f"error: job {config.hydra.job.num} ({' '.join(overrides)}): {message}", file=sys.stderr)
         write_failure(folder, resume.summarize_config(job_return.cfg), overrides, message)
-        # Hydra raises a failed job's exception after the batch; NaN is what a sweeper may make of this job.
+        # Hydra would raise the exception of a failed job after the batch. A sweeper gets NaN instead.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = float("nan")
 
 
 class AtExit:
-    """Rank what is there when a sweep is interrupted: Hydra calls nobody then."""
+    """Rank the finished jobs of a sweep that is interrupted; Hydra calls no callback then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -157,20 +162,20 @@ class AtExit:
 
     def __call__(self) -> None:
         if os.getpid() == self.process and any(self.folder.glob("*/.hydra")):
-            print("\nThe sweep was interrupted; this is what there is.", file=sys.stderr)
+            print("\nThe sweep was interrupted; these jobs have finished.", file=sys.stderr)
             finish(self.folder)
 
 
 def _job_to_the_command_line(config: DictConfig, script: str) -> None:
-    """Lightning starts a run's other processes by the command line and `hydra.run.dir`: give it the job's, not -m's."""
+    """Set the command line and `hydra.run.dir` to those of the job, which Lightning's further processes use."""
     sys.argv = [script, *config.hydra.overrides.task]
-    known: Any = HydraConfig.instance().cfg  # the whole config, whatever Hydra's own hint says
+    known: Any = HydraConfig.instance().cfg  # the whole config, although Hydra's type hint says otherwise
     with read_write(known.hydra.run):
         known.hydra.run.dir = config.hydra.runtime.output_dir
 
 
 def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The config that a job of a sweep has by its command line; raises what Hydra does if it has none any more."""
+    """Compose the config of a job of a sweep; raises Hydra's error if it no longer composes."""
     from hydra.core.global_hydra import GlobalHydra
 
     return _task(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
@@ -181,15 +186,15 @@ def _task(config: DictConfig) -> dict[str, Any]:
 
 
 def finish(folder: Path) -> list[dict[str, Any]]:
-    """Print and write the leaderboard of a sweep; a job that left no result is a failed row.
+    """Print and write the leaderboard of a sweep; a job without a result is a failed row.
 
     Args:
-        folder: The sweep's folder, with a folder a job in it.
+        folder: Folder of the sweep, with one folder a job.
 
     Returns:
-        The ranked rows of jobs and of their exported files; empty when there is no job.
+        The ranked rows of jobs and of their exported files; empty if there is no job.
     """
-    # matplotlib and rich: not on the way of `--help`.
+    # Imported here, because `--help` needs neither matplotlib nor rich.
     from loggers.wandb_sweep import write_dashboards
     from reports import leaderboard
 
@@ -207,21 +212,21 @@ def _exit(message: str) -> NoReturn:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Unwrap what Hydra's `instantiate` wrapped around an exception."""
+    """Return the exception inside the one that Hydra's `instantiate` raises."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _mistake(error: BaseException) -> str | None:
-    """What the user did wrong, in one line; None where it may be a fault of the program."""
+    """Return a user error in one line; None if the error may be a bug."""
     cause = root_cause(error)
     if any(base.__name__ in MISTAKES for base in type(cause).__mro__) or isinstance(cause, CONFIG_MISTAKES):
         return _one_line(cause)
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
     part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
-    # A class of another package that refuses what it was given; it cannot know what the setting is called here.
+    # A class of another package raises it and does not know the name of the setting, so the message adds it.
     return f"{part[1]}: {_one_line(cause)}" if part and isinstance(cause, ValueError | TypeError) else None
 
 
@@ -236,5 +241,5 @@ def _is_sweep(config: DictConfig) -> bool:
 def _close_wandb(failed: bool) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
-        # Otherwise the next job of a sweep would write into this one's run.
+        # Otherwise the next job of a sweep would log to this run.
         wandb.finish(exit_code=int(failed))

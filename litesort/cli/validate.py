@@ -1,4 +1,4 @@
-"""Is each value of the kind that the code it is meant for takes? Asked before anything is built or read."""
+"""Check the values of a config against type hints and ranges, before anything is built."""
 
 import importlib
 import pydoc
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# Values that no class takes as they are: key -> whole numbers only, least, most.
+# Key -> whether it is an integer, its minimum and its maximum; for values that no type hint describes.
 RANGES: dict[str, tuple[bool, float, float]] = {
     "seed": (True, 0, 2**32 - 1),
     "epochs": (True, 1, float("inf")),
@@ -23,41 +23,42 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "min_confidence": (False, 0, 1),
     "show": (True, 0, float("inf")),
     "mistakes": (True, 0, float("inf")),
+    "max_images_per_class": (True, 0, float("inf")),
     "batch_size": (True, 1, float("inf")),
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
 }
-SWITCHES = ("overwrite",)  # values that are true or false
-# What stands for a choice of our own, of a runtime's or of Lightning's.
+SWITCHES = ("overwrite",)  # booleans that no type hint describes
+# Key -> a value that leaves the choice to litesort, the runtime or Lightning.
 FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None}
-NEEDED = ("checkpoint", "history")  # callbacks without which a run has no result
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+NEEDED = ("checkpoint", "history")  # callbacks that every training needs
+KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
 
 def check(cfg: DictConfig) -> DictConfig:
-    """Compare each value beside a `_target_` with the type hint of the parameter that it is for; returns the config.
+    """Compare each value beside a `_target_` with the type hint of its parameter; returns the config.
 
-    What has no hint, or one that no plain value can be held against, passes: the code itself looks at it.
+    Parameters without a hint, or with a hint that plain values cannot be compared with, are not checked.
 
     Raises:
-        ModelError: A value of another kind, or out of the range of one that belongs to the run as a whole.
+        ModelError: A value has another type than its hint, or is out of its range.
     """
     _import_own(cfg.get("imports"))
     raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
     for key, (whole, least, most) in RANGES.items():
-        value = OmegaConf.select(cfg, key, default=...)  # ...: not a setting of this command
+        value = OmegaConf.select(cfg, key, default=...)  # ...: this command has no such setting
         if value in (..., FREE.get(key, ...)):
             continue
         if not (fits(value, int if whole else float) and least <= value <= most):
-            limits = f"from {least} to {most}" if most < float("inf") else f"{least} or more"
-            raise _refusal(key, value, f"{KINDS[int if whole else float]}, {limits}")
+            limits = f"from {least} to {most}" if most < float("inf") else f"of at least {least}"
+            raise _refusal(key, value, f"{KINDS[int if whole else float]} {limits}")
     for key in SWITCHES:
         if key in cfg and not fits(cfg[key], bool):
             raise _refusal(key, cfg[key], KINDS[bool])
-    there = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]
-    missing = [name for name in NEEDED if "callbacks" in cfg and name not in there]
+    enabled = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]
+    missing = [name for name in NEEDED if "callbacks" in cfg and name not in enabled]
     if missing:
-        raise _refusal("callbacks", f"[{','.join(there)}]", f"{' and '.join(missing)} too, as default does")
+        raise _refusal("callbacks", f"[{','.join(enabled)}]", f"{' and '.join(missing)} too, as in default")
     if cfg.get("teacher") and "teacher" not in (cfg.get("objective") or {}):
         raise _no_teacher(cfg.teacher)
     _named("callbacks", cfg.get("callbacks"))
@@ -85,14 +86,14 @@ def check_values(values: dict[str, Any], path: str) -> None:
     """Compare plain values beside a `_target_` with its type hints, as `check` does.
 
     Args:
-        values: The target is imported: it must be one that may be.
-        path: What the names of their keys start with.
+        values: Plain data. Targets are imported, so they must be trusted.
+        path: Prefix of the keys in messages.
     """
     _walk(values, values, path)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value can be what a type hint asks for.
+    """Tell whether a plain value matches a type hint.
 
     >>> fits(3, float), fits("3", float), fits(None, int | None), fits([1, 0.5], list[int])
     (True, False, True, False)
@@ -118,7 +119,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """Say in words what a type hint asks for."""
+    """Describe a type hint in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(part) for part in inner))
@@ -130,7 +131,7 @@ def describe(hint: Any) -> str:
 
 
 def _named(group: str, entries: Any) -> None:
-    """Refuse settings of something that the group's list leaves out: it would be built as a bare dict."""
+    """Refuse settings of an entry that the list of the group lacks: it has no `_target_` and would stay a dict."""
     from litesort.errors import ModelError
 
     settings = {name: entry for name, entry in (entries or {}).items() if entry is not None}
@@ -138,7 +139,7 @@ def _named(group: str, entries: Any) -> None:
     for name in settings:
         if targets and name not in targets:
             hint = f"give {group}=[...,{name}], or {group}.{name}=null"
-            raise ModelError(f"{group}.{name} is set, but {group} does not name it: {hint}")
+            raise ModelError(f"{group}.{name} is set, but {group} does not include it: {hint}")
 
 
 def _unread(raw: Any, values: Any) -> None:
@@ -161,21 +162,21 @@ def _walk(raw: Any, values: Any, path: str) -> None:
     hints = _hints(values.get("_target_"))
     for key, value in values.items():
         link = re.fullmatch(r"\$\{([\w.]+)\}", raw[key]) if isinstance(raw[key], str) else None
-        name = link[1] if link else f"{path}{key}"  # the user's own key, where the value comes from another place
+        name = link[1] if link else f"{path}{key}"  # the key that the user sets, if the value refers to it
         if key in hints and value != "???" and not fits(value, hints[key]):
             raise _refusal(name, value, describe(hints[key]))
         _walk(raw[key], value, f"{path}{key}.")
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Type hints of what a `_target_` is called with; those that it hands on to its bases included."""
+    """Return the type hints of the parameters of a `_target_`, with those of its base classes."""
     found = pydoc.locate(target) if isinstance(target, str) else None
     hints: dict[str, Any] = {}
     calls = [vars(base).get("__init__") for base in reversed(found.__mro__)] if isinstance(found, type) else [found]
     for call in calls:
         try:
             hints |= typing.get_type_hints(call)
-        except (NameError, TypeError):  # a hint that only the type checker can read, or nothing that is called
+        except (NameError, TypeError):  # a hint for type checkers only, or an object that is not callable
             continue
     return hints
 
@@ -194,4 +195,4 @@ def _refusal(key: str, value: Any, wanted: str) -> Exception:
 
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     quoted = f", e.g. {key}='\"{shown}\"'" if isinstance(value, int | float) and KINDS[str] in wanted else ""
-    return ModelError(f"{key}={shown} is of no use: give {wanted}{quoted}")
+    return ModelError(f"{key}={shown} is invalid: expected {wanted}{quoted}")

@@ -1,4 +1,4 @@
-"""A small network, photos as it sees them, and the files that it ships as."""
+"""A small network, photos as it sees them, and the files that it is exported to."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +17,8 @@ SIZE = 32
 
 
 @pytest.fixture(scope="session")
-def shipped(photos: Path) -> SimpleNamespace:
-    """resnet10t that has learned its photos, its record, the pixels and what it answers."""
+def trained(photos: Path) -> SimpleNamespace:
+    """resnet10t that has learned its photos, its card, the pixels and what it answers."""
     torch.manual_seed(0)
     net = create_backbone("resnet10t", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
     files = sorted(photos.rglob("*.jpg"))[::3]
@@ -32,9 +32,9 @@ def shipped(photos: Path) -> SimpleNamespace:
         optimizer.step()
     net.eval()
     config = {"name": "tiny", "data": {"size": SIZE}}
-    record = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"}, config=config)
+    card = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"}, config=config)
     expected = TorchPredictor(net)(pixels).numpy()
     assert len(set(expected.argmax(1))) == 3
     return SimpleNamespace(
-        net=net, record=record, pixels=pixels, targets=targets.numpy(), expected=expected, files=files, classes=CLASSES
+        net=net, card=card, pixels=pixels, targets=targets.numpy(), expected=expected, files=files, classes=CLASSES
     )

@@ -16,14 +16,14 @@ pytest.importorskip("openvino", reason="the export extra is not installed")
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_a_file_teaches_what_its_checkpoint_would(shipped, tmp_path, kind):
-    path = FORMATS[kind].write(shipped.net, tmp_path / f"teacher{FORMATS[kind].suffix}", shipped.record)
+def test_a_file_teaches_what_its_checkpoint_would(trained, tmp_path, kind):
+    path = FORMATS[kind].write(trained.net, tmp_path / f"teacher{FORMATS[kind].suffix}", trained.card)
     teacher = load_teacher(str(path), open_other=open_exported)
-    order = list(reversed(shipped.classes))
+    order = list(reversed(trained.classes))
     teacher.match(order)
-    photos = torch.from_numpy(shipped.pixels).permute(0, 3, 1, 2) / 255
+    photos = torch.from_numpy(trained.pixels).permute(0, 3, 1, 2) / 255
     answers = teacher(photos)
-    expected = torch.from_numpy(shipped.expected)[:, [shipped.classes.index(name) for name in order]]
+    expected = torch.from_numpy(trained.expected)[:, [trained.classes.index(name) for name in order]]
     torch.testing.assert_close(answers.softmax(1), expected, atol=1e-3, rtol=1e-3)
     assert teacher(torch.nn.functional.interpolate(photos, (48, 48))).shape == answers.shape  # resized for it
 

@@ -147,4 +147,4 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
         assert not entered.is_set()
     other.join(timeout=10)
     assert entered.is_set()
-    assert "waiting" in said[0]
+    assert said == [f"{tmp_path} is locked by another process (pid {os.getpid()}); waiting"]

@@ -36,7 +36,7 @@ def test_rubbish_is_one_line(tmp_path, suffix, content):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_not_there_or_of_no_kind(tmp_path, shipped):
+def test_files_that_are_not_there_or_of_no_kind(tmp_path, trained):
     for name in ("model.onnx", "model.xml", "model.ncnn.param"):
         with pytest.raises(DeploymentError, match=r"cannot be read.*give an existing file"):
             load_exported(tmp_path / name)
@@ -44,7 +44,7 @@ def test_files_that_are_not_there_or_of_no_kind(tmp_path, shipped):
         load_exported(tmp_path / "model.tflite")
     with pytest.raises(DeploymentError, match="ckpt is not given"):
         load_artifact(None, load_net)
-    path = FORMATS["openvino"].write(shipped.net, tmp_path / "model.xml", shipped.record)
+    path = FORMATS["openvino"].write(trained.net, tmp_path / "model.xml", trained.card)
     with pytest.raises(DeploymentError, match=r"part of an exported model: give ckpt=.*model.xml"):
         load_exported(path.with_suffix(".bin"))
     path.with_suffix(".bin").unlink()
@@ -52,20 +52,20 @@ def test_files_that_are_not_there_or_of_no_kind(tmp_path, shipped):
         load_exported(path)
 
 
-def test_metadata_that_is_gone_damaged_or_newer(tmp_path, shipped):
+def test_metadata_that_is_gone_damaged_or_newer(tmp_path, trained):
     import onnx
 
-    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
     model = onnx.load(str(path))
-    record = json.loads(model.metadata_props[0].value)
-    newer = {**record, "exported": {**record["exported"], "format": 99}}
+    card = json.loads(model.metadata_props[0].value)
+    newer = {**card, "exported": {**card["exported"], "format": 99}}
     cases = {
         "": "has no litesort metadata",
         "{": "damaged",
         json.dumps(newer): "format 99 .* pip install -U litesort",
-        json.dumps({**record, "classes": "all"}): "incomplete",
+        json.dumps({**card, "classes": "all"}): "incomplete",
         "[]": "incomplete",
-        json.dumps({**record, "preprocessing": {"size": 10**9, "resize": "pad"}}): "incomplete",
+        json.dumps({**card, "preprocessing": {"size": 10**9, "resize": "pad"}}): "incomplete",
     }
     for text, message in cases.items():
         del model.metadata_props[:]
@@ -78,10 +78,10 @@ def test_metadata_that_is_gone_damaged_or_newer(tmp_path, shipped):
         unpack("[" * 100_000, path)
 
 
-def test_onnx_that_reads_other_files_is_refused(tmp_path, shipped):
+def test_onnx_that_reads_other_files_is_refused(tmp_path, trained):
     import onnx
 
-    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
     model = onnx.load(str(path))
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -92,10 +92,10 @@ def test_onnx_that_reads_other_files_is_refused(tmp_path, shipped):
         load_exported(path)
 
 
-def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, shipped):
+def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, trained):
     import onnx
 
-    path = FORMATS["onnx"].write(shipped.net, tmp_path / "model.onnx", shipped.record)
+    path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
     model = onnx.load(str(path))
     model.graph.node[0].domain = "my.library"
     model.opset_import.add(domain="my.library", version=1)
@@ -104,12 +104,12 @@ def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, shipped):
         load_exported(path)
 
 
-def test_a_checkpoint_is_an_artifact_too(tmp_path, shipped):
-    state = {f"net.{key}": value for key, value in shipped.net.state_dict().items()}
+def test_a_checkpoint_is_an_artifact_too(tmp_path, trained):
+    state = {f"net.{key}": value for key, value in trained.net.state_dict().items()}
     buffer = io.BytesIO()
-    torch.save({"state_dict": state, KEY: shipped.record}, buffer)
+    torch.save({"state_dict": state, KEY: trained.card}, buffer)
     (tmp_path / "best.ckpt").write_bytes(buffer.getvalue())
     artifact = load_artifact(tmp_path / "best.ckpt", load_net)
     assert artifact.net is not None
-    torch.testing.assert_close(artifact.predict(shipped.pixels), torch.from_numpy(shipped.expected))
-    assert artifact.record["classes"] == shipped.classes
+    torch.testing.assert_close(artifact.predict(trained.pixels), torch.from_numpy(trained.expected))
+    assert artifact.card["classes"] == trained.classes

@@ -19,26 +19,26 @@ NCNN = FORMATS["ncnn"]
 
 
 @pytest.fixture(scope="module")
-def model(shipped, tmp_path_factory):
+def model(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("ncnn") / "model.ncnn.param"
-    return NCNN.write(shipped.net, path, shipped.record, precision="fp16")
+    return NCNN.write(trained.net, path, trained.card, precision="fp16")
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "tf_efficientnet_lite0", "repvgg_a0"])
-def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, shipped, tmp_path):
+def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, trained, tmp_path):
     net = create_backbone(name, 3, pretrained=False).eval()
-    card = make_record(net, shipped.classes, preprocessing={"size": 48, "resize": "pad"})
-    pixels = np.stack([images.load(file, 48, "pad") for file in shipped.files[:6]])
+    card = make_record(net, trained.classes, preprocessing={"size": 48, "resize": "pad"})
+    pixels = np.stack([images.load(file, 48, "pad") for file in trained.files[:6]])
     path = NCNN.write(net, tmp_path / "model.ncnn.param", card, temperature=0.5)
     expected = (TorchPredictor(net)(pixels).log() / 0.5).softmax(1)
     np.testing.assert_allclose(load_exported(path)(pixels), expected, atol=1e-4)
 
 
-def test_fp16_is_computed_as_the_runtime_likes_and_fp32_is_not(model, shipped, tmp_path):
-    exact = NCNN.write(shipped.net, tmp_path / "exact.ncnn.param", shipped.record)
+def test_fp16_is_computed_as_the_runtime_likes_and_fp32_is_not(model, trained, tmp_path):
+    exact = NCNN.write(trained.net, tmp_path / "exact.ncnn.param", trained.card)
     assert NCNN.load(exact).net.opt.use_fp16_arithmetic is False
     assert NCNN.load(model).net.opt.use_fp16_arithmetic is True
-    np.testing.assert_allclose(NCNN.load(model)(shipped.pixels), shipped.expected, atol=0.02)
+    np.testing.assert_allclose(NCNN.load(model)(trained.pixels), trained.expected, atol=0.02)
     threads = NCNN.load(model, 2)
     assert (threads.net.opt.num_threads, threads.details["runtime_threads"]) == (2, 2)
 
@@ -47,13 +47,13 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
     for file in NCNN.files(model):
         shutil.copy(file, tmp_path)
     path = tmp_path / model.name
-    assert NCNN.load(path).record["exported"]["precision"] == "fp16"
+    assert NCNN.load(path).card["exported"]["precision"] == "fp16"
     for suffix in (".bin", ".json"):
         with pytest.raises(DeploymentError, match=r"only a part of an exported model: give ckpt=.*model\.ncnn\.param"):
             load_exported(path.with_suffix(suffix))
     weights = path.with_suffix(".bin").read_bytes()
     path.with_suffix(".bin").write_bytes(weights[:-4])
-    with pytest.raises(DeploymentError, match=r"not of one export: copy all three again"):
+    with pytest.raises(DeploymentError, match=r"from different exports: copy all three again"):
         NCNN.load(path)
     path.with_suffix(".json").unlink()
     with pytest.raises(DeploymentError, match=r"needs model\.ncnn\.json beside it"):
@@ -62,7 +62,7 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
 
 def test_options_are_those_of_ncnn(model):
     assert NCNN.load(model, 1, {"use_winograd_convolution": False}).net.opt.use_winograd_convolution is False
-    with pytest.raises(DeploymentError, match=r"runtime\.no_such=1 is no option of ncnn: leave it out"):
+    with pytest.raises(DeploymentError, match=r"runtime\.no_such=1 is not an option of ncnn: leave it out"):
         NCNN.load(model, 1, {"no_such": 1})
     with pytest.raises(DeploymentError, match=r"runtime\.use_winograd_convolution=often .* give a value of type bool"):
         NCNN.load(model, 1, {"use_winograd_convolution": "often"})
@@ -73,7 +73,7 @@ def test_images_of_another_size_are_an_error(model):
         NCNN.load(model)(np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_a_network_with_layers_that_ncnn_lacks_is_one_line(shipped, tmp_path):
+def test_a_network_with_layers_that_ncnn_lacks_is_one_line(trained, tmp_path):
     net = create_backbone(
         "deit_tiny_distilled_patch16_224", 3, pretrained=False, kwargs={"img_size": 32, "depth": 1}
     ).eval()
@@ -81,7 +81,7 @@ def test_a_network_with_layers_that_ncnn_lacks_is_one_line(shipped, tmp_path):
         NCNN.write(
             net,
             tmp_path / "model.ncnn.param",
-            make_record(net, shipped.classes, preprocessing={"size": 32, "resize": "pad"}),
+            make_record(net, trained.classes, preprocessing={"size": 32, "resize": "pad"}),
         )
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -16,30 +16,30 @@ def machine(monkeypatch, capable: bool) -> None:
     monkeypatch.setattr("deployment.formats.openvino._has_bf16", lambda core: capable)
 
 
-def test_a_bf16_file_is_computed_in_bf16(shipped, tmp_path):
+def test_a_bf16_file_is_computed_in_bf16(trained, tmp_path):
     if reason := OPENVINO.not_offered("bf16"):
         pytest.skip(reason)
-    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.record, precision="bf16")
+    path = OPENVINO.write(trained.net, tmp_path / "model.xml", trained.card, precision="bf16")
     predict = OPENVINO.load(path)
-    assert predict.record["exported"]["precision_hint"] == "bf16"
+    assert predict.card["exported"]["precision_hint"] == "bf16"
     assert predict.details["options"]["INFERENCE_PRECISION_HINT"] == "bf16"
-    difference = np.abs(predict(shipped.pixels).numpy() - shipped.expected).max()
+    difference = np.abs(predict(trained.pixels).numpy() - trained.expected).max()
     assert 0 < difference < 0.1
     exact = OPENVINO.load(path, 1, {"INFERENCE_PRECISION_HINT": "f32"})  # an option has the last word
-    assert np.abs(exact(shipped.pixels).numpy() - shipped.expected).max() < difference
+    assert np.abs(exact(trained.pixels).numpy() - trained.expected).max() < difference
 
 
-def test_a_bf16_file_runs_in_fp32_where_the_cpu_has_no_bf16(shipped, tmp_path, monkeypatch):
-    path = OPENVINO.write(shipped.net, tmp_path / "model.xml", shipped.record, precision="bf16")
+def test_a_bf16_file_runs_in_fp32_where_the_cpu_has_no_bf16(trained, tmp_path, monkeypatch):
+    path = OPENVINO.write(trained.net, tmp_path / "model.xml", trained.card, precision="bf16")
     machine(monkeypatch, False)
     predict = OPENVINO.load(path)
     assert predict.details["options"]["INFERENCE_PRECISION_HINT"] == "f32"
-    np.testing.assert_allclose(predict(shipped.pixels), shipped.expected, atol=0.01)
+    np.testing.assert_allclose(predict(trained.pixels), trained.expected, atol=0.01)
 
 
-def test_bf16_is_a_row_with_a_reason_where_the_cpu_has_none(shipped, tmp_path, monkeypatch):
+def test_bf16_is_a_row_with_a_reason_where_the_cpu_has_none(trained, tmp_path, monkeypatch):
     machine(monkeypatch, False)
-    exporter = Exporter(shipped.net, shipped.record, tmp_path, shipped.expected, {}, None, None, None, [])
+    exporter = Exporter(trained.net, trained.card, tmp_path, trained.expected, {}, None, None, None, [])
     row = exporter.write("openvino", "bf16")
     assert (row["status"], row["error"]) == ("not offered", "this CPU does not compute in bf16: take fp32 or int8")
     machine(monkeypatch, True)

@@ -54,7 +54,7 @@ class Predictor:
 
     def __init__(self, path):
         model = read_file(path)
-        self.record = unpack(read_file(path.with_suffix(".json")), path)
+        self.card = unpack(read_file(path.with_suffix(".json")), path)
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def __call__(self, images):

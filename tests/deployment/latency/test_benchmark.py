@@ -124,7 +124,7 @@ def test_the_eager_pipeline_computes_what_the_net_computes(files):
 def test_mistakes_are_named(files):
     with pytest.raises(DeploymentError, match="batch=0"):
         model_clock({"model": torch_candidate(small_net(), 16)}, batches=(0,))
-    with pytest.raises(DeploymentError, match="no photos"):
+    with pytest.raises(DeploymentError, match="no images"):
         end_to_end_clock({"model": torch_pipeline(small_net(), np.load)}, [])
     with pytest.raises(DeploymentError, match="reference=x"):
         model_clock({"model": torch_candidate(small_net(), 16)}, reference="x")

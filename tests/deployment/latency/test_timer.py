@@ -153,9 +153,9 @@ def test_settings_out_of_range_are_named(wrong):
 
 
 def test_an_unknown_reference_and_nothing_to_measure_are_errors():
-    with pytest.raises(DeploymentError, match="reference=b is not measured: choose one of a"):
+    with pytest.raises(DeploymentError, match="reference=b is not one of the models: choose one of a"):
         measure({"a": Runner(lambda number: None)}, clock="model", reference="b")
-    with pytest.raises(DeploymentError, match="nothing to measure"):
+    with pytest.raises(DeploymentError, match="no model is given"):
         measure({}, clock="model")
 
 
