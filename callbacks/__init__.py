@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "RunCheckpoint": "checkpoint",
+        "EarlyStopping": "early_stopping",
         "EMA": "ema",
         "FindBatchSize": "finders",
         "FindLearningRate": "finders",

@@ -48,7 +48,8 @@ def test_the_body_is_frozen_and_then_trained(make_module, make_trainer, data, op
     start = copy.deepcopy(module.net.net.state_dict())
     make_trainer(Finetuning(0, 2), snapshots, epochs=3).fit(module, datamodule=data)
     assert changed(start, snapshots.states[1]) == HEAD
-    assert changed(snapshots.states[1], snapshots.states[2]) == set(start)
+    # A bias before a BatchNorm has no gradient: what it does is subtracted with the mean.
+    assert changed(snapshots.states[1], snapshots.states[2]) >= set(start) - {"conv.bias"}
 
 
 def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path, make_trainer, data):

@@ -74,7 +74,9 @@ def test_what_is_remembered_is_what_it_says_of_that_view(photos, make_trainer, o
         assert counted.count == (1 if callbacks else 3) * (seen(photos, 1) + len(photos.splits["val"]))
         histories.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     live, remembered = histories
+    aurocs = [history.pop("val/auroc_macro") for history in (live, remembered)]
     assert remembered == pytest.approx(live, rel=0.02)
+    assert aurocs[0] == pytest.approx(aurocs[1], abs=0.05)  # one rank of few images is a large step
 
 
 class Views(CacheTeacher):
@@ -123,7 +125,7 @@ def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
 
         def forward(self, output, targets, images=None):
             terms = super().forward(output, targets, images)
-            torch.testing.assert_close(self._beside[0], images, atol=1e-3, rtol=1e-3)  # up to float16
+            torch.testing.assert_close(self._features[0], images, atol=1e-3, rtol=1e-3)  # up to float16
             return terms
 
     counted = Counted(photos.classes)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from datamodules.augment_draws import Draws
-from datamodules.mixing import MixDraws
 from datamodules.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datamodules
+from datamodules.augment.draw_plan import Draws
+from datamodules.augment.mix import MixDraws
 from datamodules.loader import PixelLoader
 from datamodules.samplers import OrderedSampler, ShuffleSampler, WeightedSampler
 
