@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from datamodules.plan import Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datamodules
 from datamodules.augment.draw_plan import Draws
 from datamodules.augment.mix import MixDraws
-from datamodules.loader import PixelLoader
+from datamodules.loader import EpochBatches, PixelLoader
 from datamodules.samplers import OrderedSampler, ShuffleSampler, WeightedSampler
 
 LABELS = np.arange(40) % 3
@@ -132,7 +131,7 @@ def test_iterators_are_independent():
 
 STOPPED = """
 import numpy as np
-from datamodules.loader import PixelLoader
+from datamodules.loader import EpochBatches, PixelLoader
 from datamodules.samplers import ShuffleSampler
 sampler = ShuffleSampler(np.zeros(99, int))
 feed = iter(PixelLoader(np.zeros((99, 8, 8, 3), np.uint8), np.zeros(99), np.arange(99), sampler, 2))
@@ -192,7 +191,7 @@ def test_draws_are_pinned_with_the_batch(monkeypatch):
     mix = MixDraws(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5), True, False)
     draws = Draws(torch.zeros(3, dtype=torch.int64), torch.zeros(4), (), mix)
     labels = np.zeros(2, dtype=np.int64)
-    plan = Plan(labels, np.arange(2), OrderedSampler(labels), 2, False, lambda keys: draws)
-    batch = plan.batch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), np.arange(2), np.zeros(2, np.uint64), pin=True)
+    batches = EpochBatches(labels, np.arange(2), OrderedSampler(labels), 2, False, lambda keys: draws)
+    batch = batches.batch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), np.arange(2), np.zeros(2, np.uint64), pin=True)
     expected = [batch.targets, batch.indices, draws.rows, draws.numbers, mix.partners, mix.numbers]
     assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in expected}
