@@ -189,7 +189,7 @@ source:
 """,
     "augment/mine.yaml": "_target_: my_augment.Darken\nleast: 0.5\n",
     "objective/mine.yaml": "_target_: my_objective.Brier\n",
-    "objective/taught.yaml": """
+    "objective/distilled.yaml": """
 _target_: my_objective.Taught
 share: 0.5
 teacher:
@@ -236,12 +236,12 @@ def trained(own: Path, checkpoint: Path) -> tuple[Path, Path]:
     """Folders of two runs of one sweep, all of whose parts are the user's own; they differ in the objective."""
     done = run(
         own, "train.py", "-m", *TRAINING, f"hydra.searchpath=[file://{own / 'conf'}]", "model=mine", "data=mine",
-        f"data.root={own / 'flat'}", "augment=mine", "objective=mine,taught", f"teacher={checkpoint}",
+        f"data.root={own / 'flat'}", "augment=mine", "objective=mine,distilled", f"teacher={checkpoint}",
         "callbacks=[default,mine]", "logger=[mine]", "export=mine", f"hydra.sweep.dir={own / 'sweep'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    plain, taught = sorted((own / "sweep").glob("[01]-*"))
-    return plain, taught
+    plain, distilled = sorted((own / "sweep").glob("[01]-*"))
+    return plain, distilled
 
 
 def test_own_backbone_source_augmentation_callback_and_logger_are_used(trained):
