@@ -25,8 +25,8 @@ CHUNK = 32  # images a task
 class SyntheticSource(Source):
     """Synthetic images of metal, paper, paperpack, plastic, plastic bags and styrofoam, drawn once into class folders.
 
-    The classes are as unbalanced as in the published data set, and their colours overlap. Each side has 60 to 800 px, width
-    / height is 0.45 to 2.3. The name of the folder contains all settings.
+    The classes are as unbalanced as in the published data set, and their colours overlap. Each side has 60 to 800 px,
+    width / height is 0.45 to 2.3. The name of the folder contains all settings.
 
     Args:
         num_images: Number of images of all classes.
