@@ -263,19 +263,19 @@ class ImageDataModule(pl.LightningDataModule):
         sides = self.known_sides.copy()
         assert self.stored_split is not None
         missing, new = self.stored_split.missing(self.sample_keys), int((sides == NEW).sum())
-        if new and self.new_images == "train":
-            sides = self._sides_of_new(sides)
+        if self.new_images == "train":
+            sides = self._thinned(self._sides_of_new(sides) if new else sides)
         if missing or new:
             trained = int((self.known_sides[sides & TRAIN > 0] == NEW).sum())
             use = f"{trained} of them are trained on" if trained else "left out"
             first = (
                 f", the first {self._whole.samples[int((self.known_sides == NEW).argmax())].path:.100}" if new else ""
             )
+            count = self.stored_split.count
             self._say(
                 [
-                    f"the split of the checkpoint is used: {len(self.stored_split.sides) - missing} of its "
-                    f"{len(self.stored_split.sides)} images are present, {missing} are missing; {new} images are new"
-                    + (f" ({use}{first})" if new else "")
+                    f"the split of the checkpoint is used: {count - missing} of its {count} images are present, "
+                    f"{missing} are missing; {new} images are new" + (f" ({use}{first})" if new else "")
                 ]
             )
         return sides
@@ -287,6 +287,11 @@ class ImageDataModule(pl.LightningDataModule):
         held_out = {int(group): int(side) for group, side in zip(groups, sides, strict=True) if side & (VAL | TEST)}
         for row in np.flatnonzero(sides == NEW):
             sides[row] = held_out.get(int(groups[row]), TRAIN)
+        return sides
+
+    def _thinned(self, sides: np.ndarray) -> np.ndarray:
+        """Split bits (M,) uint8 with the `class_fraction` of this run in place of that of the stored split."""
+        sides = sides.copy()
         rows = np.flatnonzero(sides & (TRAIN | UNUSED))
         left = thinned(
             rows, self._whole_labels, self.classes, self.split_config.class_fraction or {}, self.split_config.seed

@@ -107,6 +107,11 @@ class StoredSplit:
             sides[row] = TRAIN if (own & TRAIN).any() else own[copy] if copy < len(own) else UNUSED
         return sides
 
+    @property
+    def count(self) -> int:
+        """Number of images of the run itself."""
+        return int((self.sides != EARLIER).sum())
+
     def missing(self, keys: np.ndarray) -> int:
         """Count the images of the stored split that are not among samples with these keys (M,) uint64."""
         own, counts = np.unique(self.keys[self.sides != EARLIER], return_counts=True)

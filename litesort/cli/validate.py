@@ -144,7 +144,7 @@ def _named(group: str, entries: Any) -> None:
 
 def _unread(raw: Any, values: Any) -> None:
     """Refuse `data.root` or `data.file` where the source reads no such thing."""
-    from lightning_modules import ModelError
+    from litesort.errors import ModelError
 
     data = values.get("data") or {}
     for key in ("root", "file"):

@@ -17,7 +17,7 @@ APP = """
 import errno, json, os, time
 from pathlib import Path
 import hydra
-from datamodules import DataError
+from litesort.errors import DataError
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf

@@ -192,3 +192,21 @@ def test_duplicates_across_named_train_and_test_folders_are_counted(make, tmp_pa
     with caplog.at_level(logging.WARNING):
         sides(make(tmp_path / "photos", group_by="duplicates"))
     assert "12 groups have images both in train and in test" in caplog.text
+
+
+def test_class_fraction_of_a_started_run_replaces_the_stored_one(make, root):
+    whole = make(root)
+    started = make(root, stored_split=whole.split_used, new_images="train", class_fraction={"bag": 0.5})
+    assert (started.class_counts[0], whole.class_counts[0]) == (7, 14)
+    back = make(root, stored_split=started.split_used, new_images="train")
+    assert sides(back) == sides(whole)
+
+
+def test_training_images_of_an_earlier_run_are_not_counted_as_missing(make, root, caplog):
+    own = make(root).split_used
+    earlier = StoredSplit(np.array([1, 2, 3], np.uint64), np.full(3, TRAIN, np.uint8))
+    (root / "bag/0.png").rename(root / "bag/99.png")
+    (root / "bag/new.png").write_bytes((root / "bag/1.png").read_bytes() + b"x")
+    with caplog.at_level(logging.WARNING):
+        sides(make(root, stored_split=own.after(earlier)))
+    assert "44 of its 44 images are present, 0 are missing; 1 images are new" in caplog.text
