@@ -62,7 +62,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
         "status": "completed",
         "ckpt": str(cfg.ckpt),
         "split": split,
-        "photos": len(checkpoint.predictions.targets),
+        "images": len(checkpoint.predictions.targets),
         "rows": rows,
         "recommended": chosen and chosen["file"],
         "reason": reason,

@@ -36,7 +36,7 @@ CLASSES = [f"class{number}" for number in range(6)]
 REFERENCE = "resnet18d"
 
 
-def photos(size: int, count: int = 16) -> list[np.ndarray]:
+def images(size: int, count: int = 16) -> list[np.ndarray]:
     """Calibration images for int8: batches of 8 smooth pictures with grain, (8, S, S, 3) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 7, 7, generator=generator) * 255
@@ -56,7 +56,7 @@ def candidates(name: str, size: int, formats: list[str], room: Path) -> dict[str
         source = one.write(net, room / f"{name}-{size}{one.suffix}", record)
         found[f"{size} {kind} fp32"] = predictor_candidate(one.load(source), size)
         if "int8" in one.precisions:
-            small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", photos(size))
+            small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", images(size))
             found[f"{size} {kind} int8"] = predictor_candidate(one.load(small), size)
     return found
 

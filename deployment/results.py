@@ -47,7 +47,7 @@ class Results:
             **self.run_info,
             "ckpt": str(self.artifact.path),
             "split": self.split,
-            "photos": self.images,
+            "images": self.images,
             "model": card["model"]["name"],
             "origin": card["origin"],
             "size": self.size,

@@ -18,11 +18,11 @@ class Score:
 
     Args:
         name: Name of the score in reports.
-        time: "relative" (model clock, relative to the reference) or "end_to_end" (seconds for `photos` images).
+        time: "relative" (model clock, relative to the reference) or "end_to_end" (seconds for `images` images).
         base_time: Seconds that cost 0.5.
         base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
         steepness: Steepness of the sigmoid, above 0.
-        photos: Number of images of the published test set.
+        images: Number of images of the published test set.
         reference: Model name of the reference.
         reference_size: Image size of the reference in pixels, whatever the size of the candidate.
         reference_time: Published seconds of the reference.
@@ -42,7 +42,7 @@ class Score:
         base_time: float = 43.16,
         base_f1: float = 0.70,
         steepness: float = 20.0,
-        photos: int = 5217,
+        images: int = 5217,
         reference: str = "resnet18d",
         reference_size: int = 224,
         reference_time: float = 61.26,
@@ -52,7 +52,7 @@ class Score:
         positive = {
             "base_time": base_time,
             "steepness": steepness,
-            "photos": photos,
+            "images": images,
             "reference_size": reference_size,
             "reference_time": reference_time,
         }
@@ -61,7 +61,7 @@ class Score:
                 raise DeploymentError(f"score.{key}={value} is out of range: give a number above 0")
         _check_f1(base_f1, "score.base_f1")
         self.name, self.time, self.clock = name, time, CLOCKS[time]
-        self.base_time, self.base_f1, self.steepness, self.photos = base_time, base_f1, steepness, photos
+        self.base_time, self.base_f1, self.steepness, self.images = base_time, base_f1, steepness, images
         self.reference, self.reference_size, self.reference_time = reference, reference_size, reference_time
 
     def __call__(self, f1: float, seconds: float) -> float:
@@ -86,7 +86,7 @@ class Score:
             DeploymentError: The time is relative, and the entry has no ratio to a reference.
         """
         if self.time == "end_to_end":
-            return float(entry["ms_per_photo"]) * self.photos / 1000
+            return float(entry["ms_per_image"]) * self.images / 1000
         if entry.get("ratio") is None:
             raise DeploymentError("score.time=relative needs a reference: measure the model together with one")
         return self.reference_time * float(entry["ratio"])

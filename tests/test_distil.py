@@ -22,7 +22,7 @@ from train import train
 
 ROOT = Path(__file__).parent.parent
 QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "trainer.log_every_n_steps=2",
     "score.reference_size=32", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
 )  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teach
     before = json.loads((teacher.parent / "metrics.json").read_text())
     assert results["model"] == "resnet10t"
     assert results["size"] == 32  # the photos are the teacher's, though nobody said so
-    assert results["photos"] == before["photos"]
+    assert results["images"] == before["images"]
     assert 0.4 < results["macs"] / before["macs"] <= 0.6
     first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[RECORD]
     assert len(first["pruning"]) == 1

@@ -22,7 +22,7 @@ for package in ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"):
 
 ROOT = Path(__file__).parent.parent
 QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference=resnet10t", "score.reference_size=32",
 )  # fmt: skip
 
@@ -89,7 +89,7 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
     metrics = report["metrics"]
     assert evaluated["test/f1_macro"] == pytest.approx(metrics["f1_macro"])
     assert evaluated["test/ece"] == pytest.approx(metrics["ece"], abs=1e-3)
-    assert evaluated["photos"] == report["photos"]
+    assert evaluated["images"] == report["images"]
     assert (evaluated["params"], evaluated["macs"]) == (report["params"], report["macs"])
     assert (evaluated["model"], evaluated["name"], evaluated["size"]) == ("resnet10t", "resnet10t", 32)
     assert evaluated["score"] > 0

@@ -22,7 +22,7 @@ from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference_size=32", "mistakes=0",
 )  # fmt: skip
 TINY = (

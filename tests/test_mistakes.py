@@ -78,7 +78,7 @@ def test_what_a_run_cannot_do_without_is_not_switched_off():
         ("latency.batches=[]", "latency.batches"),
         ("latency.batches=[0]", "latency.batches"),
         ("latency.batches=[32]", "latency.batches"),
-        ("latency.photos=0", "latency.photos"),
+        ("latency.images=0", "latency.images"),
         ("latency.device=toaster", "latency.device"),
     ],
 )

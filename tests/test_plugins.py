@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime", reason="the export extra is not installed")
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference=resnet10t", "score.reference_size=32", "mistakes=0",
 )  # fmt: skip
 TRAINING = (

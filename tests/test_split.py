@@ -23,7 +23,7 @@ CLOCK = (
     "latency.settings.seconds=0",
     "latency.settings.min_rounds=1",
     "latency.batches=[1]",
-    "latency.photos=2",
+    "latency.images=2",
     "score.reference=resnet10t",
     "score.reference_size=32",
 )
@@ -101,7 +101,7 @@ def test_excluded_and_broken_images_move_no_other(finished, copy, tmp_path):
     found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.exclude={tmp_path / 'out.csv'}")
     rows = {row.split(",")[0] for row in (tmp_path / "a/predictions.csv").read_text().splitlines()[1:]}
     assert rows == test - {min(test)}
-    assert found["photos"] == len(test) - 1
+    assert found["images"] == len(test) - 1
 
 
 def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp_path, caplog):
@@ -119,7 +119,7 @@ def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp
         shutil.copy(images / path, other / path)
     with caplog.at_level(logging.WARNING):
         found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.root={other}")
-    assert (found["split"], found["photos"]) == ("unseen", 60)
+    assert (found["split"], found["images"]) == ("unseen", 60)
     assert "4 of these 64 images are training or validation images of the checkpoint" in caplog.text
 
 
@@ -144,7 +144,7 @@ def test_export_uses_the_same_test_images(finished, copy, tmp_path):
     assert report["split"] == "test"
     assert report["metrics"]["f1_macro"] == trained["test/f1_macro"]
     found = evaluated(tmp_path / "a", f"ckpt={tmp_path / 'model-fp32.onnx'}", f"data.root={copy}")
-    assert found["photos"] == trained["photos"]
+    assert found["images"] == trained["images"]
 
 
 def test_a_resumed_run_keeps_its_split_though_images_were_added(images, copy, tmp_path):
@@ -174,7 +174,7 @@ def test_a_start_takes_over_the_split_and_refuses_an_overlap(finished, images, t
     ckpt, trained = finished
     own = [item.format(ckpt) for item in start_from]
     where = ["data=folder", f"data.root={images}", "seed=1"]
-    assert start(tmp_path / "a", *own, *where)["photos"] == trained["photos"]
+    assert start(tmp_path / "a", *own, *where)["images"] == trained["images"]
     test = [(folder / "predictions.csv").read_text().splitlines() for folder in (tmp_path / "a", ckpt.parent)]
     assert len({frozenset(row.split(",")[0] for row in rows) for rows in test}) == 1
     says = r"was trained on \d+ of \d+ val images and \d+ of \d+ test images: leave out data\.seed"

@@ -16,7 +16,7 @@ from train import train
 
 NAMES = ["${oc.env:HOME}", "${x}", "{{7*7}}"]  # in the order of their labels
 QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference=resnet10t", "score.reference_size=32",
 )  # fmt: skip
 TINY = (

@@ -31,7 +31,7 @@ TINY = (
     "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
     "epochs=3", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
     "latency.settings.min_rounds=1", "trainer.log_every_n_steps=2",
-    "latency.batches=[1]", "latency.photos=2", "score.reference_size=32",
+    "latency.batches=[1]", "latency.images=2", "score.reference_size=32",
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_predictions_name_every_test_photo_once(finished, photos):
     folder, results, _ = finished
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len({row["file"] for row in rows}) == len(rows) == results["photos"]
+    assert len({row["file"] for row in rows}) == len(rows) == results["images"]
     assert all((photos / row["file"]).is_file() for row in rows)
     for row in rows:
         shares = {name: float(row[f"p_{name}"]) for name in results["classes"]}
@@ -155,7 +155,7 @@ def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_
     )
     assert done.returncode == 0, done.stderr
     evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
-    for key in ("test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "macs", "params", "photos"):
+    for key in ("test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "macs", "params", "images"):
         assert evaluated[key] == pytest.approx(results[key], abs=1e-6), key
     assert (tmp_path / "evaluated" / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
 
@@ -177,7 +177,7 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp
     done, refused = run_all(commands, tmp_path)
     assert done.returncode == 0, done.stderr
     evaluated = json.loads((tmp_path / "evaluated" / "belt" / "metrics.json").read_text())
-    assert evaluated["photos"] == 3
+    assert evaluated["images"] == 3
     assert evaluated["classes"] == ["bag", "can", "cup"]
     assert refused.returncode == 2
     assert "cat" in refused.stderr
@@ -275,6 +275,6 @@ def test_two_processes_train_one_run(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "ddp" / "metrics.json").read_text())
     assert results["status"] == "completed"
-    assert results["photos"] == 9  # each once, whichever rank evaluated it
+    assert results["images"] == 9  # each once, whichever rank evaluated it
     assert len((tmp_path / "ddp" / "history.csv").read_text().splitlines()) == 1 + 2
     assert len(list(tmp_path.rglob("metrics.json"))) == 1

@@ -50,7 +50,7 @@ class LatencyBenchmark:
         device: Device of the networks, e.g. "cpu" or "cuda:0".
         batches: Images a call; a score needs 1.
         end_to_end: Measure the time from file to class too.
-        photos: Number of files that the end-to-end clock cycles through.
+        images: Number of files that the end-to-end clock cycles through.
         settings: Length of a measurement, warm-up, threads.
 
     Raises:
@@ -62,20 +62,20 @@ class LatencyBenchmark:
         device: str = "cpu",
         batches: Sequence[int] = (1, 32),
         end_to_end: bool = True,
-        photos: int = 64,
+        images: int = 64,
         settings: Settings | None = None,
     ) -> None:
         if not batches or min(batches) < 1:
             raise DeploymentError(f"latency.batches={list(batches)} is out of range: list batch sizes of 1 or more")
-        if photos < 1:
-            raise DeploymentError(f"latency.photos={photos} is out of range: give 1 or more")
+        if images < 1:
+            raise DeploymentError(f"latency.images={images} is out of range: give 1 or more")
         try:
             there = torch.device(device).type != "cuda" or torch.cuda.is_available()
         except RuntimeError as error:
             raise DeploymentError(f"latency.device={device} is not a device: give cpu or cuda:0") from error
         if not there:
             raise DeploymentError(f"latency.device={device} is not available: no CUDA device was found, give cpu")
-        self.device, self.batches, self.end_to_end, self.photos = device, list(batches), end_to_end, photos
+        self.device, self.batches, self.end_to_end, self.images = device, list(batches), end_to_end, images
         self.settings = settings
 
     def measure(
@@ -108,7 +108,7 @@ class LatencyBenchmark:
         records = model_clock({key: _candidate(model, px) for key, (model, px) in sides.items()}, **common)
         if self.end_to_end:
             pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
-            records += end_to_end_clock(pipelines, files[: self.photos], **common)
+            records += end_to_end_clock(pipelines, files[: self.images], **common)
         return LatencyReport(records)
 
 

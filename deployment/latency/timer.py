@@ -93,7 +93,7 @@ def measure(
 
     Returns:
         Plain data: the settings, the machine, and `entries`: name -> `median_ms`, `p90_ms`, `mean_ms`, `min_ms` of a
-        call, `ms_per_photo` (mean), `photos_per_second`, and `ratio`: the median over rounds of its time divided by the
+        call, `ms_per_image` (mean), `images_per_second`, and `ratio`: the median over rounds of its time divided by the
         reference's in the same round (None without a reference).
 
     Raises:
@@ -201,8 +201,8 @@ def _describe(times: list[float], batch: int, reference: list[float] | None) -> 
         "p90_ms": float(torch.tensor(times, dtype=torch.float64).quantile(0.9)),
         "mean_ms": mean,
         "min_ms": min(times),
-        "ms_per_photo": mean / batch,
-        "photos_per_second": 1000 * batch / mean,
+        "ms_per_image": mean / batch,
+        "images_per_second": 1000 * batch / mean,
         "ratio": None if reference is None else statistics.median(a / b for a, b in zip(times, reference, strict=True)),
     }
 

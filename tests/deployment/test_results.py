@@ -50,7 +50,7 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
         score={"score": 1.0},
     ).asdict()
     assert list(found) == [
-        "status", "error", "name", "data", "ckpt", "split", "photos", "model", "origin", "size", "classes",
+        "status", "error", "name", "data", "ckpt", "split", "images", "model", "origin", "size", "classes",
         f"{stage}/f1_macro", "coverage", "params", "macs", "bytes", "score", "latency_ms", "ratio", "latency",
         "versions",
     ]  # fmt: skip

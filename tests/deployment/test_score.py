@@ -11,7 +11,7 @@ from deployment.score import Score
 from litesort.errors import DeploymentError
 
 CONF = Path(__file__).parents[2] / "conf"
-ENTRY = {"ms_per_photo": 11.742, "ratio": 0.5}
+ENTRY = {"ms_per_image": 11.742, "ratio": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_time_that_was_not_measured_is_an_error(seconds):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"time": "median"}, {"base_time": 0}, {"steepness": -1}, {"photos": 0}, {"base_f1": 70}]
+    "wrong", [{"time": "median"}, {"base_time": 0}, {"steepness": -1}, {"images": 0}, {"base_f1": 70}]
 )
 def test_a_parameter_out_of_range_is_named(wrong):
     with pytest.raises(DeploymentError, match=f"score.{next(iter(wrong))}={next(iter(wrong.values()))}"):
@@ -80,7 +80,7 @@ def test_a_parameter_out_of_range_is_named(wrong):
 
 def test_judge_takes_the_record_of_its_clock_at_batch_one():
     def record(clock, batch, ratio):
-        return {"clock": clock, "batch": batch, "entries": {"model": {"ratio": ratio, "ms_per_photo": 10 * ratio}}}
+        return {"clock": clock, "batch": batch, "entries": {"model": {"ratio": ratio, "ms_per_image": 10 * ratio}}}
 
     records = [record("model", 32, 0.9), record("end_to_end", 1, 0.5), record("model", 1, 0.25)]
     relative, boostcamp = Score(), Score(name="boostcamp", time="end_to_end")
@@ -96,4 +96,4 @@ def test_judge_takes_the_record_of_its_clock_at_batch_one():
 
 def test_a_relative_score_needs_a_reference():
     with pytest.raises(DeploymentError, match="reference"):
-        Score().seconds({"ms_per_photo": 3.0, "ratio": None})
+        Score().seconds({"ms_per_image": 3.0, "ratio": None})

@@ -62,7 +62,7 @@ class Predictor:
         return torch.from_numpy(self.session.run(None, {"images": images})[0])
 """
 QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.photos=2",
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference=resnet10t", "score.reference_size=32",
 )  # fmt: skip
 

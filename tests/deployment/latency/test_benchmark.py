@@ -32,7 +32,7 @@ def test_the_model_clock_gives_a_record_a_batch_with_a_ratio_to_the_reference():
     ]
     entry = records[1]["entries"]["model"]
     assert entry["ratio"] > 0
-    assert entry["ms_per_photo"] == pytest.approx(entry["mean_ms"] / 4)
+    assert entry["ms_per_image"] == pytest.approx(entry["mean_ms"] / 4)
     assert {key: entry[key] for key in ("runtime", "precision", "size", "device")} == {
         "runtime": "torch eager", "precision": "float32", "size": 16, "device": "cpu",
     }  # fmt: skip
@@ -44,18 +44,18 @@ def test_any_runtime_can_be_clocked_on_its_own_inputs():
     seen = []
     other = Candidate(seen.append, lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), details={"runtime": "numpy"})
     (record,) = model_clock({"model": other}, batches=(3,), settings=QUICK)
-    assert {photos.shape for photos in seen} == {(3, 8, 8, 3)}
+    assert {images.shape for images in seen} == {(3, 8, 8, 3)}
     assert record["entries"]["model"]["runtime"] == "numpy"
     assert record["entries"]["model"]["ratio"] is None
 
 
-def test_an_eager_net_gives_probabilities_from_photos_between_zero_and_one():
+def test_an_eager_net_gives_probabilities_from_images_between_zero_and_one():
     candidate = torch_candidate(small_net().eval(), 16)
-    photos = candidate.inputs(2)
-    assert photos.shape == (2, 3, 16, 16)
-    assert photos.min() >= 0
-    assert photos.max() <= 1
-    assert candidate.predict(photos).sum(1).tolist() == pytest.approx([1, 1])
+    images = candidate.inputs(2)
+    assert images.shape == (2, 3, 16, 16)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert candidate.predict(images).sum(1).tolist() == pytest.approx([1, 1])
 
 
 def test_inputs_follow_the_memory_format_of_the_net():
@@ -93,9 +93,9 @@ def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_agai
             read[name].append(file)
             return np.full((4, 4, 3), file.read_bytes()[0], np.uint8)
 
-        def predict(photos):
-            batches.append(photos)
-            return np.eye(3)[photos[:, 0, 0, 0]]
+        def predict(images):
+            batches.append(images)
+            return np.eye(3)[images[:, 0, 0, 0]]
 
         return Pipeline(prepare, predict)
 
@@ -104,19 +104,19 @@ def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_agai
         {name: pipeline(name) for name in read}, files, reference="b", batches=(2,), settings=settings
     )
     assert read["a"] == read["b"] == [*files, *files]
-    assert {(photos.shape, photos.dtype.name) for photos in batches} == {((2, 4, 4, 3), "uint8")}
+    assert {(images.shape, images.dtype.name) for images in batches} == {((2, 4, 4, 3), "uint8")}
     assert (record["clock"], record["files"], record["rounds"]) == ("end_to_end", 3, 3)
     assert record["entries"]["a"]["ratio"] > 0
 
 
 def test_the_eager_pipeline_computes_what_the_net_computes(files):
     net = small_net().eval()
-    photos = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
-        expected = net(torch.from_numpy(photos).permute(0, 3, 1, 2) / 255).softmax(1)
-        answer = torch_pipeline(net, lambda file: photos[0]).predict(photos)
+        expected = net(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).softmax(1)
+        answer = torch_pipeline(net, lambda file: images[0]).predict(images)
     torch.testing.assert_close(answer, expected)
-    pipelines = {"model": torch_pipeline(net, lambda file: photos[0])}
+    pipelines = {"model": torch_pipeline(net, lambda file: images[0])}
     (record,) = end_to_end_clock(pipelines, files, batches=(1,), settings=QUICK)
     assert record["entries"]["model"]["median_ms"] > 0
 

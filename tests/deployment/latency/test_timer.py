@@ -41,8 +41,8 @@ def test_statistics_agree_with_numpy(clock):
     assert entry["p90_ms"] == pytest.approx(np.quantile(times, 0.9))
     assert entry["mean_ms"] == pytest.approx(np.mean(times))
     assert entry["min_ms"] == min(times)
-    assert entry["ms_per_photo"] == pytest.approx(np.mean(times) / 4)
-    assert entry["photos_per_second"] == pytest.approx(4000 / np.mean(times))
+    assert entry["ms_per_image"] == pytest.approx(np.mean(times) / 4)
+    assert entry["images_per_second"] == pytest.approx(4000 / np.mean(times))
     assert entry["ratio"] is None
 
 
