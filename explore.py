@@ -11,14 +11,13 @@ import hydra
 from omegaconf import DictConfig
 
 from litesort.cli import compose
+from litesort.cli.build import data_builder
 from litesort.cli.launch import launch
 from litesort.cli.validate import check
 
 
 def explore(cfg: DictConfig) -> dict[str, Any]:
     """Analyse a data set: print the findings, write them into `cfg.run_dir` and return the values of explore.json."""
-    from hydra.utils import instantiate
-
     from datamodules.quality.report import data_report
     from lightning_modules.backbones.embedder import default_embedder
     from litesort.io import write_json
@@ -26,7 +25,7 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     from reports.html.dataset import write_page
 
     check(cfg)
-    data = instantiate(cfg.data, quarantine_dir=cfg.run_dir)
+    data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
     found, out = data_report(data, embed=default_embedder()), Path(cfg.run_dir)

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli import compose, resume
-from litesort.cli.build import build_score_and_latency, export_settings, resumed_config
+from litesort.cli.build import build_score_and_latency, data_builder, export_settings, resumed_config
 from litesort.cli.launch import launch
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
 from litesort.system import git_revision
@@ -73,7 +73,7 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
 
     origins = split_origins(cfg)
     split = inherited_split(origins, overrides)
-    data = instantiate(cfg.data, _partial_=True)(quarantine_dir=cfg.run_dir, **split)
+    data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, **split)
     start = cfg.ckpt or cfg.ckpt_init
     # The network before the images: a wrong checkpoint costs no decoding.
     net = load_for_training(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +14,15 @@ from datamodules import images
 from datamodules.augment.pipeline import Augment
 from datamodules.batch import Batch
 from datamodules.cache import open_pixels, pixel_dir
+from datamodules.cache.config import CacheConfig
 from datamodules.cache.key import DigestIndex
 from datamodules.cache.store import Pixels
 from datamodules.loader import DecodingLoader, PixelLoader, auto_workers
 from datamodules.quality.duplicates import duplicate_groups
-from datamodules.quarantine import Quarantine, first_process
+from datamodules.quarantine import Quarantine, QuarantineConfig, first_process
 from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
 from datamodules.sources.base import Sample, Source
-from datamodules.sources.edited import EditedSource, edited, named
+from datamodules.sources.edited import EditConfig, EditedSource, edited, named
 from datamodules.splits.config import SplitConfig, thinned
 from datamodules.splits.split import Indices, check_classes, gaps
 from datamodules.splits.stored_split import (
@@ -58,22 +58,12 @@ class ImageDataModule(pl.LightningDataModule):
         augment: Augmentation of training images; None for no augmentation.
         num_workers: Threads that fill the cache, or processes that decode batches without a cache. "auto" is one a
             core.
-        cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded in each
-            epoch).
-        cache_dir: Folder of the cache; None is the default folder.
-        cache_budget_gb: Largest cache, GB. Images of a larger one are decoded in each epoch.
-        val_fraction, test_fraction, fold, folds, group_by, group_block, class_fraction: See `SplitConfig`.
-        seed: Seed of split, order and augmentation.
-        on_error: "quarantine" leaves broken images out and lists them. "raise" stops at the first.
-        quarantine_dir: Folder of `quarantine.csv`; None writes no list.
+        cache: Settings of the pixel cache.
+        split: Settings of the split. Its seed is also that of the order and of the augmentation.
+        edits: Images to leave out or to relabel. The split of the other images does not change.
+        quarantine: What to do with broken images.
         classes: Class names in the order of a trained network. The source's classes are mapped by name.
-        exclude: CSV file (path) of images to leave out. The split of the other images does not change.
-        relabel: CSV file (path,label) of images with corrected labels. The split does not change.
         stored_split: Split of an earlier run, from its checkpoint. Images in it keep their split.
-        new_images: What to do with images that `stored_split` does not contain, if the others are the run's own images.
-            "exclude" leaves them out. "train" adds them to the training set, except for images of a group in val or
-            test.
-        root, file: Keys that `source` refers to. The data module does not use them.
 
     Attributes:
         classes: Class names in label order.
@@ -95,30 +85,14 @@ class ImageDataModule(pl.LightningDataModule):
         sampler: Callable[..., Sampler] | None = None,
         augment: Augment | None = None,
         num_workers: int | Literal["auto"] = "auto",
-        cache: Literal["disk", "memory", "off"] = "disk",
-        cache_dir: str | Path | None = None,
-        cache_budget_gb: float = 20.0,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        fold: int | None = None,
-        folds: int | None = None,
-        group_by: str | Sequence[str] | None = None,
-        group_block: int | None = None,
-        seed: int = 0,
-        class_fraction: Mapping[str, float] | None = None,
-        on_error: Literal["quarantine", "raise"] = "quarantine",
-        quarantine_dir: str | Path | None = None,
+        cache: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+        split: SplitConfig = SplitConfig(),  # noqa: B008 - frozen
+        edits: EditConfig = EditConfig(),  # noqa: B008 - frozen
+        quarantine: QuarantineConfig = QuarantineConfig(),  # noqa: B008 - frozen
         classes: Sequence[str] | None = None,
-        exclude: str | Path | None = None,
-        relabel: str | Path | None = None,
         stored_split: StoredSplit | Mapping[str, Any] | None = None,
-        new_images: Literal["exclude", "train"] = "exclude",
-        root: str | Path | None = None,
-        file: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if cache not in ("disk", "memory", "off"):
-            raise DataError(f"data.cache={cache} is invalid: expected disk, memory or off")
         if resize not in images.POLICIES:
             raise DataError(f"data.resize={resize} is invalid: expected one of {', '.join(images.POLICIES)}")
         if size < 1:
@@ -126,28 +100,20 @@ class ImageDataModule(pl.LightningDataModule):
         for key, count in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if count < 1:
                 raise DataError(f"data.{key}={count} is invalid: expected an integer of at least 1")
-        if not cache_budget_gb >= 0:
-            raise DataError(
-                f"data.cache_budget_gb={cache_budget_gb} is invalid: expected a number of at least 0, in GB"
-            )
         auto_workers(num_workers)
-        self.source, self.size, self.resize = edited(source, exclude, relabel), size, resize
+        self.source, self.size, self.resize = edited(source, edits), size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
-        self.cache, self.cache_dir, self.cache_budget_gb = cache, cache_dir, cache_budget_gb
-        self.split_config = SplitConfig(
-            val_fraction, test_fraction, fold, folds, group_by, group_block, seed, class_fraction
-        )
-        self.stored_split, self.new_images = as_stored_split(stored_split), new_images
+        self.cache_config, self.split_config = cache, split
+        self.stored_split = as_stored_split(stored_split)
         self._whole = source  # the split is drawn over all samples, including those in `exclude`
-        self.seed = seed
         self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
         self.classes, self.labels = named(self.source, classes)
-        self.quarantine = Quarantine(self.samples, on_error, quarantine_dir)
+        self.quarantine = Quarantine(self.samples, quarantine)
         self._any_class = classes is not None  # an evaluation set can lack some classes of the network
         self._pixels: Pixels | None = None
-        self._ready = False
+        self._opened = self._ready = False
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -168,20 +134,20 @@ class ImageDataModule(pl.LightningDataModule):
             _ = self.splits
 
     def _open(self) -> None:
-        if self.cache == "off" or self._pixels is not None:
+        if self._opened:
             return
-        self._pixels = open_pixels(
-            self.source,
-            self.size,
-            self.resize,
-            where=self.cache,
-            cache_dir=self.cache_dir,
-            budget_gb=self.cache_budget_gb,
-            workers=self._workers,
-            progress=first_process(),
-        )
-        if self._pixels is None:
-            self.cache = "off"
+        if (where := self.cache_config.cache) != "off":
+            self._pixels = open_pixels(
+                self.source,
+                self.size,
+                self.resize,
+                where=where,
+                cache_dir=self.cache_config.cache_dir,
+                budget_gb=self.cache_config.cache_budget_gb,
+                workers=self._workers,
+                progress=first_process(),
+            )
+        self._opened = True
 
     @property
     def _workers(self) -> int | None:
@@ -224,7 +190,7 @@ class ImageDataModule(pl.LightningDataModule):
     def sample_keys(self) -> np.ndarray:
         """Key of each sample of the unedited source, (M,) uint64. See `stored_split.sample_keys`."""
         self.setup()
-        folder = pixel_dir(self.cache_dir)
+        folder = pixel_dir(self.cache_config.cache_dir)
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
         return sample_keys(DigestIndex(self._whole, folder), self._workers, first_process())
@@ -263,7 +229,7 @@ class ImageDataModule(pl.LightningDataModule):
         sides = self.known_sides.copy()
         assert self.stored_split is not None
         missing, new = self.stored_split.missing(self.sample_keys), int((sides == NEW).sum())
-        if self.new_images == "train":
+        if self.split_config.new_images == "train":
             sides = self._thinned(self._sides_of_new(sides) if new else sides)
         if missing or new:
             trained = int((self.known_sides[sides & TRAIN > 0] == NEW).sum())
@@ -335,7 +301,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _duplicate_ids(self, sides: SplitConfig) -> np.ndarray | None:
         if not sides.by_similarity:
             return None
-        return duplicate_groups(self._whole, self.cache_dir, self.cache_budget_gb, first_process())
+        return duplicate_groups(self._whole, self.cache_config, first_process())
 
     def _say(self, notes: Sequence[str]) -> None:
         for note in notes if first_process() else ():
@@ -350,7 +316,7 @@ class ImageDataModule(pl.LightningDataModule):
     def drawn_counts(self) -> list[int]:
         """Expected number of images of each class in an epoch, after the sampler. Objectives correct this imbalance."""
         labels = self.labels[self.splits["train"]]
-        weights = getattr(self.sampler(labels, seed=self.seed), "weights", None)
+        weights = getattr(self.sampler(labels, seed=self.split_config.seed), "weights", None)
         if weights is None:
             return self.class_counts
         shares = np.bincount(labels, weights=weights, minlength=len(self.classes)) / np.sum(weights)
@@ -358,7 +324,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         rows, (rank, world_size) = self.splits["train"], self._place()
-        sampler = self.sampler(self.labels[rows], seed=self.seed, rank=rank, world_size=world_size)
+        sampler = self.sampler(self.labels[rows], seed=self.split_config.seed, rank=rank, world_size=world_size)
         sampler.repeat_after = self.repeat_after
         draw = self.augment.draw if self.augment is not None else None
         # batch norm needs more than one or two images: the last, smaller batch is dropped
@@ -391,7 +357,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise DataError(f"split={split} is invalid: expected train, val, test, unseen or all")
         rows = self.splits[split]
         if mixed:
-            return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.seed), self.batch_size)
+            return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.split_config.seed), self.batch_size)
         return self._in_order(rows)
 
     def _in_order(self, rows: np.ndarray, rank: int = 0, world_size: int = 1) -> Loader:

@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,25 +16,40 @@ from litesort.io import open_text, replacing
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class QuarantineConfig:
+    """What to do with images that cannot be read.
+
+    Attributes:
+        on_error: "quarantine" leaves broken images out. "raise" stops at the first.
+        quarantine_dir: Folder of `quarantine.csv` (path, reason); None writes no list.
+
+    Raises:
+        DataError: `on_error` is invalid.
+    """
+
+    on_error: Literal["quarantine", "raise"] = "quarantine"
+    quarantine_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("quarantine", "raise"):
+            raise DataError(f"data.on_error={self.on_error} is invalid: expected quarantine or raise")
+
+
 class Quarantine:
     """The broken images of a source.
 
     Args:
         samples: Samples of the source.
-        on_error: "quarantine" leaves broken images out. "raise" stops at the first.
-        folder: Folder of `quarantine.csv` (path, reason); None writes no list.
+        config: What to do with broken images.
 
     Attributes:
         broken: Row of `samples` -> reason why the image cannot be read.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], on_error: Literal["quarantine", "raise"], folder: str | Path | None
-    ) -> None:
-        if on_error not in ("quarantine", "raise"):
-            raise DataError(f"data.on_error={on_error} is invalid: expected quarantine or raise")
-        self.samples, self.on_error = samples, on_error
-        self.folder = Path(folder) if folder is not None else None
+    def __init__(self, samples: Sequence[Sample], config: QuarantineConfig) -> None:
+        self.samples, self.on_error = samples, config.on_error
+        self.folder = Path(config.quarantine_dir) if config.quarantine_dir is not None else None
         self.broken: dict[int, str] = {}
 
     def add(self, broken: dict[int, str]) -> None:

@@ -64,7 +64,7 @@ def test_classes_are_compared_a_split_and_by_their_looks(looked):
 
 
 def test_lists_are_what_training_reads(looked):
-    from datamodules.sources.edited import edited
+    from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
     results, root, out = looked
@@ -72,7 +72,7 @@ def test_lists_are_what_training_reads(looked):
         listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert listed["bag/copy.png"] == "equal to bag/0.png"
     assert set(listed) == {"bag/copy.png", "bag/bad.jpg"}
-    assert len(edited(FolderSource(root), out / "exclude.csv", None).samples) == 17
+    assert len(edited(FolderSource(root), EditConfig(exclude=out / "exclude.csv")).samples) == 17
     with (out / "duplicates.csv").open(newline="") as file:
         pairs = {(row["path"], row["other"]) for row in csv.DictReader(file)}
     assert pairs == {("bag/0.png", "bag/copy.png"), ("bag/1.png", "can<b>/again.jpg")}
@@ -80,7 +80,7 @@ def test_lists_are_what_training_reads(looked):
 
 
 def test_labels_and_splits_are_judged(looked):
-    from datamodules.sources.edited import edited
+    from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
     results, root, out = looked
@@ -91,7 +91,7 @@ def test_labels_and_splits_are_judged(looked):
         listed = list(csv.DictReader(file))
     assert [row["path"] for row in listed] == [results["photos"][one["row"]]["path"] for one in results["label_issues"]]
     if listed:
-        assert len(edited(FolderSource(root), None, out / "relabel.csv").samples) == 19
+        assert len(edited(FolderSource(root), EditConfig(relabel=out / "relabel.csv")).samples) == 19
     assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
 
 

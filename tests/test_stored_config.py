@@ -16,7 +16,7 @@ from lightning_modules.checkpoint import RECORD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import load_data, resumed_config
 from litesort.cli.compose import CONF
-from litesort.cli.stored_config import data_builder, resolve, stored_data
+from litesort.cli.stored_config import resolve, stored_data, stored_data_builder
 from litesort.errors import ModelError, UserError
 
 SECRET = "hf_secret123"
@@ -220,7 +220,7 @@ def test_no_folder_of_the_file_is_used(record):
     settings = stored_data(record["config"], {})
     assert (settings["cache_dir"], settings["quarantine_dir"]) == (None, None)
     assert (settings["source"]["cache_dir"], settings["source"]["url"]) == (None, None)
-    data = data_builder(settings)(classes=["cardboard", "glass", "metal", "paper", "plastic", "trash"])
+    data = stored_data_builder(settings)(classes=["cardboard", "glass", "metal", "paper", "plastic", "trash"])
     assert data.source.home == default_cache_dir() / "trashnet"
 
 

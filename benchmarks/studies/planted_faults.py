@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.cache.config import CacheConfig
 from datamodules.datamodule import ImageDataModule
 from datamodules.quality.report import data_report
 from datamodules.sources.folder import FolderSource
@@ -100,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "photos"
         planted = plant(FolderSource(options.root), root, options.seed)
-        data = ImageDataModule(FolderSource(root), size=64, cache_dir=Path(scratch) / "cache")
+        data = ImageDataModule(FolderSource(root), size=64, cache=CacheConfig(cache_dir=Path(scratch) / "cache"))
         data.setup()
         start, cpu = time.perf_counter(), time.process_time()
         found = data_report(data, embed=default_embedder())

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.cache.config import CacheConfig
 from datamodules.datamodule import ImageDataModule
 from datamodules.quality.audit import NEAR, duplicate_ids
 from datamodules.quality.duplicates import similar_pairs, small_images
@@ -57,11 +58,11 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
     embed = default_embedder()
-    data = ImageDataModule(FolderSource(options.root), size=64, cache_dir=options.cache_dir)
+    data = ImageDataModule(FolderSource(options.root), size=64, cache=CacheConfig(cache_dir=options.cache_dir))
     data.setup()
     labels, count = data.labels, len(data.samples)
     found, made_by = features(data, embed or HistogramEmbedder(), np.arange(count))
-    one, other, similarity = similar_pairs(small_images(data.source, data.cache_dir, 20.0, False).array)
+    one, other, similarity = similar_pairs(small_images(data.source, data.cache_config, False).array)
     by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(one, other, strict=True)]
     sure = {(int(a), int(b)) for a, b, like in zip(one, other, similarity, strict=True) if like > 0.9}
     near = {(a, b) for a, b, _ in knn_distances(found, NEAR)[1]}

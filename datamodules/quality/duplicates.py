@@ -11,7 +11,6 @@ images look similar to them, and groups grow through the whole set.
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 from datamodules.cache.store import Pixels
 from datamodules.sources.base import Source
 from datamodules.splits.groups import components
@@ -37,18 +37,16 @@ WINDOW = 0.9  # side of a window, as a share of the side of the image
 BATCH = 512  # images that are compared with all others at once
 
 
-def duplicate_groups(
-    source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool = False
-) -> np.ndarray:
+def duplicate_groups(source: Source, cache: CacheConfig, progress: bool = False) -> np.ndarray:
     """Number the images of a source, (N,) int64, equal for duplicates and chains of duplicates.
 
     The result depends only on the images, not on the size or policy of a run. So runs with different settings have the
     same split. A broken image is a group of its own.
 
     Raises:
-        DataError: The cache of small images exceeds `budget_gb`.
+        DataError: The cache of small images exceeds its budget.
     """
-    pixels = small_images(source, cache_dir, budget_gb, progress)
+    pixels = small_images(source, cache, progress)
     first, second, _ = similar_pairs(pixels.array, skip=pixels.broken)
     keys: list[list[tuple[object, ...]]] = [[] for _ in range(len(pixels.array))]
     for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
@@ -57,13 +55,15 @@ def duplicate_groups(
     return components(keys)
 
 
-def small_images(source: Source, cache_dir: str | Path | None, budget_gb: float, progress: bool) -> Pixels:
-    """Return all images of a source at 64 x 64 px, from the cache.
+def small_images(source: Source, cache: CacheConfig, progress: bool) -> Pixels:
+    """Return all images of a source at 64 x 64 px, from the cache on disk.
 
     Raises:
-        DataError: The cache exceeds `budget_gb`.
+        DataError: The cache exceeds its budget.
     """
-    pixels = open_pixels(source, SIDE, "squash", cache_dir=cache_dir, budget_gb=budget_gb, progress=progress)
+    pixels = open_pixels(
+        source, SIDE, "squash", cache_dir=cache.cache_dir, budget_gb=cache.cache_budget_gb, progress=progress
+    )
     if pixels is None:
         raise DataError("finding duplicates needs a cache of small images: increase data.cache_budget_gb")
     return pixels

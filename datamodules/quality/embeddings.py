@@ -63,13 +63,14 @@ def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bo
     Returns:
         The features, and the embedder that computed them.
     """
-    where = {"cache_dir": data.cache_dir, "budget_gb": data.cache_budget_gb, "progress": progress}
+    where, budget = data.cache_config.cache_dir, data.cache_config.cache_budget_gb
     if isinstance(embed, HistogramEmbedder):
-        pixels = small_images(data.source, data.cache_dir, data.cache_budget_gb, progress).array
-    elif (opened := open_pixels(data.source, embed.size, "pad", **where)) is not None:  # type: ignore[arg-type]
-        pixels = opened.array
+        pixels = small_images(data.source, data.cache_config, progress).array
     else:
-        return features(data, HistogramEmbedder(), rows, progress)
+        opened = open_pixels(data.source, embed.size, "pad", cache_dir=where, budget_gb=budget, progress=progress)
+        if opened is None:
+            return features(data, HistogramEmbedder(), rows, progress)
+        pixels = opened.array
     starts = range(0, len(rows), BATCH)
     shown = track(starts, f"Describing images: {embed.name}", console=Console(stderr=True), disable=not progress)
     found = np.concatenate([embed(pixels[rows[start : start + BATCH]]) for start in shown])

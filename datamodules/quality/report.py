@@ -30,7 +30,7 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
         similarity, whether the files are equal, found by "pixels" or "features"). `classes`: class names. And the
         results of `audit.audit`.
     """
-    source, small = data.source, duplicates.small_images(data.source, data.cache_dir, data.cache_budget_gb, progress)
+    source, small = data.source, duplicates.small_images(data.source, data.cache_config, progress)
     side = {int(row): name for name, rows in data.splits.items() for row in rows}
     broken = {**small.broken, **data.broken}
     sizes, lengths, digests, odd = _files(source, progress)

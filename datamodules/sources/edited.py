@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,19 @@ from datamodules.sources.csv_table import read_table
 from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Images to leave out or to relabel. Paths are written as in reports.
+
+    Attributes:
+        exclude: CSV file with the column path: images to leave out.
+        relabel: CSV file with the columns path,label: images with corrected labels.
+    """
+
+    exclude: str | Path | None = None
+    relabel: str | Path | None = None
 
 
 class EditedSource(Source):
@@ -55,14 +68,13 @@ class EditedSource(Source):
         return self.source.digest(self.rows[index])
 
 
-def edited(source: Source, exclude: str | Path | None, relabel: str | Path | None) -> Source:
-    """Apply the CSV files `exclude` (column path) and `relabel` (columns path,label) to a source.
-
-    Paths are written as in reports. A path that is not in the source is a warning.
+def edited(source: Source, edits: EditConfig) -> Source:
+    """Apply edits to a source. A path that is not in the source is a warning.
 
     Raises:
         DataError: A file is missing or invalid, or none of its paths is in the source.
     """
+    exclude, relabel = edits.exclude, edits.relabel
     if exclude is None and relabel is None:
         return source
     known = {sample.path for sample in source.samples}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class SplitConfig:
         group_block: The last captured number is divided by this, so that neighbouring numbers share a group.
         seed: Seed of the split.
         class_fraction: Class name -> share of its training images that is used, in (0, 1]. Other classes are complete.
+        new_images: What to do with images that a stored split does not contain, if the others are the run's own images.
+            "exclude" leaves them out. "train" adds them to the training set, except for images of a group in val or
+            test.
     """
 
     val_fraction: float = 0.15
@@ -36,6 +40,7 @@ class SplitConfig:
     group_block: int | None = None
     seed: int = 0
     class_fraction: Mapping[str, float] | None = None
+    new_images: Literal["exclude", "train"] = "exclude"
 
     @property
     def ways(self) -> list[str]:

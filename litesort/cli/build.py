@@ -1,7 +1,7 @@
 """Build from a config: the config of a resumed run, score and latency, the data of an artifact."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from litesort.cli.compose import data_name, init_from, merge_overrides, plain
 from litesort.cli.resume import resume_checkpoint
 from litesort.cli.split_origin import evaluated_split
-from litesort.cli.stored_config import data_builder, images_name, stored_data, stored_name
+from litesort.cli.stored_config import READ_BY_SOURCE, images_name, stored_data, stored_data_builder, stored_name
 from litesort.cli.validate import check
 from litesort.preprocessing import Preprocessing
+from litesort.settings import group_settings
 
 if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
@@ -114,6 +115,26 @@ def export_settings(cfg: DictConfig) -> dict[str, Any]:
     return {"data": {key: value for key, value in plain(cfg.data).items() if key not in left_out}}
 
 
+def data_builder(data: DictConfig) -> Callable[..., "ImageDataModule"]:
+    """Return a function that builds the data module of a config; it takes further settings, which win.
+
+    Settings that are fields of a dataclass parameter (`split`, `cache`, ...) are grouped. Keys that only `source` reads
+    are left out.
+
+    Args:
+        data: The config group `data`.
+    """
+    from hydra.utils import instantiate
+
+    built = instantiate(data, _partial_=True)
+
+    def build(**settings: Any) -> "ImageDataModule":
+        given = {key: value for key, value in built.keywords.items() if key not in READ_BY_SOURCE}
+        return built.func(**group_settings(built.func, given | settings))
+
+    return build
+
+
 def load_data(card: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule", str, dict[str, Any]]:
     """Build the data that an artifact is evaluated on: the images of `data`, or those that it was trained with.
 
@@ -127,17 +148,15 @@ def load_data(card: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule",
     Raises:
         UserError: The data cannot be built, or the command line asks for another split.
     """
-    from hydra.utils import instantiate
-
     from litesort.errors import DataError
 
     chosen = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(chosen.keys() & {"_target_", "root", "file"})
     if "_target_" in chosen:
-        build, images = instantiate(cfg.data, _partial_=True), data_name(cfg)
+        build, images = data_builder(cfg.data), data_name(cfg)
     else:
         settings = stored_data(card["config"], {key: plain(cfg.data)[key] for key in chosen})
-        build, images = data_builder(settings), images_name(settings)
+        build, images = stored_data_builder(settings), images_name(settings)
     if {"fold", "folds"} & chosen.keys():
         raise DataError("data.fold and data.folds are settings of a training: leave them out, the split is the run's")
     data = build(  # keyword arguments, so that values of a file never become part of a config

@@ -5,7 +5,7 @@ A checkpoint and an exported file contain the config of their training. Its valu
 - `resolve` fills in references to other keys (`${data.root}`) and refuses every other `${...}`. OmegaConf's resolvers,
   which can read environment variables and decode text, never get a value of a file.
 - An evaluation builds the data module and its source alone, from classes of `datamodules`, with plain values:
-  `stored_data` and `data_builder`. Hydra's `instantiate` is not used.
+  `stored_data` and `stored_data_builder`. Hydra's `instantiate` is not used.
 - A resumed run (`ckpt=`, `ckpt_init=`) may only build classes that `conf/` or the command line names for the same part
   of the config: `check_run`.
 - Addresses and output folders (`LOCAL_KEYS`) are never taken from a file.
@@ -15,7 +15,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from litesort.cli.paths import CONF
 from litesort.cli.validate import check_values
 from litesort.errors import ModelError
 from litesort.plain_data import check_size, parse_yaml
+from litesort.settings import group_settings
 
 Values = dict[str, Any]
 
@@ -36,6 +37,7 @@ LOCAL_KEYS = re.compile(
     r"|dirpath|folder|dir|out|output|.*_(?:url|uri|host|endpoint|dir)"
 )
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|[\\/]{2}")  # https://..., \\server\share
+READ_BY_SOURCE = ("root", "file")  # settings of `data` that only its source refers to
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 # Part of a config -> other parts whose objects it may hold, by reference.
 HOLDS = {"data": ("sampler", "augment"), "export": ("score", "latency")}
@@ -179,7 +181,7 @@ def stored_name(config: Mapping[str, Any]) -> str | None:
     return str(resolve(config, name)) if isinstance(name, str) else None
 
 
-def data_builder(settings: Values) -> Callable[..., Any]:
+def stored_data_builder(settings: Values) -> Callable[..., Any]:
     """Return a function that builds the data module of `stored_data`; it takes further keyword arguments.
 
     Raises:
@@ -189,8 +191,13 @@ def data_builder(settings: Values) -> Callable[..., Any]:
     source = _data_class(settings["source"]["_target_"], "Source")
     source_arguments, arguments = _arguments(settings["source"]), _arguments(settings)
     _fits(source, source_arguments, "data.source")
-    _fits(module, arguments | {"source": None}, "data")
-    return partial(module, **(arguments | {"source": source(**source_arguments)}))
+    arguments = {key: value for key, value in arguments.items() if key not in READ_BY_SOURCE} | {"source": None}
+    _fits(module, group_settings(module, arguments), "data")
+
+    def build(**given: Any) -> Any:
+        return module(**group_settings(module, arguments | {"source": source(**source_arguments)} | given))
+
+    return build
 
 
 def images_name(data: Any) -> str:

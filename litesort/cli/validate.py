@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from litesort.settings import dataclass_parameters
+
 # Key -> whether it is an integer, its minimum and its maximum; for values that no type hint describes.
 RANGES: dict[str, tuple[bool, float, float]] = {
     "seed": (True, 0, 2**32 - 1),
@@ -176,6 +178,8 @@ def _hints(target: Any) -> dict[str, Any]:
     for call in calls:
         try:
             hints |= typing.get_type_hints(call)
+            for group in dataclass_parameters(call).values():  # a user sets their fields beside the other parameters
+                hints |= typing.get_type_hints(group)
         except (NameError, TypeError):  # a hint for type checkers only, or an object that is not callable
             continue
     return hints

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.tuner import Tuner
 from toy_images import SIZE, data_module, noise
@@ -16,6 +15,7 @@ from toy_images import SIZE, data_module, noise
 from datamodules import images
 from datamodules.augment.pipeline import Augment
 from datamodules.samplers import WeightedSampler
+from litesort.cli.build import data_builder
 from litesort.errors import DataError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -101,7 +101,7 @@ def configured(kind, **changes):
     """The data node of `data=kind`, built as an entry point does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5"])
-    return instantiate(OmegaConf.merge(cfg, {"data": changes}).data)
+    return data_builder(OmegaConf.merge(cfg, {"data": changes}).data)()
 
 
 def test_data_configs_build(tmp_path, root):
@@ -110,7 +110,7 @@ def test_data_configs_build(tmp_path, root):
     assert len(folder.samples) == 44
     assert next(iter(folder.train_dataloader())).images.shape[1:] == (8, 8, 3)
     assert isinstance(folder.train_dataloader().sampler, WeightedSampler)
-    assert folder.seed == folder.train_dataloader().sampler.seed == 5
+    assert folder.split_config.seed == folder.train_dataloader().sampler.seed == 5
     assert len(configured("filelist", file=str(root / "list.csv")).samples) == 2
     synthetic = configured("synthetic", cache_dir=str(tmp_path))
     assert len(synthetic.samples) == 1400

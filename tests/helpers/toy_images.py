@@ -5,6 +5,7 @@ from PIL import Image
 
 from datamodules.datamodule import ImageDataModule
 from datamodules.sources.folder import FolderSource
+from litesort.settings import group_settings
 
 SIZE = 16
 CLASSES = {"bag": 20, "can": 14, "cup": 10}
@@ -24,6 +25,5 @@ def noise(folder):
 def data_module(root, cache_dir, **options):
     """A data module on a folder, of small photos in small batches; options win."""
     source = options.pop("source", None) or FolderSource(root)
-    return ImageDataModule(
-        source, **{"size": SIZE, "batch_size": 8, "cache_dir": cache_dir, "num_workers": 0} | options
-    )
+    settings = {"size": SIZE, "batch_size": 8, "cache_dir": cache_dir, "num_workers": 0} | options
+    return ImageDataModule(source, **group_settings(ImageDataModule, settings))

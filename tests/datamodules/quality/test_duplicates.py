@@ -5,9 +5,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
+from toy_images import data_module
 
 from datamodules import images
-from datamodules.datamodule import ImageDataModule
+from datamodules.cache.config import CacheConfig
 from datamodules.quality.duplicates import duplicate_groups, similar_pairs
 from datamodules.sources.folder import FolderSource
 from litesort.errors import DataError
@@ -105,9 +106,7 @@ def root(tmp_path):
 def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
     sides = []
     for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "memory"}):
-        data = ImageDataModule(
-            FolderSource(root), cache_dir=tmp_path / "cache", group_by="duplicates", num_workers=0, **options
-        )
+        data = data_module(root, tmp_path / "cache", group_by="duplicates", **options)
         side = {data.samples[row].path: name for name, rows in data.splits.items() for row in rows}
         for seed in range(SCENES):
             name = ("bag", "can")[seed % 2]
@@ -120,7 +119,7 @@ def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
 
 def test_groups_are_numbered_and_broken_images_are_alone(root, tmp_path):
     source = FolderSource(root)
-    groups = duplicate_groups(source, tmp_path / "cache", 1.0, False)
+    groups = duplicate_groups(source, CacheConfig(cache_dir=tmp_path / "cache"))
     sizes = np.bincount(groups)
     assert sorted(sizes.tolist()) == [1] + [2] * (SCENES - 1) + [3]
     broken = next(row for row, sample in enumerate(source.samples) if sample.path == "can/broken.jpg")
@@ -128,8 +127,8 @@ def test_groups_are_numbered_and_broken_images_are_alone(root, tmp_path):
 
 
 def test_duplicate_groups_invalid_settings_raise_data_error(root, tmp_path):
-    options = {"cache_dir": tmp_path, "group_by": "duplicates", "size": 8}
+    options = {"group_by": "duplicates", "size": 8}
     with pytest.raises(DataError, match=r"data\.group_block=10 needs data\.group_by: a regular expression"):
-        _ = ImageDataModule(FolderSource(root), group_block=10, **options).splits
+        _ = data_module(root, tmp_path, group_block=10, **options).splits
     with pytest.raises(DataError, match=r"finding duplicates needs a cache .*data\.cache_budget_gb"):
-        _ = ImageDataModule(FolderSource(root), cache_budget_gb=1e-9, cache="off", **options).splits
+        _ = data_module(root, tmp_path, cache_budget_gb=1e-9, cache="off", **options).splits

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 from PIL import Image
+from toy_images import data_module
 
-from datamodules.datamodule import ImageDataModule
 from datamodules.quality import label_issues as module
 from datamodules.quality.audit import audit, duplicate_ids, leakage
 from datamodules.quality.embeddings import HistogramEmbedder, features
 from datamodules.quality.label_issues import FOLDS, confident_learning, label_issues, out_of_fold
 from datamodules.quality.outliers import knn_distances, outliers
-from datamodules.sources.folder import FolderSource
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_features_exclude_missing_images(tmp_path, cache_dir):
             photo.save(tmp_path / name / f"{number}.png")
         for number in range(10, 100):
             (tmp_path / name / f"{number}.png").write_bytes(b"")
-    data = ImageDataModule(FolderSource(tmp_path), cache_dir=cache_dir)
+    data = data_module(tmp_path, cache_dir, size=128)
     data.setup()
     found, _ = features(data, HistogramEmbedder(), data.rows, progress=False)
     assert len(found) == 20
@@ -131,6 +130,6 @@ def test_features_fall_back_to_histograms_over_budget(tmp_path, cache_dir):
         (tmp_path / name).mkdir()
         for number in range(10):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
-    data = ImageDataModule(FolderSource(tmp_path), size=16, cache_dir=cache_dir, cache_budget_gb=0.001)
+    data = data_module(tmp_path, cache_dir, cache_budget_gb=0.001)
     data.setup()
     assert audit(data, [], {}, Network(), progress=False)["features"] == HistogramEmbedder.name

@@ -11,10 +11,10 @@ import pytest
 from coco_files import BOXES, annotation, content
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image, ImageOps
+from toy_images import data_module
 
 from datamodules import images
 from datamodules.cache import open_pixels
-from datamodules.datamodule import ImageDataModule
 from datamodules.sources.coco import CocoSource
 from litesort.cli.compose import CONF
 from litesort.errors import DataError
@@ -201,7 +201,7 @@ def test_boxes_of_one_image_stay_on_one_side(root, make, tmp_path):
         Image.new("RGB", (40, 40), (number * 8, 60, 60)).save(root / f"{number}.png")
         photos.append((number, f"{number}.png", 40, 40))
         found += [annotation(3 * number + i, number, ("can", "bag")[number % 2], [i, i, 20, 20]) for i in range(1, 4)]
-    data = ImageDataModule(make(content(found, photos)), size=8, batch_size=4, cache_dir=tmp_path / "cache")
+    data = data_module(None, tmp_path / "cache", source=make(content(found, photos)), size=8, batch_size=4)
     data.setup("fit")
     sides = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
     assert sum(map(len, sides)) == 30

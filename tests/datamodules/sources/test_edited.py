@@ -5,10 +5,10 @@ import logging
 
 import numpy as np
 import pytest
+from toy_images import data_module
 
-from datamodules.datamodule import ImageDataModule
 from datamodules.sources.coco import CocoSource
-from datamodules.sources.edited import edited
+from datamodules.sources.edited import EditConfig, edited
 from datamodules.sources.folder import FolderSource
 from datamodules.sources.synthetic.source import SyntheticSource
 from litesort.errors import DataError
@@ -27,7 +27,7 @@ def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photo
     exclude = lists("out.csv", "path", "bag/bag0.jpg", "can/can7.jpg")
     relabel = lists("new.csv", "label;path;note", "cup;bag/bag1.jpg;seen", "cup;bag/bag0.jpg;")
     whole = FolderSource(photos)
-    data = ImageDataModule(whole, size=8, batch_size=4, cache_dir=tmp_path, exclude=exclude, relabel=relabel)
+    data = data_module(None, tmp_path, source=whole, size=8, batch_size=4, exclude=exclude, relabel=relabel)
     data.setup("fit")
     assert len(data.samples) == 58
     assert np.bincount(data.labels).tolist() == [18, 19, 21]
@@ -37,7 +37,7 @@ def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photo
         assert data.source.file(row) == whole.file(number)
         assert data.source.digest(row) == whole.digest(number)
         np.testing.assert_array_equal(data.source.read(row), whole.read(number))
-    everything = ImageDataModule(whole, size=8, cache_dir=tmp_path)
+    everything = data_module(None, tmp_path, source=whole, size=8)
     everything.setup()
     place = [whole.samples.index(s) for s in whole.samples if s.path not in ("bag/bag0.jpg", "can/can7.jpg")]
     np.testing.assert_array_equal(data._pixels.array, everything._pixels.array[place])
@@ -45,7 +45,7 @@ def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photo
 
 def test_a_drawn_set_is_still_drawn_as_a_whole(lists, tmp_path):
     first = SyntheticSource(18, cache_dir=tmp_path)
-    source = edited(first, lists("out.csv", "path", first.samples[3].path), None)
+    source = edited(first, EditConfig(exclude=lists("out.csv", "path", first.samples[3].path)))
     source.prepare()
     assert all(first.file(row).is_file() for row in range(18))
     assert source.file(3) == first.file(4)
@@ -60,8 +60,7 @@ def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     source = edited(
         CocoSource(tmp_path / "boxes.json", photos, margin=0),
-        lists("out.csv", "path", "can/can0.jpg#1"),
-        lists("new.csv", "path,label", "can/can0.jpg#3,can"),
+        EditConfig(lists("out.csv", "path", "can/can0.jpg#1"), lists("new.csv", "path,label", "can/can0.jpg#3,can")),
     )
     assert [(sample.path, source.classes[sample.label]) for sample in source.samples] == [
         ("can/can0.jpg#0", "can"), ("can/can0.jpg#2", "can"), ("can/can0.jpg#3", "can"),
@@ -71,7 +70,9 @@ def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
 
 def test_edited_warns_about_unknown_paths(photos, lists, caplog):
     with caplog.at_level(logging.INFO):
-        source = edited(FolderSource(photos), lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"), None)
+        source = edited(
+            FolderSource(photos), EditConfig(exclude=lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"))
+        )
     assert len(source.samples) == 59
     assert "1 of 2 paths are not among the images, as bag/gone.jpg" in caplog.text
     assert "left out by data.exclude: 1," in caplog.text
@@ -95,7 +96,7 @@ def test_edited_warns_about_unknown_paths(photos, lists, caplog):
 )
 def test_edited_invalid_list_raises_data_error(photos, lists, key, lines, says):
     with pytest.raises(DataError, match=says) as caught:
-        ImageDataModule(FolderSource(photos), **{key: lists("list.csv", *lines)})
+        data_module(photos, None, **{key: lists("list.csv", *lines)})
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=rf"data\.{key}=nowhere\.csv is not a file"):
-        ImageDataModule(FolderSource(photos), **{key: "nowhere.csv"})
+        data_module(photos, None, **{key: "nowhere.csv"})

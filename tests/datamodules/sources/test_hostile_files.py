@@ -9,6 +9,7 @@ import fuzz
 import numpy as np
 import pytest
 from PIL import Image
+from toy_images import data_module
 
 from datamodules import images
 from datamodules.datamodule import ImageDataModule
@@ -38,7 +39,7 @@ def root(tmp_path) -> Path:
 
 
 def ready(root: Path, tmp_path: Path, **options) -> ImageDataModule:
-    data = ImageDataModule(FolderSource(root), size=8, cache_dir=tmp_path / "cache", **options)
+    data = data_module(root, tmp_path / "cache", **{"size": 8} | options)
     data.setup("fit")
     return data
 
@@ -107,7 +108,7 @@ def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
     source = FolderSource(root)
     shutil.rmtree(root)
     with pytest.raises(DataError, match=r"none of the 12 images can be read; the first is .*No such file"):
-        ImageDataModule(source, size=8, cache_dir=tmp_path / "cache").setup()
+        data_module(None, tmp_path / "cache", source=source, size=8).setup()
 
 
 def test_a_root_that_vanishes_half_way_costs_the_images_that_are_gone(root, tmp_path):
@@ -117,7 +118,7 @@ def test_a_root_that_vanishes_half_way_costs_the_images_that_are_gone(root, tmp_
                 shutil.rmtree(self.root)
             return super().read(index, min_side)
 
-    data = ImageDataModule(Vanishing(root), size=8, cache_dir=tmp_path / "cache", cache="memory", num_workers=1)
+    data = data_module(None, tmp_path / "cache", source=Vanishing(root), size=8, cache="memory", num_workers=1)
     data.prepare_data()
     data.setup()
     assert set(data.broken) == set(range(6, 12))

@@ -10,14 +10,14 @@ from collections import Counter
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from PIL import Image, ImageDraw
+from toy_images import data_module
 
-from datamodules.datamodule import ImageDataModule
 from datamodules.sources import trashnet
 from datamodules.sources.coco_json import read_coco
 from datamodules.sources.taco import TacoSource
 from datamodules.sources.trashnet import TrashnetSource
+from litesort.cli.build import data_builder
 from litesort.cli.compose import CONF
 from litesort.errors import DataError
 
@@ -59,7 +59,7 @@ def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monk
     checksum = hashlib.sha256(server.files["/set.zip"]).hexdigest()
     for _ in range(2):
         source = TrashnetSource(None, tmp_path, zipped, checksum)
-        data = ImageDataModule(source, size=8, batch_size=4, cache_dir=tmp_path)
+        data = data_module(None, tmp_path, source=source, size=8, batch_size=4)
         data.setup("fit")
         assert data.classes == ["glass", "metal", "paper"]
         assert np.bincount(data.labels).tolist() == [7, 6, 5]
@@ -121,7 +121,7 @@ def taco_url(server):
 
 def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(taco_url, server, tmp_path):
     def ready():
-        data = ImageDataModule(TacoSource(None, None, tmp_path, taco_url), size=8, batch_size=2, cache_dir=tmp_path)
+        data = data_module(None, tmp_path, source=TacoSource(None, None, tmp_path, taco_url), size=8, batch_size=2)
         data.setup()
         return data
 
@@ -180,7 +180,7 @@ def annotations(public_data):
 def configured(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["run_dir=unused", *overrides])
-    return instantiate(cfg.data)
+    return data_builder(cfg.data)()
 
 
 @pytest.mark.public_data("taco")

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from toy_images import data_module
 
-from datamodules.datamodule import ImageDataModule
 from datamodules.sources.base import Sample
-from datamodules.sources.folder import FolderSource
 from datamodules.splits.config import SplitConfig, thinned
 from litesort.errors import DataError
 
@@ -79,4 +78,4 @@ def test_class_fraction_invalid_raises_data_error(samples, class_fraction, words
 )
 def test_invalid_sizes_name_their_key(photos, options, words):
     with pytest.raises(DataError, match=words):
-        ImageDataModule(FolderSource(photos), **options)
+        data_module(photos, None, **options)
