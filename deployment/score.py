@@ -71,6 +71,21 @@ class Score:
             raise DeploymentError(f"seconds={seconds} is out of range: expected a measured time above 0")
         return 0.5 * seconds / self.base_time + _sigmoid(self.steepness * (self.base_f1 - f1))
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All values that the score depends on beside macro F1 and time; scores of different ones do not compare."""
+        names = (
+            "time",
+            "base_time",
+            "base_f1",
+            "steepness",
+            "images",
+            "reference",
+            "reference_size",
+            "reference_time",
+        )
+        return {name: getattr(self, name) for name in names}
+
     def explain(self, f1: float, seconds: float) -> str:
         """Return the score with its formula filled in, in one line."""
         total = self(f1, seconds)
@@ -107,7 +122,7 @@ class Score:
             model: Name of the entry.
 
         Returns:
-            `score`, `score_name`, `score_seconds` and `score_explained`.
+            `score`, `score_name`, `score_parameters`, `score_seconds` and `score_explained`.
 
         Raises:
             DeploymentError: There is no such record or entry, or a value is out of its range.
@@ -118,6 +133,7 @@ class Score:
                 return {
                     "score": self(f1, seconds),
                     "score_name": self.name,
+                    "score_parameters": self.parameters,
                     "score_seconds": seconds,
                     "score_explained": self.explain(f1, seconds),
                 }

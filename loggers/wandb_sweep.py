@@ -7,14 +7,14 @@ from typing import Any
 
 from litesort.io import plain
 from reports.html.leaderboard import write_page
-from reports.pareto import front
-from reports.ranking import differences, group_seeds, rank
-from reports.results import Row, f1_macro, failed, model, number
+from reports.ranking import Axes, axes, differences, group_seeds, rank
+from reports.results import Row, f1_macro, failed, model, number, runs_as
 from reports.run_folder import read_config
 
 COLUMNS = (
-    "rank", "status", "model", "setting", "seeds", "origin", "score", "test/f1_macro", "latency_ms", "params", "macs",
-    "bytes", "train_seconds", "folder", "error",
+    "rank", "status", "model", "setting", "runs_as", "seeds", "origin", "rank_score", "val/score", "score",
+    "val/f1_macro", "test/f1_macro", "latency_ms", "ratio", "ratio_same_runtime", "params", "macs", "bytes",
+    "train_seconds", "folder", "error",
 )  # fmt: skip
 
 
@@ -36,8 +36,9 @@ def write_dashboards(rows: Sequence[Row], folder: Path) -> list[Path]:
 def log_sweep(rows: Sequence[Row], folder: Path, config: dict[str, str]) -> None:
     """Log a run of job type "sweep", in the group of its jobs: tables `leaderboard` (every run) and `pareto`.
 
-    `pareto` has one row per setting: latency and macro F1, averaged over seeds, and whether the setting is on the
-    Pareto front. The summary holds the best setting, its score, F1 and latency, and the numbers of runs and failures.
+    `pareto` has one row per setting: time and macro F1 as in `reports.ranking.axes`, averaged over seeds and folds, and
+    whether the setting is on the Pareto front. The summary holds the best setting, its scores, F1 and times, and the
+    numbers of runs and failures.
 
     Args:
         rows: One per run.
@@ -59,12 +60,15 @@ def log_sweep(rows: Sequence[Row], folder: Path, config: dict[str, str]) -> None
     )
     ranked, grouped = rank(rows), [row for row in rank(group_seeds(rows)) if not failed(row)]
     run = logger.experiment
-    run.log({"leaderboard": _table(ranked), "pareto": (pareto := _pareto(grouped))})
-    run.log({"pareto_plot": wandb.plot.scatter(pareto, "latency_ms", "f1_macro", title="Macro F1 against latency")})
+    shown = axes(grouped)
+    run.log({"leaderboard": _table(ranked), "pareto": (pareto := _pareto(grouped, shown))})
+    title = f"{shown.f1_label} against {shown.time_label}".capitalize()
+    run.log({"pareto_plot": wandb.plot.scatter(pareto, shown.time, "f1_macro", title=title)})
     summary: dict[str, Any] = {"runs": len(rows), "failed": sum(map(failed, rows))}
     if grouped:
         summary["best/model"] = model(grouped[0])
-        for key in ("score", "latency_ms", "macs", "bytes", "params"):
+        keys = ("rank_score", "val/score", "score", "val/f1_macro", "latency_ms", "ratio", "ratio_same_runtime")
+        for key in (*keys, "macs", "bytes", "params"):
             summary[f"best/{key}"] = number(grouped[0], key)
         summary["best/f1_macro"] = f1_macro(grouped[0])
     run.summary.update({key: value for key, value in plain(summary).items() if value is not None})
@@ -80,6 +84,7 @@ def _table(ranked: Sequence[Row]) -> Any:
             **row,
             "model": model(row),
             "setting": setting,
+            "runs_as": runs_as(row),
             "seeds": str(row.get("seed", "")),
             "test/f1_macro": f1_macro(row),
         }
@@ -87,13 +92,13 @@ def _table(ranked: Sequence[Row]) -> Any:
     return table
 
 
-def _pareto(grouped: Sequence[Row]) -> Any:
+def _pareto(grouped: Sequence[Row], shown: Axes) -> Any:
     import wandb
 
-    table = wandb.Table(columns=["model", "setting", "latency_ms", "f1_macro", "score", "on_front"])
-    costs, values = [number(row, "latency_ms") for row in grouped], [f1_macro(row) for row in grouped]
-    best = set(front(costs, values))
-    for i, (row, setting) in enumerate(zip(grouped, differences(grouped), strict=True)):
-        if math.isfinite(costs[i]) and math.isfinite(values[i]):
-            table.add_data(model(row), setting, costs[i], values[i], plain(number(row, "score")), i in best)
+    table = wandb.Table(columns=["model", "setting", "runs_as", shown.time, "f1_macro", "score", "on_front"])
+    for row, setting in zip(grouped, differences(grouped), strict=True):
+        time, f1 = shown.point(row)
+        if math.isfinite(time) and math.isfinite(f1):
+            score = plain(number(row, "rank_score"))
+            table.add_data(model(row), setting, runs_as(row), time, f1, score, bool(row["front"]))
     return table

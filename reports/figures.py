@@ -112,14 +112,16 @@ def pareto(
     path: Path,
     title: str = "Macro F1 against time",
     time: str = "latency in ms",
+    f1: str = "macro F1",
 ) -> Path:
     """Draw macro F1 against time, with the Pareto front as a line.
 
     Args:
-        points: (name, latency in ms, macro F1); a point with NaN is left out.
+        points: (name, time, macro F1); a point with NaN is left out.
         path: PNG to write.
         title: Title of the figure.
         time: Label of the time axis.
+        f1: Label of the other axis.
     """
     points = [points[i] for i in drawable([{"cost": cost, "value": value} for _, cost, value in points])]
     costs, values = [point[1] for point in points], [point[2] for point in points]
@@ -140,7 +142,7 @@ def pareto(
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.margins(x=0.1, y=0.14)
         axes.grid()
-        axes.set(xlabel=f"{time} (lower is better)", ylabel="macro F1 (higher is better)", title=title)
+        axes.set(xlabel=f"{time} (lower is better)", ylabel=f"{f1} (higher is better)", title=title)
         if len(best) < len(points):  # above the axes, where the legend covers no point
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0.3)
         if best:

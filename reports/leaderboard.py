@@ -6,7 +6,7 @@ python -m reports.leaderboard runs/sweeps/A runs/sweeps/B --out comparison
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,19 @@ from rich.text import Text
 
 from litesort.io import write_csv, write_json, write_text
 from reports.figures import pareto
-from reports.ranking import differences, group_seeds, rank, time_key
-from reports.results import Row, exported_as, f1_by_class, f1_macro, failed, gather, model, number, one_line
+from reports.ranking import averaged_over, axes, differences, group_seeds, labels, rank
+from reports.results import (
+    Row,
+    f1_by_class,
+    failed,
+    fold,
+    gather_all,
+    model,
+    number,
+    one_line,
+    runs_as,
+    stage,
+)
 
 
 class Column(NamedTuple):
@@ -35,25 +46,30 @@ class Column(NamedTuple):
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the ranking; with several seeds, a table of means and standard deviations comes first."""
+    """Print the ranking and its rule; with several seeds or folds, a table of means comes first."""
     console = console or Console()
     grouped = group_seeds(rows)
     if len(grouped) < len(rows):
-        console.print(_table(rank(grouped), "Mean ± standard deviation over seeds", console))
+        console.print(_table(rank(grouped), _mean_title(grouped), console))
     console.print(_table(rank(rows), "Leaderboard", console))
+    for line in rules(rows):
+        console.print(Text(line, style="dim"))
     for note in notes(rows):
         console.print(Text(note, style="yellow"))
 
 
 def write(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write leaderboard.csv and .json (every run, full precision), .md, and .png if a run has latency and macro F1.
+    """Write leaderboard.csv and .json (every run, full precision), .md, and .png if a run has time and macro F1.
 
     Returns:
         Paths of the written files.
     """
     ranked = rank(rows)
     flat = [key for row in ranked for key, value in row.items() if not _nested(value)]
-    first = ["rank", "status", "error", "name", "model", "overrides", "seed", "origin", "score", "test/f1_macro"]
+    first = [
+        "rank", "status", "error", "name", "model", "overrides", "seed", "origin", "ranked_by", "rank_score",
+        "val/score", "score", "val/f1_macro", "test/f1_macro",
+    ]  # fmt: skip
     columns = [*first, *sorted(set(flat) - set(first))]
     written = [
         write_csv(folder / "leaderboard.csv", ranked, columns),
@@ -61,29 +77,55 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         write_text(folder / "leaderboard.md", markdown(rows)),
     ]
     folded = group_seeds([row for row in ranked if not failed(row)])
-    exported, key = any(row.get("file") for row in folded), time_key(folded)
-    time = {"time": "time per image relative to the reference"} if exported and key == "ratio" else {}
-    points = [
-        (_point_name(row, difference), number(row, key if time else "latency_ms"), f1_macro(row))
-        for row, difference in _with_differences(folded)
-    ]
-    if any(math.isfinite(latency) and math.isfinite(f1) for _, latency, f1 in points):
-        written.append(pareto(points, folder / "leaderboard.png", **time))
+    shown = axes(folded)
+    points = [(name, *shown.point(row)) for row, name in zip(folded, labels(folded), strict=True)]
+    if any(math.isfinite(time) and math.isfinite(f1) for _, time, f1 in points):
+        written.append(pareto(points, folder / "leaderboard.png", time=shown.time_label, f1=shown.f1_label))
     return written
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Ranking as Markdown tables; with several seeds, a table of means and standard deviations comes first."""
+    """Ranking as Markdown tables; with several seeds or folds, a table of means comes first."""
     grouped = group_seeds(rows)
     parts = ["# Leaderboard\n"]
     if len(grouped) < len(rows):
-        parts += ["## Mean ± standard deviation over seeds\n", _markdown_table(rank(grouped)), "## Every run\n"]
-    parts += [_markdown_table(rank(rows)), *(f"{_escaped(note)}\n" for note in notes(rows))]
-    return "\n".join(parts)
+        parts += [f"## {_mean_title(grouped)}\n", _markdown_table(rank(grouped)), "## Every run\n"]
+    lines = [*rules(rows), *notes(rows)]
+    return "\n".join([*parts, _markdown_table(rank(rows)), *(f"{_escaped(line)}\n" for line in lines)])
+
+
+def rules(rows: Sequence[Row]) -> list[str]:
+    """How the rows are ranked, and what their times are relative to; one sentence or two per line."""
+    done = [row for row in rank(rows) if not failed(row)]
+    kinds = [str(row.get("ranked_by", "macro F1")) for row in done if row["rank"] is not None]
+    if not kinds:
+        return []
+    texts = {
+        "val/score": "Ranked by val/score, the score on validation images; lower is better.",
+        "score": "Ranked by the score of the evaluated images, because no row has a val/score; lower is better.",
+        "macro F1": "Ranked by macro F1, because no row has a score.",
+    }
+    found = [texts[kinds[0]]]
+    if kinds[0] == "val/score" and math.isfinite(max(number(row, "test/f1_macro") for row in done)):
+        found[0] += " The test columns judge the choice."
+    later = [kind for kind in dict.fromkeys(kinds) if kind != kinds[0]]
+    lacking = "val/score" if kinds[0] == "val/score" else "score"
+    if later:
+        by = {"score": "the score of their evaluated images", "macro F1": "macro F1"}
+        found.append(f"Rows without {lacking} follow, by {', then '.join(by[kind] for kind in later)}.")
+    shown = axes(done)
+    if shown.time != "latency_ms":
+        found.append(f"× faster: one over the {shown.time_label}.")
+    if any(row.get("file") for row in done):
+        if shown.time == "ratio_same_runtime":
+            found.append("The score that ranks an exported file contains this time; in its own score it is × eager.")
+    elif any(runs_as(row) == "eager" for row in done):
+        found.append("Times are of eager PyTorch. Exported networks may rank otherwise: export=onnx times the files.")
+    return found
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Warnings about the ranking: failed and pruned runs, and scores that are not comparable."""
+    """Warnings about the ranking: failed and pruned runs, and rows that are not comparable."""
     found = []
     for what, part in (("runs", [r for r in rows if "file" not in r]), ("files", [r for r in rows if "file" in r])):
         pruned = sum(row.get("status") == "pruned" for row in part)
@@ -91,16 +133,34 @@ def notes(rows: Sequence[Row]) -> list[str]:
             found.append(f"{broken} of {len(part)} {what} failed.")
         if pruned:
             found.append(f"{pruned} of {len(part)} {what} were pruned by the search.")
-    kinds = sorted({str(row["score_name"]) for row in rows if row.get("score_name")})
+    return found + list(_incomparable([row for row in rows if not failed(row)]))
+
+
+def _incomparable(done: Sequence[Row]) -> Iterator[str]:
+    kinds = sorted({str(row["score_name"]) for row in done if row.get("score_name")})
     if len(kinds) > 1:
-        found.append(f"Scores of different kinds ({', '.join(kinds)}) are not comparable.")
-    return found
+        yield f"Scores of different kinds ({', '.join(kinds)}) are not comparable."
+    used = [row["score_parameters"] for row in done if isinstance(row.get("score_parameters"), dict)]
+    for key in dict.fromkeys(key for parameters in used for key in parameters):
+        values = sorted({one_line(parameters.get(key)) for parameters in used})
+        if len(values) > 1 and len(kinds) < 2:
+            yield f"Scores with different settings are not comparable: score.{key} is {', '.join(values)}."
+    for key, what in (("reference", "references"), ("threads", "numbers of threads")):
+        values = sorted({one_line(row[key]) for row in done if row.get(key) is not None})
+        if len(values) > 1:
+            yield f"Times of different {what} are not comparable: {', '.join(values)}."
+    machines = {one_line(row["machine"].get("cpu")) for row in done if isinstance(row.get("machine"), dict)}
+    if len(machines) > 1:
+        yield f"Times of different machines stand side by side: {', '.join(sorted(machines))}."
+    if any(row.get("unsteady") for row in done):
+        yield "~: the measurement did not settle; measure again on a quiet machine."
 
 
 def columns(ranked: Sequence[Row]) -> list[Column]:
     """Columns that hold a value for at least one row."""
     exported = any(row.get("file") for row in ranked)
-    settings = {id(row): difference for row, difference in _with_differences(ranked)}
+    settings = {id(row): difference for row, difference in zip(ranked, differences(ranked), strict=True)}
+    time = axes(ranked).time
 
     def setting(row: Row) -> str:
         how = "stopped" if row.get("status") == "pruned" else "failed"
@@ -109,22 +169,25 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
 
     wanted = [
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
-        Column("model", model, leaves=10 * exported),  # the setting of an exported file names the model too
+        Column("model", model),
         Column("setting", setting),
-        Column("file", lambda row: one_line(row.get("file") or ("checkpoint" if exported else ""), longest=40)),
-        Column("seed", lambda row: " ".join(str(seed) for seed in row.get("seeds", [row.get("seed", "")])), leaves=2),
-        Column("score ↓", lambda row: _measured(row, ".4f", "score")),
-        Column("F1 macro", lambda row: _measured(row, ".4f", "test/f1_macro", "val/f1_macro")),
-        Column("weakest class", _weakest, leaves=5),
-        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=7),
-        Column("latency ms", lambda row: _measured(row, ".2f", "latency_ms"), leaves=1 * exported),
-        Column("× faster", lambda row: _faster(row, exported)),
-        Column("front", lambda row: "●" if exported and row.get("front") else ""),
-        Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=9),
-        Column("params M", lambda row: _millions(row, "params"), leaves=8),
-        Column("MACs M", lambda row: _millions(row, "macs"), leaves=6),
-        Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), leaves=3),
-        Column("trained in", lambda row: duration(number(row, "train_seconds")), leaves=4),
+        Column("runs as", runs_as, leaves=0 if exported else 3),
+        Column("seed", lambda row: _several(row, "seeds", row.get("seed", "")), leaves=2),
+        Column("fold", lambda row: _several(row, "folds", "" if fold(row) is None else fold(row)), leaves=2),
+        Column("score ↓", lambda row: _measured(row, ".4f", "rank_score")),
+        Column("F1 val", lambda row: _measured(row, ".4f", "val/f1_macro"), leaves=1),
+        Column("F1 test", lambda row: _measured(row, ".4f", f"{stage(row)}/f1_macro") if stage(row) != "val" else ""),
+        Column("weakest class", _weakest, leaves=7),
+        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=9),
+        Column("ms", lambda row: _measured(row, ".2f", "latency_ms") + " ~" * bool(row.get("unsteady"))),
+        Column("× faster", lambda row: _faster(row, time) if time != "latency_ms" else "", leaves=0 if exported else 6),
+        Column("× eager", lambda row: _faster(row, "ratio") if time != "ratio" and exported else "", leaves=5),
+        Column("front", lambda row: "●" if row.get("front") else "", leaves=0 if exported else 6),
+        Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=11),
+        Column("params M", lambda row: _millions(row, "params"), leaves=10),
+        Column("MACs M", lambda row: _millions(row, "macs"), leaves=8),
+        Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), leaves=4),
+        Column("trained in", lambda row: duration(number(row, "train_seconds")), leaves=5),
     ]
     return [column for column in wanted if any(column.text(row) for row in ranked)]
 
@@ -172,7 +235,7 @@ def _markdown_table(ranked: Sequence[Row]) -> str:
 
 
 def _escaped(text: str) -> str:
-    for special in ("\\", "|", "`", "*", "<"):
+    for special in ("\\", "|", "`", "*", "<", "[", "]"):
         text = text.replace(special, "\\" + special)
     return text
 
@@ -194,10 +257,19 @@ def _millions(row: Row, key: str) -> str:
     return f"{value / 1e6:.3g}" if 0 <= value < 1e8 else f"{value / 1e6:.0f}" if math.isfinite(value) else ""
 
 
-def _faster(row: Row, exported: bool) -> str:
-    """Speed relative to the reference; empty without exported files."""
-    ratio = number(row, "ratio")
-    return f"{1 / ratio:.1f}" if exported and ratio > 0 else ""
+def _faster(row: Row, key: str) -> str:
+    """Speed relative to the reference."""
+    ratio = number(row, key)
+    return f"{1 / ratio:.1f}" if ratio > 0 else ""
+
+
+def _several(row: Row, key: str, one: object) -> str:
+    values = row.get(key)
+    return " ".join(map(str, values)) if isinstance(values, list) else str(one)
+
+
+def _mean_title(grouped: Sequence[Row]) -> str:
+    return f"Mean ± standard deviation over {averaged_over(grouped)}"
 
 
 def _weakest(row: Row) -> str:
@@ -206,14 +278,6 @@ def _weakest(row: Row) -> str:
         return ""
     name = min(classes, key=lambda name: classes[name])
     return f"{one_line(name, longest=16)} {classes[name]:.2f}"
-
-
-def _with_differences(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    return list(zip(rows, differences(rows), strict=True))
-
-
-def _point_name(row: Row, difference: str) -> str:
-    return exported_as(row) or one_line(f"{model(row)} {difference}", longest=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -225,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="output folder (default: the first DIR)")
     given = parser.parse_args(arguments)
     try:
-        rows = [row | {"folder": str(folder / row["folder"])} for folder in given.folders for row in gather(folder)]
+        rows = gather_all(given.folders)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,23 @@ def gather(folder: Path) -> list[Row]:
         for result in [_read(run)]
         for row in [result, *_exported(run, result)]
     ]
+
+
+def gather_all(folders: Sequence[Path]) -> list[Row]:
+    """Read the runs below several folders; a run that is reached twice counts once.
+
+    Returns:
+        Rows as `gather` returns them, with `folder` as a path that holds from the working folder.
+
+    Raises:
+        FileNotFoundError: One of the folders does not exist.
+    """
+    found: dict[tuple[Path, Any], Row] = {}
+    for folder in folders:
+        for row in gather(folder):
+            place = folder / row["folder"]
+            found.setdefault((place.resolve(), row.get("file")), row | {"folder": str(place)})
+    return list(found.values())
 
 
 def number(row: Row, *keys: str) -> float:
@@ -97,6 +114,25 @@ def overrides(row: Row) -> list[str]:
     """Command-line overrides of the run, one `key=value` per item."""
     given = row.get("overrides")
     return [one_line(item) for item in given] if isinstance(given, list) else []
+
+
+def fold(row: Row) -> int | None:
+    """Fold that a run of a cross-validation was judged on; None for other runs."""
+    given = [item.partition("=")[2] for item in overrides(row) if item.startswith("data.fold=")]
+    return int(given[-1]) if given and given[-1].isdecimal() else None
+
+
+def is_evaluation(row: Row) -> bool:
+    """Return True for a row of evaluate.py: it was neither trained nor exported here, and names its checkpoint."""
+    return "ckpt" in row and "seed" not in row and "file" not in row
+
+
+def runs_as(row: Row) -> str:
+    """What was timed: an exported file by name, else its runtime; "eager" for a checkpoint; empty without a time."""
+    if row.get("file"):
+        return one_line(row["file"], longest=40)
+    timed = math.isfinite(number(row, "latency_ms"))
+    return one_line(row.get("runtime") or "eager", longest=40) if timed else ""
 
 
 def model(row: Row) -> str:

@@ -197,8 +197,10 @@ def finish(folder: Path) -> list[dict[str, Any]]:
     # Imported here, because `--help` needs neither matplotlib nor rich.
     from loggers.wandb_sweep import write_dashboards
     from reports import leaderboard
+    from reports.ranking import rank
+    from reports.results import gather
 
-    rows = leaderboard.rank(leaderboard.gather(folder))
+    rows = rank(gather(folder))
     if rows:
         leaderboard.print_table(rows)
         written = [*leaderboard.write(rows, folder), *write_dashboards(rows, folder)]

@@ -4,7 +4,6 @@ python -m reports.html.leaderboard runs/sweeps/A runs/sweeps/B --out comparison/
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 
 from reports.html.charts import curve_chart, pareto_chart
 from reports.html.engine import write_html
-from reports.html.table import classes, facts, heat, labels, table
+from reports.html.table import classes, facts, heat, table
 from reports.leaderboard import notes
-from reports.ranking import group_seeds, rank
-from reports.results import Row, f1_macro, failed, gather, number, one_line, overrides
+from reports.ranking import averaged_over, axes, group_seeds, labels, rank
+from reports.results import Row, failed, gather_all, one_line, overrides
 from reports.run_folder import read_config, read_curves, read_error, read_mistakes, read_predictions
 
 IMAGE_BYTES = 6_000_000  # base64 text of all images on one page
@@ -49,10 +48,11 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     number_of = {run["folder"]: run["id"] for run, row in zip(runs, ranked, strict=True) if not row.get("file")}
     settings = [_setting(row, name, number_of) for row, name in zip(grouped, labels(grouped), strict=True)]
     done = [(row, setting) for row, setting in zip(grouped, settings, strict=True) if not failed(row)]
+    shown = axes([row for row, _ in done])
     points = [
         {
-            "cost": number(row, "latency_ms"),
-            "value": f1_macro(row),
+            "cost": shown.point(row)[0],
+            "value": shown.point(row)[1],
             "name": setting["name"],
             "tip": facts(row),
             **setting,
@@ -65,8 +65,9 @@ def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
     return {
         "notes": notes(rows),
         "headline": _headline(ranked, settings),
-        "tables": [("Mean ± standard deviation over seeds", table(grouped), settings)] * several
+        "tables": [(f"Mean ± standard deviation over {averaged_over(grouped)}", table(grouped), settings)] * several
         + [("Every run", table(ranked), runs)],
+        "compared": shown,
         "pareto": pareto_chart(points),
         "panels": {title: panel for title, panel in panels.items() if panel},
         "runs": runs,
@@ -135,7 +136,7 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
         count += f" of {len(settings)} setting{'s' * (len(settings) != 1)}"
     if not done:
         return f"{count}; none has a result"
-    key = "score" if math.isfinite(number(ranked[0], "score")) else "macro F1"
+    key = ranked[0].get("ranked_by", "macro F1")
     return f"{count}; first by {key}: {settings[0]['name']}"
 
 
@@ -183,10 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="HTML file (default: leaderboard.html in the first DIR)")
     given = parser.parse_args(arguments)
     try:
-        rows = [
-            row | {"folder": str((folder / row["folder"]).resolve())}
-            for folder in dict.fromkeys(given.folders) for row in gather(folder)
-        ]  # fmt: skip
+        rows = gather_all([folder.resolve() for folder in given.folders])
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2

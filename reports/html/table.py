@@ -1,13 +1,12 @@
 """Table of the HTML leaderboard: text and sort key of each cell."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from reports.leaderboard import duration
 from reports.ranking import differences
-from reports.results import Row, exported_as, f1_by_class, f1_macro, failed, model, number, one_line
+from reports.results import Row, f1_by_class, f1_macro, failed, model, number, one_line
 
 MOST_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
 
@@ -40,21 +39,6 @@ class Column(NamedTuple):
     cells: list[Cell]
     numeric: bool
     falling: bool = False
-
-
-def labels(ranked: Sequence[Row]) -> list[str]:
-    """Short unique name of each row: model, differing overrides, and a seed or number where names are equal."""
-    names = [
-        exported_as(row) or one_line(f"{model(row)} {setting}".strip(), longest=48)
-        for row, setting in zip(ranked, differences(ranked), strict=True)
-    ]
-    seen: dict[str, int] = {}
-    counts = Counter(names)
-    for i, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        if counts[name] > 1:
-            names[i] = f"{name} #{seen[name]}" if "seed" not in ranked[i] else f"{name} seed {ranked[i]['seed']}"
-    return names
 
 
 def classes(rows: Sequence[Row]) -> list[str]:

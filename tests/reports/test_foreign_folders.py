@@ -6,7 +6,7 @@ import pytest
 
 from litesort.cli import resume
 from reports.html.leaderboard import write_page
-from reports.leaderboard import gather
+from reports.results import gather
 from reports.run_folder import read_config, read_mistakes
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -1,27 +1,15 @@
 import csv
 import json
 import math
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from rich.console import Console
 
-from litesort.io import plain
-from reports.leaderboard import duration, main, markdown, print_table, write
-from reports.ranking import differences, group_seeds, rank
-
-NUMBER = st.one_of(
-    st.none(), st.just(math.nan), st.just(math.inf), st.sampled_from([0.25, 0.5, 0.75, 1.5]), st.text(max_size=2)
-)
-ROW = st.fixed_dictionaries(
-    {"status": st.sampled_from(["completed", "failed"])},
-    optional={"score": NUMBER, "test/f1_macro": NUMBER, "latency_ms": NUMBER, "model": st.text(max_size=3)},
-)  # fmt: skip
+from reports.leaderboard import duration, main, markdown, notes, print_table, rules, write
+from reports.ranking import rank
 
 
 def run(model="resnet18d", seed=0, score=1.0, f1=0.7, latency=10.0, *extra, **more):
@@ -48,69 +36,6 @@ def printed(rows, width):
         return console.export_text()
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(ROW, max_size=8), st.randoms(use_true_random=False))
-def test_ranking_is_total_and_does_not_depend_on_the_order_given(rows, random):
-    ranked = rank(rows)
-    shuffled = random.sample(rows, len(rows))
-    assert plain(rank(shuffled)) == plain(ranked)  # NaN, infinity and None all mean: not known
-    assert len(ranked) == len(rows)
-    states = [row["status"] for row in ranked]
-    assert states == sorted(states)  # completed before failed
-    assert all(row["rank"] is None for row in ranked if row["status"] == "failed")
-    done = [row for row in ranked if row["status"] == "completed"]
-    scored = [isinstance(row.get("score"), float) and math.isfinite(row["score"]) for row in done]
-    assert scored == sorted(scored, reverse=True)  # with a score before without
-    scores = [row["score"] for row, known in zip(done, scored, strict=True) if known]
-    assert scores == sorted(scores)
-    ranks = [row["rank"] for row in done if row["rank"] is not None]
-    assert all(rank == 1 + sum(other < rank for other in ranks) for rank in ranks)
-
-
-def test_equal_scores_share_a_rank_and_the_better_f1_comes_first():
-    ranked = rank([run("a", f1=0.6), run("b", f1=0.8), run("c", score=0.5), run("d", score=2.0)])
-    assert [(row["rank"], row["model"]) for row in ranked] == [(1, "c"), (2, "b"), (2, "a"), (4, "d")]
-
-
-def test_without_a_score_macro_f1_ranks():
-    ranked = rank([run("a", score=None, f1=0.6), run("b", score=math.nan, f1=0.8), run("c", score=None, f1=math.nan)])
-    assert [(row["rank"], row["model"]) for row in ranked] == [(1, "b"), (2, "a"), (None, "c")]
-
-
-def test_ranking_leaves_its_input_alone():
-    rows = [run(), BROKEN]
-    before = json.dumps(rows)
-    rank(rows)
-    group_seeds(rows)
-    assert json.dumps(rows) == before
-
-
-def test_seeds_of_one_setting_become_mean_and_spread():
-    scores = [1.0, 1.2, 1.7]
-    rows = [run("a", seed, score) for seed, score in enumerate(scores)]
-    others = [run("a", 0, 1.0, 0.7, 10.0, "augment=none"), run("b", 0), BROKEN, BROKEN]
-    grouped = group_seeds([*rows, *others])
-    assert len(grouped) == 5
-    folded = grouped[0]
-    assert folded["score"] == pytest.approx(statistics.fmean(scores))
-    assert folded["score_spread"] == pytest.approx(statistics.stdev(scores))
-    assert (folded["seeds"], folded["runs"], folded["model"]) == ([0, 1, 2], 3, "a")
-    assert "seed" not in folded
-    assert grouped[1:] == others
-
-
-def test_pretrained_and_scratch_are_not_averaged():
-    assert len(group_seeds([run(seed=0), run(seed=1, origin="hub")])) == 2
-
-
-def test_differences_leave_out_what_all_share():
-    rows = [run("a", 0, 1, 1, 1, "data=folder", "size=96"), run("b", 1, 1, 1, 1, "data=folder", "size=64"), {}]
-    assert differences(rows[:2]) == ["size=96", "size=64"]
-    assert differences(rows) == ["data=folder size=96", "data=folder size=64", ""]
-    assert differences(rows[:1]) == ["data=folder size=96"]
-    assert differences([]) == []
-
-
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_the_table_fits_and_tells_what_matters(width):
     text = printed(ROWS, width)
@@ -123,7 +48,7 @@ def test_the_table_fits_and_tells_what_matters(width):
     words = " ".join(text.split())
     assert "failed: ModelError" in words
     assert "1 of 4 runs failed." in words
-    assert ("MACs M" in text) == (width == 200)  # the first to go
+    assert ("weakest class" in text) == (width == 200)  # among the first to go
 
 
 def test_markup_in_rows_is_shown_not_obeyed():
@@ -216,6 +141,7 @@ def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
     assert "1 of 3 files failed." in text
     line = next(line for line in text.splitlines() if "m-fp32.xml" in line)
     assert "10.0" in line  # times as fast as the reference
+    assert any("eager" in line and " 2.5 " in line for line in text.splitlines())  # a checkpoint is no file
     assert "●" in line
     assert "6.7" in line
     write(rows, tmp_path)
@@ -223,3 +149,44 @@ def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
     # another moment's milliseconds do not decide where ratios are known
     slow = [run("a", 0, 1.0, 0.8, 5.0, ratio=0.5), run("b", 0, 1.0, 0.7, 6.0, ratio=0.1)]
     assert [row["front"] for row in rank(slow)] == [True, True]
+
+
+def test_the_rule_of_the_ranking_stands_below_the_table():
+    judged = [run("a", 0, 0.4, 0.8, **{"val/score": 0.6, "val/f1_macro": 0.7}), run("b", 0, 0.5, 0.7)]
+    assert rules(judged[:1])[0].startswith("Ranked by val/score, the score on validation images")
+    assert "The test columns judge the choice" in rules(judged[:1])[0]
+    assert rules(judged)[1] == "Rows without val/score follow, by the score of their evaluated images."
+    assert "because no row has a val/score" in rules(judged[1:])[0]
+    assert rules([BROKEN]) == []
+    text = printed(judged, 160)
+    header = next(line for line in text.splitlines() if "F1 val" in line)
+    assert "F1 test" in header
+    first = next(line for line in text.splitlines() if line.startswith("1  a"))
+    assert [part in first for part in ("0.6000", "0.7000", "0.8000", "eager")] == [True] * 4
+    assert "Ranked by val/score" in " ".join(text.split())
+    assert "Ranked by val/score" in markdown(judged)
+
+
+def test_rows_that_do_not_compare_are_called_out():
+    settings = {"base_time": 43.16, "reference_size": 224}
+    same = [run("a", score_parameters=settings, threads=1, reference="resnet18d 224 px", machine={"cpu": "A"})] * 2
+    assert notes(same) == []
+    other = run("b", score_parameters=settings | {"base_time": 50.0}, threads=4, reference="x", machine={"cpu": "B"})
+    said = " ".join(notes([same[0], other]))
+    for part in ("score.base_time is 43.16, 50.0", "threads are not comparable: 1, 4", "resnet18d 224 px, x", "A, B"):
+        assert part in said
+    assert "did not settle" in notes([run(unsteady=True)])[0]
+    assert "10.00 ~" in printed([run(unsteady=True)], 160)
+
+
+def test_a_folder_given_twice_counts_once(tmp_path, capsys):
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "metrics.json").write_text(json.dumps(run(seed=seed)))
+    assert main([str(tmp_path), str(tmp_path / "0"), f"{tmp_path}/./", "--out", str(tmp_path / "out")]) == 0
+    assert len(json.loads((tmp_path / "out" / "leaderboard.json").read_text())) == 2
+    assert "±0.0000" in capsys.readouterr().out
+
+
+def test_markdown_makes_no_link_of_a_name():
+    assert "\\[l\\](javascript:alert(1))" in markdown([run("[l](javascript:alert(1))")])

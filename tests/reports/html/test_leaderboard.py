@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from reports.html import leaderboard
 from reports.html.leaderboard import contents, main, write_page
-from reports.html.table import heat, labels, table
-from reports.ranking import rank
+from reports.html.table import heat, table
+from reports.ranking import labels, rank
 from reports.results import gather
 from reports.run_folder import read_config, read_curves, read_mistakes, read_predictions
 
