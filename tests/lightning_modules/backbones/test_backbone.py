@@ -29,7 +29,8 @@ def _config(stem: str, **overrides):
 def test_model_configs_include_documented_backbones():
     documented = """
         mobilenetv2 mobilenetv3 mobilenetv3_small mobilenetv4_small resnet18 resnet18d resnet26d resnet34d resnet50
-        resnet50d efficientnet_lite0 efficientnet_b0 lcnet_050 lcnet_100 ghostnet repvgg_a0 fastvit_t8 convnext_atto
+        resnet50d efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 efficientnet_b0 lcnet_050 lcnet_100 ghostnet
+        repvgg_a0 fastvit_t8 convnext_atto
         deit_tiny_distilled timm
     """
     assert sorted(documented.split()) == FILES

