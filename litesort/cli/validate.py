@@ -1,11 +1,13 @@
 """Check the values of a config against type hints and ranges, before anything is built."""
 
 import importlib
+import json
 import pydoc
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text
 def check(cfg: DictConfig) -> DictConfig:
     """Compare each value beside a `_target_` with the type hint of its parameter; returns the config.
 
-    Parameters without a hint, or with a hint that plain values cannot be compared with, are not checked.
+    Parameters without a hint are not checked, nor are values that are built from a `_target_`.
 
     Raises:
         ModelError: A value has another type than its hint, or is out of its range.
@@ -95,29 +97,36 @@ def check_values(values: dict[str, Any], path: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value matches a type hint.
+    """Tell whether a plain value matches a type hint, without conversion. A value with a `_target_` always does.
 
     >>> fits(3, float), fits("3", float), fits(None, int | None), fits([1, 0.5], list[int])
     (True, False, True, False)
     """
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in inner)
-    if origin is typing.Literal:
-        return any(value == part and type(value) is type(part) for part in inner)
-    if hint in (None, type(None)):
-        return value is None
-    if hint in (bool, int):
-        return type(value) is hint
-    if hint is float:
-        return type(value) in (int, float)
-    if hint in (str, Path):
-        return isinstance(value, str)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, list) and all(fits(part, inner[0]) for part in value)
+    from pydantic import ValidationError
+
+    if _holds_target(value):
+        return True  # its own parameters are compared
+    try:
+        _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
     return True
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_holds_target, value.values()))
+    return isinstance(value, list) and any(map(_holds_target, value))
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        return TypeAdapter(hint, config={"arbitrary_types_allowed": True})
+    except PydanticUserError:  # a dataclass or a model has a config of its own
+        return TypeAdapter(hint)
 
 
 def describe(hint: Any) -> str:
