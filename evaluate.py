@@ -66,7 +66,7 @@ def evaluate_artifact(
         coverage=coverage(predictions.targets, predictions.probabilities, cfg.target_accuracy),
         cost=cost(artifact, data.size),
         latency=latency,
-        score=scoring.score.compute(metrics["f1_macro"], latency.records),
+        score=scoring.score.compute(metrics["f1_macro"], latency.records, val_f1=run_info.get("val/f1_macro")),
     ).asdict()
     written = write_files(results, predictions, artifact, data, cfg)
     log_predictions(loggers, predictions, data, Path(cfg.run_dir))

@@ -55,7 +55,11 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     exporter, facts = build_exporter(net, card, data, checkpoint, cfg)
     written = [exporter.write(name, precision) for name, precision in wanted]
     latency = scoring.measure(models_to_time(net, written, data, cfg), data, checkpoint.predictions.files)
-    rows = timed([checkpoint_row(cfg.ckpt, checkpoint.metrics), *written], latency.records, scoring.score.compute)
+    rows = timed(
+        [checkpoint_row(cfg.ckpt, checkpoint.metrics), *written],
+        latency.row,
+        lambda row: scoring.score.compute(row["f1_macro"], latency.records, row["file"], row.get("val/f1_macro")),
+    )
     chosen, reason = recommend(rows[1:], cfg.max_drop)
     report = {
         **run_info,

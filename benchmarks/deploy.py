@@ -1,11 +1,11 @@
-"""Speed of exported small networks at several sizes, relative to an eager resnet18d.
+"""Speed of exported small networks at several sizes, relative to a resnet18d at 224 px, eager and in the same runtime.
 
     python benchmarks/deploy.py
     python benchmarks/deploy.py --models lcnet_050 --sizes 96 --formats onnx
 
-Networks are untrained, which does not change their time. All forms of one network and an eager fp32 resnet18d at 224
-px run in turn, one image at a time, on one thread. The table has medians over rounds of the reference's time divided
-by the candidate's in the same round.
+Networks are untrained, which does not change their time. All forms of one network and the references (fp32) run in
+turn, one image at a time, on one thread. A cell holds how many times as fast as the eager reference a form is, how many
+times as fast as the reference in the same runtime, and ms; ~ marks a measurement that did not settle.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from datamodules.cache import default_cache_dir
 from deployment.formats import FORMATS
-from deployment.latency.timer import Candidate, Settings, model_clock, predictor_candidate, torch_candidate
+from deployment.latency import LatencyBenchmark, LatencyReport, Reference, Settings
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import make_record
+from litesort.system import describe_machine
 
 MODELS = (
     "tf_efficientnet_lite0",
@@ -45,32 +46,31 @@ def images(size: int, count: int = 16) -> list[np.ndarray]:
     return list(fine.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy().reshape(-1, 8, size, size, 3))
 
 
-def candidates(name: str, size: int, formats: list[str], room: Path) -> dict[str, Candidate]:
+def forms(name: str, size: int, formats: list[str], room: Path) -> dict[str, tuple[Any, int]]:
     """One network at one size: eager, and as a file of each format in fp32 and int8."""
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
     record = make_record(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
-    eager = net.to(memory_format=torch.channels_last)
-    found = {f"{size} eager": torch_candidate(eager, size)}
+    found: dict[str, tuple[Any, int]] = {f"{size} eager": (net, size)}
     for kind in formats:
         one = FORMATS[kind]
         source = one.write(net, room / f"{name}-{size}{one.suffix}", record)
-        found[f"{size} {kind} fp32"] = predictor_candidate(one.load(source), size)
+        found[f"{size} {kind} fp32"] = one.load(source), size
         if "int8" in one.precisions:
             small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", images(size))
-            found[f"{size} {kind} int8"] = predictor_candidate(one.load(small), size)
+            found[f"{size} {kind} int8"] = one.load(small), size
     return found
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Entries of one network at all sizes, the reference among them."""
+def measure(name: str, options: argparse.Namespace) -> LatencyReport:
+    """Times of one network at all sizes."""
+    benchmark = LatencyBenchmark(end_to_end=False, settings=Settings(seconds=options.seconds, max_rounds=1000))
+    net = functools.partial(create_backbone, REFERENCE, len(CLASSES), pretrained=False)
+    reference = Reference(REFERENCE, options.reference_size, net, default_cache_dir() / "references")
     with tempfile.TemporaryDirectory() as room:
-        build = functools.partial(candidates, name, formats=options.formats, room=Path(room))
-        everything = {key: one for size in options.sizes for key, one in build(size).items()}
-        reference = create_backbone(REFERENCE, len(CLASSES), pretrained=False).eval()
-        everything[REFERENCE] = torch_candidate(reference.to(memory_format=torch.channels_last), options.reference_size)
-        settings = Settings(seconds=options.seconds, min_rounds=15, max_rounds=1000, warmup=3)
-        (record,) = model_clock(everything, reference=REFERENCE, batches=[1], settings=settings)
-    return record["entries"]
+        models = {}
+        for size in options.sizes:
+            models |= forms(name, size, options.formats, Path(room))
+        return benchmark.measure(models, reference, functools.partial, [])
 
 
 def main() -> None:
@@ -78,23 +78,28 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 160, 128, 96], help="sides, px")
     parser.add_argument("--formats", nargs="+", default=["openvino"], choices=list(FORMATS))
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per network")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per form")
     parser.add_argument("--reference-size", type=int, default=224, help="side of the reference, px")
     options = parser.parse_args()
-    forms = [
-        "eager",
-        *(f"{k} {p}" for k in options.formats for p in ("fp32", "int8") if p in FORMATS[k].precisions),
-    ]
-    table = Table(title=f"times as fast as {REFERENCE}, fp32, eager, {options.reference_size} px (in brackets: ms)")
-    for column in ("network", "px", *forms):
+    shown = ["eager", *(f"{k} {p}" for k in options.formats for p in ("fp32", "int8") if p in FORMATS[k].precisions)]
+    print(f"one thread; {describe_machine()}")
+    table = Table(title=f"times as fast as {REFERENCE} {options.reference_size} px: eager | same runtime | ms")
+    for column in ("network", "px", *shown):
         table.add_column(column, justify="left" if column == "network" else "right")
-    for name in track(options.models, "measuring", transient=True):
-        entries = measure(name, options)
+    for name in options.models:
+        report = measure(name, options)
         for size in options.sizes:
-            cells = [entries[f"{size} {form}"] for form in forms]
-            table.add_row(name, str(size), *(f"{1 / e['ratio']:.1f} ({e['median_ms']:.2f})" for e in cells))
+            cells = [report.row(f"{size} {form}") for form in shown]
+            table.add_row(name, str(size), *map(_cell, cells))
         table.add_section()
     Console(width=120).print(table)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return (
+        f"{1 / row['ratio']:.1f} | {1 / row['ratio_same_runtime']:.1f} | "
+        f"{'~' if row['unsteady'] else ''}{row['latency_ms']:.2f}"
+    )
 
 
 if __name__ == "__main__":

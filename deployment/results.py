@@ -39,7 +39,7 @@ class Results:
 
     def asdict(self) -> dict[str, Any]:
         """Return one flat mapping; metrics are named after their split ("test" where no image was trained on)."""
-        card, times = self.artifact.card, self.latency.entry()
+        card = self.artifact.card
         stage = {"unseen": "test"}.get(self.split, self.split)
         return {
             "status": "completed",
@@ -56,8 +56,7 @@ class Results:
             **self.coverage,
             **self.cost,
             **self.score,
-            "latency_ms": times["median_ms"],
-            "ratio": times["ratio"],
+            **self.latency.row(),
             "latency": self.latency.records,
             "versions": versions(),
         }

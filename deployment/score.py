@@ -113,16 +113,20 @@ class Score:
         if self.clock == "end_to_end" and not end_to_end:
             raise DeploymentError(f"latency.end_to_end=false, but score={self.name} uses that time: leave it true")
 
-    def compute(self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model") -> dict[str, Any]:
+    def compute(
+        self, f1: float, latency: Sequence[Mapping[str, Any]], model: str = "model", val_f1: float | None = None
+    ) -> dict[str, Any]:
         """Compute the score of one model from its macro F1 and its latency records, as keys of metrics.json.
 
         Args:
             f1: Macro F1 in [0, 1].
             latency: Records of `deployment.latency.timer`; the one with the clock of this score and batch 1 is used.
             model: Name of the entry.
+            val_f1: Macro F1 on the validation images, if it is known.
 
         Returns:
-            `score`, `score_name`, `score_parameters`, `score_seconds` and `score_explained`.
+            `score`, `score_name`, `score_parameters`, `score_seconds`, `score_explained`, and with `val_f1` its score,
+            `val/score`.
 
         Raises:
             DeploymentError: There is no such record or entry, or a value is out of its range.
@@ -130,7 +134,8 @@ class Score:
         for record in latency:
             if record["clock"] == self.clock and record["batch"] == 1 and model in record["entries"]:
                 seconds = self.seconds(record["entries"][model])
-                return {
+                val = {} if val_f1 is None or math.isnan(val_f1) else {"val/score": self(val_f1, seconds)}
+                return val | {
                     "score": self(f1, seconds),
                     "score_name": self.name,
                     "score_parameters": self.parameters,

@@ -1,18 +1,54 @@
-"""Facts about this machine and environment: CPUs, package versions, the git revision."""
+"""Facts about this machine and environment: CPU and load, package versions, the git revision."""
 
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ["litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core"]
 PACKAGES += ["timm", "torchmetrics", "kornia", "numpy"]
+# What the speed of a network depends on, of x86 and Arm, as /proc/cpuinfo names them.
+INSTRUCTION_SETS = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
+INSTRUCTION_SETS += ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"]
 
 
 def available_cpus() -> int:
     """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what times depend on.
+
+    Returns:
+        `cpu` (model), `cores` that this process may use, `instruction_sets`, `governor` of the clock frequency (None
+        where it cannot be read) and `load`: processes that ran or waited in the last minute, on average.
+    """
+    name, sets = platform.processor() or platform.machine(), set[str]()
+    for line in _lines(Path("/proc/cpuinfo")):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key in ("model name", "Model"):  # "Model" names a board, e.g. a Raspberry Pi
+            name = value
+        elif key in ("flags", "Features"):
+            sets.update(value.split())
+    governor = _lines(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+    return {
+        "cpu": name,
+        "cores": available_cpus(),
+        "instruction_sets": [one for one in INSTRUCTION_SETS if one in sets],
+        "governor": governor[0] if governor else None,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a file of the system; none if it cannot be read."""
+    try:
+        return file.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ from reports.results import number, one_line
 Row = Mapping[str, Any]
 COLUMNS = (
     "file", "format", "precision", "status", "f1_macro", "f1_lost", "latency_ms", "latency_p90_ms",
-    "ratio", "end_to_end_ms", "bytes", "score", "difference", "agreement", "float_layers", "error",
+    "ratio", "ratio_same_runtime", "unsteady", "end_to_end_ms", "bytes", "score",
+    "difference", "agreement", "float_layers", "error",
 )  # fmt: skip
 _EXACTNESS = {"fp32": 0, "fp16": 1, "int8": 2}
 
@@ -62,32 +63,16 @@ def checkpoint_row(ckpt: str, scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def timed(
-    rows: Sequence[Row], latency: Sequence[Mapping[str, Any]], score: Callable[..., Mapping[str, Any]]
+    rows: Sequence[Row], times: Callable[[str], Mapping[str, Any]], score: Callable[[Row], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Add times at batch 1 and scores to rows. Latency records hold an entry per `file` of a row.
+    """Add times at batch 1 and scores to rows.
 
     Args:
         rows: Rows of files; rows that are not completed are unchanged.
-        latency: Records of `deployment.latency.timer`.
-        score: Called with macro F1, the records and a name: see `deployment.score.Score.compute`.
+        times: Called with `file`: see `deployment.latency.LatencyReport.row`.
+        score: Called with a row: see `deployment.score.Score.compute`.
     """
-    result = []
-    for row in rows:
-        row = dict(row)
-        if row["status"] == "completed":
-            for record in latency:
-                entry = record["entries"][row["file"]]
-                if record["batch"] == 1 and record["clock"] == "model":
-                    row |= {
-                        "latency_ms": entry["median_ms"],
-                        "latency_p90_ms": entry["p90_ms"],
-                        "ratio": entry["ratio"],
-                    }
-                elif record["batch"] == 1:
-                    row["end_to_end_ms"] = entry["median_ms"]
-            row |= score(row["f1_macro"], latency, row["file"])
-        result.append(row)
-    return result
+    return [{**row, **times(row["file"]), **score(row)} if row["status"] == "completed" else dict(row) for row in rows]
 
 
 def print_artifacts(
@@ -109,7 +94,7 @@ def print_artifacts(
     console = console or Console()
     table = Table(title="Exported files", title_justify="left", box=None)
     table.add_column("file", overflow="fold")
-    for title in ("macro F1", "ms", "× ref", "MB", "score", "max diff", "same"):
+    for title in ("macro F1", "ms", "× eager", "× same", "MB", "score", "max diff", "equal"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         mark, style = ("→ ", "bold green") if row is chosen else ("  ", "")
@@ -117,7 +102,13 @@ def print_artifacts(
         cells = _cells(row) if row["status"] == "completed" else [Text(row["status"], style="yellow")]
         table.add_row(name, *cells)
     console.print(table)
-    console.print("max diff: largest difference of a probability from the checkpoint; same: share of equal predictions")
+    reference = next((one_line(row["reference"], 40) for row in rows if row.get("reference")), "the reference")
+    console.print(
+        f"× eager, × same: time divided by that of {reference} in PyTorch, and in the runtime of the file (fp32)\n"
+        "max diff: largest difference of a probability from the checkpoint; equal: share of equal predictions"
+    )
+    if any(row.get("unsteady") for row in rows):
+        console.print(Text("~: the time did not settle; measure again when the machine is idle", style="yellow"))
     for row in rows:
         if row["status"] != "completed":
             console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
@@ -131,9 +122,11 @@ def print_artifacts(
 
 
 def _cells(row: Row) -> list[str]:
+    same = number(dict(row), "ratio_same_runtime")
     return [
-        f"{row['f1_macro']:.4f}", f"{row['latency_ms']:.2f}", f"{row['ratio']:.3f}", f"{row['bytes'] / 1e6:.1f}",
-        f"{row['score']:.3f}", f"{row['difference']:.1g}", f"{row['agreement']:.1%}",
+        f"{row['f1_macro']:.4f}", f"{'~' if row['unsteady'] else ''}{row['latency_ms']:.2f}", f"{row['ratio']:.3f}",
+        f"{same:.3f}" if math.isfinite(same) else "", f"{row['bytes'] / 1e6:.1f}", f"{row['score']:.3f}",
+        f"{row['difference']:.1g}", f"{row['agreement']:.1%}",
     ]  # fmt: skip
 
 

@@ -79,20 +79,26 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Rows of the table for latency records: time, ratio to the reference, and settings of the measurement."""
+    """Rows of the table for latency records: time, ratios to the references, and settings of the measurement."""
     clocks = {"model": "model only", "end_to_end": "file to class"}
     for record in records:
         reference, entries = record.get("reference"), record["entries"]
-        entry = next((entries[name] for name in entries if name != reference), None)
-        if entry is None:
+        # The first entry is the model; references stand behind it.
+        name, entry = next(((name, entry) for name, entry in entries.items() if name != reference), (None, None))
+        if name is None or entry is None:
             continue
         clock = clocks.get(record["clock"], record["clock"])
-        text = f"{entry['median_ms']:.2f} ms, p90 {entry['p90_ms']:.2f}"
+        text = f"{entry['median_ms']:.2f} ms"
+        if "low_ms" in entry:
+            text += f" ({entry['low_ms']:.2f} to {entry['high_ms']:.2f})"
+        threads = f"{record['threads']} thread{'s' if record['threads'] != 1 else ''}"
+        text += f", {clock}, batch {record['batch']}, {entry['device']}, {threads}"
+        yield "latency", text + (": unsteady, measure again when the machine is idle" if entry.get("unsteady") else "")
         if entry.get("ratio"):
             side = f" at {entries[reference]['size']} px" if "size" in entries[reference] else ""
-            text += f" = {entry['ratio']:.2f} × {one_line(reference, 40)}{side}"
-        threads = f"{record['threads']} thread{'s' if record['threads'] != 1 else ''}"
-        yield "latency", f"{text} ({clock}, batch {record['batch']}, {entry['device']}, {threads})"
+            yield "", f"{entry['ratio']:.3f} × {one_line(reference, 40)}{side}, eager"
+            if entry.get("ratio_same_runtime") and entry.get("runtime") != "torch eager":
+                yield "", f"{entry['ratio_same_runtime']:.3f} × the same in {one_line(entry['runtime'], 40)}, fp32"
 
 
 def shown_path(path: Path) -> str:

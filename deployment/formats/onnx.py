@@ -140,12 +140,19 @@ class OnnxPredictor:
             "version": runtime.__version__,
             "runtime_threads": threads,
             "options": {**chosen, "providers": self.session.get_providers()},
+            "runs_on": _device(self.session.get_providers()),
             **file_details(self.card),
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
         return torch.from_numpy(self.session.run(None, {self.input: as_array(images)})[0])
+
+
+def _device(providers: Sequence[str]) -> str:
+    """Return the device of the first provider: "cpu", "cuda", or the provider's name."""
+    known = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+    return known.get(providers[0], providers[0]) if providers else "cpu"
 
 
 def store_weights_as_fp16(model: Any) -> None:

@@ -180,6 +180,7 @@ class OpenVINOPredictor:
             "version": openvino.__version__.partition("-")[0],
             "runtime_threads": threads,
             "options": {**chosen, "device": device},
+            "runs_on": device.lower(),
             **file_details(self.card),
         }
 

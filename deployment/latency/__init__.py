@@ -7,6 +7,7 @@ __getattr__, __dir__ = attach(
     {
         "LatencyBenchmark": "benchmark",
         "LatencyReport": "benchmark",
+        "Reference": "reference",
         "Settings": "timer",
     },
 )

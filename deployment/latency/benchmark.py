@@ -1,8 +1,10 @@
-"""Measure a candidate and the reference in turn, in one run: milliseconds and their ratio."""
+"""Measure candidates and the reference in turn, in one run: milliseconds and their ratio."""
 
+import logging
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +13,10 @@ import torch
 from torch import nn
 
 from deployment.formats import FORMATS, Predictor, get_format
-from deployment.latency.timer import (
+from deployment.latency.candidates import (
     Candidate,
+    Memories,
     Pipeline,
-    Settings,
     end_to_end_clock,
     model_clock,
     predictor_candidate,
@@ -22,25 +24,56 @@ from deployment.latency.timer import (
     torch_candidate,
     torch_pipeline,
 )
+from deployment.latency.reference import Reference, runtime_of, write_network
+from deployment.latency.timer import Settings
 from litesort.errors import DeploymentError
 
+log = logging.getLogger(__name__)
+
+EAGER = "eager"
 MODEL = "model"  # name of an evaluated artifact in the records
+# Times of references in this process, by everything that they depend on, so that the jobs of a sweep measure them once.
+_MEMORIES: dict[tuple[Any, ...], Memories] = defaultdict(lambda: defaultdict(dict))
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """Times of candidates and of the reference, measured in one run.
+    """Times of candidates and of references, measured in one run.
 
     Attributes:
         records: One record a clock and batch size, as `deployment.latency.timer.measure` returns it.
+        reference: Network and image size of the reference, e.g. "resnet18d 224 px".
+        runtimes: Name of a candidate -> "eager", or the format of its file.
     """
 
     records: list[dict[str, Any]]
+    reference: str
+    runtimes: Mapping[str, str]
 
-    def entry(self, name: str = MODEL) -> dict[str, Any]:
-        """Return the times of a candidate on the model clock, at the first batch size."""
-        found: dict[str, Any] = self.records[0]["entries"][name]
-        return found
+    def row(self, name: str = MODEL) -> dict[str, Any]:
+        """Return the times of one image through a candidate as keys of metrics.json: see docs/reference/metrics.md."""
+        record = self._record("model")
+        entry = record["entries"][name]
+        whole = self._record("end_to_end")
+        ratios = [f"{key}{end}" for key in ("ratio", "ratio_same_runtime") for end in ("", "_low", "_high")]
+        return {
+            "latency_ms": entry["median_ms"],
+            "latency_ms_low": entry["low_ms"],
+            "latency_ms_high": entry["high_ms"],
+            "latency_p90_ms": entry["p90_ms"],
+            "end_to_end_ms": whole["entries"][name]["median_ms"] if whole else None,
+            **{key: entry[key] for key in ratios},
+            "unsteady": entry["unsteady"],
+            "runtime": self.runtimes[name],
+            "threads": record["threads"],
+            "reference": self.reference,
+            "machine": record["machine"],
+        }
+
+    def _record(self, clock: str) -> dict[str, Any]:
+        """Return the record of a clock at batch 1, or at the first batch size; empty without one."""
+        found = [record for record in self.records if record["clock"] == clock]
+        return next((record for record in found if record["batch"] == 1), found[0] if found else {})
 
 
 class LatencyBenchmark:
@@ -51,7 +84,7 @@ class LatencyBenchmark:
         batches: Images a call; a score needs 1.
         end_to_end: Measure the time from file to class too.
         images: Number of files that the end-to-end clock cycles through.
-        settings: Length of a measurement, warm-up, threads.
+        settings: Length of a measurement, threads.
 
     Raises:
         DeploymentError: A setting is out of range, or the device is not available.
@@ -60,7 +93,7 @@ class LatencyBenchmark:
     def __init__(
         self,
         device: str = "cpu",
-        batches: Sequence[int] = (1, 32),
+        batches: Sequence[int] = (1,),
         end_to_end: bool = True,
         images: int = 64,
         settings: Settings | None = None,
@@ -76,40 +109,113 @@ class LatencyBenchmark:
         if not there:
             raise DeploymentError(f"latency.device={device} is not available: no CUDA device was found, give cpu")
         self.device, self.batches, self.end_to_end, self.images = device, list(batches), end_to_end, images
-        self.settings = settings
+        self.settings = settings or Settings()
 
     def measure(
         self,
         models: Mapping[str, tuple[nn.Module | Predictor, int]],
-        reference: tuple[str, nn.Module, int],
+        reference: Reference,
         reader: Callable[[int], Callable[[Path], np.ndarray]],
         files: Sequence[Path],
     ) -> LatencyReport:
-        """Time models and the reference, round by round.
+        """Time models and the references, round by round, with a progress bar.
+
+        The eager reference takes part, and for files of a format the reference in that format, fp32, with their
+        threads.
 
         Args:
             models: Name -> model and image size S in pixels. A model is a network, (B, 3, S, S) float32 in [0, 1] ->
                 logits (B, C), or the predictor of an exported file, (B, S, S, 3) uint8 -> probabilities (B, C).
                 Predictors have their own setting of threads.
-            reference: Name, network and image size of the reference. Networks are moved to `device` and to
-                channels_last, which is almost twice as fast.
+            reference: The reference. Networks are moved to `device` and to channels_last.
             reader: Takes S, returns a function: file -> (S, S, 3) uint8.
             files: Images for the end-to-end clock.
 
         Returns:
-            Records with an entry for each model and one for the reference.
+            Records with an entry for each model; on the model clock also for the references.
+
+        Raises:
+            DeploymentError: A file runs on another device than the eager reference.
         """
-        name, reference_net, side = reference
-        common: dict[str, Any] = {"reference": name, "batches": self.batches, "settings": self.settings}
-        sides = {**models, name: (reference_net, side)}
-        for module, _ in sides.values():
-            if isinstance(module, nn.Module):
-                module.to(self.device).to(memory_format=torch.channels_last)
-        records = model_clock({key: _candidate(model, px) for key, (model, px) in sides.items()}, **common)
-        if self.end_to_end:
-            pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in sides.items()}
-            records += end_to_end_clock(pipelines, files[: self.images], **common)
-        return LatencyReport(records)
+        from rich.progress import Progress
+
+        self._check_devices({name: model for name, (model, _) in models.items()})
+        for model, _ in models.values():
+            if isinstance(model, nn.Module):
+                model.to(self.device).to(memory_format=torch.channels_last)
+        with Progress(transient=True, auto_refresh=False) as bar:  # between rounds, so that no thread disturbs them
+
+            def shown(clock: str) -> Callable[[float], None]:
+                task = bar.add_task(f"timing {clock}", total=1)
+
+                def show(share: float) -> None:
+                    bar.update(task, completed=share)
+                    bar.refresh()
+
+                show(0)
+                return show
+
+            progress = shown("the model" if len(models) == 1 else f"{len(models)} models")
+            records = self._model_clock(models, reference, progress)
+            if self.end_to_end:
+                pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in models.items()}
+                common: Any = {"batches": self.batches, "settings": self.settings, "progress": shown("file to class")}
+                records += end_to_end_clock(pipelines, files[: self.images], **common)
+        runtimes = {name: runtime_of(model) for name, (model, _) in models.items()}
+        return LatencyReport(records, str(reference), runtimes)
+
+    def _model_clock(
+        self,
+        models: Mapping[str, tuple[nn.Module | Predictor, int]],
+        reference: Reference,
+        progress: Callable[[float], None],
+    ) -> list[dict[str, Any]]:
+        references = self._exported_references(reference, [model for model, _ in models.values()])
+        names = {kind: f"{reference.name} {kind}" for kind in references} | {EAGER: reference.name}
+        candidates = {
+            name: replace(_candidate(model, px), same_runtime=names.get(runtime_of(model)))
+            for name, (model, px) in models.items()
+        }
+        candidates |= {names[kind]: candidate for kind, candidate in references.items()}
+        candidates[reference.name] = reference.eager(self.device)
+        depends_on = (str(reference), self.device, self.settings.threads, *sorted(candidates.keys() - models.keys()))
+        return model_clock(
+            candidates,
+            reference=reference.name,
+            batches=self.batches,
+            memories=_MEMORIES[depends_on],
+            settings=self.settings,
+            progress=progress,
+        )
+
+    def _exported_references(
+        self, reference: Reference, models: Sequence[nn.Module | Predictor]
+    ) -> dict[str, Candidate]:
+        """Format of a file -> the reference in that format; a format that cannot express the reference is left out."""
+        found: dict[str, Candidate] = {}
+        for model in models:
+            kind = runtime_of(model)
+            if isinstance(model, nn.Module) or kind in found or kind not in FORMATS:
+                continue
+            used = model.details.get("options") or {}
+            device = {key: used[key] for key in ("device", "providers") if key in used}
+            threads = model.details.get("runtime_threads", self.settings.threads)
+            try:
+                found[kind] = reference.exported(kind, threads, device)
+            except DeploymentError as error:
+                log.warning("ratio_same_runtime is left out for %s: %s", kind, error)
+        return found
+
+    def _check_devices(self, models: Mapping[str, nn.Module | Predictor]) -> None:
+        kind = torch.device(self.device).type
+        for name, model in models.items():
+            runs_on = kind if isinstance(model, nn.Module) else str(model.details.get("runs_on", "cpu"))
+            if runs_on != kind:
+                hint = f"give latency.device={runs_on}" if runs_on in ("cpu", "cuda") else "give runtime.device=CPU"
+                raise DeploymentError(
+                    f"latency.device={self.device} is not the device of {'the file' if name == MODEL else name}, which "
+                    f"runs on {runs_on}: a ratio needs the reference on the same device, {hint}"
+                )
 
 
 def _candidate(model: nn.Module | Predictor, size: int) -> Candidate:
@@ -134,7 +240,6 @@ class Times(NamedTuple):
 
 
 Clock = Callable[[nn.Module, nn.Module, int], Times]
-EAGER = "eager"
 
 
 def clock_in(runtime: str) -> Clock:
@@ -167,23 +272,21 @@ def time_eager(net: nn.Module, reference: nn.Module, size: int, settings: Settin
         net: (B, 3, size, size) float in [0, 1] -> logits (B, C).
         reference: The network to compare with, of the same shapes.
         size: Image size, px.
-        settings: Length of the measurement; None: at most a second.
+        settings: Length of the measurement; None: half a second for each.
     """
     return _times({"net": torch_candidate(net, size), "reference": torch_candidate(reference, size)}, settings)
 
 
 def _exported(net: nn.Module, stem: Path, runtime: str, size: int) -> Candidate:
-    """Export a network and open it in a runtime; the card has placeholders, which do not change the time."""
-    classes = [str(number) for number in range(int(net.num_classes))]  # type: ignore[arg-type]
-    square = {"size": size, "resize": "pad", "mean": [0.0] * 3, "std": [1.0] * 3}
-    model = {"name": "network", "num_classes": len(classes), "kwargs": {}}
-    card = {"classes": classes, "preprocessing": square, "config": {}, "model": model, "versions": {}}
+    """Export a network and open it in a runtime."""
     one = FORMATS[runtime]
-    return predictor_candidate(one.load(one.write(net, stem.with_name(f"{stem.name}{one.suffix}"), card)), size)
+    return predictor_candidate(
+        one.load(write_network(net, stem.with_name(f"{stem.name}{one.suffix}"), one, size)), size
+    )
 
 
 def _times(candidates: dict[str, Candidate], settings: Settings | None = None) -> Times:
-    quick = settings or Settings(seconds=1.0, min_rounds=15, max_rounds=200)
+    quick = settings or Settings(seconds=0.5)
     (record,) = model_clock(candidates, reference="reference", batches=[1], settings=quick)
     entries = record["entries"]
     return Times(entries["net"]["ratio"], entries["net"]["median_ms"], entries["reference"]["median_ms"])

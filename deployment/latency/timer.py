@@ -1,25 +1,29 @@
-"""Time models and pipelines: settings, clocks, and a description of the machine."""
+"""Time runners in turn: untimed calls first, turns, medians with intervals."""
 
 import gc
 import math
-import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from deployment.complexity import evaluating
-from deployment.formats import Predictor
 from litesort.errors import DeploymentError
+from litesort.system import describe_machine
+
+# A turn begins with untimed calls: so many, or so many ms of them, and on until two in a row agree. A runner whose call
+# takes longer than that needs none.
+WARMUP_CALLS, WARMUP_MS = 10, 25.0
+AGREEMENT = 0.05  # largest difference of two calls that agree, as a share
+WARMUP_LIMIT_MS = 200.0  # calls that do not agree until then are left at that
+TURN_MS = 30.0  # a turn of a fast runner has as many timed calls as take this long
+CHECK_ROUNDS = 3  # rounds in which a reference is measured whose time is known
+KNOWN_WITHIN = 0.03  # largest difference from the known time; beyond it, the reference is measured in full
+STEADY = 0.05  # an interval that is wider, to either side, is called unsteady
+RESAMPLES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,16 @@ class Runner:
     """Something to time.
 
     Attributes:
-        call: Processes one batch. It gets the number of the round, so that all runners can get the same input; numbers
-            below 0 are warm-up.
+        call: Processes one batch. It gets the number of the call, so that all runners can get the same input.
         device: Torch device to synchronise with; "cpu" for calls that return when they are done.
         details: Plain values for its entry.
+        same_runtime: Name of the runner that `ratio_same_runtime` is relative to.
     """
 
     call: Callable[[int], Any]
     device: str = "cpu"
     details: Mapping[str, Any] = field(default_factory=dict)
+    same_runtime: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +48,75 @@ class Settings:
     """Length of a measurement, and threads.
 
     Attributes:
-        seconds: Time to spend on one measurement; rounds are added until it is used up.
+        seconds: Time to spend on each runner, untimed calls included.
+        tolerance: A runner is finished earlier, once the 95 % interval of its ratio (without a reference: of its time)
+            ends within this share of it.
         min_rounds: Smallest number of rounds, whatever their time.
         max_rounds: Largest number of rounds.
-        warmup: Untimed rounds before the first one.
-        warmup_calls: Untimed calls before each timed one. They load the weights into the caches of the processor,
-            which the other runners have replaced. Without them a small network takes 1.5 times as long.
         threads: Threads of torch on the CPU; None keeps the current number. With several threads, any other process
             on one of the cores delays every operation. Other runtimes have their own setting.
     """
 
-    seconds: float = 3.0
+    seconds: float = 1.5
+    tolerance: float = 0.02
     min_rounds: int = 7
     max_rounds: int = 200
-    warmup: int = 2
-    warmup_calls: int = 1
     threads: int | None = 1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.seconds) and self.seconds >= 0):
-            raise DeploymentError(f"latency.seconds={self.seconds} is out of range: give a finite number, 0 or more")
-        least = {"min_rounds": 1, "max_rounds": self.min_rounds, "warmup": 0, "warmup_calls": 0, "threads": 1}
-        for key, low in least.items():
+        for key in ("seconds", "tolerance"):
+            value = getattr(self, key)
+            if not (math.isfinite(value) and value >= 0):
+                raise DeploymentError(f"latency.{key}={value} is out of range: give a finite number, 0 or more")
+        for key, low in {"min_rounds": 1, "max_rounds": self.min_rounds, "threads": 1}.items():
             value = getattr(self, key)
             if value is not None and value < low:
                 raise DeploymentError(f"latency.{key}={value} is out of range: give at least {low}")
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def error(self) -> float:
+        """Distance of the farther end of the interval, as a share of the value."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+
+def median_of(times: Sequence[float]) -> Estimate:
+    """Return the median of turns with a bootstrap interval."""
+    return _estimate(np.median(times), _resampled(times))
+
+
+def ratio_of(times: Sequence[float], base: Sequence[float], paired: bool) -> Estimate:
+    """Return the time of a runner divided by that of a reference, with a bootstrap interval.
+
+    Args:
+        times: Medians of turns, ms.
+        base: Those of the reference.
+        paired: Both are of the same rounds: the median of the ratios is returned, which a slower moment does not move.
+            Otherwise medians are divided.
+    """
+    if paired:
+        return median_of(np.asarray(times, float) / np.asarray(base, float))
+    draws = _resampled(times) / _resampled(base)
+    return _estimate(np.median(times) / np.median(base), draws)
+
+
+def _resampled(times: Sequence[float]) -> np.ndarray:
+    """Medians of times drawn with replacement."""
+    values, random = np.asarray(times, float), np.random.default_rng(len(times))
+    medians: np.ndarray = np.median(values[random.integers(0, len(values), (RESAMPLES, len(values)))], axis=1)
+    return medians
+
+
+def _estimate(value: float, draws: np.ndarray) -> Estimate:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high))
 
 
 def measure(
@@ -76,135 +125,230 @@ def measure(
     clock: str,
     batch: int = 1,
     reference: str | None = None,
+    memory: dict[str, list[float]] | None = None,
+    same_input: bool = False,
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
-    before: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Time runners round by round, one timed call each in rotating order, in inference mode, garbage collection off.
+    """Time runners round by round, one turn each in rotating order, in inference mode, garbage collection off.
+
+    A turn begins with untimed calls, because the other runners have filled the caches of the processor: 10, or 25 ms of
+    them, and more until two in a row agree. Then as many calls are timed as take about 30 ms; their median counts.
 
     Args:
         runners: Name -> runner.
         clock: "model" or "end_to_end"; on a GPU, "model" is timed by CUDA events.
         batch: Images a call.
-        reference: Name of the runner that ratios are relative to.
-        settings: Threads, warm-up and length.
+        reference: Name of the runner that `ratio` is relative to.
+        memory: Turns of references, ms, by name. A reference that is not in it is added. One that is in it has three
+            rounds, which check it: if they differ by more than 3 %, it is measured again.
+        same_input: Runners process the same inputs; then all have as many calls a turn.
+        settings: Threads and length.
         progress: Called with the completed share, in [0, 1], after each round.
-        before: Called with the number of the round before each round, untimed.
 
     Returns:
-        Plain data: the settings, the machine, and `entries`: name -> `median_ms`, `p90_ms`, `mean_ms`, `min_ms` of a
-        call, `ms_per_image` (mean), `images_per_second`, and `ratio`: the median over rounds of its time divided by the
-        reference's in the same round (None without a reference).
+        Plain data: the settings, the machine, `rounds`, and `entries`: name -> `median_ms` with `low_ms` and `high_ms`
+        (95 % bootstrap interval over rounds), `p90_ms`, `mean_ms`, `min_ms` of a call, `ms_per_image` (mean),
+        `images_per_second`, `turns`, `calls`, `unsteady`, and `ratio`, `ratio_same_runtime` with `_low`
+        and `_high`: time divided by the reference's (None without one).
 
     Raises:
-        DeploymentError: There are no runners, or the reference is unknown.
+        DeploymentError: There are no runners, or a reference is unknown.
     """
-    _check(runners, reference)
     settings = settings or Settings()
+    _check(runners, reference)
+    surroundings = _surroundings(runners)
     with _threads(settings.threads), _no_garbage_collection(), torch.inference_mode():
-        times = _run(runners, clock, settings, progress, before)
-        record = {"clock": clock, "batch": batch, "reference": reference} | asdict(settings) | _surroundings(runners)
-    base = None if reference is None else times[reference]
+        turns = _Turns(runners, clock, reference, memory or {}, settings)
+        turns.run(same_input, progress)
+        threads = torch.get_num_threads()
+    if memory is not None:
+        memory |= {name: turns.times(name) for name in turns.references - turns.trusted.keys()}
     entries = {
-        name: {**runner.details, "device": runner.device, **_describe(times[name], batch, base)}
+        name: {**runner.details, "device": runner.device, **turns.describe(name, batch)}
         for name, runner in runners.items()
     }
-    return record | {"rounds": len(next(iter(times.values()))), "entries": entries}
+    record = {"clock": clock, "batch": batch, "reference": reference} | asdict(settings) | surroundings
+    return record | {"threads": threads, "rounds": turns.rounds, "entries": entries}
 
 
 def _check(runners: Mapping[str, Runner], reference: str | None) -> None:
     if not runners:
         raise DeploymentError("no model is given: give at least one")
-    if reference is not None and reference not in runners:
-        raise DeploymentError(f"reference={reference} is not one of the models: choose one of {', '.join(runners)}")
+    for name in (reference, *(runner.same_runtime for runner in runners.values())):
+        if name is not None and name not in runners:
+            raise DeploymentError(f"reference={name} is not one of the models: choose one of {', '.join(runners)}")
 
 
 def _surroundings(runners: Mapping[str, Runner]) -> dict[str, Any]:
+    devices = {runner.device for runner in runners.values() if runner.device.startswith("cuda")}
+    gpus = sorted({torch.cuda.get_device_name(device) for device in devices})
     return {
-        "threads": torch.get_num_threads(),
-        "machine": _machine(runners),
+        "machine": describe_machine() | ({"gpu": ", ".join(gpus)} if gpus else {}),
         "torch": str(torch.__version__),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
 
 
-def _machine(runners: Mapping[str, Runner]) -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    devices = {runner.device for runner in runners.values() if runner.device.startswith("cuda")}
-    return ", ".join([name, *sorted({torch.cuda.get_device_name(device) for device in devices})])
+class _Turns:
+    """Turns of all runners, and what follows from them."""
 
+    def __init__(
+        self,
+        runners: Mapping[str, Runner],
+        clock: str,
+        reference: str | None,
+        memory: Mapping[str, list[float]],
+        settings: Settings,
+    ) -> None:
+        self.runners, self.reference, self.memory, self.settings = runners, reference, memory, settings
+        self.trusted: dict[str, list[float]] = {}  # references whose remembered turns are right
+        self.references = {base for name in runners for base in self.bases(name).values()}
+        self.by_events = clock == "model"
+        self.calls: dict[str, list[float]] = {name: [] for name in runners}  # ms of each timed call
+        self.turns: dict[str, dict[int, float]] = {name: {} for name in runners}  # round -> median ms
+        self.spent = dict.fromkeys(runners, 0.0)  # seconds
+        self.one_call: dict[str, float] = {}  # ms
+        self.timed_calls: dict[str, int] = {}  # a turn
+        self.rounds = 0
 
-def _run(
-    runners: Mapping[str, Runner],
-    clock: str,
-    settings: Settings,
-    progress: Callable[[float], None] | None,
-    before: Callable[[int], None] | None,
-) -> dict[str, list[float]]:
-    names = list(runners)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    start = time.perf_counter()
-    for number in range(-settings.warmup, settings.max_rounds):  # below 0: warm-up
-        if number == 0:
-            start = time.perf_counter()
-        if before is not None:
-            before(number)
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            for _ in range(settings.warmup_calls):
-                runners[name].call(number)
-            elapsed = _clocked(runners[name], number, by_events=clock == "model")
-            if number >= 0:
-                times[name].append(elapsed)
-        share = _share(number + 1, time.perf_counter() - start, settings)
-        if progress is not None and number >= 0:
-            progress(share)
-        if number >= 0 and share >= 1:
-            break
-    return times
+    def bases(self, name: str) -> dict[str, str]:
+        """Key of a ratio -> name of its reference."""
+        pairs = {"ratio": self.reference, "ratio_same_runtime": self.runners[name].same_runtime}
+        return {key: base for key, base in pairs.items() if base is not None}
 
+    def run(self, same_input: bool, progress: Callable[[float], None] | None) -> None:
+        settings, names = self.settings, list(self.runners)
+        for _ in range(2):  # the first calls compile and allocate
+            self.one_call = {name: self.warm_up(name, 0) for name in names}
+        slowest = max(self.one_call.values())
+        per_call = dict.fromkeys(names, slowest) if same_input else self.one_call
+        self.timed_calls = {name: max(1, round(TURN_MS / per_call[name])) for name in names}
+        active, share = set(names), 0.0
+        while active and self.rounds < settings.max_rounds:
+            turn = self.rounds % len(names)
+            for name in names[turn:] + names[:turn]:
+                if name in active:
+                    self.take_turn(name)
+            self.rounds += 1
+            active = self.unfinished()
+            share = max(share, self.share(active))
+            if progress is not None:
+                progress(share)
 
-def _share(rounds: int, seconds: float, settings: Settings) -> float:
-    spent = seconds / settings.seconds if settings.seconds > 0 else 1.0
-    return min(1.0, max(rounds / settings.max_rounds, min(spent, rounds / settings.min_rounds)))
+    def take_turn(self, name: str) -> None:
+        start, calls = time.perf_counter(), self.timed_calls[name]
+        first = self.rounds * calls
+        if self.one_call[name] < WARMUP_MS:
+            self.warm_up(name, first)
+        times = [self.clocked(name, first + number) for number in range(calls)]
+        self.calls[name] += times
+        self.turns[name][self.rounds] = float(np.median(times))
+        self.spent[name] += time.perf_counter() - start
 
+    def warm_up(self, name: str, number: int) -> float:
+        """Call a runner until its time is that of a runner alone; returns the last call's time, ms."""
+        spent, before = 0.0, math.inf
+        for count in range(1, 1000):
+            now = self.clocked(name, number)
+            spent += now
+            enough = count >= WARMUP_CALLS or spent >= WARMUP_MS
+            if (enough and abs(now - before) <= AGREEMENT * min(now, before)) or spent >= WARMUP_LIMIT_MS:
+                break
+            before = now
+        return max(now, 1e-6)
 
-def _clocked(runner: Runner, number: int, by_events: bool) -> float:
-    if not runner.device.startswith("cuda"):
-        start = time.perf_counter_ns()
-        runner.call(number)
-        return (time.perf_counter_ns() - start) / 1e6
-    with torch.cuda.device(runner.device):
-        torch.cuda.synchronize()
-        if by_events:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+    def clocked(self, name: str, number: int) -> float:
+        """Milliseconds of one call."""
+        runner = self.runners[name]
+        if not runner.device.startswith("cuda"):
+            start = time.perf_counter_ns()
             runner.call(number)
-            end.record()
-            end.synchronize()
-            return begin.elapsed_time(end)
-        start = time.perf_counter_ns()
-        runner.call(number)
-        torch.cuda.synchronize()
-        return (time.perf_counter_ns() - start) / 1e6
+            return (time.perf_counter_ns() - start) / 1e6
+        with torch.cuda.device(runner.device):
+            torch.cuda.synchronize()
+            if self.by_events:
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                runner.call(number)
+                end.record()
+                end.synchronize()
+                return begin.elapsed_time(end)
+            start = time.perf_counter_ns()
+            runner.call(number)
+            torch.cuda.synchronize()
+            return (time.perf_counter_ns() - start) / 1e6
 
+    def times(self, name: str) -> list[float]:
+        return list(self.turns[name].values())
 
-def _describe(times: list[float], batch: int, reference: list[float] | None) -> dict[str, Any]:
-    mean = statistics.fmean(times)
-    return {
-        "median_ms": statistics.median(times),
-        "p90_ms": float(torch.tensor(times, dtype=torch.float64).quantile(0.9)),
-        "mean_ms": mean,
-        "min_ms": min(times),
-        "ms_per_image": mean / batch,
-        "images_per_second": 1000 * batch / mean,
-        "ratio": None if reference is None else statistics.median(a / b for a, b in zip(times, reference, strict=True)),
-    }
+    def unfinished(self) -> set[str]:
+        """Names of the runners that take part in the next round."""
+        if self.rounds == CHECK_ROUNDS:
+            self.trusted = {name: times for name, times in self.memory.items() if self.still_true(name, times)}
+        if self.rounds < self.settings.min_rounds:
+            return self.runners.keys() - self.trusted.keys()
+        left = {name for name in self.runners if self.spent[name] < self.settings.seconds}
+        measured = {
+            name
+            for name in left - self.references
+            if self.needs(name) <= left and self.error(name) > self.settings.tolerance
+        }
+        return measured.union(*map(self.needs, measured))
+
+    def still_true(self, name: str, times: Sequence[float]) -> bool:
+        if name not in self.runners:
+            return False
+        return abs(float(np.median(self.times(name))) / float(np.median(times)) - 1) <= KNOWN_WITHIN
+
+    def needs(self, name: str) -> set[str]:
+        """References without which a further turn of a runner gives no ratio."""
+        return set(self.bases(name).values()) - self.trusted.keys()
+
+    def error(self, name: str) -> float:
+        """Largest error of the ratios of a runner; without a reference that of its time."""
+        ratios = [self.ratio(name, base) for base in self.bases(name).values() if base != name]
+        return max(estimate.error for estimate in ratios or [median_of(self.times(name))])
+
+    def ratio(self, name: str, base: str) -> Estimate:
+        if base in self.trusted and name != base:
+            return ratio_of(self.times(name), self.trusted[base], paired=False)
+        common = sorted(self.turns[name].keys() & self.turns[base].keys())
+        times, reference = ([self.turns[one][number] for number in common] for one in (name, base))
+        return ratio_of(times, reference, paired=True)
+
+    def share(self, active: set[str]) -> float:
+        settings = self.settings
+
+        def done(name: str) -> float:
+            spent = self.spent[name] / settings.seconds if settings.seconds > 0 else 1.0
+            return max(self.rounds / settings.max_rounds, min(spent, self.rounds / settings.min_rounds))
+
+        return min([1.0, *(done(name) for name in active)]) if active else 1.0
+
+    def describe(self, name: str, batch: int) -> dict[str, Any]:
+        times, turns = np.asarray(self.calls[name]), self.times(name)
+        median, mean = median_of(turns), float(times.mean())
+        ratios: dict[str, float | None] = {}
+        for key in ("ratio", "ratio_same_runtime"):
+            base = self.bases(name).get(key)
+            values = (None,) * 3 if base is None else self.ratio(name, base)
+            ratios |= dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
+        return {
+            "median_ms": median.value,
+            "low_ms": median.low,
+            "high_ms": median.high,
+            "p90_ms": float(np.quantile(times, 0.9)),
+            "mean_ms": mean,
+            "min_ms": float(times.min()),
+            "ms_per_image": mean / batch,
+            "images_per_second": 1000 * batch / mean,
+            **ratios,
+            "unsteady": len(turns) < CHECK_ROUNDS or self.error(name) > STEADY,
+            "turns": len(turns),
+            "calls": len(times),
+        }
 
 
 @contextmanager
@@ -228,212 +372,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A model of any runtime for the model clock; its inputs are made before the clock starts.
-
-    Attributes:
-        predict: Takes the result of `inputs`, returns probabilities (B, C).
-        inputs: Takes a batch size B, returns preprocessed images in the form of the runtime.
-        device: Torch device to synchronise with; "cpu" for runtimes that return when they are done.
-        details: Plain values for the entry (size, precision, runtime and its options).
-        module: Network to keep in evaluation mode during the measurement.
-    """
-
-    predict: Callable[[Any], Any]
-    inputs: Callable[[int], Any]
-    device: str = "cpu"
-    details: Mapping[str, Any] = field(default_factory=dict)
-    module: nn.Module | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """A reader and a model of any runtime for the end-to-end clock.
-
-    Attributes:
-        prepare: Takes a file, returns (S, S, 3) uint8.
-        predict: Takes (B, S, S, 3) uint8, returns probabilities (B, C), a tensor or an array.
-        device: Torch device to synchronise with.
-        details: Plain values for the entry.
-        module: Network to keep in evaluation mode during the measurement.
-    """
-
-    prepare: Callable[[Path], np.ndarray]
-    predict: Callable[[np.ndarray], Any]
-    device: str = "cpu"
-    details: Mapping[str, Any] = field(default_factory=dict)
-    module: nn.Module | None = None
-
-
-def torch_candidate(net: nn.Module, size: int) -> Candidate:
-    """Make the candidate of an eager network on its device: (B, 3, size, size) float in [0, 1] -> probabilities."""
-    device, dtype, layout = _home(net)
-
-    def inputs(batch: int) -> torch.Tensor:
-        # A separate generator, because a measurement must not change the random state of a training.
-        random = torch.Generator().manual_seed(0)
-        return torch.rand(batch, 3, size, size, generator=random).to(device, dtype, memory_format=layout)
-
-    def predict(pixels: torch.Tensor) -> torch.Tensor:
-        return net(pixels).softmax(dim=1)
-
-    return Candidate(predict, inputs, str(device), _eager(dtype, layout) | {"size": size}, net)
-
-
-def torch_pipeline(net: nn.Module, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
-    """Make the pipeline of an eager network; uint8 images become floats in [0, 1] on its device."""
-    device, dtype, layout = _home(net)
-
-    def predict(pixels: np.ndarray) -> torch.Tensor:
-        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).to(dtype, memory_format=layout).div_(255)
-        return net(images).softmax(dim=1)
-
-    return Pipeline(prepare, predict, str(device), _eager(dtype, layout), net)
-
-
-def predictor_candidate(predict: Predictor, size: int) -> Candidate:
-    """Make the candidate of an exported file; its graph takes uint8, so conversion and normalisation are timed too."""
-
-    def inputs(batch: int) -> np.ndarray:
-        return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-
-    return Candidate(predict, inputs, str(predict.device), {**predict.details, "size": size})
-
-
-def predictor_pipeline(predict: Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
-    """Make the pipeline of an exported file."""
-    return Pipeline(prepare, predict, str(predict.device), predict.details)
-
-
-def model_clock(
-    candidates: Mapping[str, Candidate],
-    *,
-    reference: str | None = None,
-    batches: Sequence[int] = (1, 32),
-    settings: Settings | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Time the step from a preprocessed tensor to probabilities, without transfers to a device.
-
-    Args:
-        candidates: Name -> candidate; they take turns.
-        reference: Name of the candidate that ratios are relative to.
-        batches: Batch sizes, each measured separately.
-        settings: Threads, warm-up and length of each measurement.
-        progress: Called with the completed share, in [0, 1].
-
-    Returns:
-        One record a batch size; see `measure`.
-
-    Raises:
-        DeploymentError: There are no candidates, the reference is unknown, or a batch size is below 1.
-    """
-
-    def record(batch: int, part: Callable[[float], None] | None) -> dict[str, Any]:
-        runners = {
-            name: Runner(_bound(one.predict, one.inputs(batch)), one.device, one.details)
-            for name, one in candidates.items()
-        }
-        return measure(runners, clock="model", batch=batch, reference=reference, settings=settings, progress=part)
-
-    return _records(record, [one.module for one in candidates.values()], batches, progress)
-
-
-def end_to_end_clock(
-    pipelines: Mapping[str, Pipeline],
-    files: Sequence[Path],
-    *,
-    reference: str | None = None,
-    batches: Sequence[int] = (1, 32),
-    settings: Settings | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Time the steps from an image file to its class: read, decode, resize, model, argmax.
-
-    The files are used in order, repeatedly. In each round all pipelines get the same files. These are read once before,
-    untimed, so that the disk does not change the comparison.
-
-    Args:
-        pipelines: Name -> pipeline; they take turns.
-        files: Image files.
-        reference: Name of the pipeline that ratios are relative to.
-        batches: Batch sizes, each measured separately.
-        settings: Threads, warm-up and length of each measurement.
-        progress: Called with the completed share, in [0, 1].
-
-    Returns:
-        One record a batch size; see `measure`.
-
-    Raises:
-        DeploymentError: There are no files; and as in `model_clock`.
-    """
-    if not files:
-        raise DeploymentError("the end-to-end clock has no images: give the files of a split that is not empty")
-
-    def record(batch: int, part: Callable[[float], None] | None) -> dict[str, Any]:
-        turn = partial(_turn, files, batch)
-        runners = {name: Runner(_classify(one, turn), one.device, one.details) for name, one in pipelines.items()}
-        named: Any = {"clock": "end_to_end", "batch": batch, "reference": reference, "settings": settings}
-        before = partial(_read, turn)
-        return measure(runners, **named, progress=part, before=before) | {"files": len(files)}
-
-    return _records(record, [one.module for one in pipelines.values()], batches, progress)
-
-
-def _home(net: nn.Module) -> tuple[torch.device, torch.dtype, torch.memory_format]:
-    first = next(chain(net.parameters(), net.buffers()), torch.empty(0))
-    kernels = [p for p in net.parameters() if p.dim() == 4 and not p.is_contiguous()]
-    last = any(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-    return first.device, first.dtype, torch.channels_last if last else torch.contiguous_format
-
-
-def _eager(dtype: torch.dtype, layout: torch.memory_format) -> dict[str, Any]:
-    values = {"precision": str(dtype), "memory_format": str(layout)}
-    return {"runtime": "torch eager"} | {key: name.removeprefix("torch.") for key, name in values.items()}
-
-
-def _records(
-    record: Callable[[int, Callable[[float], None] | None], dict[str, Any]],
-    modules: Sequence[nn.Module | None],
-    batches: Sequence[int],
-    progress: Callable[[float], None] | None,
-) -> list[dict[str, Any]]:
-    for batch in batches:
-        if batch < 1:
-            raise DeploymentError(f"batch={batch} is out of range: give a batch size of at least 1")
-    records = []
-    with ExitStack() as stack:
-        for module in modules:
-            if module is not None:
-                stack.enter_context(evaluating(module))
-        for position, batch in enumerate(batches):
-            records.append(record(batch, _part(progress, position, len(batches))))
-    return records
-
-
-def _part(progress: Callable[[float], None] | None, position: int, parts: int) -> Callable[[float], None] | None:
-    return None if progress is None else lambda share: progress((position + share) / parts)
-
-
-def _bound(predict: Callable[[Any], Any], inputs: Any) -> Callable[[int], Any]:
-    return lambda number: predict(inputs)
-
-
-def _turn(files: Sequence[Path], batch: int, number: int) -> list[Path]:
-    return [files[(number * batch + offset) % len(files)] for offset in range(batch)]
-
-
-def _read(turn: Callable[[int], Sequence[Path]], number: int) -> None:
-    for file in turn(number):
-        file.read_bytes()
-
-
-def _classify(pipeline: Pipeline, turn: Callable[[int], Sequence[Path]]) -> Callable[[int], np.ndarray]:
-    def call(number: int) -> np.ndarray:
-        answer = pipeline.predict(np.stack([pipeline.prepare(file) for file in turn(number)]))
-        return answer.argmax(1).cpu().numpy() if isinstance(answer, torch.Tensor) else np.asarray(answer).argmax(1)
-
-    return call

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from litesort.preprocessing import Preprocessing
 from litesort.settings import group_settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from datamodules.datamodule import ImageDataModule
     from deployment.latency.benchmark import LatencyBenchmark, LatencyReport
     from deployment.score import Score
@@ -66,23 +68,37 @@ class ScoreAndLatency:
     def measure(
         self, models: Mapping[str, tuple[Any, int]], data: "ImageDataModule", files: Sequence[Path]
     ) -> "LatencyReport":
-        """Time models beside the reference network of the score, which has as many classes as the data.
+        """Time models beside the reference network of the score.
 
         Args:
             models: Name -> network or predictor, and its image size in pixels.
-            data: Names the classes and the resize policy.
+            data: Names the resize policy.
             files: Images for the end-to-end clock.
         """
+        from datamodules.cache import default_cache_dir
         from datamodules.images.decode import load
-        from lightning_modules.backbones.backbone import create_backbone
+        from deployment.latency.reference import Reference
 
-        reference = create_backbone(self.score.reference, len(data.classes), pretrained=False)
+        build = partial(_reference_network, self.score.reference)
+        folder = default_cache_dir() / "references"
         return self.benchmark.measure(
             models,
-            reference=(self.score.reference, reference, self.score.reference_size),
+            reference=Reference(self.score.reference, self.score.reference_size, build, folder),
             reader=lambda size: partial(load, size=size, policy=data.resize),
             files=files,
         )
+
+
+@lru_cache(maxsize=1)
+def _reference_network(name: str) -> "nn.Module":
+    """Build the reference network, once a process; its weights are random, and the same on every call."""
+    import torch
+
+    from lightning_modules.backbones.backbone import create_backbone
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create_backbone(name, 6, pretrained=False).eval()
 
 
 def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deployment.complexity import cost
-from deployment.latency.benchmark import LatencyReport
+from deployment.latency import LatencyReport, Settings
+from deployment.latency.candidates import model_clock, torch_candidate
 from deployment.predictors import Artifact, TorchPredictor, predict_split
 from deployment.results import Results
 from litesort.preprocessing import Preprocessing
@@ -36,7 +37,10 @@ def test_predictions_of_a_split_keep_the_order_of_its_loader(trained, artifact):
 
 @pytest.mark.parametrize(("split", "stage"), [("test", "test"), ("unseen", "test"), ("train", "train")])
 def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
-    latency = LatencyReport([{"batch": 1, "entries": {"model": {"median_ms": 2.0, "ratio": 0.5}}}])
+    (record,) = model_clock(
+        {"model": torch_candidate(trained.net, 32)}, reference="model", settings=Settings(seconds=0, min_rounds=3)
+    )
+    latency = LatencyReport([record], "resnet10t 32 px", {"model": "eager"})
     found = Results(
         artifact=artifact,
         run_info={"name": "tiny", "data": "folder"},
@@ -51,8 +55,12 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
     ).asdict()
     assert list(found) == [
         "status", "error", "name", "data", "ckpt", "split", "images", "model", "origin", "size", "classes",
-        f"{stage}/f1_macro", "coverage", "params", "macs", "bytes", "score", "latency_ms", "ratio", "latency",
-        "versions",
+        f"{stage}/f1_macro", "coverage", "params", "macs", "bytes", "score",
+        "latency_ms", "latency_ms_low", "latency_ms_high", "latency_p90_ms", "end_to_end_ms",
+        "ratio", "ratio_low", "ratio_high",
+        "ratio_same_runtime", "ratio_same_runtime_low", "ratio_same_runtime_high",
+        "unsteady", "runtime", "threads", "reference", "machine", "latency", "versions",
     ]  # fmt: skip
-    assert (found["size"], found["model"], found["latency_ms"], found["ratio"]) == (32, "resnet10t", 2.0, 0.5)
+    assert (found["size"], found["model"], found["ratio"], found["runtime"]) == (32, "resnet10t", 1.0, "eager")
+    assert found["latency_ms"] == record["entries"]["model"]["median_ms"]
     assert found["ckpt"] == str(artifact.path)

@@ -89,6 +89,9 @@ def test_judge_takes_the_record_of_its_clock_at_batch_one():
     assert evaluated["score_seconds"] == pytest.approx(5 * 5.217)
     assert evaluated["score"] == boostcamp(0.8, evaluated["score_seconds"])
     assert evaluated["score_name"] == "boostcamp"
+    assert "val/score" not in evaluated
+    chosen = boostcamp.compute(0.8, records, val_f1=0.7)
+    assert chosen == evaluated | {"val/score": boostcamp(0.7, evaluated["score_seconds"])}
     assert f"{evaluated['score']:.4f}" in evaluated["score_explained"]
     with pytest.raises(DeploymentError, match="model clock at batch 1"):
         relative.compute(0.8, records[:2])

@@ -54,14 +54,15 @@ def test_what_failed_or_was_not_measured_is_never_chosen():
 
 def test_times_and_scores_come_from_the_records(tmp_path):
     times = {"checkpoint": 8, "a": 2}
-    entries = {name: {"median_ms": ms, "p90_ms": 2 * ms, "ratio": ms / 10} for name, ms in times.items()}
-    kinds = [(clock, batch) for clock in ("model", "end_to_end") for batch in (1, 32)]
-    records = [{"clock": clock, "batch": batch, "entries": entries} for clock, batch in kinds]
+
+    def time_of(file):
+        known = {"latency_ms": times[file], "ratio": times[file] / 10, "ratio_same_runtime": None}
+        return known | {"unsteady": file == "a", "reference": "resnet18d 224 px"}
+
     failed = {"file": "b", "status": "failed", "error": "why not"}
     rows = [checkpoint_row("no.ckpt", {"f1_macro": 0.9}), row("a", 0.0), failed]
-    result = timed(rows, records, lambda f1, latency, name: {"score": f1, "score_of": name})
+    result = timed(rows, time_of, lambda row: {"score": row["f1_macro"], "score_of": row["file"]})
     assert [each.get("latency_ms") for each in result] == [8, 2, None]
-    assert result[1]["end_to_end_ms"] == 2
     assert result[1]["score_of"] == "a"
     result[2] |= {"format": "onnx", "precision": "fp32"}
     chosen, reason = recommend(result[1:], 0.01)
@@ -69,6 +70,9 @@ def test_times_and_scores_come_from_the_records(tmp_path):
     calibration = {"temperature": 1.5, "ece_before": 0.1, "ece_after": 0.02}
     print_artifacts(result, chosen, reason, calibration, Console(file=text, width=80))
     assert "recommended: a, the only one" in text.getvalue()
+    assert "~2.00" in text.getvalue()
+    assert "~: the time did not settle" in text.getvalue()
+    assert "that of resnet18d 224 px in PyTorch" in text.getvalue()
     assert "0.1000 before, 0.0200 after" in " ".join(text.getvalue().split())
     assert "b: why" in text.getvalue()
     written = write_artifacts(tmp_path, {"rows": result}, result)

@@ -5,7 +5,8 @@ from rich.console import Console
 
 from reports.summary import print_summary
 
-ENTRY = {"median_ms": 3.14159, "p90_ms": 3.5, "device": "cpu", "ratio": 0.32, "size": 96}
+ENTRY = {"median_ms": 3.14159, "low_ms": 3.0, "high_ms": 3.5, "device": "cpu", "ratio": 0.32, "size": 96}
+FILE = {"runtime": "ONNX Runtime", "ratio": 0.05, "ratio_same_runtime": 0.11, "unsteady": True}
 METRICS = {
     "status": "completed", "model": "mobilenetv3", "origin": "hub", "data": "synthetic", "size": 96,
     "test/f1_macro": 0.7412, "test/f1/Metal": 0.9, "test/f1/[b]Paper[/b]": 0.6, "test/accuracy_micro": 0.8,
@@ -19,6 +20,8 @@ METRICS = {
          "entries": {"model": ENTRY, "resnet18d": ENTRY | {"size": 224}}},
         {"clock": "end_to_end", "batch": 32, "threads": 2, "reference": None,
          "entries": {"model": ENTRY | {"ratio": None}}},
+        {"clock": "model", "batch": 4, "threads": 1, "reference": "resnet18d",
+         "entries": {"model": ENTRY | FILE, "resnet18d": ENTRY | {"size": 224}}},
     ],
 }  # fmt: skip
 
@@ -36,8 +39,10 @@ def test_print_summary_shows_every_measurement():
         "macro F1 0.7412", "Metal 0.9000", "[b]Paper[/b] 0.6000", "accuracy 0.8000", "AUROC 0.9500", "ECE 0.0310",
         "62.0% of images can be kept at 95% accuracy: reject below confidence 0.910",
         "parameters 4.20 M", "MACs 217.00 M",
-        "3.14 ms, p90 3.50 = 0.32 × resnet18d at 224 px (model only, batch 1, cpu, 1 thread)",
-        "3.14 ms, p90 3.50 (file to class, batch 32, cpu, 2 threads)",
+        "3.14 ms (3.00 to 3.50), model only, batch 1, cpu, 1 thread 0.320 × resnet18d at 224 px, eager",
+        "3.14 ms (3.00 to 3.50), file to class, batch 32, cpu, 2 threads",
+        "model only, batch 4, cpu, 1 thread: unsteady, measure again when the machine is idle 0.050 × resnet18d",
+        "0.110 × the same in ONNX Runtime, fp32",
         "0.9300 (relative) = 0.5*61.3/43.16 + sigmoid(20*(0.7-0.7400)), lower is better",
         "1:23 min, 1,234 images/s",
     ):  # fmt: skip

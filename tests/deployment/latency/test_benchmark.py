@@ -3,18 +3,20 @@ import pytest
 import torch
 from torch import nn
 
-from deployment.latency.timer import (
+from deployment.formats import FORMATS
+from deployment.latency import LatencyBenchmark, Reference, Settings
+from deployment.latency.candidates import (
     Candidate,
     Pipeline,
-    Settings,
     end_to_end_clock,
     model_clock,
     torch_candidate,
     torch_pipeline,
 )
+from lightning_modules.backbones.backbone import create_backbone
 from litesort.errors import DeploymentError
 
-QUICK = Settings(seconds=0, min_rounds=5, max_rounds=5, warmup=1)
+QUICK = Settings(seconds=0, min_rounds=5, max_rounds=5)
 
 
 def small_net():
@@ -99,14 +101,14 @@ def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_agai
 
         return Pipeline(prepare, predict)
 
-    settings = Settings(seconds=0, min_rounds=3, max_rounds=3, warmup=0, warmup_calls=0)
-    (record,) = end_to_end_clock(
-        {name: pipeline(name) for name in read}, files, reference="b", batches=(2,), settings=settings
-    )
-    assert read["a"] == read["b"] == [*files, *files]
+    settings = Settings(seconds=0, min_rounds=3, max_rounds=3)
+    (record,) = end_to_end_clock({name: pipeline(name) for name in read}, files, batches=(2,), settings=settings)
+    assert set(read["a"]) == set(read["b"]) == set(files)
     assert {(images.shape, images.dtype.name) for images in batches} == {((2, 4, 4, 3), "uint8")}
     assert (record["clock"], record["files"], record["rounds"]) == ("end_to_end", 3, 3)
-    assert record["entries"]["a"]["ratio"] > 0
+    counts = {entry["calls"] for entry in record["entries"].values()}
+    assert len(counts) == 1  # as many for all, or they would read other files
+    assert counts.pop() > 3
 
 
 def test_the_eager_pipeline_computes_what_the_net_computes(files):
@@ -128,3 +130,53 @@ def test_mistakes_are_named(files):
         end_to_end_clock({"model": torch_pipeline(small_net(), np.load)}, [])
     with pytest.raises(DeploymentError, match="reference=x"):
         model_clock({"model": torch_candidate(small_net(), 16)}, reference="x")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    net = create_backbone("resnet10t", 6, pretrained=False).eval()
+    return Reference("resnet10t", 32, lambda: net, tmp_path_factory.mktemp("references"))
+
+
+@pytest.fixture(scope="module")
+def exported(reference):
+    """An ONNX file of the reference itself."""
+    reference.exported("onnx", 1, {})
+    (file,) = reference.folder.rglob("*.onnx")
+    return FORMATS["onnx"].load(file)
+
+
+def test_a_file_is_compared_in_its_own_runtime_too(reference, exported):
+    net = create_backbone("lcnet_035", 6, pretrained=False).eval()
+    benchmark = LatencyBenchmark(batches=[4, 1], end_to_end=False, settings=Settings(seconds=0.2))
+    report = benchmark.measure({"file": (exported, 32), "net": (net, 32)}, reference, None, [])
+    file, eager = report.row("file"), report.row("net")
+    # The file is the reference, so that the second ratio is 1, whatever the runtime gains.
+    assert file["ratio_same_runtime"] == pytest.approx(1, abs=0.5)
+    assert file["ratio_same_runtime"] != file["ratio"]
+    assert eager["ratio_same_runtime"] == eager["ratio"]
+    assert (file["runtime"], eager["runtime"]) == ("onnx", "eager")
+    assert (file["reference"], file["threads"]) == ("resnet10t 32 px", 1)
+    assert [record["batch"] for record in report.records] == [4, 1]
+    assert file["latency_ms"] == report.records[1]["entries"]["file"]["median_ms"]  # of one image, whatever the order
+    assert file["latency_ms_low"] <= file["latency_ms"] <= file["latency_ms_high"]
+    written = list(reference.folder.rglob("*.onnx"))
+    benchmark.measure({"file": (exported, 32)}, reference, None, [])
+    assert list(reference.folder.rglob("*.onnx")) == written  # once
+
+
+def test_a_format_that_cannot_express_the_reference_gives_one_ratio(reference, exported, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise DeploymentError("format=onnx cannot express it")
+
+    monkeypatch.setattr(Reference, "exported", refuse)
+    report = LatencyBenchmark(end_to_end=False, settings=QUICK).measure({"model": (exported, 32)}, reference, None, [])
+    assert (report.row()["ratio"] > 0, report.row()["ratio_same_runtime"]) == (True, None)
+    assert "ratio_same_runtime is left out for onnx: format=onnx cannot express it" in caplog.text
+
+
+def test_a_reference_on_another_device_is_refused(reference, exported, monkeypatch):
+    monkeypatch.setitem(exported.details, "runs_on", "cuda")
+    expected = r"latency.device=cpu is not the device of the file, which runs on cuda: .* give latency.device=cuda"
+    with pytest.raises(DeploymentError, match=expected):
+        LatencyBenchmark(settings=QUICK).measure({"model": (exported, 32)}, reference, None, [])
