@@ -77,7 +77,7 @@ def evaluate_artifact(
 def write_files(
     results: dict[str, Any], predictions: "Predictions", artifact: "Artifact", data: "ImageDataModule", cfg: DictConfig
 ) -> list[Path]:
-    """Write metrics, predictions, figures and the most confident mistakes into `cfg.run_dir`; returns the files."""
+    """Write metrics, predictions, figures and wrong images into `cfg.run_dir`; returns the files."""
     from datamodules.images.resize import resize
     from lightning_modules.backbones.grad_cam import heat_maps
     from reports.evaluation import write_evaluation
@@ -98,7 +98,8 @@ def write_files(
         image=read_square,
         size=data.size,
         heat_maps=partial(heat_maps, artifact.net) if artifact.net else None,
-        count=cfg.get("mistakes", 12),
+        count=cfg.mistakes,
+        explained=cfg.heat_maps,
     )
     # Last: metrics.json says that every other file is complete.
     return [*write_evaluation(Path(cfg.run_dir), results, **shared), *([mistakes] if mistakes else [])]

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from reports.run_folder import read_mistakes
 
+MISTAKES = 12  # images side by side, at most
 FILES = {"confusion_matrix": "confusion.png", "reliability": "reliability.png"}
 
 
@@ -32,7 +33,7 @@ def log_image(loggers: Iterable[Logger], key: str, image: np.ndarray, step: int 
 def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -> None:
     """Log the figures of an evaluation in `folder`.
 
-    Keys: `<split>/confusion_matrix`, `<split>/reliability`, `<split>/mistakes` (all mistakes side by side).
+    Keys: `<split>/confusion_matrix`, `<split>/reliability`, `<split>/mistakes` (the worst mistakes side by side).
     """
     chosen = [logger for logger in loggers if accepts_images(logger)]
     if not chosen:
@@ -42,7 +43,7 @@ def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -
             with Image.open(folder / name) as image:
                 log_image(chosen, f"{split}/{key}", np.asarray(image.convert("RGB")))
     images = []
-    for mistake in read_mistakes(folder):
+    for mistake in read_mistakes(folder)[:MISTAKES]:
         with Image.open(io.BytesIO(base64.b64decode(mistake["image"].partition(",")[2]))) as image:
             images.append(np.asarray(image.convert("RGB")))
     if images:

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from loggers.images import accepts_images, log_image
 from loggers.wandb import find_run
 from reports.mistakes import Mistake, worst_mistakes
-from reports.per_class import ClassScores, confusion_counts, per_class
+from reports.per_class import ClassScores, confusion_counts, per_class, precision_recall
 
 
 class WandbMedia(pl.Callback):
@@ -100,26 +100,6 @@ def thumbnail(image: np.ndarray, side: int = 256) -> np.ndarray:
     small = Image.fromarray(image)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return np.asarray(small)
-
-
-def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute a precision-recall curve of at most `points` points.
-
-    Args:
-        scores: (N,) float, higher means more positive; N at least 1.
-        positive: (N,) bool.
-        points: Largest number of points, at least 2.
-
-    Returns:
-        recall, precision: (P,) float each, recall rising. One point per distinct score, as in scikit-learn, without
-        scikit-learn's last point at recall 0.
-    """
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # equal scores share one threshold
-    recall, precision = hits[last] / max(int(positive.sum()), 1), hits[last] / (last + 1)
-    chosen = np.unique(np.linspace(0, len(last) - 1, points).round().astype(int))
-    return recall[chosen], precision[chosen]
 
 
 def _confusion_matrix(probabilities: np.ndarray, targets: np.ndarray, classes: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The most confident wrong predictions of a run: their list, and mistakes.json with images and heat maps."""
+"""Wrong predictions of a run, the most confident first: their list, and mistakes.json with images and heat maps."""
 
 import base64
 import io
@@ -62,9 +62,10 @@ def write_mistakes(
     image: Callable[[int, int], np.ndarray],
     size: int,
     heat_maps: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray | None]] | None = None,
-    count: int = 12,
+    count: int = 200,
+    explained: int = 24,
 ) -> Path | None:
-    """Write mistakes.json: file, label, prediction, confidence, image and heat map of the worst mistakes.
+    """Write mistakes.json: file, label, prediction, confidence and image of each mistake, with heat maps for some.
 
     Image and map are square WebP images of equal extent, stored as `data:` URLs. The map is brightest where the
     evidence for the predicted class is strongest.
@@ -80,6 +81,7 @@ def write_mistakes(
         heat_maps: (B, S, S, 3) uint8 images and (B,) predictions -> a map (H, W, 3) uint8 or None for each. None: no
             maps.
         count: Largest number of mistakes. With 0 nothing is written.
+        explained: Largest number of heat maps; the most confident mistakes get one.
 
     Returns:
         Path of the file, or None.
@@ -89,8 +91,9 @@ def write_mistakes(
     found = worst_mistakes(probabilities, targets, classes, files, count)
     maps: Sequence[np.ndarray | None] = [None] * len(found)
     if heat_maps is not None and found:
-        rows = [mistake.row for mistake in found]
-        maps = heat_maps(np.stack([image(row, size) for row in rows]), probabilities.argmax(1)[rows])
+        rows = [mistake.row for mistake in found[:explained]]
+        drawn = heat_maps(np.stack([image(row, size) for row in rows]), probabilities.argmax(1)[rows]) if rows else []
+        maps = [*drawn, *maps[len(drawn) :]]
     entries = [
         {
             "file": mistake.file,

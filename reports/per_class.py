@@ -1,4 +1,4 @@
-"""Counts of predictions: confusion matrix, and precision, recall and F1 per class."""
+"""Scores of each class: confusion matrix, precision, recall and F1, and the precision-recall curve."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -59,3 +59,23 @@ def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassScores
         )
         for i, name in enumerate(classes)
     ]
+
+
+def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute a precision-recall curve of at most `points` points.
+
+    Args:
+        scores: (N,) float, higher means more positive; N at least 1.
+        positive: (N,) bool.
+        points: Largest number of points, at least 2.
+
+    Returns:
+        recall, precision: (P,) float each, recall rising. One point per distinct score, as in scikit-learn, without
+        scikit-learn's last point at recall 0.
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # equal scores share one threshold
+    recall, precision = hits[last] / max(int(positive.sum()), 1), hits[last] / (last + 1)
+    chosen = np.unique(np.linspace(0, len(last) - 1, points).round().astype(int))
+    return recall[chosen], precision[chosen]

@@ -186,7 +186,7 @@ def differences(rows: Sequence[Row]) -> list[str]:
 def labels(rows: Sequence[Row]) -> list[str]:
     """Short unique name of each row: what it is, what distinguishes it, and seed, fold or number if names are equal."""
     names = [
-        one_line(f"{exported_as(row) or model(row)} {setting}".strip(), longest=64)
+        one_line(f"{exported_as(row) or model(row)} {_short_keys(setting)}".strip(), longest=64)
         for row, setting in zip(rows, differences(rows), strict=True)
     ]
     for extra in (_seed_name, _fold_name):
@@ -203,6 +203,11 @@ def labels(rows: Sequence[Row]) -> list[str]:
         if counts[name] > 1:
             names[i] = f"{name} #{seen[name]}"
     return names
+
+
+def _short_keys(setting: str) -> str:
+    """Overrides without the groups of their keys: "optimizer.lr=0.1" becomes "lr=0.1"."""
+    return re.sub(r"(^| )[\w.]+\.(\w+)=", r"\1\2=", setting)
 
 
 def _several(values: Any) -> bool:

@@ -12,30 +12,32 @@ import numpy as np
 
 from litesort.io import csv_cell, plain
 from litesort.plain_data import parse_json, parse_yaml
-from reports.calibration import reliability
-from reports.per_class import confusion_counts
 
 POINTS = 100  # per curve, at most
-BINS = 15  # per reliability diagram
 IMAGE_URL = re.compile(r"data:image/(webp|png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
 class Predictions(NamedTuple):
-    """Predictions of a run for its test images, summarised.
+    """Predictions of a run for its evaluated images.
 
     Attributes:
         classes: (C,) names.
-        confusion: (C, C) int, row = label, column = prediction.
-        confidence: (B,) mean confidence of each bin; None where the bin is empty.
-        accuracy: (B,) share of right predictions in each bin; None where the bin is empty.
-        counts: (B,) predictions in each bin.
+        files: (N,) names of the images, as `litesort.io.csv_cell` writes them.
+        targets: (N,) int, true classes.
+        predictions: (N,) int, predicted classes.
+        probabilities: (N, C) float in [0, 1].
     """
 
     classes: list[str]
-    confusion: list[list[int]]
-    confidence: list[float | None]
-    accuracy: list[float | None]
-    counts: list[int]
+    files: list[str]
+    targets: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(N,) probability of the predicted class."""
+        return self.probabilities[np.arange(len(self.files)), self.predictions]
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
@@ -51,25 +53,17 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions | None:
-    """Confusion matrix and calibration from predictions.csv; None without the file or if its classes differ."""
+    """Content of predictions.csv; None without the file, without an image, or if its classes differ."""
     place = {csv_cell(name): i for i, name in enumerate(classes)}
-    columns = [f"p_{name}" for name in classes]
-    labels, predictions, confidence = [], [], []
-    for row in _csv(folder / "predictions.csv"):
-        label, prediction = place.get(row.get("label")), place.get(row.get("prediction"))
-        if label is None or prediction is None:
-            return None
-        labels.append(label)
-        predictions.append(prediction)
-        confidence.append(min(1.0, max(0.0, _number(row.get(csv_cell(columns[prediction]))))))
-    if not confidence or not all(map(math.isfinite, confidence)):
+    columns = [csv_cell(f"p_{name}") for name in classes]
+    rows = _csv(folder / "predictions.csv")
+    labels = [place.get(row.get("label") or "") for row in rows]
+    answers = [place.get(row.get("prediction") or "") for row in rows]
+    probabilities = np.array([[_number(row.get(column)) for column in columns] for row in rows])
+    if not rows or None in labels or None in answers or not np.isfinite(probabilities).all():
         return None
-    targets, predicted = np.array(labels), np.array(predictions)
-    counts = confusion_counts(targets, predicted, len(classes))
-    binned = reliability(np.array(confidence), targets == predicted, BINS)
-    return Predictions(
-        list(classes), counts.tolist(), plain(binned.confidence), plain(binned.accuracy), binned.counts.tolist()
-    )
+    files = [str(row.get("file")) for row in rows]
+    return Predictions(list(classes), files, np.array(labels), np.array(answers), probabilities.clip(0, 1))
 
 
 def read_mistakes(folder: Path) -> list[dict[str, Any]]:
@@ -91,6 +85,19 @@ def read_config(folder: Path) -> dict[str, str]:
         return {}
     own = str(config.get("run_dir") or "\0")
     return {key: value for key, value in _flat(config, "").items() if own not in value}
+
+
+def read_importances(folder: Path) -> dict[str, dict[str, float]]:
+    """Importance of each setting for each goal, from search.json of a sweep: goal -> setting -> share in [0, 1]."""
+    try:
+        found = parse_json((folder / "search.json").read_text(encoding="utf-8"))["importances"]
+        return {
+            str(goal): {str(key): _number(share) for key, share in of.items() if math.isfinite(_number(share))}
+            for goal, of in found.items()
+            if of
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def read_error(folder: Path, longest: int = 4000) -> str:

@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "min_confidence": (False, 0, 1),
     "show": (True, 0, float("inf")),
     "mistakes": (True, 0, float("inf")),
+    "heat_maps": (True, 0, float("inf")),
     "max_images_per_class": (True, 0, float("inf")),
     "batch_size": (True, 1, float("inf")),
     "workers": (True, 1, float("inf")),

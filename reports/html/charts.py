@@ -1,4 +1,7 @@
-"""Layout of charts: coordinates and ticks for SVG, without markup."""
+"""Layout of charts: coordinates and ticks for SVG, without markup.
+
+A chart of a panel is about as wide as it is shown, so that its text keeps the size of the style sheet.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,9 +10,11 @@ from typing import Any, NamedTuple
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from reports.pareto import LOG_RANGE, Box, Point, drawable, front, place_labels, stairs
+from reports.results import one_line
 
 LETTER, LINE = 6.6, 13.0  # width of a letter and height of a line of a label, in pixels
 DESCENT_SHIFT = -3.0  # baseline of a label, in pixels above the bottom of its box
+LEFT, BELOW = 58, 44  # room for the tick labels of a panel, in pixels
 UNIT = 1.5  # pixels per unit of `reports.pareto.PLACES`
 
 
@@ -37,8 +42,16 @@ class Axis(NamedTuple):
         return round(_place(value, self.low, self.high, self.log) * (self.end - self.start) + self.start, 1)
 
 
-def axis(values: Sequence[float], start: float, end: float, *, log: bool = False, margin: float = 0.06) -> Axis:
-    """Scale that covers all finite values and a margin, with at most seven ticks."""
+def axis(
+    values: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    log: bool = False,
+    margin: float = 0.06,
+    whole: bool = False,
+) -> Axis:
+    """Scale that covers all finite values and a margin, with at most seven ticks; `whole`: at whole numbers only."""
     finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [0.1, 1.0]
     low, high = min(finite), max(finite)
     log = log and high > LOG_RANGE * low
@@ -49,40 +62,45 @@ def axis(values: Sequence[float], start: float, end: float, *, log: bool = False
     else:
         spread = (high - low) * margin or abs(high) * 0.1 or 1.0
         low, high = low - spread, high + spread
-        ticks = MaxNLocator(6).tick_values(low, high)
+        ticks = MaxNLocator(6, integer=whole).tick_values(low, high)
     shown = [float(tick) for tick in ticks if low <= tick <= high]
     where = [_place(tick, low, high, log) * (end - start) + start for tick in shown]
     return Axis(low, high, start, end, log, [(f"{t:.6g}", round(x, 1)) for t, x in zip(shown, where, strict=True)])
 
 
-def pareto_chart(points: Sequence[Mapping[str, Any]], width: int = 760, height: int = 420) -> dict[str, Any] | None:
+def pareto_chart(
+    points: Sequence[Mapping[str, Any]], width: int = 760, height: int = 420, longest: int = 40
+) -> dict[str, Any] | None:
     """Layout of macro F1 against latency: axes, points, outline of the front, and labels where they have room.
 
     Args:
-        points: Each has `cost` (ms, above 0), `value` (macro F1), `name` and any other keys; a point without finite
-            numbers is left out.
+        points: Each has `cost` (time, above 0), `value` (macro F1), `short` (name) and any other keys; a point without
+            finite numbers is left out.
         width: In pixels.
         height: In pixels.
+        longest: Characters of a label.
 
     Returns:
         width, height, x, y (axes), line (SVG points) and points: the given ones with x, y, best and, where it fits,
-        `label` (x, y, anchor, line). None without a point.
+        `label` (text, x, y, anchor, line). None without a point.
     """
     points = [points[i] for i in drawable(points)]
     if not points:
         return None
     best = front([p["cost"] for p in points], [p["value"] for p in points])
-    left = 84  # room for the tick labels at the size that a phone shows
+    left = 56  # room for the tick labels
     x = axis([p["cost"] for p in points], left, width - 24, log=True)
-    y = axis([p["value"] for p in points], height - 52, 20)
+    y = axis([p["value"] for p in points], height - 48, 20)
     placed = [{**p, "x": x(p["cost"]), "y": y(p["value"]), "best": i in set(best)} for i, p in enumerate(points)]
     line = " ".join(f"{px},{py}" for px, py in stairs([(placed[i]["x"], placed[i]["y"]) for i in best]))
     spots = [(p["x"], -p["y"]) for p in placed]  # y points down in SVG
-    sizes = [(LETTER * len(p["name"]), LINE) for p in placed]
-    room = Box(left, 52 - height, width - 4, 0)
+    names = [one_line(p["short"], longest) for p in placed]
+    sizes = [(LETTER * len(name), LINE) for name in names]
+    room = Box(left, 48 - height, width - 4, 0)
     for i, label in place_labels(spots, sizes, best, room, UNIT):
         anchor = "start" if label.right > 0 else "end" if label.right < 0 else "middle"
         placed[i]["label"] = {
+            "text": names[i],
             "anchor": anchor,
             "x": round(placed[i]["x"] + label.right, 1),
             "y": round(DESCENT_SHIFT - label.box.bottom, 1),
@@ -92,7 +110,7 @@ def pareto_chart(points: Sequence[Mapping[str, Any]], width: int = 760, height: 
 
 
 def curve_chart(
-    curves: Mapping[int, Sequence[Point]], width: int = 560, height: int = 300, log: bool = False
+    curves: Mapping[int, Sequence[Point]], width: int = 400, height: int = 260, log: bool = False
 ) -> dict[str, Any] | None:
     """Layout of curves over epochs: width, height, x, y (axes) and `lines`, from the given keys to SVG points.
 
@@ -101,10 +119,38 @@ def curve_chart(
     drawn = {key: points for key, points in curves.items() if points}
     if not drawn:
         return None
-    left = 80  # room for the tick labels at the size that a phone shows
-    x = axis([px for points in drawn.values() for px, _ in points], left, width - 12, margin=0.01)
-    y = axis([py for points in drawn.values() for _, py in points], height - 44, 14, log=log)
-    lines = {key: " ".join(f"{x(px)},{y(py)}" for px, py in points) for key, points in drawn.items()}
+    x = axis([px for points in drawn.values() for px, _ in points], LEFT, width - 12, margin=0.01, whole=True)
+    y = axis([py for points in drawn.values() for _, py in points], height - BELOW, 14, log=log)
+    return _lines(drawn, x, y, width, height)
+
+
+def share_chart(
+    curves: Mapping[int, Sequence[Point]], low: float = 0.0, width: int = 340, height: int = 260
+) -> dict[str, Any] | None:
+    """Layout of curves from a share in [0, 1] to a share in [`low`, 1]; as `curve_chart`.
+
+    Args:
+        curves: Points (x, y) by key.
+        low: Lowest y, below 1.
+        width: In pixels.
+        height: In pixels.
+    """
+    drawn = {key: points for key, points in curves.items() if points}
+    if not drawn:
+        return None
+    x, y = fixed_axis(0, 1, LEFT, width - 12), fixed_axis(low, 1, height - BELOW, 14)
+    return _lines(drawn, x, y, width, height)
+
+
+def fixed_axis(low: float, high: float, start: float, end: float) -> Axis:
+    """Linear scale from `low` to `high`, with at most six ticks."""
+    shown = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low - 1e-9 <= tick <= high + 1e-9]
+    scale = Axis(low, high, start, end, False, [])
+    return scale._replace(ticks=[(f"{tick:.6g}", scale(tick)) for tick in shown])
+
+
+def _lines(curves: Mapping[int, Sequence[Point]], x: Axis, y: Axis, width: int, height: int) -> dict[str, Any]:
+    lines = {key: " ".join(f"{x(px)},{y(py)}" for px, py in points) for key, points in curves.items()}
     return {"width": width, "height": height, "x": x, "y": y, "lines": lines}
 
 

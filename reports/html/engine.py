@@ -2,17 +2,21 @@
 
 import base64
 import hashlib
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litesort.io import write_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 HERE = Path(__file__).parent
 
 
-def write_html(path: Path, template: str, values: Mapping[str, Any], title: str, script: str = "") -> Path:
+def write_html(path: Path, template: str, values: Mapping[str, Any], title: str, scripts: Sequence[str] = ()) -> Path:
     """Render `template` with the shared style sheet and write it; returns `path`.
 
     Jinja escapes every value. The page's content security policy allows its own script only.
@@ -22,21 +26,28 @@ def write_html(path: Path, template: str, values: Mapping[str, Any], title: str,
         template: Name of a template in this folder that extends `base.html.jinja`.
         values: Variables of the template.
         title: Title of the page.
-        script: Name of a JavaScript file in this folder; "" for a page without a script.
+        scripts: Names of JavaScript files in this folder, which become one script in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"percent": "{:.1%}".format, "pack": packed}
-    code = (HERE / script).read_text("utf-8") if script else ""
+    environment.filters |= {"percent": "{:.1%}".format, "pack": packed, "breaks": breakable}
+    code = "\n".join((HERE / script).read_text("utf-8") for script in scripts)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     text = environment.get_template(template).render(
         values, title=title, script=code, style=(HERE / "page.css").read_text("utf-8"), digest=digest
     )
     # File names may hold surrogates, which UTF-8 cannot encode.
     return write_text(path, text.encode("utf-8", "backslashreplace").decode())
+
+
+def breakable(text: str) -> "Markup":
+    """Escape a name and let it break after a slash, an underscore or a hyphen."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(text))))  # escaped text has none of these in entities
 
 
 def packed(markup: str) -> str:

@@ -5,24 +5,28 @@ python -m reports.html.leaderboard runs/sweeps/A runs/sweeps/B --out comparison/
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reports.html.charts import curve_chart, pareto_chart
+from reports.html.compare import comparison
+from reports.html.conditions import RANKED_BY, conditions
+from reports.html.config_table import differing
 from reports.html.engine import write_html
-from reports.html.table import classes, facts, heat, table
-from reports.leaderboard import notes
+from reports.html.facts import facts
+from reports.html.images import pool_images
+from reports.html.parallel import parallel_chart
+from reports.html.runs import LOOKS, read_runs
+from reports.html.table import classes, heat, short_labels, table
+from reports.leaderboard import notes, rules
 from reports.ranking import averaged_over, axes, group_seeds, labels, rank
-from reports.results import Row, failed, gather_all, one_line, overrides
-from reports.run_folder import read_config, read_curves, read_error, read_mistakes, read_predictions
+from reports.results import Row, f1_by_class, failed, gather_all, one_line, overrides
+from reports.run_folder import read_importances
 
-IMAGE_BYTES = 6_000_000  # base64 text of all images on one page
-KEYS = 40  # columns in the table of config differences, at most
-MOST_CELLS = 30  # classes; a larger confusion matrix becomes a list of the most frequent confusions
 PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
 OPEN = 10  # runs whose details are plain markup; the others are compressed, so that the page opens faster
-LOOKS = 8  # best runs, each with its own colour and dash pattern
+SCRIPTS = ("table.js", "filter.js", "charts.js", "runs.js", "compare.js")
 
 
 def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title: str = "") -> Path:
@@ -35,142 +39,104 @@ def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title:
         title: Heading; "" for the name of the folder.
     """
     root = path.parent if root is None else root
-    values = contents(rows, root)
-    return write_html(path, "leaderboard.html.jinja", values, title or root.resolve().name, script="page.js")
+    values = contents(rows, root, path.parent)
+    return write_html(path, "leaderboard.html.jinja", values, title or root.resolve().name, scripts=SCRIPTS)
 
 
-def contents(rows: Sequence[Row], root: Path) -> dict[str, Any]:
-    """Variables of the template, as plain data."""
+def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[str, Any]:
+    """Variables of the template, as plain data.
+
+    Args:
+        rows: As in `write_page`.
+        root: As in `write_page`.
+        page: Folder of the page, which links are relative to; None: `root`.
+    """
     ranked = rank(rows)
     grouped = rank(group_seeds(ranked))
     several = len(grouped) < len(ranked)
-    runs = list(_runs(ranked, root))
-    number_of = {run["folder"]: run["id"] for run, row in zip(runs, ranked, strict=True) if not row.get("file")}
+    runs = list(read_runs(ranked, root, page or root))
+    images = pool_images(runs)
+    for run in runs:
+        _add_pairs(run)
+    number_of = {(run["folder"], row.get("file")): run["id"] for run, row in zip(runs, ranked, strict=True)}
+    checkpoints = {run["folder"]: run["id"] for run in runs if not run["exported"]}
+    sweeps = dict.fromkeys((root / run["folder"]).parent for run in runs if run["folder"])
     settings = [_setting(row, name, number_of) for row, name in zip(grouped, labels(grouped), strict=True)]
     done = [(row, setting) for row, setting in zip(grouped, settings, strict=True) if not failed(row)]
-    shown = axes([row for row, _ in done])
+    names, compared = classes(grouped), axes([row for row, _ in done])
+    shown = zip(done, short_labels([setting["name"] for _, setting in done]), strict=True)
     points = [
-        {
-            "cost": shown.point(row)[0],
-            "value": shown.point(row)[1],
-            "name": setting["name"],
-            "tip": facts(row),
-            **setting,
-        }
-        for row, setting in done
+        {**s, "cost": cost, "value": f1, "short": name} for (r, s), name in shown for cost, f1 in [compared.point(r)]
     ]
-    names = classes(grouped)
+    by_class = [(row, setting) for row, setting in done if f1_by_class(row)]
     panels = {title: curve_chart({r["id"]: r["curves"].get(key, []) for r in runs}) for title, key in PANELS.items()}
-    _limit_images(runs)
     return {
         "notes": notes(rows),
         "headline": _headline(ranked, settings),
+        "conditions": conditions(ranked),
+        "rules": rules(rows),
         "tables": [(f"Mean ± standard deviation over {averaged_over(grouped)}", table(grouped), settings)] * several
         + [("Every run", table(ranked), runs)],
-        "compared": shown,
-        "pareto": pareto_chart(points),
+        "pareto": {"wide": pareto_chart(points, longest=40), "narrow": pareto_chart(points, 380, 400, longest=22)},
+        "compared": compared,
+        "parallel": parallel_chart([row for row, _ in done], [setting for _, setting in done]),
+        "importances": [part for sweep in sweeps for part in _importances(sweep)],
         "panels": {title: panel for title, panel in panels.items() if panel},
         "runs": runs,
+        "checkpoints": checkpoints,
+        "images": images,
+        "comparison": comparison(runs),
         "classes": names,
-        "heat": [(setting, cells) for (_, setting), cells in zip(done, heat([r for r, _ in done], names), strict=True)],
-        "settings": _differing(settings, {run["id"]: run["config"] for run in runs}),
+        "heat": list(zip([s for _, s in by_class], heat([row for row, _ in by_class], names), strict=True)),
+        "settings": differing(settings, {run["id"]: run["config"] for run in runs}),
+        "curves": sum(bool(run["curves"]) for run in runs),
         "looks": LOOKS,
         "open": OPEN,
     }
 
 
-def _runs(ranked: Sequence[Row], root: Path) -> Iterator[dict[str, Any]]:
-    for i, (row, name) in enumerate(zip(ranked, labels(ranked), strict=True), start=1):
-        place = (
-            "" if row.get("file") else str(row.get("folder") or "")
-        )  # an exported file shows no details: they are those of its run
-        folder = root / place
-        curves = read_curves(folder) if place else {}
-        known = row.get("classes")
-        predictions = read_predictions(folder, [str(c) for c in known]) if place and isinstance(known, list) else None
-        yield {
-            "id": i, "run": i, "name": name, "folder": place, "failed": failed(row), "rank": row["rank"],
-            "find": one_line(f"{name} {place}", 400).lower(), "facts": facts(row), "error": row.get("error") or "",
-            "curves": curves, "charts": _charts(curves), "predictions": predictions,
-            "confusions": _confusions(predictions.confusion, predictions.classes) if predictions else [],
-            "matrix": predictions is not None and len(predictions.classes) <= MOST_CELLS,
-            "mistakes": read_mistakes(folder) if place else [], "config": read_config(folder) if place else {},
-            "trace": read_error(folder) if place and failed(row) else "",
-            "overrides": " ".join(overrides(row)),
-        }  # fmt: skip
+def _add_pairs(run: dict[str, Any]) -> None:
+    """Add to each mistake the positions of label and prediction, "0-2"; "" where a class is unknown."""
+    place = {name: i for i, name in enumerate(run["predictions"].classes)} if run["predictions"] else {}
+    for mistake in run["mistakes"]:
+        known = mistake["label"] in place and mistake["prediction"] in place
+        mistake["pair"] = f"{place[mistake['label']]}-{place[mistake['prediction']]}" if known else ""
 
 
-def _charts(curves: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], Any]]:
-    """Curves of one run: a chart of losses and one of macro F1."""
-    found = []
-    for title, keys in (("loss", ("train/loss", "val/loss")), ("macro F1", ("val/f1_macro",))):
-        there = {i: curves[key] for i, key in enumerate(keys) if curves.get(key)}
-        if chart := curve_chart(there, 420, 230):
-            found.append((title, [(keys[i], line) for i, line in chart["lines"].items()], chart))
-    return found
+def _importances(sweep: Path) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Goals of a search, and the importance of each setting for it, the largest first."""
+    found = read_importances(sweep).items()
+    return [(goal, sorted(shares.items(), key=lambda item: -item[1])) for goal, shares in found]
 
 
-def _confusions(matrix: list[list[int]], names: list[str]) -> list[tuple[str, str, int]]:
-    wrong = {(a, b): n for a, row in enumerate(matrix) for b, n in enumerate(row) if a != b and n}
-    return [(names[a], names[b], n) for (a, b), n in sorted(wrong.items(), key=lambda item: -item[1])[:12]]
-
-
-def _setting(row: Row, name: str, number_of: Mapping[str, int]) -> dict[str, Any]:
+def _setting(row: Row, name: str, number_of: Mapping[tuple[str, Any], int]) -> dict[str, Any]:
     """Entry of one setting: its name and its first run."""
     folders = row.get("folders") or [row.get("folder") or ""]
-    members = [number_of[str(folder)] for folder in folders if str(folder) in number_of]
-    found = one_line(f"{name} {' '.join(map(str, folders))}", 400).lower()
+    places = [(str(folder), row.get("file")) for folder in folders]
+    members = [number_of[place] for place in places if place in number_of]
+    found = one_line(f"{name} {' '.join(map(str, folders))} {' '.join(overrides(row))}", 900).lower()
     return {
         "name": name,
         "run": members[0] if members else 0,
         "find": found,
         "rank": row["rank"],
         "failed": failed(row),
+        "tip": facts(row),
     }
 
 
 def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> str:
     done = sum(not failed(row) for row in ranked)
-    count = f"{len(ranked)} run{'s' * (len(ranked) != 1)}"
+    files = sum(bool(row.get("file")) for row in ranked)
+    parts = [f"{count} {what}{'s' * (count != 1)}" for count, what in (
+        (len(ranked) - files, "run"), (files, "exported file"),
+    ) if count]  # fmt: skip
+    text = " and ".join(parts)
     if len(settings) < len(ranked):
-        count += f" of {len(settings)} setting{'s' * (len(settings) != 1)}"
+        text += f", {len(settings)} rows without their repetitions"
     if not done:
-        return f"{count}; none has a result"
-    key = ranked[0].get("ranked_by", "macro F1")
-    return f"{count}; first by {key}: {settings[0]['name']}"
-
-
-def _differing(settings: Sequence[Mapping[str, Any]], configs: Mapping[int, dict[str, str]]) -> dict[str, Any]:
-    """Config keys whose values differ between runs; keys that change together share a column."""
-    shown = [(setting, configs.get(setting["run"], {})) for setting in settings]
-    shown = [(setting, config) for setting, config in shown if config]
-    keys = list(dict.fromkeys(key for _, config in shown for key in config if key.split(".")[-1] != "seed"))
-    columns: dict[tuple[int, ...], list[str]] = {}
-    for key in keys:
-        values = [config.get(key) for _, config in shown]
-        pattern = tuple(map(values.index, values))  # equal for keys that change together
-        if any(pattern):
-            columns.setdefault(pattern, []).append(key)
-    order = sorted(columns, key=lambda pattern: -len(set(pattern)))[:KEYS] if len(columns) > KEYS else list(columns)
-    heads = [(columns[pattern][0], columns[pattern][1:]) for pattern in order]
-    body = [(setting, [config.get(head) for head, _ in heads]) for setting, config in shown]
-    return {"heads": heads, "rows": body, "left_out": len(columns) - len(order)}
-
-
-def _limit_images(runs: Sequence[dict[str, Any]]) -> None:
-    """Limit the images of the page: keep the first mistake of every run, then the second of every run, and so on."""
-    kept, left = [0] * len(runs), IMAGE_BYTES
-    for turn in range(max((len(run["mistakes"]) for run in runs), default=0)):
-        for i, run in enumerate(runs):
-            if turn < len(run["mistakes"]) and kept[i] == turn:
-                left -= sum(len(run["mistakes"][turn][key] or "") for key in ("image", "map"))
-                if left < 0:
-                    break
-                kept[i] += 1
-        if left < 0:
-            break
-    for run, count in zip(runs, kept, strict=True):
-        run["all_mistakes"], run["mistakes"] = len(run["mistakes"]), run["mistakes"][:count]
+        return f"{text}; none has a result"
+    return f"{text}; first by {RANKED_BY[ranked[0].get('ranked_by', '')]}: {settings[0]['name']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

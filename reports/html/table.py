@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from reports.leaderboard import duration
-from reports.ranking import differences
-from reports.results import Row, f1_by_class, f1_macro, failed, model, number, one_line
+from reports.ranking import axes, differences
+from reports.results import Row, f1_by_class, f1_macro, failed, fold, model, number, one_line, runs_as, stage
 
 MOST_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
 
@@ -18,11 +18,13 @@ class Cell(NamedTuple):
         text: Shown text.
         order: Sort key, a number or a text; None sorts last.
         hint: Longer text, shown on hover.
+        small: Second line in small type, such as an interval.
     """
 
     text: str
     order: float | str | None
     hint: str = ""
+    small: str = ""
 
 
 class Column(NamedTuple):
@@ -41,41 +43,59 @@ class Column(NamedTuple):
     falling: bool = False
 
 
+def short_labels(names: Sequence[str]) -> list[str]:
+    """Names without the words that all of them begin with.
+
+    Example:
+        >>> short_labels(["lite0 onnx int8", "lite0 onnx fp32"])
+        ['int8', 'fp32']
+    """
+    words = [name.split() for name in names]
+    same = 0
+    while len(names) > 1 and all(len(of) > same + 1 and of[same] == words[0][same] for of in words):
+        same += 1
+    return [" ".join(of[same:]) for of in words]
+
+
 def classes(rows: Sequence[Row]) -> list[str]:
     """Names of all classes with an F1 in at least one row, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in f1_by_class(row)))
 
 
 def table(ranked: Sequence[Row]) -> list[Column]:
-    """Columns that hold a value for at least one row.
+    """Columns that hold a value for at least one row; what decides comes first, the setting after the numbers.
 
     Args:
         ranked: Rows of `reports.ranking.rank`.
     """
     settings = differences(ranked)
+    exported, time = any(row.get("file") for row in ranked), axes(ranked).time
+    eager = exported and time != "ratio"
 
     def text(title: str, value: Callable[[Row], str], longest: int = 80) -> Column:
         whole = [value(row) for row in ranked]
         return Column(title, [Cell(one_line(t, longest), t.lower() or None, t) for t in whole], False)
 
     def numbers(title: str, form: Callable[[float], str], *keys: str, falling: bool = False) -> Column:
-        return Column(title, [_number(row, form, *keys) for row in ranked], True, falling)
+        return Column(title, [measured(row, form, *keys) for row in ranked], True, falling)
 
     found = [
         Column("#", [Cell("–" if r["rank"] is None else str(r["rank"]), r["rank"]) for r in ranked], True),
-        text("model", model),
+        Column("model", [_model(row, exported) for row in ranked], False),
+        numbers("score", "{:.4f}".format, "rank_score"),
+        numbers("F1 val", "{:.4f}".format, "val/f1_macro", falling=True),
+        Column("F1 test", [_f1_test(row) for row in ranked], True, True),
+        Column("× faster", [faster(row, time) for row in ranked], True, True),
+        Column("× eager", [faster(row, "ratio" if eager else "") for row in ranked], True, True),
+        Column("ms", [_latency(row) for row in ranked], True),
+        Column("MB", [measured(_sized(row), "{:.3g}".format, "MB") for row in ranked], True),
         Column("setting", [Cell(one_line(t, 90), t.lower() or None, t) for t in settings], False),
-        text("runs as", lambda row: f"{row['format']} {row.get('precision', '')}" if row.get("format") else ""),
-        text("seeds", _seeds),
-        Column("weights", [_weights(row) for row in ranked], False),
-        numbers("score", "{:.4f}".format, "score"),
-        numbers("macro F1", "{:.4f}".format, "test/f1_macro", "val/f1_macro", falling=True),
-        *(_by_class(name, ranked) for name in classes(ranked)[:MOST_CLASSES]),
+        text("seeds", seeds),
+        text("folds", folds),
+        Column("weights", [weights(row) for row in ranked], False),
         numbers("accuracy", "{:.4f}".format, "test/accuracy_micro", "val/accuracy_micro", falling=True),
-        numbers("latency ms", "{:.2f}".format, "latency_ms"),
-        numbers("× reference", "{:.3f}".format, "ratio"),
+        *(_by_class(name, ranked) for name in classes(ranked)[:MOST_CLASSES]),
         numbers("params M", lambda v: f"{v / 1e6:.3g}", "params"),
-        Column("size MB", [_number(_sized(row), lambda v: f"{v / 1e6:.3g}", "bytes") for row in ranked], True),
         numbers("MACs M", lambda v: f"{v / 1e6:.0f}", "macs"),
         numbers("trained in", duration, "train_seconds"),
         text("failed", lambda row: str(row.get("error") or "no reason given") if failed(row) else "", 160),
@@ -94,47 +114,81 @@ def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, fl
     ]
 
 
-def facts(row: Row) -> str:
-    """Lines of a tooltip below the name."""
-    values = [
-        ("macro F1", _number(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro").text),
-        ("latency", _number(row, "{:.2f} ms".format, "latency_ms").text),
-        ("score", _number(row, "{:.4f}".format, "score").text),
-        ("weights", _weights(row).text),
-        ("seeds", _seeds(row)),
-    ]
-    return "\n".join(f"{name} {value}" for name, value in values if value)
-
-
-def _seeds(row: Row) -> str:
-    several = row.get("seeds")
-    return " ".join(map(str, several)) if isinstance(several, list) else str(row.get("seed", ""))
-
-
-def _number(row: Row, form: Callable[[float], str], *keys: str) -> Cell:
+def measured(row: Row, form: Callable[[float], str], *keys: str) -> Cell:
+    """Cell of the first key that holds a number, with its spread over seeds or its interval."""
     key = next((key for key in keys if math.isfinite(number(row, key))), None)
     if key is None:
         return Cell("", None)
     value, spread = number(row, key), number(row, f"{key}_spread")
-    shown = form(value) + (f" ±{form(spread)}" if math.isfinite(spread) and spread else "")
-    return Cell(shown, value)
+    if math.isfinite(spread) and spread:
+        return Cell(form(value), value, "standard deviation over seeds", f"±{form(spread)}")
+    low, high = number(row, f"{key}_low"), number(row, f"{key}_high")
+    known = math.isfinite(low) and math.isfinite(high)
+    return Cell(form(value), value, "95 % interval" if known else "", f"{form(low)} to {form(high)}" if known else "")
 
 
-def _by_class(name: str, ranked: Sequence[Row]) -> Column:
-    keys = (f"test/f1/{name}", f"val/f1/{name}")
-    tested = [math.isfinite(f1_macro(row)) and math.isfinite(number(row, "test/f1_macro")) for row in ranked]
-    cells = [_number(row, "{:.2f}".format, keys[not test]) for row, test in zip(ranked, tested, strict=True)]
-    return Column(f"F1 {one_line(name, 24)}", cells, True, True)
+def faster(row: Row, key: str) -> Cell:
+    """Speed relative to the reference, from a ratio of times; empty without one."""
+    if not key.startswith("ratio") or not number(row, key) > 0:
+        return Cell("", None)
+    turned = {
+        "speed": 1 / number(row, key),
+        "speed_low": 1 / high if (high := number(row, f"{key}_high")) > 0 else math.nan,
+        "speed_high": 1 / low if (low := number(row, f"{key}_low")) > 0 else math.nan,
+    }
+    return measured(turned, lambda v: f"{v:.3g}" if v < 100 else f"{v:.0f}", "speed")
 
 
-def _weights(row: Row) -> Cell:
+def seeds(row: Row) -> str:
+    """Seeds of a row, separated by spaces."""
+    several = row.get("seeds")
+    return " ".join(map(str, several)) if isinstance(several, list) else str(row.get("seed", ""))
+
+
+def folds(row: Row) -> str:
+    """Folds of a row, separated by spaces."""
+    several = row.get("folds")
+    return " ".join(map(str, several)) if isinstance(several, list) else "" if fold(row) is None else str(fold(row))
+
+
+def weights(row: Row) -> Cell:
+    """Origin of the initial weights: scratch or pretrained."""
     origin = one_line(row.get("origin") or "")
     return Cell(
         "" if not origin else "scratch" if origin == "scratch" else "pretrained", origin.lower() or None, origin
     )
 
 
+def format_of(row: Row) -> str:
+    """Format and precision of an exported file; runtime of anything else that was timed, "eager" for a checkpoint."""
+    return one_line(f"{row['format']} {row.get('precision', '')}".strip()) if row.get("format") else runs_as(row)
+
+
+def _model(row: Row, exported: bool) -> Cell:
+    name = model(row)
+    how = format_of(row) if exported or row.get("format") else ""
+    return Cell(name, f"{name} {how}".lower(), small=how)
+
+
+def _f1_test(row: Row) -> Cell:
+    """Macro F1 of the evaluated split, unless it is the validation split."""
+    return measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro") if stage(row) != "val" else Cell("", None)
+
+
+def _latency(row: Row) -> Cell:
+    cell = measured(row, "{:.2f}".format, "latency_ms")
+    if row.get("unsteady") is True and cell.text:
+        return cell._replace(text=f"{cell.text} ~", hint="the measurement did not settle")
+    return cell
+
+
+def _by_class(name: str, ranked: Sequence[Row]) -> Column:
+    keys = (f"test/f1/{name}", f"val/f1/{name}")
+    tested = [math.isfinite(f1_macro(row)) and math.isfinite(number(row, "test/f1_macro")) for row in ranked]
+    cells = [measured(row, "{:.2f}".format, keys[not test]) for row, test in zip(ranked, tested, strict=True)]
+    return Column(f"F1 {one_line(name, 24)}", cells, True, True)
+
+
 def _sized(row: Row) -> Row:
-    """Row with `bytes`; without them the size is estimated as float32, four bytes per parameter."""
-    params = number(row, "params")
-    return row if math.isfinite(number(row, "bytes")) or not math.isfinite(params) else {"bytes": 4 * params}
+    """Size in MB; without `bytes` it is estimated as float32, four bytes per parameter."""
+    return {"MB": number(row, "bytes") / 1e6 if "bytes" in row else 4 * number(row, "params") / 1e6}

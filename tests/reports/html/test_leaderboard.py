@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reports.html import leaderboard
+from reports.html import images
 from reports.html.leaderboard import contents, main, write_page
 from reports.html.table import heat, table
 from reports.ranking import labels, rank
@@ -77,12 +77,14 @@ def test_the_page_needs_no_other_file_and_lets_nothing_in(sweep):
     text = path.read_text()
     found = Reader(text)
     links = [value for _, attrs in found.tags for key, value in attrs.items() if key in ("src", "href")]
-    assert links
-    assert all(link.startswith(("data:image/", "#run-")) for link in links)
+    own = [link for link in links if not link.startswith(("data:image/", "#"))]  # files of the runs
+    assert len(links) > len(own) > 0
+    assert all((sweep / link).is_file() for link in own)
     policy = next(attrs["content"] for tag, attrs in found.tags if "http-equiv" in attrs)
     assert "default-src 'none'" in policy
     assert "sha256-" in policy
     assert not re.search(r"url\(|@import|https?://", text)
+    assert sum(tag == "script" and attrs.get("type") is None for tag, attrs in found.tags) == 1
 
 
 def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
@@ -91,8 +93,8 @@ def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
     assert [len(entries) for _, _, entries in (folded, every)] == [4, 6]
     cells = {column.title: column.cells for column in folded[1]}
     small = [cell.text for cell in cells["model"]].index("lcnet_050")
-    assert cells["macro F1"][small].text == "0.6100 ±0.0100"
-    assert cells["size MB"][small].text == "8"
+    assert (cells["F1 test"][small].text, cells["F1 test"][small].small) == ("0.6100", "±0.0100")
+    assert cells["MB"][small].text == "8"
     assert cells["weights"][small].text == "pretrained"
     assert cells["seeds"][small].text == "0 1 2"
     assert cells["F1 cup"][small].order == pytest.approx(0.71)
@@ -100,7 +102,7 @@ def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
 
 
 def test_the_front_joins_those_that_nothing_beats(sweep):
-    chart = contents(gather(sweep), sweep)["pareto"]
+    chart = contents(gather(sweep), sweep)["pareto"]["wide"]
     best = {point["name"] for point in chart["points"] if point["best"]}
     assert best == {"lcnet_050", "resnet50"}
     first, second = (next(p for p in chart["points"] if p["name"] == name) for name in ("lcnet_050", "resnet50"))
@@ -112,8 +114,12 @@ def test_the_front_joins_those_that_nothing_beats(sweep):
 def test_what_a_run_left_is_read(sweep):
     folder = sweep / "0"
     answers = read_predictions(folder, ["can", "cup"])
-    assert answers.confusion == [[1, 1], [0, 1]]
-    assert sum(answers.counts) == 3
+    assert (answers.files, answers.targets.tolist(), answers.predictions.tolist()) == (
+        ["a", "b", "c"],
+        [0, 0, 1],
+        [0, 1, 1],
+    )
+    assert answers.confidence.tolist() == [0.9, 0.8, 0.7]
     assert read_predictions(folder, ["other"]) is None
     assert read_curves(folder) == {
         "train/loss": [(0, 1.5), (1, 1.0), (2, 0.75)], "val/f1_macro": [(1, 0.5), (2, 0.6)],
@@ -165,18 +171,68 @@ def test_markup_in_any_value_is_shown_not_obeyed(tmp_path):
     make_run(tmp_path / "other\udcff", "fine")
     path = write_page(gather(tmp_path), tmp_path / "page.html", title=NAUGHTY)
     found = Reader(path.read_text())
-    assert [attrs["src"][:11] for tag, attrs in found.tags if tag == "img"] == ["data:image/"] * 8
+    assert [attrs["src"][:11] for tag, attrs in found.tags if tag == "img" and "src" in attrs] == ["data:image/"] * 4
     assert not any(key.startswith("on") for _, attrs in found.tags for key in attrs)
-    assert sum(tag == "script" for tag, _ in found.tags) == 1
+    assert sum(tag == "script" for tag, _ in found.tags) == 3  # the script, images and predictions
     assert NAUGHTY in "".join(found.text)
 
 
-def test_pictures_stay_within_their_budget_and_every_run_gets_its_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaderboard, "IMAGE_BYTES", 9 * len(PICTURE))
-    for i in range(3):
-        make_run(tmp_path / str(i), f"m{i}", f1=0.5 + i / 10)
-    runs = contents(gather(tmp_path), tmp_path)["runs"]
-    assert [len(run["mistakes"]) for run in runs] == [2, 1, 1]  # the best run's second is the last that fits
+def test_images_stay_within_their_budget_and_every_run_gets_its_first(monkeypatch):
+    monkeypatch.setattr(images, "IMAGE_BYTES", 9)
+    runs = [{"mistakes": [{"image": f"{run}{i}", "map": "m"} for i in range(3)]} for run in "abc"]
+    runs.append({"mistakes": [{"image": "a0", "map": None}]})  # stored already
+    pool = images.pool_images(runs)
+    assert pool == ["a0", "b0", "c0"]
+    assert [[one["image"] for one in run["mistakes"]] for run in runs] == [[0], [1], [2], [0]]
+    assert [run["all_mistakes"] for run in runs] == [3, 3, 3, 1]
+
+
+def test_what_decides_comes_before_settings_and_classes(tmp_path):
+    more = {"val/score": 1.3, "val/f1_macro": 0.75, "test/f1_macro_low": 0.6, "test/f1_macro_high": 0.8, "ratio": 0.25}
+    for i in range(2):
+        make_run(tmp_path / str(i), overrides=[f"data.size={i}"], unsteady=bool(i), **more)
+    shown = contents(gather(tmp_path), tmp_path)
+    columns = {column.title: column for column in shown["tables"][-1][1]}
+    first = ["#", "model", "score", "F1 val", "F1 test", "× faster", "ms", "MB", "setting"]
+    assert list(columns)[: len(first)] == first
+    assert columns["F1 test"].cells[0].small == "0.6000 to 0.8000"
+    assert columns["× faster"].cells[0].text == "4"
+    assert [cell.text for cell in columns["ms"].cells] == ["10.00", "10.00 ~"]
+
+
+def test_the_line_below_the_title_names_the_conditions(tmp_path):
+    machine = {"cpu": "A chip", "cores": 4}
+    make_run(tmp_path / "run", machine=machine, threads=1, reference="resnet18d 224 px", images=30, split="test")
+    assert contents(gather(tmp_path), tmp_path)["conditions"] == [
+        ("machine", "A chip, 4 cores"), ("threads", "1"), ("times relative to", "resnet18d 224 px"),
+        ("tested on", "test split (30 images)"), ("ranked by", "score"),
+    ]  # fmt: skip
+
+
+def test_curves_keep_their_looks_when_files_are_exported(sweep):
+    looks = {run["folder"]: run["look"] for run in contents(gather(sweep), sweep)["runs"] if run["curves"]}
+    for i in range(5):
+        rows = [
+            {"status": "completed", "file": f"{f}.onnx", "f1_macro": 0.99, "latency_ms": 1, "score": 0.1} for f in "ab"
+        ]
+        (sweep / str(i) / "exported").mkdir()
+        (sweep / str(i) / "exported" / "export.json").write_text(json.dumps({"rows": rows}))
+    runs = contents(gather(sweep), sweep)["runs"]
+    assert len(runs) == 16
+    assert {run["folder"]: run["look"] for run in runs if run["curves"]} == looks
+    assert len({run["name"] for run in runs}) == 16
+
+
+def test_searches_get_an_axis_a_setting_and_their_importances(tmp_path):
+    for i, (lr, model) in enumerate([(0.1, "a"), (0.01, "b"), (0.2, "a")]):
+        make_run(tmp_path / str(i), model, f1=0.5 + i / 10, overrides=[f"lr={lr}", f"model={model}", "epochs=3"])
+    (tmp_path / "search.json").write_text('{"importances": {"test/f1_macro": {"lr": 0.2, "model": 0.8}}}')
+    shown = contents(gather(tmp_path), tmp_path)
+    assert [axis["title"] for axis in shown["parallel"]["axes"]] == ["lr", "model", "ms", "macro F1"]
+    best = max(shown["parallel"]["lines"], key=lambda line: line["shade"])
+    assert best["name"] == "a lr=0.2"
+    assert shown["importances"] == [("test/f1_macro", [("model", 0.8), ("lr", 0.2)])]
+    assert contents(gather(tmp_path / "0"), tmp_path / "0")["parallel"] is None
 
 
 VALUE = st.one_of(st.none(), st.floats(), st.integers(), st.text(max_size=4), st.lists(st.integers(), max_size=2))
@@ -202,9 +258,9 @@ def test_any_flat_rows_make_a_page(rows):
 def test_an_exported_file_is_a_row_too():
     row = {"status": "completed", "model": "resnet18", "format": "onnx", "precision": "int8", "bytes": 3_100_000}
     columns = {column.title: column.cells[0].text for column in table(rank([row]))}
-    assert columns["runs as"] == "onnx int8"
-    assert columns["size MB"] == "3.1"
-    assert "latency ms" not in columns
+    assert table(rank([row]))[1].cells[0].small == "onnx int8"
+    assert columns["MB"] == "3.1"
+    assert "ms" not in columns
 
 
 def test_the_command_writes_a_page_of_several_folders(sweep, tmp_path_factory):
@@ -217,5 +273,5 @@ def test_the_command_writes_a_page_of_several_folders(sweep, tmp_path_factory):
     text = out.read_text()
     assert "convnext_atto" in text
     assert "lcnet_050" in text
-    assert text.count("<img") == 2 * 2 * 6  # two mistakes with a map each, of six finished runs
+    assert text.count("<img") == 3 * 2 * 6  # of six finished runs two mistakes, each with and without a map
     assert main([str(sweep / "nowhere")]) == 2

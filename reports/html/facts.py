@@ -1,0 +1,54 @@
+"""Facts about one row of the leaderboard: lines of a tooltip and of a run's details."""
+
+import math
+from collections.abc import Mapping
+
+from reports.html.table import Cell, faster, format_of, measured, seeds, weights
+from reports.results import Row, f1_by_class, number, one_line
+
+
+def facts(row: Row) -> str:
+    """Lines of a tooltip below the name."""
+    values = [
+        ("macro F1", measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro").text),
+        ("latency", measured(row, "{:.2f} ms".format, "latency_ms").text),
+        ("score", measured(row, "{:.4f}".format, "score").text),
+        ("weights", weights(row).text),
+        ("seeds", seeds(row)),
+    ]
+    return "\n".join(f"{name} {value}" for name, value in values if value)
+
+
+def details(row: Row) -> list[tuple[str, str]]:
+    """Name and text of everything that was measured on a row; what is unknown is left out."""
+    found = {
+        "runs as": Cell(format_of(row), None),
+        "macro F1": measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro"),
+        "validation macro F1": measured(row, "{:.4f}".format, "val/f1_macro"),
+        "macro F1 lost by export": measured(row, "{:.4f}".format, "f1_lost"),
+        "score": measured(row, "{:.4f}".format, "score"),
+        "validation score": measured(row, "{:.4f}".format, "val/score"),
+        "latency, ms": measured(row, "{:.2f}".format, "latency_ms"),
+        "times faster than the eager reference": faster(row, "ratio"),
+        "times faster than the reference in the same runtime": faster(row, "ratio_same_runtime"),
+        "MB": measured({"bytes": number(row, "bytes") / 1e6}, "{:.3g}".format, "bytes"),
+        "same predictions as the checkpoint": measured(row, "{:.1%}".format, "agreement"),
+        "largest difference of a probability": measured(row, "{:.2g}".format, "difference"),
+        "kept above the threshold": measured(row, "{:.1%}".format, "test/coverage", "coverage"),
+        "of these right": measured(row, "{:.1%}".format, "test/kept_accuracy"),
+        "expected calibration error": measured(row, "{:.4f}".format, "test/ece", "val/ece"),
+    }
+    lines = [(name, f"{cell.text} ({cell.small})" if cell.small else cell.text) for name, cell in found.items()]
+    if row.get("unsteady") is True:
+        lines.append(("clock", "unsteady: the measurement did not settle"))
+    return [(name, text) for name, text in lines if text]
+
+
+def class_changes(row: Row, run: Row | None) -> list[tuple[str, str, str]]:
+    """Class, F1 and change against the run's checkpoint of each class of an exported file."""
+    before: Mapping[str, float] = f1_by_class(run) if run else {}
+    found = []
+    for name, value in f1_by_class(row).items():
+        change = value - before.get(name, math.nan)
+        found.append((one_line(name, 40), f"{value:.2f}", f"{change:+.3f}" if math.isfinite(change) else ""))
+    return found
