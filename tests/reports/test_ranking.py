@@ -181,6 +181,6 @@ def test_files_of_different_runs_have_different_names():
     rows = [run("lite0", seed, 1, 1, 1, f"optimizer.lr={lr}", **file) for lr in (0.1, 0.2) for seed in (0, 1)]
     names = labels(rows)
     assert len(set(names)) == 4
-    assert names[0] == "lite0 openvino int8 optimizer.lr=0.1 seed 0"
+    assert names[0] == "lite0 openvino int8 lr=0.1 seed 0"
     assert labels(group_seeds(rows)) == ["lite0 openvino int8 optimizer.lr=0.1", "lite0 openvino int8 optimizer.lr=0.2"]
     assert labels([run(), run()]) == ["resnet18d #1", "resnet18d #2"]
