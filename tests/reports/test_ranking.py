@@ -182,5 +182,5 @@ def test_files_of_different_runs_have_different_names():
     names = labels(rows)
     assert len(set(names)) == 4
     assert names[0] == "lite0 openvino int8 lr=0.1 seed 0"
-    assert labels(group_seeds(rows)) == ["lite0 openvino int8 optimizer.lr=0.1", "lite0 openvino int8 optimizer.lr=0.2"]
+    assert labels(group_seeds(rows)) == ["lite0 openvino int8 lr=0.1", "lite0 openvino int8 lr=0.2"]
     assert labels([run(), run()]) == ["resnet18d #1", "resnet18d #2"]
