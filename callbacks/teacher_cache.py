@@ -47,7 +47,7 @@ class CacheTeacher(pl.Callback):
         objective.teacher_cache = self._teacher_cache = TeacherCache(self.max_gb * 1e9)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.repeat_after = self.epochs
-        self._mirrors = self.mirror and data.augment is not None and data.augment.hflip > 0
+        self._mirrors = self.mirror and getattr(data.augment, "flips", False)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -132,6 +132,8 @@ class ImageDataModule(pl.LightningDataModule):
             self._ready = True
         if stage == "fit":
             _ = self.splits
+            if isinstance(self.augment, Augment):
+                self.augment.check(self.size)
 
     def _open(self) -> None:
         if self._opened:
@@ -162,6 +164,12 @@ class ImageDataModule(pl.LightningDataModule):
     def rows(self) -> np.ndarray:
         """Rows of `samples` that are not known to be broken, (n,) int64."""
         return np.setdiff1d(np.arange(len(self.samples)), np.fromiter(self.broken, np.int64, len(self.broken)))
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the images of some rows of `samples` as a loader does, (n, S, S, 3) uint8; none may be broken."""
+        if self._pixels is not None:
+            return np.asarray(self._pixels.array[np.asarray(rows)])
+        return np.stack([images.resize(self.source.read(row, self.size), self.size, self.resize) for row in rows])
 
     @cached_property
     def splits(self) -> Indices:

@@ -19,7 +19,7 @@ from datamodules.samplers import Sampler
 from litesort.errors import DataError
 from litesort.system import available_cpus
 
-Draw = Callable[[np.ndarray], Any]  # keys (B,) uint64 -> augmentation parameters of each image
+Draw = Callable[[np.ndarray, int], Any]  # keys (B,) uint64, side of the images -> augmentation parameters
 
 
 class EpochBatches:
@@ -73,7 +73,7 @@ class EpochBatches:
     def batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
         """Build a Batch from the pixels (B, S, S, 3) uint8 of `rows` (B,), with labels and augmentation parameters."""
         targets, indices = torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
-        draws = self.draw(keys) if self.draw else None
+        draws = self.draw(keys, pixels.shape[1]) if self.draw else None
         if pin:
             targets, indices = targets.pin_memory(), indices.pin_memory()
             if draws is not None and hasattr(draws, "pin_memory"):

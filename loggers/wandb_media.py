@@ -15,7 +15,7 @@ from reports.per_class import ClassScores, confusion_counts, per_class, precisio
 
 
 class WandbMedia(pl.Callback):
-    """Log the first augmented training batch as one image, `preview/augmented`.
+    """Log images of the first training batch as one image, `preview/augmented`: each before and after augmentation.
 
     Args:
         preview: Largest number of images in it; 0 logs nothing.
@@ -35,7 +35,14 @@ class WandbMedia(pl.Callback):
         if run is None and not any(map(accepts_images, trainer.loggers)):
             return
         images = batch[0][: self.preview].float().clamp(0, 1).mul(255).round().byte()
-        preview = grid(images.permute(0, 2, 3, 1).cpu().numpy())
+        after = images.permute(0, 2, 3, 1).cpu().numpy()
+        preview = grid(after)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "read"):
+            before = data.read(batch[2][: self.preview].cpu().numpy())
+            side = after.shape[1]  # progressive resizing shrinks batches
+            small = [np.asarray(Image.fromarray(image).resize((side, side))) for image in before]
+            preview = np.concatenate([grid(np.stack(small)), preview], axis=1)
         log_image(trainer.loggers, "preview/augmented", preview)
         if run is not None:
             import wandb

@@ -44,8 +44,8 @@ def test_check_accepts_every_option_of_conf(choice):
         "data.size=big", "data.size=32.5", "data.root=2024", "data.fold=first", "optimizer.lr=fast",
         "score.steepness=x",
         "latency.batches=1", "latency.batches=[one]", "latency.settings.seconds=long", "classifier.compile=maybe",
-        "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "objective.tau=x", "augment.fill=grey",
-        "callbacks.progress.refresh_rate=x",
+        "trainer.gradient_clip_val=x", "trainer.accumulate_grad_batches=x", "objective.tau=x",
+        "augment.transforms.flip.p=often", "callbacks.progress.refresh_rate=x",
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_kind_is_named(override):

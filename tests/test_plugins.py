@@ -81,7 +81,7 @@ class Darken(nn.Module):
         super().__init__()
         self.least = least
 
-    def draw(self, keys):
+    def draw(self, keys, size):
         Darken.rows += len(keys)
         share = (keys % np.uint64(1000)).astype(np.float32) / 1000
         return torch.from_numpy(self.least + (1 - self.least) * share)

@@ -55,8 +55,9 @@ hydra:
 SPACE = """
 defaults: [{base}, _self_]
 params: {{
-  model: null, data.size: null, augment: null, augment.magnitude: null, objective: null, objective.gamma: null,
-  optimizer.lr: null, kind: "choice(flat,deep)", depth: {{when: {{kind: [deep]}}, space: "range(1,4)"}},
+  model: null, data.size: null, augment: null, augment.transforms.ops.magnitude: null, objective: null,
+  objective.gamma: null, optimizer.lr: null, kind: "choice(flat,deep)",
+  depth: {{when: {{kind: [deep]}}, space: "range(1,4)"}},
   x: "interval(0,1)"
 }}
 """

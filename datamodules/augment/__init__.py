@@ -1,11 +1,18 @@
-"""Augmentation of batches on the device, drawn per sample on the host."""
+"""Augmentation of batches on the device with kornia, drawn on the host."""
 
 from litesort.lazy import attach
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "Mixing": "mix",
         "Augment": "pipeline",
+        "Mixing": "mix",
+        "PixelAugmentation2D": "pixel_augmentation",
+        "RandAugment": "randaugment",
+        "RandomErasing": "erase",
+        "RandomHorizontalFlip": "flip",
+        "RandomResizedCrop": "crop",
+        "RandomVerticalFlip": "flip",
+        "TrivialAugment": "randaugment",
     },
 )

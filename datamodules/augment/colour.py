@@ -13,7 +13,7 @@ def luma(red: torch.Tensor, green: torch.Tensor, blue: torch.Tensor) -> torch.Te
 
 
 def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
-    """Blend pixels (N, S, S, 3) uint8 with their grey values, in place; factors (N,) float32, 1 is the identity."""
+    """Blend pixels (N, H, W, 3) uint8 with their grey values, in place; factors (N,) float32, 1 is the identity."""
     # one plane at a time: operations on interleaved channels are not vectorised
     planes = [plane.float() for plane in pixels.unbind(-1)]
     grey, factors = luma(*planes), factors[:, None, None]
@@ -22,11 +22,11 @@ def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
 
 
 def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
-    """Blend pixels (N, S, S, 3) uint8 with a smoothed copy, in place; factors (N,) float32, 1 is the identity.
+    """Blend pixels (N, H, W, 3) uint8 with a smoothed copy, in place; factors (N,) float32, 1 is the identity.
 
     The kernel is PIL's SMOOTH: 1 everywhere, 5 in the centre, divided by 13. The outermost pixels do not change.
     """
-    if pixels.shape[1] < 3:
+    if min(pixels.shape[1:3]) < 3:
         return
     whole = pixels.short()
     rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]

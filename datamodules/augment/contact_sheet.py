@@ -1,15 +1,18 @@
-"""Contact sheets: show each operation at each level on a few images."""
+"""Contact sheets: images before and after a pipeline, each of its entries and each operation at its levels."""
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
-from rich.progress import track
+from PIL import Image, ImageDraw, ImageFilter
+from torch import nn
 
-from datamodules.augment.pipeline import OPERATIONS, Augment
-from litesort.errors import DataError
+from datamodules.augment.ops import OPERATIONS
+from datamodules.augment.pipeline import Augment
+from datamodules.augment.randaugment import RandAugment
+from litesort.keyed_random import splitmix64
 
 _LABEL = 14
 
@@ -35,18 +38,10 @@ def example_images(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.stack(images)
 
 
-def contact_sheet(images: np.ndarray, columns: dict[str, Augment]) -> Image.Image:
-    """Lay out images (N, S, S, 3) uint8: one row an image, one column an augmentation; the first column is the
-    original.
-    """
+def contact_sheet(images: np.ndarray, columns: Mapping[str, np.ndarray]) -> Image.Image:
+    """Lay out images (N, S, S, 3) uint8: one row an image, the originals first, then one column each of `columns`."""
     size = images.shape[1]
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-    pictures = [images]
-    for number, augment in enumerate(columns.values()):
-        # one operation: the same sign in all columns; several operations: other draws in each column
-        keys = np.arange(len(images), dtype=np.uint64) + np.uint64(augment.num_ops // 2 * 1000 * number)
-        pictures.append(augment(batch, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy())
-    body = np.concatenate([np.concatenate(list(column)) for column in pictures], axis=1)
+    body = np.concatenate([np.concatenate(list(column)) for column in (images, *columns.values())], axis=1)
     page = Image.new("RGB", (body.shape[1], body.shape[0] + _LABEL), "white")
     page.paste(Image.fromarray(body), (0, _LABEL))
     brush = ImageDraw.Draw(page)
@@ -55,31 +50,73 @@ def contact_sheet(images: np.ndarray, columns: dict[str, Augment]) -> Image.Imag
     return page
 
 
-def read_images(paths: list[Path], size: int) -> np.ndarray:
-    """Read images as squares, (N, size, size, 3) uint8."""
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]} does not exist: give image files, or none for drawn images")
-    return np.stack([np.asarray(ImageOps.fit(Image.open(path).convert("RGB"), (size, size))) for path in paths])
+def augmented(augment: Augment, images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Augment images (N, S, S, 3) uint8, with mixup and cutmix; returns the same."""
+    batch, size = torch.from_numpy(images).permute(0, 3, 1, 2), images.shape[1]
+    draws = augment.draw(splitmix64(np.arange(len(images), dtype=np.uint64) + np.uint64(1000 * seed)), size)
+    changed, _ = augment.mix(augment(batch, draws), torch.zeros(len(images), dtype=torch.int64), 1, draws)
+    return changed.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Write one PNG for each operation, and one for a whole policy."""
-    parser = argparse.ArgumentParser(prog="python -m datamodules.augment", description=__doc__)
-    parser.add_argument("images", nargs="*", type=Path, help="images to augment (default: drawn images)")
-    parser.add_argument("--out", type=Path, default=Path("augment_sheets"), help="folder to write to")
-    parser.add_argument("--size", type=int, default=96, help="side of a picture in pixels")
-    parser.add_argument(
-        "--step", type=float, default=2, help="difference of levels between columns (levels are 0 to 30)"
-    )
-    options = parser.parse_args(arguments)
-    images = read_images(options.images, options.size) if options.images else example_images(4, options.size)
-    options.out.mkdir(parents=True, exist_ok=True)
-    levels = np.arange(0, 30 + 1e-9, options.step).tolist()
-    for name in track(OPERATIONS, "drawing"):
-        columns = {f"{name} {level:g}": Augment([name], num_ops=1, magnitude=level, hflip=0.0) for level in levels}
-        contact_sheet(images, columns).save(options.out / f"{name}.png")
-    contact_sheet(images, {f"draw {number}": Augment(crop_p=0.5, erase_p=0.25) for number in range(12)}).save(
-        options.out / "policy.png"
-    )
-    print(f"{len(OPERATIONS) + 1} sheets in {options.out}")
+def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: float = 5.0) -> dict[str, Image.Image]:
+    """Draw the contact sheets of a pipeline.
+
+    Args:
+        augment: The pipeline.
+        images: (N, S, S, 3) uint8.
+        draws: Columns of a sheet: the images, augmented with other random numbers each.
+        step: Difference of levels between the columns of an operation.
+
+    Returns:
+        Name -> sheet: "pipeline", then each entry alone and always applied, then each of Pillow's operations that
+        entries name, at its levels.
+    """
+
+    def drawn(pipeline: Augment) -> Image.Image:
+        columns = {f"draw {number}": augmented(pipeline, images, number) for number in range(draws)}
+        return contact_sheet(images, columns)
+
+    sheets = {"pipeline": drawn(augment)}
+    module: Any
+    for name, module in augment.transforms.items():
+        probability = getattr(module, "p", None)
+        if probability is not None:
+            module.p = 1.0
+        sheets[name] = drawn(Augment({name: module}))
+        if probability is not None:
+            module.p = probability
+        if isinstance(module, RandAugment):
+            sheets |= {f"{name}-{op}": sheet for op, sheet in _operation_sheets(module, images, step).items()}
+    return sheets
+
+
+def _operation_sheets(module: RandAugment, images: np.ndarray, step: float) -> dict[str, Image.Image]:
+    """One sheet for each of Pillow's operations, with the same sign in all columns."""
+    levels = np.arange(0, module.num_levels - 1 + 1e-9, step).tolist()
+    names = [op for op in module.ops if isinstance(op, str)]
+    sheets = {}
+    for name in dict.fromkeys(names):
+        columns: dict[str, np.ndarray] = {}
+        for level in levels:
+            settings = module.settings() | {
+                "ops": [name],
+                "num_ops": 1,
+                "magnitude": level,
+                "magnitude_std": 0.0,
+                "p": 1.0,
+            }
+            one: dict[str, nn.Module] = {"op": RandAugment(**settings)}
+            columns[f"{name} {level:g}"] = augmented(Augment(one), images)
+            if name in OPERATIONS and name in ("Identity", "AutoContrast", "Equalize"):
+                break  # no levels
+        sheets[name] = contact_sheet(images, columns)
+    return sheets
+
+
+def save_sheets(sheets: Mapping[str, Image.Image], folder: Path) -> list[Path]:
+    """Write sheets as PNG files; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in sheets]
+    for path, sheet in zip(paths, sheets.values(), strict=True):
+        sheet.save(path)
+    return paths

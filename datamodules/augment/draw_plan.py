@@ -1,30 +1,39 @@
-"""Group the drawn operations of all samples into passes over the batch. Runs on the host, vectorised over samples."""
+"""Group the drawn slots of all samples into passes over the batch. Runs on the host, vectorised over samples."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from datamodules.augment.mix import MixDraws
-
-NONE, TABLES, WARP, COLOR, SHARPNESS = range(5)
-# columns of a table step, with the values of the identity
-IDENTITY_STEP = (256.0, 1.0, 1.0, 0.0, 0.0)
-THRESHOLD, QUANTUM, FACTOR, ABOUT_MEAN, STATISTIC = range(5)
-AUTOCONTRAST, EQUALIZE = 1, 2
+from datamodules.augment.slots import (
+    ABOUT_MEAN,
+    COLOR,
+    ERASE,
+    FILL,
+    FLIP,
+    IDENTITY_STEP,
+    MODULE,
+    NO_FILL,
+    NONE,
+    SHARPNESS,
+    STATISTIC,
+    TABLES,
+    WARP,
+    Slots,
+)
 
 
 class Pass(NamedTuple):
     """One operation on a group of samples. All fields are Python values, so that the device is not synchronised.
 
     Attributes:
-        kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height" or "erase".
-        row, rows: Offset of the group in `Draws.rows`, and number of samples.
-        number: Offset of its parameters in `Draws.numbers`.
+        kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "erase", "noise" or "module".
+        row, rows: Offset of the group in `Plan.rows`, and number of samples.
+        number: Offset of its parameters in `Plan.numbers`.
         statistical: For each table step, whether any sample has AutoContrast or Equalize there.
         contrast: Number of samples with Contrast; they come first in the group.
         counted: Slice of the group whose tables need a histogram.
+        module: Position of the module, for kind "module".
     """
 
     kind: str
@@ -34,64 +43,39 @@ class Pass(NamedTuple):
     statistical: tuple[bool, ...] = ()
     contrast: int = 0
     counted: tuple[int, int] = (0, 0)
+    module: int = 0
 
 
-class Draws(NamedTuple):
-    """Augmentation parameters of a batch, drawn on the host and moved to the device with the batch.
+class Plan(NamedTuple):
+    """Passes over a batch, drawn on the host and moved to the device with the batch.
 
     Attributes:
         rows: (M,) int64, positions in the batch, group by group.
         numbers: (K,) float32, parameters of all groups.
         passes: Passes in the order of their application.
-        mix: Parameters of mixup and cutmix, or None.
+        modules: Parameters of each pass of kind "module", in their order.
     """
 
     rows: torch.Tensor
     numbers: torch.Tensor
     passes: tuple[Pass, ...] = ()
-    mix: MixDraws | None = None
-
-    def pin_memory(self) -> "Draws":
-        """The same draws in page-locked memory, which are copied to a GPU without waiting."""
-        mix = None if self.mix is None else self.mix.pin_memory()
-        return self._replace(rows=self.rows.pin_memory(), numbers=self.numbers.pin_memory(), mix=mix)
+    modules: tuple[Any, ...] = ()
 
 
-@dataclass
-class Slots:
-    """Drawn operations of each sample in L slots: the crop first, then the operations in their drawn order.
+def draw_plan(slots: Slots) -> Plan:
+    """Group the drawn slots into passes. Within a sample, the drawn order is kept.
 
-    Attributes:
-        kinds: (B, L) int, kind of operation.
-        steps: (B, L, 5) float64, table steps.
-        factors: (B, L) float64, factors of Color and Sharpness.
-        matrices: (B, L, 3, 3) float64, from output to input coordinates.
-        breaks: (B, L) bool, table operations that need the pixels themselves.
-        flips: (B, 2) bool, across the width and the height.
-        erase: (B, 5) float64: left, top, width, height, seed; a width of 0 erases nothing.
+    Neighbouring warps and flips of a sample become one warp, neighbouring tables one table. Flips commute with tables,
+    Color and Sharpness to the bit, so they join the nearest warp across these.
     """
-
-    kinds: np.ndarray
-    steps: np.ndarray
-    factors: np.ndarray
-    matrices: np.ndarray
-    breaks: np.ndarray
-    flips: np.ndarray
-    erase: np.ndarray
-
-
-def draw_plan(slots: Slots, mix: MixDraws | None) -> Draws:
-    """Group the drawn operations into passes. Within a sample, the drawn order is kept."""
-    planner = _Planner()
-    flips = _fold_flips(slots)
-    runs = _runs(slots)
-    for run in range(runs.max(initial=-1) + 1):
-        _plan_run(planner, slots, runs == run)
-    planner.add("flip_width", np.flatnonzero(flips[:, 0]))
-    planner.add("flip_height", np.flatnonzero(flips[:, 1]))
-    erased = np.flatnonzero(slots.erase[:, 2] > 0)
-    planner.add("erase", erased, slots.erase[erased])
-    return planner.draws(mix)
+    planner, start, length = _Planner(), 0, slots.kinds.shape[1]
+    fixed = (slots.kinds == ERASE) | (slots.kinds == MODULE)
+    for column in np.flatnonzero(fixed.any(axis=0)).tolist():
+        _plan_block(planner, slots, start, column)
+        _plan_fixed(planner, slots, column)
+        start = column
+    _plan_block(planner, slots, start, length)
+    return planner.plan()
 
 
 class _Planner:
@@ -110,51 +94,106 @@ class _Planner:
         self._numbers.append(np.zeros(0) if numbers is None else numbers.ravel())
         self._ends = (row + len(rows), number + self._numbers[-1].size)
 
-    def draws(self, mix: MixDraws | None) -> Draws:
+    def plan(self) -> Plan:
         rows, numbers = np.concatenate(self._rows), np.concatenate(self._numbers)
-        return Draws(torch.from_numpy(rows), torch.from_numpy(numbers.astype(np.float32)), tuple(self._passes), mix)
+        return Plan(torch.from_numpy(rows), torch.from_numpy(numbers.astype(np.float32)), tuple(self._passes))
 
 
-def _fold_flips(slots: Slots) -> np.ndarray:
-    """Merge flips into the last warp of their sample, which is equivalent; return the other flips, (B, 2) bool."""
-    warps = slots.kinds == WARP
-    rows = np.flatnonzero(warps.any(axis=1))
-    last = warps.shape[1] - 1 - warps[rows, ::-1].argmax(axis=1)
-    slots.matrices[rows, last, :, :2] *= np.where(slots.flips[rows], -1.0, 1.0)[:, None]
-    flips = slots.flips.copy()
-    flips[rows] = False
+def _plan_fixed(planner: _Planner, slots: Slots, column: int) -> None:
+    """Add the erased boxes and the modules of one column of slots."""
+    kinds, numbers = slots.kinds[:, column], slots.numbers[:, column]
+    for noise, name in ((False, "erase"), (True, "noise")):
+        rows = np.flatnonzero((kinds == ERASE) & ((numbers[:, 5] < 0) == noise))
+        planner.add(name, rows, numbers[rows, :6])
+    chosen = np.where(kinds == MODULE, numbers[:, 0], -1)
+    for module in np.unique(chosen[chosen >= 0]).astype(int).tolist():
+        planner.add("module", np.flatnonzero(chosen == module), module=module)
+
+
+def _plan_block(planner: _Planner, slots: Slots, start: int, stop: int) -> None:
+    """Add the passes of slots that are neither erased boxes nor modules."""
+    kinds = slots.kinds[:, start:stop]
+    kinds = np.where((kinds == ERASE) | (kinds == MODULE), NONE, kinds)
+    used = (kinds != NONE).any(axis=0)
+    if not used.any():
+        return
+    kinds, numbers = kinds[:, used], slots.numbers[:, start:stop][:, used]
+    flips = _fold_flips(kinds, numbers) if (kinds == FLIP).any() else None
+    runs = _runs(kinds, numbers)
+    for run in range(runs.max(initial=-1) + 1):
+        _plan_run(planner, kinds, numbers, runs == run)
+    if flips is not None:
+        planner.add("flip_width", np.flatnonzero(flips[:, 0]))
+        planner.add("flip_height", np.flatnonzero(flips[:, 1]))
+
+
+def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Merge flips into the nearest warp of their sample, in place; return the other flips, (B, 2) bool.
+
+    The merged flips leave empty slots. The other flips, of samples without a warp, are across the width and the height.
+    """
+    length = kinds.shape[1]
+    flips = np.zeros((len(kinds), 2), dtype=bool)
+    for column in range(length):
+        left = kinds[:, column] == FLIP
+        if not left.any():
+            continue
+        signs = np.where(left[:, None], numbers[:, column, [0, 4]], 1.0)
+        kinds[left, column] = NONE
+        for other in (*range(column - 1, -1, -1), *range(column + 1, length)):
+            here = np.flatnonzero(left & (kinds[:, other] == WARP))
+            if not len(here):
+                continue
+            matrices = numbers[here, other, :9].reshape(-1, 3, 3)
+            if other < column:
+                matrices[:, :, :2] *= signs[here][:, None]
+            else:
+                matrices[:, :2] *= signs[here][:, :, None]
+            numbers[here, other, :9] = matrices.reshape(-1, 9)
+            left[here] = False
+        flips[left] ^= signs[left] < 0
     return flips
 
 
-def _runs(slots: Slots) -> np.ndarray:
+def _runs(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Number each sample's runs of slots that form one pass: (B, L) int, -1 for empty slots."""
-    runs = np.full(slots.kinds.shape, -1)
+    # Contrast needs the pixels before it
+    alone = (kinds == COLOR) | (kinds == SHARPNESS) | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
+    full = kinds != NONE
+    runs = np.full(kinds.shape, -1)
     run, last = np.full(len(runs), -1), np.zeros(len(runs), dtype=int)
-    for slot in range(slots.kinds.shape[1]):
-        kind = slots.kinds[:, slot]
-        alone = (kind == COLOR) | (kind == SHARPNESS) | slots.breaks[:, slot]
-        run = run + ((kind != NONE) & ((kind != last) | alone))
-        runs[:, slot] = np.where(kind != NONE, run, -1)
-        last = np.where(kind != NONE, kind, last)
+    for slot in range(kinds.shape[1]):
+        run = run + (full[:, slot] & ((kinds[:, slot] != last) | alone[:, slot]))
+        runs[:, slot] = np.where(full[:, slot], run, -1)
+        last = np.where(full[:, slot], kinds[:, slot], last)
     return runs
 
 
-def _plan_run(planner: _Planner, slots: Slots, here: np.ndarray) -> None:
-    kinds = np.where(here, slots.kinds, NONE).max(axis=1)
-    _plan_tables(planner, np.flatnonzero(kinds == TABLES), slots, here)
-    rows = np.flatnonzero(kinds == WARP)
-    matrices = np.where(here[rows][..., None, None], slots.matrices[rows], np.eye(3))
-    product = matrices[:, 0]
-    for slot in range(1, matrices.shape[1]):
-        product = product @ matrices[:, slot]
-    planner.add("warp", rows, product[:, :2])
-    for kind, name in ((COLOR, "color"), (SHARPNESS, "sharpness")):
-        rows = np.flatnonzero(kinds == kind)
-        planner.add(name, rows, (slots.factors[rows] * here[rows]).sum(axis=1))
+def _plan_run(planner: _Planner, kinds: np.ndarray, numbers: np.ndarray, here: np.ndarray) -> None:
+    kind = np.where(here, kinds, NONE).max(axis=1)
+    _plan_tables(planner, np.flatnonzero(kind == TABLES), numbers, here)
+    rows = np.flatnonzero(kind == WARP)
+    if len(rows):
+        planner.add("warp", rows, _warps(numbers[rows], here[rows]))
+    for code, name in ((COLOR, "color"), (SHARPNESS, "sharpness")):
+        rows = np.flatnonzero(kind == code)
+        planner.add(name, rows, (numbers[rows, :, 0] * here[rows]).sum(axis=1))
 
 
-def _plan_tables(planner: _Planner, rows: np.ndarray, slots: Slots, here: np.ndarray) -> None:
-    steps = np.where(here[rows][..., None], slots.steps[rows], IDENTITY_STEP)
+def _warps(numbers: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Multiply the matrices of each sample: (N, L, 10) and (N, L) bool -> (N, 7), two matrix rows and a grey."""
+    matrices = np.where(here[..., None, None], numbers[..., :9].reshape(*here.shape, 3, 3), np.eye(3))
+    product, fill = matrices[:, 0], np.full(len(here), NO_FILL)
+    for slot in range(here.shape[1]):
+        product = product if slot == 0 else product @ matrices[:, slot]
+        fill = np.where(here[:, slot] & (numbers[:, slot, FILL] >= 0), numbers[:, slot, FILL], fill)
+    return np.concatenate([product[:, :2].reshape(-1, 6), np.maximum(fill, 0)[:, None]], axis=1)
+
+
+def _plan_tables(planner: _Planner, rows: np.ndarray, numbers: np.ndarray, here: np.ndarray) -> None:
+    if not len(rows):
+        return
+    steps = np.where(here[rows][..., None], numbers[rows, :, :5], IDENTITY_STEP)
     # move each sample's steps to the front, so that few samples have later steps
     front = np.argsort(~here[rows], axis=1, kind="stable")[:, : here[rows].sum(axis=1).max(initial=0)]
     steps = np.take_along_axis(steps, front[..., None], axis=1)

@@ -1,11 +1,15 @@
-"""Mixup and cutmix on batches on the device."""
+"""Mixup and cutmix on batches on the device, by kornia's classes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
+from kornia.augmentation.random_generator import MixupGenerator
 from torch import nn
+from torch.distributions import Beta
 
+from datamodules.augment.generator import OwnGenerator, batch_seed
 from litesort.errors import DataError
 from litesort.keyed_random import uniforms
 
@@ -16,33 +20,89 @@ class MixDraws(NamedTuple):
     """Parameters of mixup and cutmix for a batch.
 
     Attributes:
-        partners: (B,) int64, row that each sample is mixed with.
-        numbers: (B, 5) float32: the sample's own share in mixup, and the cutmix box: left, top, width, height in [0,
-            1].
-        mixup, cutmix: Whether any sample uses it.
+        kind: "mixup", "cutmix", or "none" if this batch is not mixed.
+        params: Parameters of kornia's class.
     """
 
-    partners: torch.Tensor
-    numbers: torch.Tensor
-    mixup: bool
-    cutmix: bool
+    kind: str
+    params: dict[str, torch.Tensor]
 
-    def pin_memory(self) -> "MixDraws":
-        """The same draws in page-locked memory."""
-        return self._replace(partners=self.partners.pin_memory(), numbers=self.numbers.pin_memory())
+
+class RandomMixUp(RandomMixUpV2):
+    """kornia's mixup with shares from Beta(alpha, alpha), as in the paper (Zhang et al., 2018).
+
+    RandomMixUpV2 draws them uniformly, which is alpha=1.
+
+    Args:
+        alpha: Above 0.
+        same_on_batch: One share for the whole batch.
+    """
+
+    def __init__(self, alpha: float, same_on_batch: bool = False) -> None:
+        super().__init__(same_on_batch=same_on_batch)
+        self._param_generator = _BetaGenerator(alpha)
+
+    def partners_and_shares(self, params: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the row of each sample's partner, (B,) int64, and the partner's share, (B,) float32."""
+        return params["mixup_pairs"], params["mixup_lambdas"]
+
+
+class _BetaGenerator(MixupGenerator):
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+        super().__init__()
+
+    def make_samplers(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().make_samplers(device, dtype)
+        alpha = torch.tensor(self.alpha, device=device, dtype=torch.float32)
+        self.lambda_sampler = Beta(alpha, alpha)
+
+    def __repr__(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class RandomCutMix(RandomCutMixV2):
+    """kornia's cutmix (Yun et al., 2019) without waiting for the device.
+
+    RandomCutMixV2 copies pixels by a mask as index, for which the host waits until the device has counted them.
+
+    Args:
+        alpha: The uncut share is drawn from Beta(alpha, alpha); above 0.
+        same_on_batch: One box for the whole batch.
+    """
+
+    def __init__(self, alpha: float, same_on_batch: bool = False) -> None:
+        super().__init__(beta=alpha, same_on_batch=same_on_batch, use_correct_lambda=True)
+
+    def apply_transform(
+        self, input: torch.Tensor, params: dict[str, torch.Tensor], maybe_flags: dict[str, Any] | None = None
+    ) -> torch.Tensor:
+        """Paste the box of each sample's partner: (B, C, H, W) float -> the same."""
+        # corners are pixels inside of the box
+        (corner, *_), opposite = params["crop_src"][0].unbind(1), params["crop_src"][0, :, 2]
+        across, down = (torch.arange(side, device=input.device) for side in (input.shape[-1], input.shape[-2]))
+        across = (corner[:, :1] <= across) & (across <= opposite[:, :1])
+        down = (corner[:, 1:] <= down) & (down <= opposite[:, 1:])
+        box = down[:, None, :, None] & across[:, None, None]
+        return torch.where(box, input.index_select(0, params["mix_pairs"][0]), input)
+
+    def partners_and_shares(self, params: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the row of each sample's partner, (B,) int64, and the partner's share, (B,) float32."""
+        corners = params["crop_src"][0]
+        sides = corners[:, 2] - corners[:, 0] + 1
+        return params["mix_pairs"][0], sides.prod(dim=1) / params["image_shape"].prod()
 
 
 class Mixing(nn.Module):
-    """Mixup (Zhang et al., 2018) and cutmix (Yun et al., 2019): blend samples of a batch; targets become probabilities.
+    """Mixup and cutmix: blend images of a batch; targets become probabilities.
 
-    Cutmix boxes are entirely inside the image, so that the shares keep their distribution. Partners are other samples
-    of the batch, so mixed pixels depend on the batch.
+    Parameters are drawn from the keys of the whole batch.
 
     Args:
-        mixup_alpha, cutmix_alpha: The share of a sample is drawn from Beta(alpha, alpha), at least 0; 0 turns it off.
-        probability: Probability that a sample (or a batch) is mixed.
+        mixup_alpha, cutmix_alpha: The share of an image is drawn from Beta(alpha, alpha), at least 0; 0 turns it off.
+        probability: Probability that a batch is mixed.
         cutmix_share: Probability of cutmix if both are on.
-        mode: "batch" draws once for all samples, "sample" for each sample.
+        mode: "batch" draws one share or box for all images, "sample" one for each image.
 
     Raises:
         DataError: A setting is invalid.
@@ -65,39 +125,30 @@ class Mixing(nn.Module):
                 raise DataError(f"augment.mixing.{name}={value} is invalid: expected a number from 0 to 1")
         if mode not in ("batch", "sample"):
             raise DataError(f"augment.mixing.mode={mode} is invalid: expected batch or sample")
-        both = mixup_alpha > 0 and cutmix_alpha > 0
         self.probability = probability if mixup_alpha > 0 or cutmix_alpha > 0 else 0.0
-        self.cutmix_share = cutmix_share if both else float(cutmix_alpha > 0)
-        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
-        self.mode = mode
+        self.cutmix_share = cutmix_share if mixup_alpha > 0 and cutmix_alpha > 0 else float(cutmix_alpha > 0)
+        self._kinds = nn.ModuleDict()
+        if mixup_alpha > 0:
+            self._kinds["mixup"] = RandomMixUp(mixup_alpha, mode == "batch")
+        if cutmix_alpha > 0:
+            self._kinds["cutmix"] = RandomCutMix(cutmix_alpha, mode == "batch")
 
     @property
     def on(self) -> bool:
-        """Whether any sample can be mixed. Then targets are probabilities (B, C)."""
+        """Whether any image can be mixed. Then targets are probabilities (B, C)."""
         return self.probability > 0
 
-    def draw(self, keys: np.ndarray) -> MixDraws:
-        """Draw parameters on the host for keys (B,) uint64, one a sample."""
-        drawn = uniforms(keys, _STREAM, 6)
-        ring = np.argsort(drawn[:, 5], kind="stable")
-        partners = np.empty(len(keys), dtype=np.int64)
-        partners[ring] = np.roll(ring, 1)
-        if self.mode == "batch":
-            drawn = np.repeat(drawn[ring[:1]], len(keys), axis=0)
-        mixed = drawn[:, 0] < self.probability
-        cut = mixed & (drawn[:, 1] < self.cutmix_share)
-        blended = mixed & ~cut
-        own = np.where(cut, beta_quantile(drawn[:, 2], self.cutmix_alpha), beta_quantile(drawn[:, 2], self.mixup_alpha))
-        side = np.where(cut, np.sqrt(1 - own), 0.0)
-        numbers = np.stack(
-            [np.where(blended, own, 1.0), drawn[:, 3] * (1 - side), drawn[:, 4] * (1 - side), side, side], axis=1
-        )
-        return MixDraws(
-            torch.from_numpy(partners),
-            torch.from_numpy(numbers.astype(np.float32)),
-            bool(blended.any()),
-            bool(cut.any()),
-        )
+    def draw(self, keys: np.ndarray, size: int) -> MixDraws:
+        """Draw parameters on the host for keys (B,) uint64, one a sample, and images of this side in pixels."""
+        seed = batch_seed(keys, "mixing")
+        mixed, cut = uniforms(np.array([seed], dtype=np.uint64), _STREAM, 2)[0].tolist()
+        if mixed >= self.probability:
+            return MixDraws("none", {})
+        kind = "cutmix" if cut < self.cutmix_share else "mixup"
+        module: Any = self._kinds[kind]
+        with OwnGenerator(seed):
+            params = module.generate_parameters((len(keys), 3, size, size))
+        return MixDraws(kind, params)
 
     def forward(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: MixDraws
@@ -106,39 +157,10 @@ class Mixing(nn.Module):
         sum 1.
         """
         # one_hot synchronises with the device to find the largest label
-        classes = torch.arange(num_classes, device=targets.device)
-        soft = (targets[:, None] == classes).float()
-        own = draws.numbers[:, 0]
-        other = images.index_select(0, draws.partners) if draws.mixup or draws.cutmix else images
-        if draws.mixup:
-            images = torch.lerp(other, images, own[:, None, None, None])
-        if draws.cutmix:
-            box = _box(draws.numbers[:, 1:], images.shape[-1])
-            images = torch.where(box[:, None], other, images)
-            own = own * (1 - box.float().mean(dim=(1, 2)))
-        return images, torch.lerp(soft.index_select(0, draws.partners), soft, own[:, None])
-
-
-def _box(numbers: torch.Tensor, size: int) -> torch.Tensor:
-    centres = (torch.arange(size, device=numbers.device) + 0.5) / size
-    near, far = numbers[:, :2, None], numbers[:, :2, None] + numbers[:, 2:, None]
-    across, down = ((near <= centres) & (centres < far)).unbind(1)
-    return down[:, :, None] & across[:, None]
-
-
-def beta_quantile(levels: np.ndarray, alpha: float) -> np.ndarray:
-    """Quantile function of Beta(alpha, alpha): levels in [0, 1) -> values in [0, 1]; 1 if alpha is 0.
-
-    Below one half, the distribution function is nearly linear in x^alpha, so that a table is accurate; above, by
-    symmetry.
-
-    >>> beta_quantile(np.array([0.25, 0.5, 0.75]), 1.0).round(6).tolist()
-    [0.25, 0.5, 0.75]
-    """
-    if alpha <= 0:
-        return np.ones_like(levels)
-    values = 0.5 * np.linspace(0, 1, 1025) ** max(1.0, 1 / alpha)
-    powers, density = values**alpha, (1 - values) ** (alpha - 1)
-    heights = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) * np.diff(powers))])
-    lower = np.interp(np.minimum(levels, 1 - levels), 0.5 * heights / heights[-1], powers) ** (1 / alpha)
-    return np.where(levels < 0.5, lower, 1 - lower)
+        soft = (targets[:, None] == torch.arange(num_classes, device=targets.device)).float()
+        if draws.kind == "none":
+            return images, soft
+        module: Any = self._kinds[draws.kind]
+        partners, shares = module.partners_and_shares(draws.params)
+        mixed = torch.lerp(soft, soft.index_select(0, partners), shares[:, None])
+        return module.apply_transform(images, draws.params, {}), mixed

@@ -1,15 +1,20 @@
-"""Names of the operations, and their parameters as table steps."""
+"""The operations of RandAugment: one table of name, kind, amount at a level, and parameters.
 
-from collections.abc import Sequence
+A further operation is one entry of `OPERATIONS`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.augment.draw_plan import (
+from datamodules.augment.slots import (
     ABOUT_MEAN,
     AUTOCONTRAST,
     COLOR,
     EQUALIZE,
     FACTOR,
+    FILL,
     IDENTITY_STEP,
     NONE,
     QUANTUM,
@@ -19,46 +24,112 @@ from datamodules.augment.draw_plan import (
     THRESHOLD,
     WARP,
 )
-from litesort.errors import DataError
+
+Amount = Callable[[np.ndarray, "Ranges"], np.ndarray]
+Write = Callable[[np.ndarray, np.ndarray, float], None]
+
+
+class Ranges(NamedTuple):
+    """Amounts at the highest level: degrees, tangent, fraction of a side, change of factors, threshold, bits."""
+
+    rotate: float
+    shear: float
+    translate: float
+    enhance: float
+    solarize: float
+    posterize: float
+
+
+class Operation(NamedTuple):
+    """One operation.
+
+    Attributes:
+        kind: One of `slots.KINDS`.
+        amount: Strengths (N,) in [-1, 1], which are level / highest level with a sign, and ranges -> amounts (N,).
+        write: Fills the numbers (N, 10) of its slots, in place, from amounts (N,) and the images' height / width.
+    """
+
+    kind: int
+    amount: Amount = lambda strengths, ranges: np.zeros_like(strengths)
+    write: Write = lambda numbers, amounts, aspect: None
+
+
+def _enhance(strengths: np.ndarray, ranges: Ranges) -> np.ndarray:
+    return 1 + strengths * ranges.enhance
+
+
+def _thresholds(strengths: np.ndarray, ranges: Ranges) -> np.ndarray:
+    return np.ceil(256 + abs(strengths) * (ranges.solarize - 256))
+
+
+def _bits(strengths: np.ndarray, ranges: Ranges) -> np.ndarray:
+    return np.round(8 + abs(strengths) * (ranges.posterize - 8))
+
+
+def _step(*columns: int, value: float | None = None) -> Write:
+    """Write table steps that differ from the identity: the first column holds `value` or the amount, others 1."""
+
+    def write(numbers: np.ndarray, amounts: np.ndarray, aspect: float) -> None:
+        numbers[:, :5] = IDENTITY_STEP
+        numbers[:, columns] = 1.0
+        numbers[:, columns[0]] = amounts if value is None else value
+
+    return write
+
+
+def _quantum(numbers: np.ndarray, bits: np.ndarray, aspect: float) -> None:
+    _step(QUANTUM)(numbers, 2.0 ** (8 - bits), aspect)
+
+
+def _factor(numbers: np.ndarray, factors: np.ndarray, aspect: float) -> None:
+    numbers[:, 0] = factors
+
+
+# Matrices, row by row, from output to input coordinates, which run from -1 to 1 between the edges of the image.
+
+
+def _rotate(numbers: np.ndarray, degrees: np.ndarray, aspect: float) -> None:
+    """Rotate clockwise about the centre."""
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    numbers[:, 0], numbers[:, 1] = cosine, sine * aspect
+    numbers[:, 3], numbers[:, 4] = -sine / aspect, cosine
+    numbers[:, 8] = 1.0
+
+
+def _shear_x(numbers: np.ndarray, tangents: np.ndarray, aspect: float) -> None:
+    """Shear about the top left corner, as Pillow's AFFINE does."""
+    numbers[:, :FILL] = np.eye(3).ravel()
+    numbers[:, 1] = numbers[:, 2] = tangents * aspect
+
+
+def _shear_y(numbers: np.ndarray, tangents: np.ndarray, aspect: float) -> None:
+    numbers[:, :FILL] = np.eye(3).ravel()
+    numbers[:, 3] = numbers[:, 5] = tangents / aspect
+
+
+def _translate_x(numbers: np.ndarray, fractions: np.ndarray, aspect: float) -> None:
+    numbers[:, :FILL] = np.eye(3).ravel()
+    numbers[:, 2] = 2 * fractions
+
+
+def _translate_y(numbers: np.ndarray, fractions: np.ndarray, aspect: float) -> None:
+    numbers[:, :FILL] = np.eye(3).ravel()
+    numbers[:, 5] = 2 * fractions
+
 
 OPERATIONS = {
-    "Identity": NONE, "AutoContrast": TABLES, "Equalize": TABLES, "Rotate": WARP, "Solarize": TABLES, "Color": COLOR,
-    "Posterize": TABLES, "Contrast": TABLES, "Brightness": TABLES, "Sharpness": SHARPNESS,
-    "ShearX": WARP, "ShearY": WARP, "TranslateX": WARP, "TranslateY": WARP,
-}  # fmt: skip
-CODES = {name: code for code, name in enumerate(OPERATIONS)}
-KINDS = np.array(list(OPERATIONS.values()))
-GEOMETRIES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-FACTORS = ("Color", "Contrast", "Brightness", "Sharpness")
-
-
-def table_steps(codes: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """Table steps of operations: codes, amounts (B, L) -> (B, L, 5) float64, with the columns of `draw_plan`."""
-    steps = np.tile(np.array(IDENTITY_STEP), (*codes.shape, 1))
-    for name, column, value in (
-        ("AutoContrast", STATISTIC, AUTOCONTRAST),
-        ("Equalize", STATISTIC, EQUALIZE),
-        ("Solarize", THRESHOLD, amounts),
-        ("Posterize", QUANTUM, 2.0 ** (8 - amounts)),
-        ("Brightness", FACTOR, amounts),
-        ("Contrast", FACTOR, amounts),
-        ("Contrast", ABOUT_MEAN, 1.0),
-    ):
-        steps[..., column] = np.where(codes == CODES[name], value, steps[..., column])
-    return steps
-
-
-def operation_codes(ops: Sequence[str], num_ops: int) -> list[int]:
-    """Return the codes of operations.
-
-    Raises:
-        DataError: A name is unknown, or `num_ops` is negative, or there are no operations to draw from.
-    """
-    unknown = [name for name in ops if name not in CODES]
-    if unknown:
-        raise DataError(f"augment.ops contains {unknown[0]}: expected names of {', '.join(OPERATIONS)}")
-    if num_ops < 0 or (num_ops > 0 and not ops):
-        raise DataError(
-            f"augment.num_ops={num_ops} is invalid: expected an integer of at least 0, and 0 if augment.ops is empty"
-        )
-    return [CODES[name] for name in ops]
+    "Identity": Operation(NONE),
+    "AutoContrast": Operation(TABLES, write=_step(STATISTIC, value=AUTOCONTRAST)),
+    "Equalize": Operation(TABLES, write=_step(STATISTIC, value=EQUALIZE)),
+    "Rotate": Operation(WARP, lambda strengths, ranges: strengths * ranges.rotate, _rotate),
+    "Solarize": Operation(TABLES, _thresholds, _step(THRESHOLD)),
+    "Color": Operation(COLOR, _enhance, _factor),
+    "Posterize": Operation(TABLES, _bits, _quantum),
+    "Contrast": Operation(TABLES, _enhance, _step(FACTOR, ABOUT_MEAN)),
+    "Brightness": Operation(TABLES, _enhance, _step(FACTOR)),
+    "Sharpness": Operation(SHARPNESS, _enhance, _factor),
+    "ShearX": Operation(WARP, lambda strengths, ranges: strengths * ranges.shear, _shear_x),
+    "ShearY": Operation(WARP, lambda strengths, ranges: strengths * ranges.shear, _shear_y),
+    "TranslateX": Operation(WARP, lambda strengths, ranges: strengths * ranges.translate, _translate_x),
+    "TranslateY": Operation(WARP, lambda strengths, ranges: strengths * ranges.translate, _translate_y),
+}

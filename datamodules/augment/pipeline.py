@@ -1,169 +1,110 @@
-"""Augment: augmentation of whole batches on the device, with parameters drawn on the host.
+"""Augment: a pipeline of kornia augmentations, drawn on the host and applied on the device.
 
 `python -m datamodules.augment` writes contact sheets.
 """
 
-from collections.abc import Sequence
-from functools import partial
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from kornia.augmentation import MixAugmentationBaseV2, RandomGaussianNoise, RandomHorizontalFlip, RandomJigsaw
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
-from datamodules.augment.colour import apply_color, apply_sharpness
-from datamodules.augment.draw_plan import IDENTITY_STEP, NONE, WARP, Draws, Pass, Slots, draw_plan
-from datamodules.augment.geometry import (
-    apply_erase,
-    apply_flip,
-    apply_warp,
-    crop_matrices,
-    grid_lines,
-    operation_matrices,
-)
-from datamodules.augment.mix import Mixing
-from datamodules.augment.ops import CODES, FACTORS, GEOMETRIES, KINDS, OPERATIONS, operation_codes, table_steps
-from datamodules.augment.pixel_rows import PixelRows, fresh, rows_at_once
-from datamodules.augment.tables import build_tables, histograms, look_up, mean_luma, table_places
+from datamodules.augment import flip
+from datamodules.augment.draw_plan import Plan, draw_plan
+from datamodules.augment.fused import run_plan, to_float, to_uint8
+from datamodules.augment.generator import OwnGenerator, batch_seed
+from datamodules.augment.mix import MixDraws, Mixing
+from datamodules.augment.pixel_augmentation import PixelAugmentation2D, draw_modules
+from datamodules.augment.slots import MODULE, empty_slots, join_slots
 from litesort.errors import DataError
-from litesort.keyed_random import boxes, uniforms
+from litesort.keyed_random import mix64
 
-_CHOICES, _SIGNS, _LEVELS, _CROP, _FLIPS, _ERASE = range(6)
+_KEY = "augment.transforms"
+
+
+class Draws(NamedTuple):
+    """Drawn parameters of a batch, moved to the device with the batch.
+
+    Attributes:
+        steps: Parameters of each step of the pipeline.
+        mix: Parameters of mixup and cutmix, or None.
+    """
+
+    steps: tuple[Any, ...]
+    mix: MixDraws | None = None
+
+    def pin_memory(self) -> "Draws":
+        """The same draws in page-locked memory, which are copied to a GPU without waiting."""
+        pinned: Draws = apply_to_collection(self, torch.Tensor, torch.Tensor.pin_memory)
+        return pinned
+
+
+class OnHost:
+    """Parameters that stay on the host, since their class reads them as Python values."""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
 
 
 class Augment(nn.Module):
-    """RandAugment's 14 operations, random resized crop, flips and erasing, on uint8 pixels, with the arithmetic of PIL.
+    """A pipeline of augmentations in the order of its names.
 
-    Order: crop, then `num_ops` operations drawn with replacement from `ops`, then flips, then erasing. Consecutive
-    geometric operations (including the crop) are one warp: pixels that one operation moves out of the image can return
-    by the next, where PIL has filled them. Everything else equals one operation after the other, with uint8 pixels
-    between them. All parameters are a function of the sample's key.
+    An entry is one of litesort's augmentations, any augmentation of kornia that keeps the size, or another module from
+    (B, 3, H, W) float in [0, 1] to the same. Neighbouring augmentations of litesort run as fused passes.
+
+    Litesort's own draw from the key of each sample, and kornia's from the keys of the whole batch, both on the host.
+    Other modules draw while they run, from torch's generators, which are seeded by the keys of the batch and restored
+    afterwards. Each entry has its own random numbers, by its name: adding or removing one changes no other.
 
     Args:
-        ops: Names from `OPERATIONS`.
-        num_ops: Operations an image; 0 for none.
-        magnitude: Level of all operations, 0 to num_levels - 1 (RandAugment; Cubuk et al., 2020).
-        magnitude_std: Standard deviation of normal noise on the level. inf draws the level uniformly from 0 to
-            magnitude (TrivialAugment; Müller and Hutter, 2021).
-        num_levels: Number of levels.
-        rotate: Degrees at the highest level. Signs are random, here and below.
-        shear: Tangent at the highest level.
-        translate: Fraction of the side at the highest level.
-        enhance: Factors of Color, Contrast, Brightness and Sharpness are 1 ± this at the highest level.
-        solarize: Threshold at the highest level, 256 at level 0.
-        posterize: Bits at the highest level, 8 at level 0.
-        fill: Grey, 0 to 255, outside of moved images and in erased boxes.
-        crop_p, hflip, vflip, erase_p: Probabilities.
-        crop_scale, erase_scale: Range of the area, as a fraction of the image.
-        crop_ratio, erase_ratio: Range of width / height.
-        fill_mode: Content of erased boxes, "fill" or "noise".
+        transforms: Name -> module. None leaves an entry out.
         mixing: Mixup and cutmix, or None.
 
     Raises:
-        DataError: A setting is invalid.
+        DataError: An entry is no module, or blends several images.
     """
 
-    def __init__(
-        self,
-        ops: Sequence[str] = tuple(OPERATIONS),
-        num_ops: int = 2,
-        magnitude: float = 14,
-        magnitude_std: float = 0.0,
-        num_levels: int = 31,
-        rotate: float = 30.0,
-        shear: float = 0.3,
-        translate: float = 150 / 331,
-        enhance: float = 0.9,
-        solarize: float = 0.0,
-        posterize: int = 4,
-        fill: int = 128,
-        crop_p: float = 0.0,
-        crop_scale: Sequence[float] = (0.35, 1.0),
-        crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
-        hflip: float = 0.5,
-        vflip: float = 0.0,
-        erase_p: float = 0.0,
-        erase_scale: Sequence[float] = (0.02, 0.2),
-        erase_ratio: Sequence[float] = (0.3, 3.3),
-        fill_mode: str = "fill",
-        mixing: Mixing | None = None,
-    ) -> None:
+    def __init__(self, transforms: Mapping[str, nn.Module | None] | None = None, mixing: Mixing | None = None) -> None:
         super().__init__()
-        self.codes, self.num_ops = operation_codes(ops, num_ops), num_ops
-        self.num_levels = int(_within("num_levels", num_levels, 2, 1000))
-        self.magnitude = _within("magnitude", magnitude, 0, num_levels - 1)
-        self.magnitude_std = _within("magnitude_std", magnitude_std, 0, float("inf"))
-        self.rotate, self.shear = _within("rotate", rotate, 0, 360), _within("shear", shear, 0, 10)
-        self.translate, self.enhance = _within("translate", translate, 0, 1), _within("enhance", enhance, 0, 10)
-        self.solarize, self.posterize = _within("solarize", solarize, 0, 256), _within("posterize", posterize, 0, 8)
-        self.fill = int(_within("fill", fill, 0, 255))
-        self.crop_p, self.erase_p = _within("crop_p", crop_p, 0, 1), _within("erase_p", erase_p, 0, 1)
-        self.hflip, self.vflip = _within("hflip", hflip, 0, 1), _within("vflip", vflip, 0, 1)
-        self.crop_scale, self.crop_ratio = _bounds("crop_scale", crop_scale, 1), _bounds("crop_ratio", crop_ratio)
-        self.erase_scale, self.erase_ratio = _bounds("erase_scale", erase_scale, 1), _bounds("erase_ratio", erase_ratio)
-        self.noise, self.mixing = _choice("fill_mode", fill_mode, ("fill", "noise")) == "noise", mixing
+        named = {str(name): module for name, module in (transforms or {}).items() if module is not None}
+        for name, module in named.items():
+            _check_kind(name, module)
+        self.mixing = mixing
+        self.steps: list[_Step] = []
+        for fused, group in groupby(named.items(), lambda item: isinstance(item[1], PixelAugmentation2D)):
+            if fused:
+                self.steps.append(_Fused(dict(group)))
+            else:
+                self.steps += [(_Kornia if _is_kornia(each) else _Plain)(name, each) for name, each in group]
+        self._modules_of_steps = nn.ModuleList(self.steps)
 
-    def draw(self, keys: np.ndarray) -> Draws:
-        """Draw parameters on the host for keys (B,) uint64, one a sample.
+    @property
+    def transforms(self) -> dict[str, nn.Module]:
+        """Name -> module, in order."""
+        return {name: module for step in self.steps for name, module in step.entries.items()}
 
-        The result consists of small CPU tensors and Python values. It is a NamedTuple, so Lightning's transfer and
-        torch's `pin_memory` handle it.
+    @property
+    def flips(self) -> bool:
+        """Whether an entry flips images left to right."""
+        kinds = (flip.RandomHorizontalFlip, RandomHorizontalFlip)
+        return any(isinstance(each, kinds) and each.p > 0 for each in self.transforms.values())
+
+    def draw(self, keys: np.ndarray, size: int) -> Draws:
+        """Draw parameters on the host.
+
+        Args:
+            keys: (B,) uint64, one a sample.
+            size: Side of the images in pixels.
         """
-        codes, amounts = self._draw_operations(keys)
-        kinds = np.concatenate([np.zeros((len(keys), 1), dtype=int), KINDS[codes]], axis=1)
-        matrices = np.tile(np.eye(3), (*kinds.shape, 1, 1))
-        if (KINDS[codes] == WARP).any():
-            which = np.select([codes == CODES[name] for name in GEOMETRIES], list(range(5)), -1)
-            matrices[:, 1:] = operation_matrices(which.ravel(), amounts.ravel()).reshape(*codes.shape, 3, 3)
-        crop = uniforms(keys, _CROP, 5)
-        kinds[:, 0] = np.where(crop[:, 0] < self.crop_p, WARP, NONE)
-        matrices[:, 0] = crop_matrices(boxes(crop[:, 1:], self.crop_scale, self.crop_ratio))
-        erase = uniforms(keys, _ERASE, 6)
-        erased = erase[:, :1] < self.erase_p
-        box = boxes(erase[:, 1:5], self.erase_scale, self.erase_ratio) * erased
-        slots = Slots(
-            kinds=kinds,
-            steps=_pad(table_steps(codes, amounts), IDENTITY_STEP),
-            factors=_pad(amounts, 1.0),
-            matrices=matrices,
-            breaks=_pad(codes == CODES["Contrast"], False),
-            flips=uniforms(keys, _FLIPS, 2) < (self.hflip, self.vflip),
-            erase=np.concatenate([box, np.floor(erase[:, 5:] * 2**24)], axis=1),
-        )
-        return draw_plan(slots, self.mixing.draw(keys) if self.mixing is not None and self.mixing.on else None)
-
-    def _draw_operations(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return codes (B, num_ops) int and amounts (B, num_ops) float64: degrees, fraction, factor, level, bits."""
-        shape = (len(keys), self.num_ops)
-        if not self.num_ops:
-            return np.zeros(shape, dtype=int), np.zeros(shape)
-        choices = (uniforms(keys, _CHOICES, self.num_ops) * len(self.codes)).astype(int)
-        codes = np.array(self.codes)[choices]
-        signs = np.where(uniforms(keys, _SIGNS, self.num_ops) < 0.5, -1.0, 1.0)
-        strengths = self._levels(keys) / (self.num_levels - 1)
-        return codes, self._amounts(codes, signs, strengths)
-
-    def _amounts(self, codes: np.ndarray, signs: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-        highest = np.zeros(len(OPERATIONS))
-        for names, value in (
-            (("Rotate",), self.rotate),
-            (("ShearX", "ShearY"), self.shear),
-            (("TranslateX", "TranslateY"), self.translate),
-            (FACTORS, self.enhance),
-        ):
-            highest[[CODES[name] for name in names]] = value
-        amounts = signs * strengths * highest[codes]
-        amounts += np.isin(codes, [CODES[name] for name in FACTORS])
-        thresholds = np.ceil(256 + strengths * (self.solarize - 256))
-        bits = np.round(8 + strengths * (self.posterize - 8))
-        amounts = np.where(codes == CODES["Solarize"], thresholds, amounts)
-        return np.where(codes == CODES["Posterize"], bits, amounts)
-
-    def _levels(self, keys: np.ndarray) -> np.ndarray:
-        drawn = uniforms(keys, _LEVELS, 2 * self.num_ops).reshape(len(keys), self.num_ops, 2)
-        if np.isinf(self.magnitude_std):
-            return drawn[..., 0] * self.magnitude
-        normal = np.sqrt(-2 * np.log1p(-drawn[..., 0])) * np.cos(2 * np.pi * drawn[..., 1])
-        return np.clip(self.magnitude + self.magnitude_std * normal, 0, self.num_levels - 1)
+        steps = tuple(step.draw(keys, size) for step in self.steps)
+        mixing = self.mixing if self.mixing is not None and self.mixing.on else None
+        return Draws(steps, mixing.draw(keys, size) if mixing is not None else None)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -178,19 +119,12 @@ class Augment(nn.Module):
         size, width = images.shape[-2:]
         if images.dtype != torch.uint8 or size != width:
             raise DataError(f"augment: images are {images.dtype} of {size} x {width} px: expected square uint8 images")
-        pixels = images.permute(0, 2, 3, 1).contiguous()
         # bfloat16 coordinates shift pixels
         with torch.autocast(images.device.type, enabled=False):
-            if draws.passes:
-                pixels = fresh(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
-            for group in draws.passes:
-                rows = PixelRows(pixels, draws.rows[group.row :][: group.rows])
-                self._run(group, rows, draws.numbers[group.number :])
-            out = fresh(pixels.shape, torch.float32, pixels.device)
-            at_once = rows_at_once(pixels)
-            for some, part in zip(out.split(at_once), pixels.split(at_once), strict=True):
-                some.copy_(part).div_(255)
-        return out.permute(0, 3, 1, 2)
+            for step, drawn in zip(self.steps, draws.steps, strict=True):
+                images = step(images, drawn)
+            images = to_float(images) if images.dtype == torch.uint8 else images.float()
+        return images.contiguous(memory_format=torch.channels_last)
 
     def mix(
         self, images: torch.Tensor, targets: torch.Tensor, num_classes: int, draws: Draws
@@ -205,51 +139,189 @@ class Augment(nn.Module):
         mixed: tuple[torch.Tensor, torch.Tensor] = self.mixing(images, targets, num_classes, draws.mix)
         return mixed
 
-    def _run(self, group: Pass, rows: PixelRows, numbers: torch.Tensor) -> None:
-        columns = {"tables": 5 * len(group.statistical), "warp": 6, "erase": 5, "color": 1, "sharpness": 1}.get(
-            group.kind, 0
-        )
-        numbers = numbers[: columns * group.rows]
-        if group.kind == "tables":
-            steps = numbers.view(-1, group.rows, 5)
-            places = table_places(rows.at_once, rows.size, numbers.device)
-            means = rows.read(mean_luma, 0, group.contrast)
-            counts = rows.read(partial(histograms, places=places), *group.counted)
-            rows.change(partial(look_up, places=places), build_tables(steps, means, counts, group))
-        elif group.kind == "warp":
-            rows.change(partial(apply_warp, fill=self.fill), *grid_lines(numbers.view(-1, 2, 3), rows.size))
-        elif group.kind == "color":
-            rows.change(apply_color, numbers)
-        elif group.kind == "sharpness":
-            rows.change(apply_sharpness, numbers)
-        elif group.kind == "erase":
-            fill = None if self.noise else self.fill
-            rows.change(partial(apply_erase, fill=fill), numbers.view(-1, 5))
-        else:
-            rows.change(partial(apply_flip, dim=2 if group.kind == "flip_width" else 1))
+    def check(self, size: int) -> None:
+        """Run each entry on a batch of two images of noise.
+
+        Args:
+            size: Side of the images in pixels.
+
+        Raises:
+            DataError: An entry fails, changes the size, or returns NaN or values outside of [0, 1].
+        """
+        with OwnGenerator(0):
+            images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        for step in self.steps:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                step.check(images)
 
 
-def _pad(values: np.ndarray, first: float | tuple[float, ...]) -> np.ndarray:
-    """Prepend the slot of the crop, which has none of these values, to the slots of the operations."""
-    head = np.broadcast_to(np.asarray(first, dtype=values.dtype), (len(values), 1, *values.shape[2:]))
-    return np.concatenate([head, values], axis=1)
+class _Step(nn.Module):
+    """A part of a pipeline.
+
+    Attributes:
+        entries: Name -> module.
+    """
+
+    entries: dict[str, Any]
+
+    def draw(self, keys: np.ndarray, size: int) -> Any:
+        """Draw parameters for samples with these keys (B,) uint64."""
+        raise NotImplementedError
+
+    def check(self, images: torch.Tensor) -> None:
+        """Run the entries on images (2, 3, S, S) uint8."""
+        raise NotImplementedError
 
 
-def _within(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise DataError(f"augment.{name}={value} is invalid: expected a number from {low:g} to {high:g}")
-    return value
+class _Fused(_Step):
+    """Neighbouring augmentations of litesort: one plan of passes over uint8 pixels."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        super().__init__()
+        self.entries = entries
+        self._list = nn.ModuleList(entries.values())
+        self._modules_of_ops = [one for each in entries.values() for one in each.chosen_modules]
+        self._seed = "/".join(entries)
+
+    def draw(self, keys: np.ndarray, size: int) -> Plan:
+        parts, module = [], 0
+        for name, each in self.entries.items():
+            if each.p == 0:
+                continue
+            slots = each.gated_slots(entry_keys(keys, name))
+            if each.chosen_modules:
+                slots.numbers[..., 0] += module * (slots.kinds == MODULE)
+                module += len(each.chosen_modules)
+            parts.append(slots)
+        plan = draw_plan(join_slots(parts) if parts else empty_slots(len(keys), 0))
+        if not module:
+            return plan
+        with OwnGenerator(batch_seed(keys, self._seed)):
+            drawn = draw_modules(plan, self._modules_of_ops, (len(keys), 3, size, size))
+        return plan._replace(modules=tuple(map(OnHost, drawn)))
+
+    def forward(self, images: torch.Tensor, plan: Plan) -> torch.Tensor:
+        images = images if images.dtype == torch.uint8 else to_uint8(images)
+        plan = plan._replace(modules=tuple(each.params for each in plan.modules))
+        return run_plan(images, plan, self._modules_of_ops)
+
+    def check(self, images: torch.Tensor) -> None:
+        for name, each in self.entries.items():
+            for module in each.chosen_modules:
+                _check_result(f"{name}.ops", module, images, _Kornia(name, module))
 
 
-def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise DataError(f"augment.{name}={value} is invalid: expected {' or '.join(known)}")
-    return value
+class _Kornia(_Step):
+    """One augmentation of kornia, or a container of them."""
+
+    def __init__(self, name: str, module: Any) -> None:
+        super().__init__()
+        self.entries = {name: module}
+        self.module = module
+        self._name = name
+        self._on_device: bool | None = None
+
+    def draw(self, keys: np.ndarray, size: int) -> Any:
+        shape = torch.Size((len(keys), 3, size, size))
+        if self._on_device is None:
+            self._on_device = runs_on_device(self.module, shape)
+        with OwnGenerator(batch_seed(keys, self._name)):
+            params = self.module.forward_parameters(shape)
+        return params if self._on_device else OnHost(params)
+
+    def forward(self, images: torch.Tensor, params: Any) -> torch.Tensor:
+        images = to_float(images) if images.dtype == torch.uint8 else images
+        changed: torch.Tensor = self.module(images, params=params.params if isinstance(params, OnHost) else params)
+        # noise is added without a limit, as to the light on a sensor, which saturates
+        return changed.clamp(0, 1) if isinstance(self.module, RandomGaussianNoise) else changed
+
+    def check(self, images: torch.Tensor) -> None:
+        _check_result(self._name, self.module, images, self)
 
 
-def _bounds(name: str, values: Sequence[float], high: float = 100) -> tuple[float, float]:
-    if len(values) != 2 or not 0 < values[0] <= values[1] <= high:
+class _Plain(_Step):
+    """Another module, which draws from torch's generators while it runs."""
+
+    def __init__(self, name: str, module: Any) -> None:
+        super().__init__()
+        self.entries = {name: module}
+        self.module = module
+        self._name = name
+
+    def draw(self, keys: np.ndarray, size: int) -> int:
+        return batch_seed(keys, self._name)
+
+    def forward(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+        images = to_float(images) if images.dtype == torch.uint8 else images
+        device = images.device
+        devices = [] if device.type == "cpu" else [device.index or 0]
+        with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+            torch.manual_seed(seed)
+            changed: torch.Tensor = self.module.to(device)(images)
+        return changed
+
+    def check(self, images: torch.Tensor) -> None:
+        _check_result(self._name, self.module, images, self)
+
+
+def runs_on_device(module: Any, shape: Sequence[int]) -> bool:
+    """Tell whether a kornia augmentation can take its parameters on the device.
+
+    Some classes read parameters as Python values, for which a GPU would have to be waited. The meta device has no
+    values, so that reading one fails there.
+    """
+    with OwnGenerator(0):
+        params = module.forward_parameters(torch.Size(shape))
+    try:
+        there = apply_to_collection(params, torch.Tensor, lambda tensor: tensor.to("meta"))
+        module(torch.empty(*shape, device="meta"), params=there)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_kornia(module: nn.Module) -> bool:
+    return hasattr(module, "forward_parameters")
+
+
+def entry_keys(keys: np.ndarray, name: str) -> np.ndarray:
+    """Return the keys (B,) uint64 that an entry of a pipeline draws from."""
+    return mix64(keys ^ _salt(name))
+
+
+@cache
+def _salt(name: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+
+
+def _check_kind(name: str, module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise DataError(f"{_KEY}.{name} is no module: give it a _target_, or null to leave it out")
+    if isinstance(module, MixAugmentationBaseV2) and not isinstance(module, RandomJigsaw):
         raise DataError(
-            f"augment.{name}={list(values)} is invalid: expected [low, high] with 0 < low <= high <= {high:g}"
+            f"{_KEY}.{name}: {type(module).__name__} needs several images at once: use augment.mixing, or remove it"
         )
-    return float(values[0]), float(values[1])
+
+
+def _check_result(name: str, module: nn.Module, images: torch.Tensor, step: _Step) -> None:
+    """Run a module on all of two images, whatever its probability."""
+    where, size = f"{_KEY}.{name}: {type(module).__name__}", images.shape[-1]
+    try:
+        drawn = step.draw(mix64(np.arange(2, dtype=np.uint64)), size)
+        params = drawn.params if isinstance(drawn, OnHost) else drawn
+        if isinstance(params, dict) and "batch_prob" in params:
+            params["batch_prob"] = torch.ones_like(params["batch_prob"])
+        changed = step(images, drawn)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{where} fails on two images of {size} px: {reason:.200}") from error
+    if not isinstance(changed, torch.Tensor) or changed.shape != images.shape:
+        shape = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
+        raise DataError(f"{where} returns {shape} for {tuple(images.shape)}: choose one that keeps the size")
+    if not bool(changed.isfinite().all()):
+        raise DataError(f"{where} returns NaN or infinity: change its settings, or remove it")
+    low, high = float(changed.min()), float(changed.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise DataError(
+            f"{where} returns values from {low:.2f} to {high:.2f}: expected [0, 1]; the network normalises by itself"
+        )

@@ -13,38 +13,43 @@ _FREE: dict[torch.dtype, deque[np.ndarray]] = {torch.uint8: deque(maxlen=1), tor
 
 
 class PixelRows:
-    """Some samples of pixels (B, S, S, 3) uint8, contiguous. rows (N,) int64 are their positions, without
+    """Some samples of pixels (B, H, W, 3) uint8, contiguous. rows (N,) int64 are their positions, without
     repetition.
     """
 
     def __init__(self, pixels: torch.Tensor, rows: torch.Tensor) -> None:
         self._rows = rows
         self.at_once = rows_at_once(pixels)
-        self.size = pixels.shape[1]
+        self.height, self.width = pixels.shape[1:3]
         self._shape = pixels.shape[1:]
         flat = pixels.view(len(pixels), -1)
         # torch copies rows of 8-byte numbers six times as fast as rows of bytes
         self._flat = flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
     def read(self, measure: Callable[[torch.Tensor], torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Compute one row a sample of samples [start, stop); `measure` receives pixels (n, S, S, 3)."""
+        """Compute one row a sample of samples [start, stop); `measure` receives pixels (n, H, W, 3)."""
         if stop == start:
             return torch.empty(0, device=self._rows.device)
         return torch.cat([measure(self._take(part)) for part in self._rows[start:stop].split(self.at_once)])
 
     def change(self, operation: Callable[..., None], *numbers: torch.Tensor) -> None:
-        """Change pixels (n, S, S, 3) in place by an operation, which also receives its rows of `numbers`."""
+        """Change pixels (n, H, W, 3) in place by an operation, which also receives its rows of `numbers`."""
         for part, *some in zip(*(each.split(self.at_once) for each in (self._rows, *numbers)), strict=True):
             pixels = self._take(part)
             operation(pixels, *some)
             self._flat.index_copy_(0, part, pixels.view(len(part), -1).view(self._flat.dtype))
+
+    def change_whole(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace pixels (N, H, W, 3) by the result of an operation on all of them."""
+        pixels = operation(self._take(self._rows)).contiguous()
+        self._flat.index_copy_(0, self._rows, pixels.view(len(pixels), -1).view(self._flat.dtype))
 
     def _take(self, rows: torch.Tensor) -> torch.Tensor:
         return self._flat.index_select(0, rows).view(torch.uint8).view(-1, *self._shape)
 
 
 def rows_at_once(pixels: torch.Tensor) -> int:
-    """Number of samples a block of pixels (B, S, S, 3): as many as a CPU's cache holds as float32; all on other
+    """Number of samples a block of pixels (B, H, W, 3): as many as a CPU's cache holds as float32; all on other
     devices.
     """
     return max(1, _CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else max(1, len(pixels))

@@ -7,14 +7,15 @@ import torch
 from torch.nn import functional
 
 from datamodules.augment.colour import luma
-from datamodules.augment.draw_plan import ABOUT_MEAN, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD, Pass
+from datamodules.augment.draw_plan import Pass
+from datamodules.augment.slots import ABOUT_MEAN, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD
 
 
 def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
     """Compose the steps of each sample into one table a channel: (N, 3, 256) uint8.
 
     Args:
-        steps: (L, N, 5) float32, with the columns of `draw_plan`.
+        steps: (L, N, 5) float32, with the columns of `slots`.
         means: (C,) float32, mean grey of the samples with Contrast.
         counts: (H, 3, 256) int64, histograms of the samples with AutoContrast or Equalize.
         group: The pass, which defines these samples.
@@ -30,14 +31,14 @@ def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor,
     return tables.to(torch.uint8)
 
 
-def table_places(rows: int, size: int, device: torch.device) -> torch.Tensor:
-    """Offset of the table of each row and channel, (rows, 1, size * 3) int32, for index_select."""
-    channels = torch.arange(size * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
+def table_places(rows: int, width: int, device: torch.device) -> torch.Tensor:
+    """Offset of the table of each row and channel, (rows, 1, width * 3) int32, for index_select."""
+    channels = torch.arange(width * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
     return torch.arange(rows, device=device, dtype=torch.int32).mul_(768)[:, None, None] + channels
 
 
 def look_up(pixels: torch.Tensor, tables: torch.Tensor, places: torch.Tensor) -> None:
-    """Replace each value of pixels (N, S, S, 3) uint8, in place, by its entry in tables (N, 3, 256) uint8."""
+    """Replace each value of pixels (N, H, W, 3) uint8, in place, by its entry in tables (N, 3, 256) uint8."""
     torch.index_select(tables.view(-1), 0, _entries(pixels, places), out=pixels.view(-1))
 
 
@@ -103,7 +104,7 @@ def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
 
 
 def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Count the values of each row and channel: pixels (N, S, S, 3) uint8 -> (N, 3, 256) int64."""
+    """Count the values of each row and channel: pixels (N, H, W, 3) uint8 -> (N, 3, 256) int64."""
     entries, bins = _entries(pixels, places), 768 * len(pixels)
     if entries.device.type == "cpu":
         return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
@@ -113,7 +114,7 @@ def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def mean_luma(pixels: torch.Tensor) -> torch.Tensor:
-    """Mean grey that PIL's Contrast blends with: pixels (N, S, S, 3) uint8 -> (N,) float32, whole numbers."""
-    area = pixels.shape[1] ** 2
+    """Mean grey that PIL's Contrast blends with: pixels (N, H, W, 3) uint8 -> (N,) float32, whole numbers."""
+    area = pixels.shape[1] * pixels.shape[2]
     total = luma(*pixels.unbind(-1)).sum(dim=(1, 2), dtype=torch.int64)
     return ((2 * total + area) // (2 * area)).float()

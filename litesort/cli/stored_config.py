@@ -7,7 +7,7 @@ A checkpoint and an exported file contain the config of their training. Its valu
 - An evaluation builds the data module and its source alone, from classes of `datamodules`, with plain values:
   `stored_data` and `stored_data_builder`. Hydra's `instantiate` is not used.
 - A resumed run (`ckpt=`, `ckpt_init=`) may only build classes that `conf/` or the command line names for the same part
-  of the config: `check_run`.
+  of the config, and augmentations of kornia: `check_run`.
 - Addresses and output folders (`LOCAL_KEYS`) are never taken from a file.
 """
 
@@ -38,6 +38,8 @@ LOCAL_KEYS = re.compile(
 )
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|[\\/]{2}")  # https://..., \\server\share
 READ_BY_SOURCE = ("root", "file")  # settings of `data` that only its source refers to
+# kornia's augmentations only calculate; RandomDissolving downloads a network.
+KORNIA = re.compile(r"kornia\.augmentation\.(?:auto\.|container\.)?(?!RandomDissolving)[A-Z]\w*")
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 # Part of a config -> other parts whose objects it may hold, by reference.
 HOLDS = {"data": ("sampler", "augment"), "export": ("score", "latency")}
@@ -306,7 +308,10 @@ def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence
         allowed = {target for name in (key, *HOLDS.get(key, ())) for target in _allowed(name, own)}
         for node in _objects(resolved.get(key)):
             target = node.get("_target_")
-            if "_target_" in node and not (isinstance(target, str) and target in allowed):
+            known = isinstance(target, str) and (
+                target in allowed or (key in ("data", "augment") and KORNIA.fullmatch(target) is not None)
+            )
+            if "_target_" in node and not known:
                 raise ModelError(
                     f"ckpt: its {key} would run {str(target)[:80]}, which no file of conf/ names: if you trust it, "
                     "add it to conf/; else start a new run from the weights, model.weights=FILE"

@@ -229,7 +229,9 @@ def _mistake(error: BaseException) -> str | None:
         return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
     part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
     # A class of another package raises it and does not know the name of the setting, so the message adds it.
-    return f"{part[1]}: {_one_line(cause)}" if part and isinstance(cause, ValueError | TypeError) else None
+    if part is None or not isinstance(cause, ValueError | TypeError | ImportError):
+        return None
+    return f"{re.sub(r'^data[.](?=(augment|sampler)[.])', '', part[1])}: {_one_line(cause)}"  # data refers to these
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from policies import policy
 from toy_images import CLASSES, SIZE, data_module, noise
 
 from datamodules import images
 from datamodules.augment.mix import Mixing
-from datamodules.augment.pipeline import Augment
 from datamodules.samplers import ShuffleSampler, WeightedSampler
 from datamodules.sources.filelist import FileListSource
 from datamodules.sources.folder import FolderSource
@@ -80,7 +80,7 @@ def seen(loader):
 
 
 def test_loader_gives_a_split_once_in_order_and_without_augmentation(make):
-    data = ready(make(augment=Augment(num_ops=1, hflip=1.0), sampler=WeightedSampler))
+    data = ready(make(augment=policy(num_ops=1, hflip=1.0), sampler=WeightedSampler))
     assert seen(data.loader("all")) == list(range(44))
     for split in ("train", "val", "test"):
         assert seen(data.loader(split)) == data.splits[split].tolist()
@@ -95,7 +95,7 @@ def test_loader_gives_a_split_once_in_order_and_without_augmentation(make):
 
 def test_seed_decides_split_order_and_pixels(make):
     def first(seed):
-        data = ready(make(seed=seed, augment=Augment()))
+        data = ready(make(seed=seed, augment=policy()))
         batch = next(iter(data.train_dataloader()))
         return data.splits["test"].tolist(), batch.indices.tolist(), data.on_after_batch_transfer(batch, 0).images
 
@@ -107,7 +107,7 @@ def test_seed_decides_split_order_and_pixels(make):
 
 
 def test_training_batches_are_augmented_and_mixed(make):
-    data = ready(make(augment=Augment(hflip=1.0, num_ops=0, mixing=Mixing(mixup_alpha=0.4))))
+    data = ready(make(augment=policy(hflip=1.0, num_ops=0, mixing=Mixing(mixup_alpha=0.4))))
     batch = next(iter(data.train_dataloader()))
     done = data.on_after_batch_transfer(batch, 0)
     assert done.draws is None

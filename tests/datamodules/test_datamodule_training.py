@@ -9,11 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
+from policies import policy
 from pytorch_lightning.tuner import Tuner
 from toy_images import SIZE, data_module, noise
 
 from datamodules import images
-from datamodules.augment.pipeline import Augment
 from datamodules.samplers import WeightedSampler
 from litesort.cli.build import data_builder
 from litesort.errors import DataError
@@ -70,7 +70,7 @@ def trainer(tmp_path, **options):
 
 @lightning
 def test_a_trainer_sees_augmented_images_in_training_only_in_a_new_order_each_epoch(make, tmp_path):
-    data, probe = make(augment=Augment(num_ops=0, hflip=1.0)), Probe()
+    data, probe = make(augment=policy(num_ops=0, hflip=1.0)), Probe()
     trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(probe, datamodule=data)
 
     def plain(index):

@@ -41,9 +41,9 @@ def decoding(source, batch_size=4, **options):
 def test_decoding_on_the_fly_gives_the_batches_of_the_cache(files, workers):
     pixels = np.stack([images.load(files.file(i), 8, "pad") for i in range(9)])
     cached = PixelLoader(
-        pixels, LABELS[:9], np.arange(9), ShuffleSampler(LABELS[:9], seed=1), 4, draw=lambda keys: keys.copy()
+        pixels, LABELS[:9], np.arange(9), ShuffleSampler(LABELS[:9], seed=1), 4, draw=lambda keys, size: keys.copy()
     )
-    feed = decoding(files, num_workers=workers, draw=lambda keys: keys.copy())
+    feed = decoding(files, num_workers=workers, draw=lambda keys, size: keys.copy())
     state = torch.get_rng_state()
     for epoch in range(2):
         feed.sampler.set_epoch(epoch)
@@ -58,13 +58,13 @@ def test_decoding_on_the_fly_gives_the_batches_of_the_cache(files, workers):
 def test_broken_images_are_left_out_recorded_and_said_once(files, caplog):
     whole = {
         row: key
-        for b in decoding(files, num_workers=0, draw=np.copy)
+        for b in decoding(files, num_workers=0, draw=lambda keys, size: keys.copy())
         for row, key in zip(b.indices.tolist(), b.draws, strict=True)
     }
     for name in ("2.png", "5.png"):
         (files.root / name).write_bytes(b"gone")
     caplog.set_level(logging.WARNING)  # other libraries raise the level of the root
-    feed = decoding(files, num_workers=0, draw=np.copy)
+    feed = decoding(files, num_workers=0, draw=lambda keys, size: keys.copy())
     for _ in range(2):
         kept = {row: key for batch in feed for row, key in zip(batch.indices.tolist(), batch.draws, strict=True)}
         assert kept == {row: key for row, key in whole.items() if row not in (2, 5)}

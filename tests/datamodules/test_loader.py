@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datamodules
-from datamodules.augment.draw_plan import Draws
+from datamodules.augment.draw_plan import Plan
 from datamodules.augment.mix import MixDraws
+from datamodules.augment.pipeline import Draws, OnHost
 from datamodules.loader import EpochBatches, PixelLoader
 from datamodules.samplers import OrderedSampler, ShuffleSampler, WeightedSampler
 
@@ -48,7 +49,7 @@ def test_a_batch_is_pixels_labels_and_rows_that_belong_together():
 
 @pytest.mark.parametrize("kind", [ShuffleSampler, WeightedSampler, OrderedSampler])
 def test_pixel_loader_is_independent_of_prefetch(kind):
-    runs = [list(loader(kind, prefetch=prefetch, draw=lambda keys: keys.copy())) for prefetch in (0, 1, 2, 50)]
+    runs = [list(loader(kind, prefetch=prefetch, draw=lambda keys, size: keys.copy())) for prefetch in (0, 1, 2, 50)]
     for run in runs[1:]:
         for one, other in zip(run, runs[0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
@@ -67,7 +68,7 @@ def test_keys_do_not_depend_on_batch_size_or_ranks():
         return {
             (row, int(key))
             for rank in range(options.get("world_size", 1))
-            for batch in loader(draw=lambda keys: keys.copy(), rows=np.arange(40), rank=rank, **options)
+            for batch in loader(draw=lambda keys, size: keys.copy(), rows=np.arange(40), rank=rank, **options)
             for row, key in zip(batch.indices.tolist(), batch.draws, strict=True)
         }
 
@@ -111,7 +112,7 @@ def test_pixel_loader_thread_ends_when_iterator_is_abandoned():
 def test_an_error_while_a_batch_is_made_is_raised_in_its_place(prefetch):
     calls = []
 
-    def draw(keys):
+    def draw(keys, size):
         calls.append(keys)
         if len(calls) == 4:
             raise RuntimeError("no such operation")
@@ -188,10 +189,11 @@ def test_lightning_moves_the_sampler_on_and_a_resumed_run_sees_the_same_order(tm
 def test_draws_are_pinned_with_the_batch(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    mix = MixDraws(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5), True, False)
-    draws = Draws(torch.zeros(3, dtype=torch.int64), torch.zeros(4), (), mix)
+    mix = MixDraws("mixup", {"pairs": torch.zeros(2, dtype=torch.int64)})
+    plan = Plan(torch.zeros(3, dtype=torch.int64), torch.zeros(4))
+    draws = Draws((plan, {"angle": torch.zeros(2)}, OnHost({"sigma": torch.zeros(2)}), 7), mix)
     labels = np.zeros(2, dtype=np.int64)
-    batches = EpochBatches(labels, np.arange(2), OrderedSampler(labels), 2, False, lambda keys: draws)
+    batches = EpochBatches(labels, np.arange(2), OrderedSampler(labels), 2, False, lambda keys, size: draws)
     batch = batches.batch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), np.arange(2), np.zeros(2, np.uint64), pin=True)
-    expected = [batch.targets, batch.indices, draws.rows, draws.numbers, mix.partners, mix.numbers]
+    expected = [batch.targets, batch.indices, plan.rows, plan.numbers, draws.steps[1]["angle"], mix.params["pairs"]]
     assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in expected}

@@ -114,7 +114,7 @@ def configs() -> list[bytes]:
                     "sampler": "${sampler}", "augment": "${augment}",
                 },
                 "sampler": {"_target_": "datamodules.ShuffleSampler", "_partial_": True},
-                "augment": {"_target_": "datamodules.augment.Augment", "ops": ["Rotate", "ShearX"], "num_ops": 2},
+                "augment": {"_target_": "datamodules.augment.Augment", "transforms": {}},
             }
         ).encode()
     ]  # fmt: skip

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from policies import drawn_operations, policy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.augment.contact_sheet import example_images
-from datamodules.augment.pipeline import OPERATIONS, Augment
+from datamodules.augment.ops import OPERATIONS
+from datamodules.augment.pipeline import Augment
 from datamodules.augment.tables import autocontrast_tables, equalize_tables, histograms, mean_luma, table_places
 
 SIZE = 48
@@ -18,13 +20,11 @@ LEVELS = [0, 1, 7, 14, 22.5, 30]
 
 def augmented(augment: Augment, photos: np.ndarray = PHOTOS, keys: np.ndarray = KEYS) -> np.ndarray:
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-    return augment(images, augment.draw(keys)).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return augment(images, augment.draw(keys, SIZE)).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def drawn(augment: Augment, keys: np.ndarray = KEYS) -> list[list[tuple[str, float]]]:
-    codes, amounts = augment._draw_operations(keys)
-    names = list(OPERATIONS)
-    return [[(names[c], a) for c, a in zip(*row, strict=True)] for row in zip(codes, amounts, strict=True)]
+    return drawn_operations(augment, keys)
 
 
 def exact(image: Image.Image, name: str, amount: float) -> Image.Image:
@@ -66,7 +66,7 @@ def pillow(photo: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in GEOMETRY])
 def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> None:
-    augment = Augment([name], num_ops=1, magnitude=level, hflip=0)
+    augment = policy([name], num_ops=1, magnitude=level)
     for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
         np.testing.assert_array_equal(out, pillow(photo, steps))
 
@@ -75,7 +75,7 @@ def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> N
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> None:
     """Pillow truncates what it interpolates and we round, hence the 1; on an edge either side may be right."""
-    augment = Augment([name], num_ops=1, magnitude=level, hflip=0)
+    augment = policy([name], num_ops=1, magnitude=level)
     for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
         difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
         assert (difference > 1).mean() < 1e-3
@@ -84,7 +84,7 @@ def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> Non
 
 def test_every_pair_of_value_operations_equals_pillow_in_the_drawn_order() -> None:
     names = [name for name in OPERATIONS if name not in GEOMETRY]
-    augment = Augment(names, num_ops=3, magnitude=14, hflip=0)
+    augment = policy(names, num_ops=3, magnitude=14)
     keys = np.arange(600, dtype=np.uint64)
     photos = np.resize(PHOTOS, (600, SIZE, SIZE, 3))
     steps = drawn(augment, keys)
@@ -95,7 +95,7 @@ def test_every_pair_of_value_operations_equals_pillow_in_the_drawn_order() -> No
 
 def test_geometry_and_values_keep_their_order() -> None:
     """A table before or after a warp makes another picture (fill and interpolation pass through it or not)."""
-    augment = Augment(["Rotate", "Solarize", "Sharpness", "TranslateX"], num_ops=2, magnitude=20, hflip=0)
+    augment = policy(["Rotate", "Solarize", "Sharpness", "TranslateX"], num_ops=2, magnitude=20)
     keys = np.arange(80, dtype=np.uint64)
     photos = np.resize(PHOTOS, (80, SIZE, SIZE, 3))
     for photo, out, steps in zip(photos, augmented(augment, photos, keys), drawn(augment, keys), strict=True):
@@ -119,7 +119,7 @@ def test_geometry_and_values_keep_their_order() -> None:
     ids=["one value", "grey", "two values"],
 )
 def test_plain_pictures_equal_pillow(photo: np.ndarray) -> None:
-    augment = Augment([name for name in OPERATIONS if name not in GEOMETRY], num_ops=2, magnitude=14, hflip=0)
+    augment = policy([name for name in OPERATIONS if name not in GEOMETRY], num_ops=2, magnitude=14)
     keys = np.arange(150, dtype=np.uint64)
     photos = np.repeat(photo[None], 150, axis=0)
     for out, steps in zip(augmented(augment, photos, keys), drawn(augment, keys), strict=True):
@@ -128,7 +128,7 @@ def test_plain_pictures_equal_pillow(photo: np.ndarray) -> None:
 
 def test_neighbouring_geometry_is_one_warp() -> None:
     """Out and back again leaves the picture whole, apart from the interpolation of its pixels."""
-    augment = Augment(["TranslateX"], num_ops=2, magnitude=30, translate=0.25, hflip=0)
+    augment = policy(["TranslateX"], num_ops=2, magnitude=30, translate=0.25)
     seen = False
     for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
         if abs(steps[0][1] + steps[1][1]) < 1e-9:

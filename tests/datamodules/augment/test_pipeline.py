@@ -10,14 +10,18 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kornia.augmentation import RandomGaussianBlur
 from lightning_fabric.utilities import move_data_to_device
 from PIL import Image
+from policies import drawn_operations, policy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.augment import tables
-from datamodules.augment.contact_sheet import example_images, main
+from datamodules.augment.contact_sheet import contact_sheets, example_images, save_sheets
 from datamodules.augment.mix import Mixing
-from datamodules.augment.pipeline import OPERATIONS, Augment
+from datamodules.augment.ops import OPERATIONS
+from datamodules.augment.pipeline import Augment
+from datamodules.augment.randaugment import RandAugment
 from litesort.errors import DataError
 from litesort.keyed_random import splitmix64, uniforms
 
@@ -25,16 +29,24 @@ SIZE = 32
 PHOTOS = example_images(16, SIZE, seed=5)
 IMAGES = torch.from_numpy(PHOTOS).permute(0, 3, 1, 2)
 KEYS = splitmix64(np.arange(16, dtype=np.uint64))
-EVERYTHING = {"num_ops": 3, "magnitude_std": 4.0, "crop_p": 0.6, "vflip": 0.5, "erase_p": 0.6, "fill_mode": "noise"}
+EVERYTHING = {
+    "num_ops": 3,
+    "magnitude_std": 4.0,
+    "crop_p": 0.6,
+    "hflip": 0.5,
+    "vflip": 0.5,
+    "erase_p": 0.6,
+    "noise": True,
+}
 CONF = Path(__file__).parents[3] / "conf"
 
 
 def augmented(augment: Augment, images: torch.Tensor = IMAGES, keys: np.ndarray = KEYS) -> torch.Tensor:
-    return augment(images, augment.draw(keys))
+    return augment(images, augment.draw(keys, images.shape[-1]))
 
 
 def test_a_sample_is_the_same_in_any_batch() -> None:
-    augment = Augment(**EVERYTHING)
+    augment = policy(**EVERYTHING)
     whole = augmented(augment)
     order = np.random.default_rng(0).permutation(16)
     assert torch.equal(augmented(augment, IMAGES[order], KEYS[order]), whole[order])
@@ -43,14 +55,14 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
 
 
 def test_keys_decide_and_differ() -> None:
-    augment = Augment(**EVERYTHING)
-    assert torch.equal(augmented(augment), augmented(Augment(**EVERYTHING)))
+    augment = policy(**EVERYTHING)
+    assert torch.equal(augmented(augment), augmented(policy(**EVERYTHING)))
     same_photo = IMAGES[:1].expand(16, -1, -1, -1)
     assert len(augmented(augment, same_photo).unique(dim=0)) == 16
 
 
 def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    augment = Augment(**EVERYTHING)
+    augment = policy(**EVERYTHING)
     expected = augmented(augment)
     assert expected.dtype == torch.float32
     assert expected.is_contiguous(memory_format=torch.channels_last)
@@ -63,14 +75,14 @@ def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.Mon
 
 def test_images_are_left_alone() -> None:
     before = IMAGES.clone()
-    augmented(Augment(**EVERYTHING))
+    augmented(policy(**EVERYTHING))
     assert torch.equal(IMAGES, before)
 
 
 def test_odd_sizes_and_grey_stay_right() -> None:
     grey = np.repeat(example_images(16, 31)[..., :1], 3, axis=3)
     names = [name for name in OPERATIONS if name not in ("Color", "Identity")]
-    out = augmented(Augment(names, **EVERYTHING | {"fill_mode": "fill"}), torch.from_numpy(grey).permute(0, 3, 1, 2))
+    out = augmented(policy(names, **EVERYTHING | {"noise": False}), torch.from_numpy(grey).permute(0, 3, 1, 2))
     assert torch.equal(out[:, 0], out[:, 1])
     assert torch.equal(out[:, 0], out[:, 2])
 
@@ -89,10 +101,10 @@ def test_odd_sizes_and_grey_stay_right() -> None:
 def test_any_setting_gives_pictures(
     ops: list[str], num_ops: int, magnitude: float, std: float, share: float, size: int, batch: int, seed: int
 ) -> None:
-    augment = Augment(ops, num_ops, magnitude, std, crop_p=share, vflip=share, erase_p=share, fill_mode="noise")
+    augment = policy(ops, num_ops, magnitude, std, crop_p=share, hflip=share, vflip=share, erase_p=share, noise=True)
     keys = splitmix64(np.arange(batch, dtype=np.uint64) + np.uint64(seed))
     images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8))
-    out = augment(images.permute(0, 3, 1, 2), augment.draw(keys))
+    out = augment(images.permute(0, 3, 1, 2), augment.draw(keys, size))
     assert out.shape == (batch, 3, size, size)
     assert out.dtype == torch.float32
     levels = out * 255
@@ -103,7 +115,7 @@ def test_any_setting_gives_pictures(
 
 def test_operations_are_drawn_evenly_and_independently() -> None:
     keys = splitmix64(np.arange(28_000, dtype=np.uint64))
-    codes, _ = Augment()._draw_operations(keys)
+    codes, _ = RandAugment().choose(keys)
     pairs = np.bincount(codes[:, 0] * 14 + codes[:, 1], minlength=196)
     # chi-square with 195 degrees of freedom: beyond 270 once in 3,000
     assert ((pairs - 28_000 / 196) ** 2 / (28_000 / 196)).sum() < 270
@@ -122,29 +134,30 @@ def test_numbers_are_uniform_and_streams_apart() -> None:
 
 def test_levels_follow_their_settings() -> None:
     keys = splitmix64(np.arange(4000, dtype=np.uint64))
-    assert set(Augment(magnitude=14)._levels(keys).ravel()) == {14.0}
-    noisy = Augment(magnitude=15, magnitude_std=2)._levels(keys)
+    assert set(RandAugment(magnitude=14)._levels(keys).ravel()) == {14.0}
+    noisy = RandAugment(magnitude=15, magnitude_std=2)._levels(keys)
     assert abs(noisy.mean() - 15) < 0.1
     assert abs(noisy.std() - 2) < 0.1
-    uniform = Augment(magnitude=30, magnitude_std=float("inf"))._levels(keys)
+    uniform = RandAugment(magnitude=30, magnitude_std=float("inf"))._levels(keys)
     assert abs(uniform.mean() - 15) < 0.3
     assert uniform.min() < 0.1
     assert uniform.max() > 29.9
 
 
 def test_switching_one_thing_on_leaves_the_other_draws() -> None:
-    plain, cropped = Augment(hflip=0), Augment(hflip=0, crop_p=1, erase_p=1)
-    assert all(
-        np.array_equal(*pair) for pair in zip(plain._draw_operations(KEYS), cropped._draw_operations(KEYS), strict=True)
-    )
+    plain, cropped = policy(), policy(crop_p=1, erase_p=1)
+    assert drawn_operations(plain, KEYS) == drawn_operations(cropped, KEYS)
+    removed = Augment({"crop": None, **{name: plain.transforms[name] for name in ("erase", "ops")}})
+    assert drawn_operations(removed, KEYS) == drawn_operations(plain, KEYS)
 
 
 def test_draws_travel_with_the_batch() -> None:
-    draws = Augment(**EVERYTHING, mixing=Mixing(mixup_alpha=1)).draw(KEYS)
+    draws = policy(**EVERYTHING, mixing=Mixing(mixup_alpha=1)).draw(KEYS, SIZE)
     moved = move_data_to_device({"draws": draws}, torch.device("meta"))["draws"]
     assert type(moved) is type(draws)
-    assert moved.passes == draws.passes
-    assert {moved.rows.device.type, moved.numbers.device.type, moved.mix.partners.device.type} == {"meta"}
+    assert moved.steps[0].passes == draws.steps[0].passes
+    there = {moved.steps[0].rows, moved.steps[0].numbers, moved.mix.params["mixup_pairs"]}
+    assert {tensor.device.type for tensor in there} == {"meta"}
 
 
 class _Watch(TorchDispatchMode):
@@ -167,18 +180,17 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("fill_mode", ["fill", "noise"])
-def test_augment_does_not_synchronise(fill_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("noise", [False, True])
+def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device holds no values, so that whatever needs one fails; the watch names what else a GPU waits for."""
     # autocast, alone, does not know the meta device
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    augment = Augment(
-        **EVERYTHING | {"fill_mode": fill_mode}, mixing=Mixing(mixup_alpha=1, cutmix_alpha=1, mode="sample")
-    )
+    mixing = Mixing(mixup_alpha=float(noise), cutmix_alpha=float(not noise), mode="sample")
+    augment = policy(**EVERYTHING | {"noise": noise}, mixing=mixing)
     keys = splitmix64(np.arange(64, dtype=np.uint64))
-    draws = move_data_to_device(augment.draw(keys), torch.device("meta"))
-    assert {one.kind for one in draws.passes} == {
-        "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "erase",
+    draws = move_data_to_device(augment.draw(keys, SIZE), torch.device("meta"))
+    assert {one.kind for one in draws.steps[0].passes} == {
+        "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "noise" if noise else "erase",
     }  # fmt: skip
     images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     targets = torch.zeros(64, dtype=torch.int64, device="meta")
@@ -191,8 +203,8 @@ def test_augment_does_not_synchronise(fill_mode: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_augment_on_cuda_equals_cpu_without_synchronising() -> None:
-    augment = Augment(**EVERYTHING, mixing=Mixing(mixup_alpha=1, cutmix_alpha=1, mode="sample"))
-    draws = augment.draw(KEYS)
+    augment = policy(**EVERYTHING, mixing=Mixing(cutmix_alpha=1, mode="sample"))
+    draws = augment.draw(KEYS, SIZE)
     images, there = IMAGES.cuda(), move_data_to_device(draws, torch.device("cuda"))
     targets = torch.zeros(16, dtype=torch.int64, device="cuda")
     augment.mix(augment(images, there), targets, 6, there)
@@ -211,53 +223,53 @@ def test_augment_on_cuda_equals_cpu_without_synchronising() -> None:
         ({"ops": ["rotate"]}, "rotate.*Identity, AutoContrast, Equalize, Rotate"),
         ({"ops": []}, "num_ops=2"),
         ({"magnitude": 31}, "magnitude=31.*0 to 30"),
-        ({"hflip": 1.5}, "hflip=1.5.*0 to 1"),
-        ({"crop_scale": [1.0, 0.5]}, "crop_scale"),
-        ({"fill_mode": "black"}, "black.*fill or noise"),
+        ({"hflip": 1.5}, "p=1.5.*0 to 1"),
+        ({"crop_scale": [1.0, 0.5]}, "scale"),
         ({"fill": 300}, "fill=300"),
     ],
 )
-def test_invalid_settings_raise_data_error(settings: dict, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        Augment(**settings)
+def test_invalid_settings_raise_value_error(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy(**settings)
 
 
 def test_float_or_oblong_images_are_refused() -> None:
-    augment = Augment()
+    augment = policy()
     with pytest.raises(DataError, match="float32"):
-        augment(IMAGES.float(), augment.draw(KEYS))
+        augmented(augment, IMAGES.float())
     with pytest.raises(DataError, match="32 x 16"):
-        augment(IMAGES[..., :16], augment.draw(KEYS))
+        augmented(augment, IMAGES[..., :16])
 
 
-@pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial"])
+@pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial", "kornia"])
 def test_augment_configs_build(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=[f"augment={name}"]).augment
-    augment = instantiate(config)
-    assert list(config.ops) == list(OPERATIONS)
+        config = compose("train", overrides=[f"augment={name}", f"data.size={SIZE}"])
+    augment = instantiate(config.data.augment)
+    augment.check(SIZE)
+    assert list(getattr(augment.transforms.get("ops"), "ops", OPERATIONS)) == list(OPERATIONS)
     out = augmented(augment)
     unchanged = (out == IMAGES / 255).flatten(1).all(dim=1)
     assert unchanged.all() if name == "none" else not unchanged.all()
     assert not augment.mixing.on
 
 
-def test_contact_sheets(tmp_path: Path) -> None:
-    Image.fromarray(PHOTOS[0]).save(tmp_path / "one.png")
-    main([str(tmp_path / "one.png"), "--out", str(tmp_path / "sheets"), "--size", "24", "--step", "15"])
-    sheets = sorted(path.stem for path in (tmp_path / "sheets").glob("*.png"))
-    assert sheets == sorted([*OPERATIONS, "policy"])
-    with Image.open(tmp_path / "sheets" / "Rotate.png") as page:
-        assert page.width == 4 * 24
-        strip = np.asarray(page)[-24:]
-    assert np.array_equal(strip[:, :24], strip[:, 24:48])
-    assert not np.array_equal(strip[:, :24], strip[:, 48:72])
-    with pytest.raises(DataError, match=r"missing\.png"):
-        main([str(tmp_path / "missing.png"), "--out", str(tmp_path)])
+def test_contact_sheets_show_the_pipeline_its_entries_and_operations(tmp_path: Path) -> None:
+    blur = RandomGaussianBlur((3, 3), (1.0, 2.0), p=0.0)
+    augment = Augment({"ops": RandAugment(ops=["Rotate", "Color"]), "blur": blur})
+    paths = save_sheets(contact_sheets(augment, PHOTOS[:2], draws=3, step=15), tmp_path / "sheets")
+    assert [path.stem for path in paths] == ["pipeline", "ops", "ops-Rotate", "ops-Color", "blur"]
+    assert blur.p == 0.0
+    pages = {path.stem: np.asarray(Image.open(path)) for path in paths}
+    assert pages["pipeline"].shape == pages["ops-Rotate"].shape == (2 * SIZE + 14, 4 * SIZE, 3)
+    strip = pages["ops-Rotate"][-SIZE:]
+    assert np.array_equal(strip[:, :SIZE], strip[:, SIZE : 2 * SIZE])  # level 0
+    assert not np.array_equal(strip[:, :SIZE], strip[:, 2 * SIZE : 3 * SIZE])
+    assert not np.array_equal(pages["blur"][-SIZE:, :SIZE], pages["blur"][-SIZE:, SIZE : 2 * SIZE])
 
 
 def test_fresh_reuses_only_unreferenced_memory() -> None:
-    augment = Augment(num_ops=0, hflip=0.0)
+    augment = policy(num_ops=0)
     first = augmented(augment)
     where, kept = first.data_ptr(), first[3:]
     expected = kept.clone()
