@@ -1,113 +1,195 @@
-"""Augmentation on a CPU, two of 14 operations per image: litesort beside timm, torchvision and kornia, interleaved.
+"""Augmentation: litesort's policies beside those of timm, torchvision, kornia and albumentations, interleaved.
 
-    python benchmarks/augmentation.py --batch 64 --size 224 --repeats 15
+    python benchmarks/augmentation.py --batch 64 --size 224
+    python benchmarks/augmentation.py --batch 32 --size 128
+    python benchmarks/augmentation.py --batch 256 --size 224 --device cuda
 
-timm works on PIL images and applies each of its two operations with probability 0.5, half as many as the others; the
-row "both applied" makes it do as much. All start from decoded, resized uint8 pixels and end with a (B, 3, S, S)
-float32 batch in [0, 1].
+All start from decoded, resized uint8 pixels and end with a (B, 3, S, S) float32 batch in [0, 1] on the device. timm
+and albumentations work on one image after the other, on the CPU. timm applies each of its two operations with
+probability 0.5, half as many as the others; the row "both applied" makes it do as much. kornia draws once for the
+batch. albumentations has no RandAugment: two of the same operations, by its OneOf. Its rows need the package.
+
+With `--device cuda`, a last row is a training step of resnet18d at this size and batch, in 16-mixed: what augmentation
+is to be compared with.
 """
 
 import argparse
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 
-import kornia.enhance
-import kornia.geometry.transform
+import kornia.augmentation as kornia
 import numpy as np
 import torch
+from kornia.augmentation.auto import RandAugment as KorniaRandAugment
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.auto_augment import rand_augment_transform
+from torch.nn import functional
 from torchvision.transforms import v2
 
+from datamodules.augment import Augment, RandAugment, RandomErasing, RandomHorizontalFlip, RandomResizedCrop
 from datamodules.augment.contact_sheet import example_images
-from datamodules.augment.pipeline import OPERATIONS, Augment
 from litesort.keyed_random import splitmix64
 
 Run = Callable[[int], torch.Tensor]
+CROP = (0.35, 1.0)
 
 
-def litesort(photos: np.ndarray) -> Run:
-    augment = Augment(hflip=0.0)
-    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+def litesort(images: np.ndarray, device: torch.device, augment: Augment) -> Run:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
 
     def run(step: int) -> torch.Tensor:
-        keys = splitmix64(np.arange(step * len(photos), (step + 1) * len(photos), dtype=np.uint64))
-        return augment(images, augment.draw(keys))
+        keys = splitmix64(np.arange(step * len(images), (step + 1) * len(images), dtype=np.uint64))
+        draws = augment.draw(keys, images.shape[1])
+        return augment(pixels, draws if device.type == "cpu" else moved(draws, device))
 
     return run
 
 
-def timm_on_pil(photos: np.ndarray, policy: str) -> Run:
-    transform = rand_augment_transform(policy, {"img_mean": (128, 128, 128)})
-    files = [Image.fromarray(photo) for photo in photos]
-    return lambda step: _stack([np.asarray(transform(file)) for file in files])
+def moved(draws: object, device: torch.device) -> object:
+    from lightning_fabric.utilities import move_data_to_device
+
+    return move_data_to_device(draws, device)
 
 
-def torchvision_v2(photos: np.ndarray) -> Run:
-    transform = v2.RandAugment(num_ops=2, magnitude=14, interpolation=v2.InterpolationMode.BILINEAR, fill=128)
-    images = list(torch.from_numpy(photos).permute(0, 3, 1, 2))
+def on_pil(images: np.ndarray, device: torch.device, transform: Callable[[Image.Image], Image.Image]) -> Run:
+    files = [Image.fromarray(image) for image in images]
+    return lambda step: _stack([np.asarray(transform(file)) for file in files]).to(device)
+
+
+def on_arrays(images: np.ndarray, device: torch.device, transform: Callable[..., dict[str, np.ndarray]]) -> Run:
+    return lambda step: _stack([transform(image=image)["image"] for image in images]).to(device)
+
+
+def torchvision_v2(images: np.ndarray, device: torch.device, transform: torch.nn.Module) -> Run:
+    pixels = list(torch.from_numpy(images).permute(0, 3, 1, 2).to(device))
+    return lambda step: torch.stack([transform(image) for image in pixels]).float().div_(255)
+
+
+def kornia_batch(images: np.ndarray, device: torch.device, *modules: torch.nn.Module) -> Run:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+    sequence = kornia.AugmentationSequential(*modules)
+    return lambda step: sequence(pixels.float().div_(255))
+
+
+def _stack(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def policies(images: np.ndarray, device: torch.device) -> dict[str, dict[str, Run]]:
+    """Policy -> name -> function; litesort's is the first."""
+    size = images.shape[1]
+    flip, erase = RandomHorizontalFlip(p=0.5), RandomErasing(p=0.5)
+    mean = {"img_mean": (128, 128, 128)}
+    bilinear = v2.InterpolationMode.BILINEAR
+    kornia_flip, kornia_erase = kornia.RandomHorizontalFlip(p=0.5), kornia.RandomErasing((0.02, 0.2), value=0.5, p=0.5)
+    kornia_crop = kornia.RandomResizedCrop((size, size), CROP, p=1.0, cropping_mode="resample")
+    alone = {
+        "litesort": litesort(images, device, Augment({"ops": RandAugment()})),
+        "timm rand-m9-inc1": on_pil(images, device, rand_augment_transform("rand-m9-inc1", mean)),
+        "timm, both applied": on_pil(images, device, rand_augment_transform("rand-m9-inc1-p1.0", mean)),
+        "torchvision v2": torchvision_v2(images, device, v2.RandAugment(2, 14, interpolation=bilinear, fill=128)),
+        "kornia": kornia_batch(images, device, KorniaRandAugment(2, 14)),
+    }
+    whole = {
+        "litesort": litesort(images, device, Augment({"ops": RandAugment(), "flip": flip, "erase": erase})),
+        "kornia": kornia_batch(images, device, KorniaRandAugment(2, 14), kornia_flip, kornia_erase),
+    }
+    crops = {
+        "litesort": litesort(images, device, Augment({"crop": RandomResizedCrop(CROP, p=0.5), "flip": flip})),
+        "litesort, every image cropped": litesort(
+            images, device, Augment({"crop": RandomResizedCrop(CROP), "flip": flip})
+        ),
+        "kornia": kornia_batch(images, device, kornia_crop, kornia_flip),
+        "torchvision v2": torchvision_v2(
+            images, device, v2.Compose([v2.RandomResizedCrop(size, CROP, antialias=False), v2.RandomHorizontalFlip()])
+        ),
+    }
+    if importlib.util.find_spec("albumentations"):
+        alone["albumentations"] = on_arrays(images, device, albumentations_two(14))
+        crops["albumentations"] = on_arrays(images, device, albumentations_crop(size))
+    return {
+        "RandAugment, two operations": alone,
+        "RandAugment, flip, erased box": whole,
+        "crop and flip": crops,
+    }
+
+
+def albumentations_two(level: float) -> Callable[..., dict[str, np.ndarray]]:
+    """Two of the 14 operations, drawn with replacement, at one level of 30."""
+    import albumentations as a
+
+    share = level / 30
+    low, high, tangent = 1 - 0.9 * share, 1 + 0.9 * share, float(np.degrees(np.arctan(0.3 * share)))
+    still: dict[str, float] = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    moves = {"p": 1.0, "fill": 128}
+    shift = 150 / 331 * share
+    operations = [
+        a.NoOp(p=1.0),
+        a.AutoContrast(p=1.0),
+        a.Equalize(p=1.0),
+        a.Rotate((-30 * share, 30 * share), **moves),
+        a.Solarize((1 - share, 1 - share), p=1.0),
+        a.ColorJitter(**still | {"saturation": (low, high)}, p=1.0),
+        a.Posterize(round(8 - 4 * share), p=1.0),
+        a.ColorJitter(**still | {"contrast": (low, high)}, p=1.0),
+        a.ColorJitter(**still | {"brightness": (low, high)}, p=1.0),
+        a.Sharpen(p=1.0),
+        a.Affine(shear={"x": (-tangent, tangent)}, **moves),
+        a.Affine(shear={"y": (-tangent, tangent)}, **moves),
+        a.Affine(translate_percent={"x": (-shift, shift)}, **moves),
+        a.Affine(translate_percent={"y": (-shift, shift)}, **moves),
+    ]
+    transform: Callable[..., dict[str, np.ndarray]] = a.Compose(
+        [a.OneOf(operations, p=1.0), a.OneOf(operations, p=1.0)]
+    )
+    return transform
+
+
+def albumentations_crop(size: int) -> Callable[..., dict[str, np.ndarray]]:
+    import albumentations as a
+
+    transform: Callable[..., dict[str, np.ndarray]] = a.Compose(
+        [a.RandomResizedCrop((size, size), CROP), a.HorizontalFlip(p=0.5)]
+    )
+    return transform
+
+
+def training_step(images: np.ndarray, device: torch.device) -> Run:
+    import timm
+
+    network = timm.create_model("resnet18d", num_classes=6).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    batch = _stack(list(images)).to(device).contiguous(memory_format=torch.channels_last)
+    targets = torch.zeros(len(images), dtype=torch.int64, device=device)
 
     def run(step: int) -> torch.Tensor:
-        return torch.stack([transform(image) for image in images]).float().div_(255)
+        with torch.autocast(device.type, dtype=torch.float16):
+            loss = functional.cross_entropy(network(batch), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
 
     return run
 
 
-def _stack(photos: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float().div_(255)
-
-
-def kornia_grouped(photos: np.ndarray) -> Run:
-    """Call kornia's own functions on the samples that drew them, once a group."""
-    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-    draws = np.random.default_rng(0)
-
-    def run(step: int) -> torch.Tensor:
-        batch = images.float().div_(255)
-        for _ in range(2):
-            codes = draws.integers(len(OPERATIONS), size=len(batch))
-            for code, name in enumerate(OPERATIONS):
-                rows = np.flatnonzero(codes == code)
-                if len(rows) and name != "Identity":
-                    signs = torch.from_numpy(np.where(draws.random(len(rows)) < 0.5, -1.0, 1.0)).float()
-                    chosen = torch.from_numpy(rows)
-                    batch[chosen] = _kornia(name, batch[chosen], signs * 14 / 30)
-        return batch
-
-    return run
-
-
-def _kornia(name: str, images: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
-    enhance, geometry = kornia.enhance, kornia.geometry.transform
-    size, zeros = images.shape[-1], torch.zeros_like(strengths)
-    factors = 1 + 0.9 * strengths
-    pairs = {"TranslateX": (strengths, zeros), "TranslateY": (zeros, strengths)}
-    shears = {"ShearX": (strengths, zeros), "ShearY": (zeros, strengths)}
-    if name == "AutoContrast":
-        return enhance.normalize_min_max(images)
-    if name == "Equalize":
-        return enhance.equalize(images)
-    if name == "Solarize":
-        return enhance.solarize(images, 1 - strengths.abs())
-    if name == "Posterize":
-        return enhance.posterize(images, (8 - 4 * strengths.abs()).round().int())
-    if name == "Color":
-        return enhance.adjust_saturation(images, factors)
-    if name == "Contrast":
-        return enhance.adjust_contrast_with_mean_subtraction(images, factors)
-    if name == "Brightness":
-        return enhance.adjust_brightness_accumulative(images, factors)
-    if name == "Sharpness":
-        return enhance.sharpness(images, factors)
-    if name == "Rotate":
-        return geometry.rotate(images, 30 * strengths, align_corners=False)
-    if name in shears:
-        return geometry.shear(images, 0.3 * torch.stack(shears[name], dim=1), align_corners=False)
-    return geometry.translate(images, size * 150 / 331 * torch.stack(pairs[name], dim=1), align_corners=False)
+def measure(runs: dict[str, Run], repeats: int, device: torch.device) -> dict[str, tuple[float, float]]:
+    """Run all in turn; return the median CPU and wall seconds of each."""
+    clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for step in track(range(repeats + 2), "measuring"):
+        for name, run in runs.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            run(step)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            clocks[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    columns = {name: list(zip(*seen[2:], strict=True)) for name, seen in clocks.items()}
+    return {name: (statistics.median(cpu), statistics.median(wall)) for name, (cpu, wall) in columns.items()}
 
 
 def main() -> None:
@@ -116,32 +198,25 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    photos = example_images(options.batch, options.size)
-    runs = {
-        "litesort": litesort(photos),
-        "timm rand-m9-inc1": timm_on_pil(photos, "rand-m9-inc1"),
-        "timm, both applied": timm_on_pil(photos, "rand-m9-inc1-p1.0"),
-        "torchvision v2": torchvision_v2(photos),
-        "kornia, grouped": kornia_grouped(photos),
-    }
-    clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for step in track(range(options.repeats + 2), "measuring"):
-        for name, run in runs.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            run(step)
-            clocks[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    table = Table(
-        title=f"{options.batch} x {options.size} px, {options.threads} thread(s), median of {options.repeats}"
-    )
-    for column in ("", "images / CPU second", "images / s (wall)", "litesort is faster by"):
-        table.add_column(column, justify="right" if column else "left")
-    medians = {name: [statistics.median(each) for each in zip(*seen[2:], strict=True)] for name, seen in clocks.items()}
-    for name, (cpu, wall) in medians.items():
-        ratio = cpu / medians["litesort"][0]
-        table.add_row(name, f"{options.batch / cpu:.0f}", f"{options.batch / wall:.0f}", f"{ratio:.2f}")
-    Console().print(table)
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    images = example_images(options.batch, options.size)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{options.threads} thread(s)"
+    for policy, runs in policies(images, device).items():
+        if device.type == "cuda":
+            runs["training step of resnet18d, 16-mixed"] = training_step(images, device)
+        table = Table(title=f"{policy}: {options.batch} x {options.size} px, {where}, median of {options.repeats}")
+        for column in ("", "images / CPU second", "images / s (wall)", "ms a batch", "litesort is faster by"):
+            table.add_column(column, justify="right" if column else "left")
+        medians = measure(runs, options.repeats, device)
+        for name, (cpu, wall) in medians.items():
+            ratio = wall / medians["litesort"][1]
+            rates = (f"{options.batch / cpu:.0f}", f"{options.batch / wall:.0f}", f"{1e3 * wall:.2f}", f"{ratio:.2f}")
+            table.add_row(name, *rates)
+        Console(width=110).print(table)
 
 
 if __name__ == "__main__":

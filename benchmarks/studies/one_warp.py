@@ -21,6 +21,8 @@ from hydra import compose, initialize_config_dir
 from datamodules.augment import draw_plan
 from datamodules.augment.contact_sheet import example_images
 from datamodules.augment.pipeline import Augment
+from datamodules.augment.randaugment import RandAugment
+from datamodules.augment.slots import COLOR, WARP
 from litesort.keyed_random import splitmix64
 from train import train
 
@@ -32,11 +34,9 @@ def one_at_a_time() -> Iterator[None]:
     """Run each warp as its own pass."""
     merged = draw_plan._runs
 
-    def apart(slots: draw_plan.Slots) -> np.ndarray:
-        kept, slots.breaks = slots.breaks, slots.breaks | (slots.kinds == draw_plan.WARP)
-        runs = merged(slots)
-        slots.breaks = kept
-        return runs
+    def apart(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        alone = np.where(kinds == WARP, COLOR, kinds)  # each slot of this kind is a pass of its own
+        return merged(alone, numbers)
 
     draw_plan._runs = apart
     try:
@@ -47,12 +47,12 @@ def one_at_a_time() -> Iterator[None]:
 
 def pixels(count: int, size: int) -> None:
     """Print how many photos differ, and by how much."""
-    augment = Augment(hflip=0.0)
+    augment = Augment({"ops": RandAugment()})
     images = torch.from_numpy(example_images(count, size)).permute(0, 3, 1, 2)
     keys = splitmix64(np.arange(count, dtype=np.uint64))
-    merged = augment(images, augment.draw(keys))
+    merged = augment(images, augment.draw(keys, size))
     with one_at_a_time():
-        apart = augment(images, augment.draw(keys))
+        apart = augment(images, augment.draw(keys, size))
     difference = 255 * (merged - apart).abs().amax(1)  # (B, S, S), the channel that differs most
     other = difference.mean((1, 2)) > 0.01
     mean, far = difference[other].mean(), (difference[other] > 16).float().mean()
