@@ -108,9 +108,9 @@ def write_files(
 def log_predictions(loggers: Sequence[Any], predictions: "Predictions", data: "ImageDataModule", folder: Path) -> None:
     """Send tables of the predictions, and the figures in `folder`, to the loggers."""
     from loggers.images import log_pictures
-    from loggers.wandb_media import log_answers
+    from loggers.wandb_media import log_predictions
 
-    log_answers(
+    log_predictions(
         loggers,
         predictions.probabilities,
         predictions.targets,

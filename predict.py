@@ -21,10 +21,10 @@ from litesort.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from deployment.predictors import Artifact
-    from reports.predictions import Answers
+    from reports.predictions import PredictionWriter
 
 
-def predict(cfg: DictConfig) -> "Answers":
+def predict(cfg: DictConfig) -> "PredictionWriter":
     """Label every image of `cfg.source` in constant memory: print the first rows, write csv and json.
 
     Returns:
@@ -35,7 +35,7 @@ def predict(cfg: DictConfig) -> "Answers":
     """
     from datamodules.inference_loader import find_images
     from litesort.errors import DataError
-    from reports.predictions import Answers
+    from reports.predictions import PredictionWriter
 
     check(cfg)
     csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> "Answers":
     model = _open_model(cfg)
     total = sum(1 for _ in find_images(cfg.source))  # file names only, for the progress bar
     try:
-        with Answers(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as answers:
+        with PredictionWriter(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as answers:
             for row in _predicted_rows(model, cfg, total):
                 answers.add(row)
     except OSError as error:

@@ -68,7 +68,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
 def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["ImageClassifier", "ImageDataModule"]:
     """Build the LightningModule and the data module of a run; the split comes from the checkpoint it starts from."""
-    from lightning_modules.checkpoint import load_for_training, make_record
+    from lightning_modules.checkpoint import load_for_training, make_model_card
     from lightning_modules.objectives.base import build_objective
 
     origins = split_origins(cfg)
@@ -81,7 +81,7 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
     data.setup("fit")
     check_overlap(data, origins, overrides, cfg.get("strict", False))
     objective = build_objective(instantiate(cfg.objective, _partial_=True), data.drawn_counts)
-    card = make_record(
+    card = make_model_card(
         net,
         data.classes,
         class_counts=data.class_counts,
@@ -90,7 +90,7 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
         git=git_revision(Path(__file__).parent),
         split=split_record(data, origins),
     )
-    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, state_record=card)
+    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, model_card=card)
     return module, data
 
 
@@ -104,7 +104,7 @@ def describe_run(cfg: DictConfig, overrides: list[str], trainer: Any, callbacks:
         "data": compose.data_name(cfg),
         "epochs": trainer.current_epoch,
         "train_seconds": history.train_seconds,
-        "git": trainer.lightning_module.state_record["git"],
+        "git": trainer.lightning_module.model_card["git"],
         "images_per_second": history.images_per_second,
         "precision": trainer.precision,
         "precision_requested": cfg.trainer.precision,

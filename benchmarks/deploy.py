@@ -23,7 +23,7 @@ from datamodules.cache import default_cache_dir
 from deployment.formats import FORMATS
 from deployment.latency import LatencyBenchmark, LatencyReport, Reference, Settings
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import make_record
+from lightning_modules.checkpoint import make_model_card
 from litesort.system import describe_machine
 
 MODELS = (
@@ -49,7 +49,7 @@ def images(size: int, count: int = 16) -> list[np.ndarray]:
 def forms(name: str, size: int, formats: list[str], room: Path) -> dict[str, tuple[Any, int]]:
     """One network at one size: eager, and as a file of each format in fp32 and int8."""
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
-    record = make_record(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
+    record = make_model_card(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
     found: dict[str, tuple[Any, int]] = {f"{size} eager": (net, size)}
     for kind in formats:
         one = FORMATS[kind]

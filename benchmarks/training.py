@@ -56,7 +56,7 @@ class Turns(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ImageClassifier) -> None:
         data: ImageDataModule = trainer.datamodule
-        cfg = OmegaConf.create(pl_module.state_record["config"])
+        cfg = OmegaConf.create(pl_module.model_card["config"])
         task = Task(
             cfg={name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "objective", "optimizer")},
             root=str(data.source.root),

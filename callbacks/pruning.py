@@ -111,7 +111,7 @@ class StructuredPruning(pl.Callback):
         self._done, self._before = state_dict["done"], state_dict["before"]
 
     def _prune(self, trainer: pl.Trainer, pl_module: Any) -> Backbone:
-        net, size = pl_module.net, int(pl_module.state_record["preprocessing"]["size"])
+        net, size = pl_module.net, int(pl_module.model_card["preprocessing"]["size"])
         original = build_from_card(net, net.pruning[: self._before]).to(net.mean.device)
         original.to(memory_format=torch.channels_last)
         share = self.target ** ((self._done + 1) / self.steps)

@@ -35,7 +35,7 @@ from datamodules.splits.stored_split import (
     StoredSplit,
     as_stored_split,
     sample_keys,
-    sides_of,
+    split_bits,
 )
 from litesort.errors import DataError
 
@@ -174,7 +174,7 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def splits(self) -> Indices:
         """Rows of `samples` in train, val and test, (n,) int64 each, without broken images."""
-        chosen = {name: self._readable(self._sides & bit > 0) for name, bit in NAMES.items()}
+        chosen = {name: self._readable(self._bits & bit > 0) for name, bit in NAMES.items()}
         if not self._any_class:
             check_classes(self.labels[self.rows], self.classes)
             self._say(gaps(self.labels, self.classes, chosen))
@@ -183,7 +183,7 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def unseen(self) -> np.ndarray:
         """Rows of `samples`, (n,) int64, that are in neither train nor val of `stored_split`."""
-        return self._readable(self.known_sides & (TRAIN | VAL) == 0)
+        return self._readable(self.known_bits & (TRAIN | VAL) == 0)
 
     def _readable(self, mask: np.ndarray) -> np.ndarray:
         return self.rows[mask[self._place_in_whole[self.rows]]]
@@ -204,7 +204,7 @@ class ImageDataModule(pl.LightningDataModule):
         return sample_keys(DigestIndex(self._whole, folder), self._workers, first_process())
 
     @cached_property
-    def known_sides(self) -> np.ndarray:
+    def known_bits(self) -> np.ndarray:
         """Split bits of the unedited source's samples in `stored_split`, (M,) uint8; `NEW` (0) for images not in it."""
         if self.stored_split is None:
             return np.zeros(len(self._whole.samples), np.uint8)
@@ -213,12 +213,12 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def is_own(self) -> bool:
         """Whether the images are those of the run of `stored_split`, wherever they are stored now."""
-        return self.stored_split is not None and self.stored_split.is_of(self.known_sides)
+        return self.stored_split is not None and self.stored_split.is_of(self.known_bits)
 
     @property
     def split_used(self) -> StoredSplit:
         """The split of this run, for its checkpoint."""
-        return StoredSplit(self.sample_keys, self._sides)
+        return StoredSplit(self.sample_keys, self._bits)
 
     def trained_on(self, other: StoredSplit) -> dict[str, int]:
         """Count the images of val and test that are training images of another split."""
@@ -226,24 +226,24 @@ class ImageDataModule(pl.LightningDataModule):
         return {name: int(trained[self.splits[name]].sum()) for name in ("val", "test")}
 
     @cached_property
-    def _sides(self) -> np.ndarray:
+    def _bits(self) -> np.ndarray:
         """Split bits of each sample of the unedited source, (M,) uint8, including broken and excluded images."""
         self.setup()
         if not self.is_own:
             chosen, notes = self._draw(self.split_config, None)
             self._say(notes)
-            drawn, known = sides_of(chosen, len(self._whole.samples)), self.known_sides
+            drawn, known = split_bits(chosen, len(self._whole.samples)), self.known_bits
             return np.where(known == NEW, drawn, known)
-        sides = self.known_sides.copy()
+        bits = self.known_bits.copy()
         assert self.stored_split is not None
-        missing, new = self.stored_split.missing(self.sample_keys), int((sides == NEW).sum())
+        missing, new = self.stored_split.missing(self.sample_keys), int((bits == NEW).sum())
         if self.split_config.new_images == "train":
-            sides = self._thinned(self._sides_of_new(sides) if new else sides)
+            bits = self._thinned(self._bits_of_new(bits) if new else bits)
         if missing or new:
-            trained = int((self.known_sides[sides & TRAIN > 0] == NEW).sum())
+            trained = int((self.known_bits[bits & TRAIN > 0] == NEW).sum())
             use = f"{trained} of them are trained on" if trained else "left out"
             first = (
-                f", the first {self._whole.samples[int((self.known_sides == NEW).argmax())].path:.100}" if new else ""
+                f", the first {self._whole.samples[int((self.known_bits == NEW).argmax())].path:.100}" if new else ""
             )
             count = self.stored_split.count
             self._say(
@@ -252,33 +252,33 @@ class ImageDataModule(pl.LightningDataModule):
                     f"{missing} are missing; {new} images are new" + (f" ({use}{first})" if new else "")
                 ]
             )
-        return sides
+        return bits
 
-    def _sides_of_new(self, sides: np.ndarray) -> np.ndarray:
+    def _bits_of_new(self, bits: np.ndarray) -> np.ndarray:
         """Split bits (M,) uint8 with new images in train, except for those of a group in val or test."""
         groups = self.split_config.groups(self._whole.samples, self._duplicate_ids(self.split_config))
-        sides = sides.copy()
-        held_out = {int(group): int(side) for group, side in zip(groups, sides, strict=True) if side & (VAL | TEST)}
-        for row in np.flatnonzero(sides == NEW):
-            sides[row] = held_out.get(int(groups[row]), TRAIN)
-        return sides
+        bits = bits.copy()
+        held_out = {int(group): int(bit) for group, bit in zip(groups, bits, strict=True) if bit & (VAL | TEST)}
+        for row in np.flatnonzero(bits == NEW):
+            bits[row] = held_out.get(int(groups[row]), TRAIN)
+        return bits
 
-    def _thinned(self, sides: np.ndarray) -> np.ndarray:
+    def _thinned(self, bits: np.ndarray) -> np.ndarray:
         """Split bits (M,) uint8 with the `class_fraction` of this run in place of that of the stored split."""
-        sides = sides.copy()
-        rows = np.flatnonzero(sides & (TRAIN | UNUSED))
+        bits = bits.copy()
+        rows = np.flatnonzero(bits & (TRAIN | UNUSED))
         left = thinned(
             rows, self._whole_labels, self.classes, self.split_config.class_fraction or {}, self.split_config.seed
         )
-        sides[rows] = UNUSED
-        sides[left] = TRAIN
-        return sides
+        bits[rows] = UNUSED
+        bits[left] = TRAIN
+        return bits
 
-    def split_with(self, sides: SplitConfig, duplicate_ids: np.ndarray | None = None) -> tuple[Indices, list[str]]:
+    def split_with(self, config: SplitConfig, duplicate_ids: np.ndarray | None = None) -> tuple[Indices, list[str]]:
         """Split `samples` with other settings.
 
         Args:
-            sides: The settings.
+            config: The settings.
             duplicate_ids: (N,) int64, equal for samples that show the same; None computes them if they are needed.
 
         Returns:
@@ -288,26 +288,26 @@ class ImageDataModule(pl.LightningDataModule):
             whole = np.arange(len(self._whole.samples)) + duplicate_ids.max(initial=0) + 1
             whole[self._place_in_whole] = duplicate_ids
             duplicate_ids = whole
-        chosen, notes = self._draw(sides, duplicate_ids)
-        masks = sides_of(chosen, len(self._whole.samples))
+        chosen, notes = self._draw(config, duplicate_ids)
+        masks = split_bits(chosen, len(self._whole.samples))
         return {name: self._readable(masks & bit > 0) for name, bit in NAMES.items()}, notes
 
-    def _draw(self, sides: SplitConfig, duplicate_ids: np.ndarray | None) -> tuple[Indices, list[str]]:
+    def _draw(self, config: SplitConfig, duplicate_ids: np.ndarray | None) -> tuple[Indices, list[str]]:
         """Split the unedited source: rows of each split, and messages for the user."""
         labels, classes = self._whole_labels, self.classes
         if self._any_class:
             present, labels = np.unique(labels, return_inverse=True)
             classes = [classes[label] for label in present]
-        duplicate_ids = self._duplicate_ids(sides) if duplicate_ids is None else duplicate_ids
-        return sides.split(self._whole.samples, labels, classes, duplicate_ids)
+        duplicate_ids = self._duplicate_ids(config) if duplicate_ids is None else duplicate_ids
+        return config.split(self._whole.samples, labels, classes, duplicate_ids)
 
     @cached_property
     def _whole_labels(self) -> np.ndarray:
         """Labels of the unedited source, (M,) int64. The split uses these, so that `relabel` does not change it."""
         return named(self._whole, self.classes)[1]
 
-    def _duplicate_ids(self, sides: SplitConfig) -> np.ndarray | None:
-        if not sides.by_similarity:
+    def _duplicate_ids(self, config: SplitConfig) -> np.ndarray | None:
+        if not config.by_similarity:
             return None
         return duplicate_groups(self._whole, self.cache_config, first_process())
 

@@ -12,11 +12,11 @@ from litesort.model_card import fault
 from litesort.plain_data import check_size
 from litesort.system import versions
 
-RECORD = "litesort"  # key of the model card in a checkpoint
+MODEL_CARD = "litesort"  # key of the model card in a checkpoint
 FORMAT = 1
 
 
-def make_record(
+def make_model_card(
     net: Backbone,
     classes: Sequence[str],
     *,
@@ -55,7 +55,7 @@ def make_record(
         "versions": versions(),
         **extra,
     }
-    check_plain(card, RECORD)
+    check_plain(card, MODEL_CARD)
     if reason := fault(card):  # fails before the training, not when the checkpoint is read
         raise ModelError(f"a checkpoint of this run could not be read again: {reason}")
     return card
@@ -77,7 +77,7 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         raise ModelError("ckpt is not given: name the checkpoint of a run, e.g. ckpt=runs/.../best.ckpt")
     checkpoint = read_torch(path, "ckpt")
-    card = checkpoint.get(RECORD)
+    card = checkpoint.get(MODEL_CARD)
     if not isinstance(card, Mapping) or "state_dict" not in checkpoint or "format" not in card:
         kind = "a Lightning checkpoint" if "pytorch-lightning_version" in checkpoint else "a file of tensors"
         raise ModelError(
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     reason = _too_large(checkpoint) or fault(card) or (type(version) is not int and "its format is not an integer")
     if reason:
         raise ModelError(f"ckpt={path} is refused: {reason}: give a checkpoint that litesort wrote")
-    checkpoint[RECORD] = patch_forward(dict(card))
+    checkpoint[MODEL_CARD] = patch_forward(dict(card))
     return checkpoint
 
 
@@ -134,7 +134,7 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     Raises:
         ModelError: The pruning or a tensor does not fit the network that timm builds.
     """
-    card = checkpoint[RECORD]
+    card = checkpoint[MODEL_CARD]
     model = card["model"]
     net = Backbone(
         replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), card["pruning"]),
@@ -172,7 +172,7 @@ def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
         ModelError: As in `read_checkpoint`, or the network was trained on other classes.
     """
     checkpoint = read_checkpoint(path)
-    known = checkpoint[RECORD]["classes"]
+    known = checkpoint[MODEL_CARD]["classes"]
     if sorted(known) != sorted(classes):
         raise ModelError(
             f"{path} was trained on the classes {', '.join(known)} and the data has {', '.join(classes)}: give its "
@@ -206,7 +206,7 @@ def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
         ModelError: As in `read_checkpoint` and `build_net`.
     """
     checkpoint = read_checkpoint(path)
-    return build_net(checkpoint), checkpoint[RECORD]
+    return build_net(checkpoint), checkpoint[MODEL_CARD]
 
 
 def check_plain(value: Any, where: str) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_modules.backbones.backbone import Backbone
-from lightning_modules.checkpoint import RECORD, check_plain, make_record
+from lightning_modules.checkpoint import MODEL_CARD, check_plain, make_model_card
 from lightning_modules.host_memory import give_back_memory, keep_freed_memory
 from lightning_modules.metrics import StageMetrics
 from lightning_modules.objectives.base import Objective
@@ -36,7 +36,7 @@ class ImageClassifier(pl.LightningModule):
         objective: Training objective.
         optimizer: Partial of `optim.configure` without the network and the numbers of steps.
         classes: Class names, in the order of the logits.
-        state_record: Model card from `make_record`, saved in each checkpoint; None builds one.
+        model_card: Model card from `make_model_card`, saved in each checkpoint; None builds one.
         channels_last: Use the channels_last memory format, which is faster.
         compile: Apply torch.compile to the network.
 
@@ -55,7 +55,7 @@ class ImageClassifier(pl.LightningModule):
         optimizer: Callable[..., tuple[torch.optim.Optimizer, Any]],
         classes: Sequence[str],
         *,
-        state_record: dict[str, Any] | None = None,
+        model_card: dict[str, Any] | None = None,
         channels_last: bool = True,
         compile: bool = False,
     ) -> None:
@@ -69,8 +69,8 @@ class ImageClassifier(pl.LightningModule):
         self.objective = objective
         objective.attach(net, classes)
         self.classes = list(classes)
-        self.state_record = make_record(net, classes) if state_record is None else state_record
-        check_plain(self.state_record, RECORD)
+        self.model_card = make_model_card(net, classes) if model_card is None else model_card
+        check_plain(self.model_card, MODEL_CARD)
         self.channels_last = channels_last
         self.metrics = nn.ModuleDict({stage: StageMetrics(self.classes) for stage in ("val", "test")})
         self.lr: float = getattr(optimizer, "keywords", {}).get("lr", 1e-3)
@@ -184,7 +184,7 @@ class ImageClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {**self.state_record, "pruning": list(self.net.pruning)}
+        checkpoint[MODEL_CARD] = {**self.model_card, "pruning": list(self.net.pruning)}
 
     def _evaluate_step(self, stage: str, batch: Any) -> dict[str, Tensor]:
         images, targets, indices, *_ = batch

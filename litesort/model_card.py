@@ -25,7 +25,7 @@ def fault(record: Any, complete: bool = False) -> str | None:
     """Return what is wrong with a model card, in a few words; None if it is valid.
 
     Args:
-        record: The card, as `lightning_modules.checkpoint.make_record` made it, read from a file.
+        record: The card, as `lightning_modules.checkpoint.make_model_card` made it, read from a file.
         complete: Whether it must have the image size and the resize policy.
     """
     try:

@@ -52,7 +52,7 @@ def answer_rows(
         )
 
 
-class Answers:
+class PredictionWriter:
     """Write rows one by one, keep the first few and count all; memory use is constant.
 
     Use it as a context manager. The files appear under their names when the block ends without an error.
@@ -75,7 +75,7 @@ class Answers:
         self.statuses: Counter[str] = Counter()
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Answers":
+    def __enter__(self) -> "PredictionWriter":
         self._table = self._lines = None
         if self.csv is not None:
             self._table = writer(self._open(self.csv), lineterminator="\n")

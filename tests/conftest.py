@@ -73,7 +73,7 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from datamodules import images
     from lightning_modules.backbones.backbone import create_backbone
-    from lightning_modules.checkpoint import RECORD, make_record
+    from lightning_modules.checkpoint import MODEL_CARD, make_model_card
     from litesort.cli import compose as configs
     from litesort.cli.compose import CONF
 
@@ -100,7 +100,7 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
         optimizer.step()
     square = {"size": 32, "resize": "pad"}
-    record = make_record(net, classes, class_counts=[14] * 3, preprocessing=square, config=configs.portable(cfg))
+    record = make_model_card(net, classes, class_counts=[14] * 3, preprocessing=square, config=configs.portable(cfg))
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    torch.save({"state_dict": state, RECORD: record}, folder / "best.ckpt")
+    torch.save({"state_dict": state, MODEL_CARD: record}, folder / "best.ckpt")
     return folder / "best.ckpt"

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lightning_modules.checkpoint import RECORD, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import resumed_config
 from litesort.cli.compose import CONF
@@ -56,7 +56,7 @@ def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos,
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"net", "objective"}
     size = sum(value.numel() for key, value in checkpoint["state_dict"].items() if key.startswith("net."))
     assert size < 700_000  # the teacher has five million
-    assert checkpoint[RECORD]["config"]["teacher"] == str(teacher)
+    assert checkpoint[MODEL_CARD]["config"]["teacher"] == str(teacher)
 
 
 def test_an_exported_file_teaches(teacher, photos, tmp_path):
@@ -92,7 +92,7 @@ def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teach
     assert results["size"] == 32  # the photos are the teacher's, though nobody said so
     assert results["images"] == before["images"]
     assert 0.4 < results["macs"] / before["macs"] <= 0.6
-    first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[RECORD]
+    first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[MODEL_CARD]
     assert len(first["pruning"]) == 1
 
     again = (f"ckpt={tmp_path / 'small' / 'last.ckpt'}", "epochs=2")
@@ -100,7 +100,7 @@ def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teach
     assert resumed.returncode == 0, resumed.stderr
     last = torch.load(tmp_path / "small" / "last.ckpt", weights_only=True)
     assert last["epoch"] == 1
-    assert last[RECORD]["pruning"] == first["pruning"]  # not pruned once more
+    assert last[MODEL_CARD]["pruning"] == first["pruning"]  # not pruned once more
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_mistakes_are_refused_before_training(overrides, message, teacher, photo
 
 
 def test_a_model_beside_a_network_to_start_from_is_refused(teacher):
-    stored = read_checkpoint(teacher)[RECORD]["config"]
+    stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
     cfg = configured(Path("unused"), "model=lcnet_050", f"ckpt_init={teacher}")
     with pytest.raises(Exception, match="model does nothing with ckpt_init"):
         configs.init_from(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
 
 
 def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
-    stored = read_checkpoint(teacher)[RECORD]["config"]
+    stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
     said = ["data.batch_size=4", "seed=7"]
     begun = configs.init_from(configured(Path("unused"), *said), stored, said)
     assert (begun.data.batch_size, begun.data.size, begun.seed) == (4, 32, 7)
@@ -164,13 +164,13 @@ def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, 
         pytest.skip("not taken over")
     monkeypatch.chdir(tmp_path)
     checkpoint = torch.load(teacher, weights_only=True)
-    stored = OmegaConf.create(checkpoint[RECORD]["config"])
+    stored = OmegaConf.create(checkpoint[MODEL_CARD]["config"])
     OmegaConf.update(stored, "tags", ["os.system"])
     OmegaConf.update(stored, "model.harm", {"_target_": "os.system", "command": "touch harm"}, force_add=True)
     if start == "ckpt" and harm != "${model.harm}":
         del stored.model.harm
     OmegaConf.update(stored, key, harm, merge=False, force_add=True)
-    checkpoint[RECORD]["config"] = configs.plain(stored, resolve=False)
+    checkpoint[MODEL_CARD]["config"] = configs.plain(stored, resolve=False)
     torch.save(checkpoint, tmp_path / "last.ckpt")
     said = [f"{start}={tmp_path / 'last.ckpt'}"]
     with pytest.raises(ModelError, match=r"which no file of conf/ names|it is refused") as caught:

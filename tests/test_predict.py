@@ -17,7 +17,7 @@ from litesort.cli.compose import CONF
 from litesort.cli.quoting import quote_overrides
 from litesort.errors import DataError, DeploymentError, ModelError
 from predict import predict
-from reports.predictions import Answers
+from reports.predictions import PredictionWriter
 
 ROOT = Path(__file__).parent.parent
 
@@ -165,9 +165,9 @@ def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
 
 
 def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos, tmp_path, monkeypatch):
-    add = Answers.add
+    add = PredictionWriter.add
     monkeypatch.setattr(
-        Answers, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
+        PredictionWriter, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
     )
     with pytest.raises(DataError, match=r"csv=.*a.csv exists: give another name"):
         predict(configured(f"ckpt={checkpoint}", f"source={photos / 'cup' / 'cup1.jpg'}", f"csv={tmp_path / 'a.csv'}"))
@@ -177,7 +177,7 @@ def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos,
 
 def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
     def stopped():
-        with Answers(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
+        with PredictionWriter(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
             answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
             raise KeyboardInterrupt
 

@@ -114,7 +114,7 @@ def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp
         pixels = np.asarray(Image.open(file)).copy()
         Image.fromarray(255 - pixels).save(folder / f"{number}.png")
     samples = FolderSource(images).samples
-    known = [sample.path for sample, side in zip(samples, split["sides"], strict=True) if side == "1"][:4]
+    known = [sample.path for sample, side in zip(samples, split["bits"], strict=True) if side == "1"][:4]
     for path in known:
         shutil.copy(images / path, other / path)
     with caplog.at_level(logging.WARNING):

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from datamodules.cache import default_cache_dir
-from lightning_modules.checkpoint import RECORD, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import load_data, resumed_config
 from litesort.cli.compose import CONF
@@ -53,7 +53,7 @@ def stranger(monkeypatch) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture
 def record(checkpoint) -> dict:
-    return copy.deepcopy(read_checkpoint(checkpoint)[RECORD])
+    return copy.deepcopy(read_checkpoint(checkpoint)[MODEL_CARD])
 
 
 def everything_below(folder: Path) -> set[Path]:
@@ -169,13 +169,13 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, stranger
     address, asked = stranger
     monkeypatch.chdir(tmp_path)
     content = torch.load(checkpoint, weights_only=True)
-    content[RECORD]["config"] |= {"name": address, "notes": f"{tmp_path}/harm"}
-    put(content[RECORD], *harmful(address, tmp_path)[what])
+    content[MODEL_CARD]["config"] |= {"name": address, "notes": f"{tmp_path}/harm"}
+    put(content[MODEL_CARD], *harmful(address, tmp_path)[what])
     torch.save(content, tmp_path / "best.ckpt")
     before, cached = everything_below(tmp_path), everything_below(default_cache_dir())
     cfg = configured("evaluate", f"ckpt={tmp_path / 'best.ckpt'}", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError) as caught:
-        load_data(read_checkpoint(cfg.ckpt)[RECORD], cfg)
+        load_data(read_checkpoint(cfg.ckpt)[MODEL_CARD], cfg)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     assert not asked
@@ -243,7 +243,7 @@ def test_a_set_to_download_wants_to_be_named(record, tmp_path, stranger):
 def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> Path:
     content = torch.load(checkpoint, weights_only=True)
     for key, value in changes.items():
-        put(content[RECORD]["config"], key, value)
+        put(content[MODEL_CARD]["config"], key, value)
     torch.save(content, folder / "last.ckpt")
     return folder / "last.ckpt"
 
@@ -344,7 +344,7 @@ def test_a_run_goes_on_twice_with_its_references(checkpoint, tmp_path, photos):
     first = going_on("ckpt", path, tmp_path, "epochs=5")
     assert first.trainer.max_epochs == 5
     content = torch.load(path, weights_only=True)
-    content[RECORD]["config"] = configs.portable(first)
+    content[MODEL_CARD]["config"] = configs.portable(first)
     torch.save(content, path)
     second = going_on("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
     assert (second.trainer.max_epochs, second.data.source.root) == (7, "elsewhere")

@@ -85,8 +85,8 @@ def split(
         keys = " + ".join(f"data.{name}_fraction={fraction}" for name, fraction in fractions.items())
         raise DataError(f"{keys} leave no image to train on: lower them")
     names = ["train", *fractions]
-    sides = _allocate(labels, groups, classes, [left, *fractions.values()], seed, f"{len(names)} splits")
-    return {name: np.flatnonzero(sides == side) for side, name in enumerate(names)}
+    assigned = _allocate(labels, groups, classes, [left, *fractions.values()], seed, f"{len(names)} splits")
+    return {name: np.flatnonzero(assigned == part) for part, name in enumerate(names)}
 
 
 def fold_split(
@@ -131,8 +131,8 @@ def given_split(
     If val is missing, it is drawn from the training images by `val_fraction`. If only test is missing, the val images
     are also the test images. The returned messages say so.
     """
-    sides = np.array([side or "train" for side in given])
-    rows: Indices = {name: np.flatnonzero(sides == name) for name in ("train", "val", "test")}
+    assigned = np.array([part or "train" for part in given])
+    rows: Indices = {name: np.flatnonzero(assigned == name) for name in ("train", "val", "test")}
     if not len(rows["train"]):
         raise DataError("data: the source defines no training image: mark some as train, or leave the split out")
     notes = []
@@ -152,9 +152,9 @@ def given_split(
         notes.append(
             "the source defines no test split: the val images, which choose the checkpoint, are also the test images"
         )
-    crossing = np.intersect1d(groups[sides == "train"], groups[sides != "train"])
+    crossing = np.intersect1d(groups[assigned == "train"], groups[assigned != "train"])
     if len(crossing):
-        held_out = " and ".join(name for name in ("val", "test") if (sides == name).any())
+        held_out = " and ".join(name for name in ("val", "test") if (assigned == name).any())
         notes.append(
             f"{len(crossing)} groups have images both in train and in {held_out}, as the source defines them: "
             "test results are too optimistic"
@@ -193,19 +193,19 @@ def _allocate(
     random = np.random.default_rng(seed)
     if len(ids) == len(labels):
         return _singles(labels, np.array(shares), random)
-    sides = _greedy(counts, np.array(shares), random)[members]
-    for side in range(len(shares)):
-        missing = np.flatnonzero(np.bincount(labels[sides == side], minlength=len(classes)) == 0)
+    assigned = _greedy(counts, np.array(shares), random)[members]
+    for part in range(len(shares)):
+        missing = np.flatnonzero(np.bincount(labels[assigned == part], minlength=len(classes)) == 0)
         if len(missing):
             raise DataError(
                 f"data: the groups are too large to put class {classes[missing[0]]} into {what}: make them smaller"
             )
-    return sides
+    return assigned
 
 
 def _singles(labels: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Assign images without groups: largest remainder per class, at least one image a split."""
-    sides = np.empty(len(labels), np.int64)
+    assigned = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
         exact = shares * len(rows)
@@ -214,8 +214,8 @@ def _singles(labels: np.ndarray, shares: np.ndarray, random: np.random.Generator
         while not quota.all():
             quota[quota.argmin()] += 1
             quota[quota.argmax()] -= 1
-        sides[rows] = np.repeat(np.arange(len(shares)), quota)
-    return sides
+        assigned[rows] = np.repeat(np.arange(len(shares)), quota)
+    return assigned
 
 
 def _greedy(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -227,7 +227,7 @@ def _greedy(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator)
     totals, waiting = counts.sum(0), (counts > 0).sum(0)
     room = shares[:, None] * totals  # (splits, C): images that each split still needs
     bare = np.ones(room.shape, bool)  # (splits, C): the split has no image of the class yet
-    sides = np.empty(len(counts), np.int64)
+    assigned = np.empty(len(counts), np.int64)
     order = random.permutation(len(counts))
     for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
         own = np.flatnonzero(counts[group])
@@ -235,8 +235,8 @@ def _greedy(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator)
         urgent = own[waiting[own] <= bare[:, own].sum(0)]
         if len(urgent):  # each remaining group of these classes must fill an empty split
             score = np.where(bare[:, urgent].any(1), score, -np.inf)
-        sides[group] = score.argmax()
-        room[sides[group]] -= counts[group]
-        bare[sides[group], own] = False
+        assigned[group] = score.argmax()
+        room[assigned[group]] -= counts[group]
+        bare[assigned[group], own] = False
         waiting[own] -= 1
-    return sides
+    return assigned

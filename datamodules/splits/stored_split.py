@@ -23,17 +23,17 @@ NAMES = {"train": TRAIN, "val": VAL, "test": TEST}
 FORMAT = 1
 
 
-def sides_of(rows: Indices, count: int) -> np.ndarray:
+def split_bits(rows: Indices, count: int) -> np.ndarray:
     """Bits of each sample, (count,) uint8, for a split given as rows. Samples in no row are `UNUSED`.
 
-    >>> sides_of({"train": np.array([0]), "val": np.array([2]), "test": np.array([2])}, 4).tolist()
+    >>> split_bits({"train": np.array([0]), "val": np.array([2]), "test": np.array([2])}, 4).tolist()
     [1, 8, 6, 8]
     """
-    sides = np.zeros(count, np.uint8)
+    bits = np.zeros(count, np.uint8)
     for name, own in rows.items():
-        sides[own] |= NAMES[name]
-    sides[sides == NEW] = UNUSED
-    return sides
+        bits[own] |= NAMES[name]
+    bits[bits == NEW] = UNUSED
+    return bits
 
 
 def sample_keys(index: DigestIndex, workers: int | None = None, progress: bool = True) -> np.ndarray:
@@ -54,17 +54,17 @@ class StoredSplit:
 
     Attributes:
         keys: (N,) uint64, from `sample_keys`.
-        sides: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`. `UNUSED` is a training image that `class_fraction` left out.
+        bits: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`. `UNUSED` is a training image that `class_fraction` left out.
             `EARLIER` is a training image of the network that this run started from.
     """
 
     keys: np.ndarray
-    sides: np.ndarray
+    bits: np.ndarray
 
     def pack(self) -> dict[str, Any]:
         """Return plain data for a checkpoint: two strings, 11.7 characters an image."""
         keys = base64.b64encode(self.keys.astype(">u8").tobytes()).decode()
-        return {"format": FORMAT, "keys": keys, "sides": "".join(map(str, self.sides.tolist()))}
+        return {"format": FORMAT, "keys": keys, "bits": "".join(map(str, self.bits.tolist()))}
 
     @classmethod
     def unpack(cls, packed: Any) -> "StoredSplit":
@@ -77,12 +77,12 @@ class StoredSplit:
             if packed["format"] != FORMAT:
                 raise DataError(f"ckpt: its split has format {packed['format']}: pip install -U litesort")
             keys = np.frombuffer(base64.b64decode(packed["keys"], validate=True), ">u8").astype(np.uint64)
-            sides = np.frombuffer(packed["sides"].encode("ascii"), np.uint8) - ord("0")
+            bits = np.frombuffer(packed["bits"].encode("ascii"), np.uint8) - ord("0")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError("ckpt: its split is damaged: take another copy of the file") from error
-        if len(keys) != len(sides) or not np.isin(sides, (TRAIN, VAL, TEST, VAL | TEST, UNUSED, EARLIER)).all():
+        if len(keys) != len(bits) or not np.isin(bits, (TRAIN, VAL, TEST, VAL | TEST, UNUSED, EARLIER)).all():
             raise DataError("ckpt: its split is damaged: take another copy of the file")
-        return cls(keys, sides)
+        return cls(keys, bits)
 
     def look_up(self, keys: np.ndarray) -> np.ndarray:
         """Split (M,) uint8 of samples by their keys (M,) uint64; `NEW` for images that are not in the stored split.
@@ -93,41 +93,41 @@ class StoredSplit:
         order = np.argsort(self.keys, kind="stable")
         stored = self.keys[order]
         first, last = np.searchsorted(stored, keys, "left"), np.searchsorted(stored, keys, "right")
-        sides = np.zeros(len(keys), np.uint8)
+        bits = np.zeros(len(keys), np.uint8)
         _, group, copies = np.unique(keys, return_inverse=True, return_counts=True)
         by_group = np.argsort(group, kind="stable")
         number = np.empty(len(keys), np.int64)  # position of a copy among its identical copies
         number[by_group] = np.arange(len(keys)) - (np.cumsum(copies) - copies)[group[by_group]]
         known = last > first
         same = known & (last - first == copies[group])
-        sides[same] = self.sides[order[first[same] + number[same]]]
+        bits[same] = self.bits[order[first[same] + number[same]]]
         for row in np.flatnonzero(known & ~same):
-            own = self.sides[order[first[row] : last[row]]]
+            own = self.bits[order[first[row] : last[row]]]
             copy = number[row]
-            sides[row] = TRAIN if (own & TRAIN).any() else own[copy] if copy < len(own) else UNUSED
-        return sides
+            bits[row] = TRAIN if (own & TRAIN).any() else own[copy] if copy < len(own) else UNUSED
+        return bits
 
     @property
     def count(self) -> int:
         """Number of images of the run itself."""
-        return int((self.sides != EARLIER).sum())
+        return int((self.bits != EARLIER).sum())
 
     def missing(self, keys: np.ndarray) -> int:
         """Count the images of the stored split that are not among samples with these keys (M,) uint64."""
-        own, counts = np.unique(self.keys[self.sides != EARLIER], return_counts=True)
+        own, counts = np.unique(self.keys[self.bits != EARLIER], return_counts=True)
         there = dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True))
         return sum(max(0, count - there.get(key, 0)) for key, count in zip(own.tolist(), counts.tolist(), strict=True))
 
     def after(self, earlier: "StoredSplit") -> "StoredSplit":
         """Return this split and the training images of an earlier split, which the weights were trained on too."""
-        trained = earlier.keys[earlier.sides & TRAIN > 0]
+        trained = earlier.keys[earlier.bits & TRAIN > 0]
         added = np.setdiff1d(trained, self.keys)
-        sides = np.full(len(added), EARLIER, np.uint8)
-        return StoredSplit(np.concatenate([self.keys, added]), np.concatenate([self.sides, sides]))
+        bits = np.full(len(added), EARLIER, np.uint8)
+        return StoredSplit(np.concatenate([self.keys, added]), np.concatenate([self.bits, bits]))
 
-    def is_of(self, sides: np.ndarray) -> bool:
+    def is_of(self, bits: np.ndarray) -> bool:
         """Whether these are the split bits of the same images: at least half of the test images are present."""
-        return 2 * int((sides & TEST > 0).sum()) >= int((self.sides & TEST > 0).sum()) > 0
+        return 2 * int((bits & TEST > 0).sum()) >= int((self.bits & TEST > 0).sum()) > 0
 
 
 def as_stored_split(value: "StoredSplit | Mapping[str, Any] | None") -> "StoredSplit | None":

@@ -75,7 +75,7 @@ class Distillation(CrossEntropy):
         """
         raise NotImplementedError
 
-    def look(self, images: Tensor) -> list[Tensor]:
+    def teacher_outputs(self, images: Tensor) -> list[Tensor]:
         """Run the teacher on images (B, 3, H, W): logits (B, C) float32, and further outputs that a subclass adds."""
         return [self.teacher(images)]
 
@@ -85,7 +85,9 @@ class Distillation(CrossEntropy):
         heads = output if isinstance(output, tuple) else (output,)
         first, last = heads[0].float(), heads[-1].float()
         predicted, *self._features = (
-            self.look(images) if self.teacher_cache is None else self.teacher_cache(images, self.look)
+            self.teacher_outputs(images)
+            if self.teacher_cache is None
+            else self.teacher_cache(images, self.teacher_outputs)
         )
         if not self.training and self.agreement is not None:
             self.agreement.update(last, predicted, targets)
@@ -258,8 +260,8 @@ class FeatureDistillation(Distillation):
         self.projections = nn.ModuleList(nn.Conv2d(own, theirs, 1, bias=False) for own, theirs in pairs)
         self.projections.to(net.mean.device)
 
-    def look(self, images: Tensor) -> list[Tensor]:
-        return super().look(images) + self._teacher_hooks.take()
+    def teacher_outputs(self, images: Tensor) -> list[Tensor]:
+        return super().teacher_outputs(images) + self._teacher_hooks.take()
 
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         assert self._student_hooks is not None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
-from lightning_modules.checkpoint import RECORD, build_net, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, build_net, read_checkpoint
 from litesort.errors import ModelError
 
 
@@ -141,5 +141,5 @@ def _open(path: str, open_other: Callable[[str], Opened] | None) -> Teacher:
         return Teacher(predict, classes, size, path)
     checkpoint = read_checkpoint(path)
     net = fold_batchnorm(build_net(checkpoint)).requires_grad_(False).to(memory_format=torch.channels_last)
-    card = checkpoint[RECORD]
+    card = checkpoint[MODEL_CARD]
     return Teacher(net, list(card["classes"]), card["preprocessing"].get("size"), path, net)

@@ -32,22 +32,22 @@ class TeacherCache:
     def __deepcopy__(self, memo: dict[int, Any]) -> "TeacherCache":
         return self
 
-    def __call__(self, images: Tensor, look: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """Return the outputs for a batch, from the cache or by `look`.
+    def __call__(self, images: Tensor, compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """Return the outputs for a batch, from the cache or by `compute`.
 
         Args:
             images: (B, 3, H, W) float in [0, 1].
-            look: Computes the outputs of the teacher: logits (B, C) and feature maps (B, C, h, w).
+            compute: Computes the outputs of the teacher: logits (B, C) and feature maps (B, C, h, w).
 
         Returns:
             float32 tensors. Feature maps are flipped back if the batch is mirrored.
         """
         if self.place is None:
-            return look(images)
+            return compute(images)
         place = self.place, images.shape  # progressive resizing changes the shape of the same images
         values = self._kept.get(place)
         if values is None:
-            values = [value.to(torch.float16) for value in look(images.flip(3) if self.mirrored else images)]
+            values = [value.to(torch.float16) for value in compute(images.flip(3) if self.mirrored else images)]
             if self.size + (size := sum(value.nbytes for value in values)) <= self.max_bytes:
                 self._kept[place], self.size = values, self.size + size
         return [value.float().flip(3) if self.mirrored and value.ndim == 4 else value.float() for value in values]

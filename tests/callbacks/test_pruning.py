@@ -15,7 +15,7 @@ from deployment.complexity import profile
 from deployment.latency.benchmark import Times
 from lightning_modules import optim
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import RECORD, build_net, make_record, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, build_net, make_model_card, read_checkpoint
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
 from litesort.errors import ModelError
@@ -50,10 +50,8 @@ class Photos(pl.LightningDataModule):
 def module():
     torch.manual_seed(0)
     net = create_backbone("lcnet_050", 3, pretrained=False)
-    record = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
-    return ImageClassifier(
-        net, CrossEntropy(), functools.partial(optim.configure, lr=0.01), CLASSES, state_record=record
-    )
+    record = make_model_card(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
+    return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure, lr=0.01), CLASSES, model_card=record)
 
 
 def prune(**settings):
@@ -70,7 +68,7 @@ def test_the_run_trains_and_keeps_what_pruning_left(make_trainer, tmp_path, caps
     make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Photos())
     assert 0.35 < share(classifier.net) <= 0.5
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
-    assert len(checkpoint[RECORD]["pruning"]) == 1
+    assert len(checkpoint[MODEL_CARD]["pruning"]) == 1
     photos = torch.rand(2, 3, SIZE, SIZE)
     with torch.inference_mode():
         torch.testing.assert_close(build_net(checkpoint)(photos), classifier.eval()(photos))
@@ -139,7 +137,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
     rates.fit(module(), datamodule=Photos())
     assert spy.rates == pytest.approx(plain.rates)  # the schedule goes on over a pruning
     checkpoint = read_checkpoint(tmp_path / "whole" / "best.ckpt")
-    assert len(checkpoint[RECORD]["pruning"]) == 2  # the best of the small networks, not of all
+    assert len(checkpoint[MODEL_CARD]["pruning"]) == 2  # the best of the small networks, not of all
     run(tmp_path / "stopped", stop=stop)
     again, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
     torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)

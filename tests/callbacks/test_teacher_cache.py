@@ -120,8 +120,8 @@ def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
     class SeesPhotos(LogitDistillation):
         """The teacher's map is the photo itself."""
 
-        def look(self, images):
-            return [*super().look(images), images]
+        def teacher_outputs(self, images):
+            return [*super().teacher_outputs(images), images]
 
         def forward(self, output, targets, images=None):
             terms = super().forward(output, targets, images)
@@ -138,15 +138,15 @@ def test_a_mirrored_round_that_is_resumed_remembers_photos_as_they_lay():
     teacher_cache.place, teacher_cache.mirrored = 0, True
     images, asked = torch.rand(2, 3, 4, 4), []
 
-    def look(photos):
+    def teacher_outputs(photos):
         asked.append(photos)
         return [photos]
 
-    maps = teacher_cache(images, look)[0]
+    maps = teacher_cache(images, teacher_outputs)[0]
     assert torch.equal(asked[0], images.flip(3))
     torch.testing.assert_close(maps, images, atol=1e-3, rtol=1e-3)
     teacher_cache.mirrored = False
-    torch.testing.assert_close(teacher_cache(images, look)[0], images.flip(3), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(teacher_cache(images, teacher_outputs)[0], images.flip(3), atol=1e-3, rtol=1e-3)
     assert len(asked) == 1
 
 
@@ -171,19 +171,19 @@ def test_values_that_do_nothing_are_refused(settings, message):
         CacheTeacher(**settings)
 
 
-def test_what_does_not_fit_in_is_looked_at_each_time():
-    looks = []
+def test_batches_beyond_the_budget_are_computed_each_time():
+    calls = []
 
-    def look(images):
-        looks.append(images)
+    def teacher_outputs(images):
+        calls.append(images)
         return [images.mean((2, 3))]
 
     teacher_cache = TeacherCache(max_bytes=2 * 3 * 2)  # two photos of three values
     for _ in range(2):
         for place in range(2):
             teacher_cache.place = place
-            assert teacher_cache(torch.ones(2, 3, 4, 4), look)[0].dtype == torch.float32
-    assert (len(looks), teacher_cache.size) == (3, 12)
+            assert teacher_cache(torch.ones(2, 3, 4, 4), teacher_outputs)[0].dtype == torch.float32
+    assert (len(calls), teacher_cache.size) == (3, 12)
     teacher_cache.place = 0
-    teacher_cache(torch.ones(2, 3, 2, 2), look)  # smaller photos are others
-    assert len(looks) == 4
+    teacher_cache(torch.ones(2, 3, 2, 2), teacher_outputs)  # smaller photos are others
+    assert len(calls) == 4

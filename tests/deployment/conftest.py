@@ -10,7 +10,7 @@ import torch
 from datamodules import images
 from deployment.predictors import TorchPredictor
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import make_record
+from lightning_modules.checkpoint import make_model_card
 
 CLASSES = ["bag", "can", "cup"]
 SIZE = 32
@@ -32,7 +32,7 @@ def trained(photos: Path) -> SimpleNamespace:
         optimizer.step()
     net.eval()
     config = {"name": "tiny", "data": {"size": SIZE}}
-    card = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"}, config=config)
+    card = make_model_card(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"}, config=config)
     expected = TorchPredictor(net)(pixels).numpy()
     assert len(set(expected.argmax(1))) == 3
     return SimpleNamespace(

@@ -4,16 +4,23 @@ import pytest
 import torch
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import FORMAT, RECORD, build_net, load_for_training, make_record, read_checkpoint
+from lightning_modules.checkpoint import (
+    FORMAT,
+    MODEL_CARD,
+    build_net,
+    load_for_training,
+    make_model_card,
+    read_checkpoint,
+)
 from litesort.errors import ModelError
 
 CLASSES = ["Metal", "Paper", "Plastic"]
 
 
 def _checkpoint(net, **extra):
-    record = make_record(net, CLASSES, class_counts=[3, 2, 1], preprocessing={"size": 32, "resize": "pad"}, **extra)
+    record = make_model_card(net, CLASSES, class_counts=[3, 2, 1], preprocessing={"size": 32, "resize": "pad"}, **extra)
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    return {"state_dict": state, RECORD: record, "pytorch-lightning_version": "2.6.0"}
+    return {"state_dict": state, MODEL_CARD: record, "pytorch-lightning_version": "2.6.0"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def test_build_net_restores_outputs_without_network_access(tmp_path, monkeypatch
 
 
 def test_model_card_has_metadata_for_export(path):
-    record = read_checkpoint(path)[RECORD]
+    record = read_checkpoint(path)[MODEL_CARD]
     assert record["format"] == FORMAT
     assert record["model"] == {"name": "lcnet_050", "num_classes": 3, "kwargs": {"drop_rate": 0.1}}
     assert record["preprocessing"] == {"size": 32, "resize": "pad", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -57,9 +64,9 @@ def test_model_card_has_metadata_for_export(path):
 
 
 @pytest.mark.parametrize("value", [torch.zeros(1), {"a": {1, 2}}, [object()]])
-def test_make_record_rejects_other_than_plain_data(net, value):
+def test_make_model_card_rejects_other_than_plain_data(net, value):
     with pytest.raises(ModelError, match=r"litesort\.config\.bad"):
-        make_record(net, CLASSES, config={"bad": value})
+        make_model_card(net, CLASSES, config={"bad": value})
 
 
 class Hostile:
@@ -121,7 +128,7 @@ def test_build_net_ignores_tensors_of_the_objective(path):
 
 def test_build_net_rejects_invalid_pruning_steps(path):
     checkpoint = read_checkpoint(path)
-    checkpoint[RECORD]["pruning"] = [{"layer": "conv_stem"}]
+    checkpoint[MODEL_CARD]["pruning"] = [{"layer": "conv_stem"}]
     with pytest.raises(ModelError, match="step 0 of its pruning"):
         build_net(checkpoint)
 
@@ -139,7 +146,7 @@ def test_load_for_training_reorders_classes(path, net):
 
 
 def test_patch_forward_adds_missing_keys(path):
-    config = read_checkpoint(path)[RECORD]["config"]
+    config = read_checkpoint(path)[MODEL_CARD]["config"]
     assert config["teacher"] is config["ckpt_init"] is None
     assert config["prune"] == {"_target_": "pytorch_lightning.Callback"}
 

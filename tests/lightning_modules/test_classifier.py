@@ -129,6 +129,6 @@ def test_classifier_rejects_invalid_arguments(tiny, tmp_path):
     with pytest.raises(ModelError, match="3 classes and the data 2"):
         ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
     with pytest.raises(ModelError, match=r"litesort\.config is a Tensor"):
-        tiny.module(state_record={"config": torch.zeros(1)})
+        tiny.module(model_card={"config": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"trainer\.max_epochs"):
         tiny.trainer(tmp_path, max_epochs=-1).fit(tiny.module(), tiny.loader(), tiny.loader())

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import RECORD, build_net, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, build_net, read_checkpoint
 from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
 
@@ -39,7 +39,7 @@ def test_fit_checkpoint_rebuilds_network(tiny, tmp_path):
     images = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
     trainer.fit(module, DataLoader(images, batch_size=None), DataLoader(images, batch_size=None))
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
-    assert checkpoint[RECORD] == module.state_record
+    assert checkpoint[MODEL_CARD] == module.model_card
     assert all(key.startswith("net.") for key in checkpoint["state_dict"])
     with torch.inference_mode():
         torch.testing.assert_close(build_net(checkpoint)(images[0].images), module.eval()(images[0].images))

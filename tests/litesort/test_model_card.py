@@ -10,12 +10,12 @@ import torch
 
 from deployment.metadata import unpack
 from lightning_modules.backbones.backbone import build_timm
-from lightning_modules.checkpoint import RECORD, read_checkpoint
+from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.errors import DeploymentError, ModelError
 from litesort.model_card import arguments_fault, fault
 
 TARGET = {"_target_": "os.system", "command": "touch harm"}
-RECORD_OF_A_NET = {
+CARD = {
     "format": 1,
     "model": {"name": "resnet10t", "num_classes": 2, "kwargs": {"drop_path_rate": 0.1, "act_layer": "relu"}},
     "origin": "scratch",
@@ -67,7 +67,7 @@ SPOILT = {
 
 
 def spoilt(key: str, value) -> dict:
-    record = copy.deepcopy(RECORD_OF_A_NET)
+    record = copy.deepcopy(CARD)
     *parents, last = key.split(".")
     node = record
     for name in parents:
@@ -77,14 +77,14 @@ def spoilt(key: str, value) -> dict:
 
 
 def test_a_record_of_our_own_has_no_fault():
-    assert fault(RECORD_OF_A_NET, complete=True) is None
-    assert fault(json.loads(json.dumps(RECORD_OF_A_NET)), complete=True) is None
+    assert fault(CARD, complete=True) is None
+    assert fault(json.loads(json.dumps(CARD)), complete=True) is None
 
 
 @pytest.mark.parametrize("what", list(SPOILT))
 def test_both_kinds_of_files_are_refused(what, tmp_path):
     record = spoilt(*SPOILT[what])
-    torch.save({"state_dict": {}, RECORD: record}, tmp_path / "best.ckpt")
+    torch.save({"state_dict": {}, MODEL_CARD: record}, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match="is refused") as checkpoint:
         read_checkpoint(tmp_path / "best.ckpt")
     with pytest.raises(DeploymentError, match=r"incomplete|damaged") as exported:
@@ -97,8 +97,8 @@ def test_a_bomb_in_a_checkpoint_is_refused(key, tmp_path):
     bomb: list = ["x"]
     for _ in range(30):
         bomb = [bomb] * 10  # 10 ** 30 values, a few hundred bytes
-    content = {"state_dict": {}, RECORD: dict(RECORD_OF_A_NET)}
-    (content if key == "loops" else content[RECORD])[key] = bomb
+    content = {"state_dict": {}, MODEL_CARD: dict(CARD)}
+    (content if key == "loops" else content[MODEL_CARD])[key] = bomb
     buffer = io.BytesIO()
     torch.save(content, buffer)
     (tmp_path / "best.ckpt").write_bytes(buffer.getvalue())
@@ -109,14 +109,14 @@ def test_a_bomb_in_a_checkpoint_is_refused(key, tmp_path):
 def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
     loop: dict = {}
     loop["again"] = [loop]
-    torch.save({"state_dict": {}, RECORD: {**RECORD_OF_A_NET, "config": loop}}, tmp_path / "best.ckpt")
+    torch.save({"state_dict": {}, MODEL_CARD: {**CARD, "config": loop}}, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match="more than"):
         read_checkpoint(tmp_path / "best.ckpt")
 
 
 @pytest.mark.parametrize("version", [TARGET, "1", None, [1]])
 def test_a_format_that_is_no_number_is_refused(version, tmp_path):
-    torch.save({"state_dict": {}, RECORD: {**RECORD_OF_A_NET, "format": version}}, tmp_path / "best.ckpt")
+    torch.save({"state_dict": {}, MODEL_CARD: {**CARD, "format": version}}, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match="is refused"):
         read_checkpoint(tmp_path / "best.ckpt")
 

@@ -18,8 +18,8 @@ def names(labels):
     return [f"c{label}" for label in range(int(max(labels)) + 1)]
 
 
-def assert_partition(sides, total):
-    rows = np.concatenate(list(sides.values()))
+def assert_partition(splits, total):
+    rows = np.concatenate(list(splits.values()))
     assert len(rows) == total
     np.testing.assert_array_equal(np.sort(rows), np.arange(total))
 
@@ -42,12 +42,12 @@ def photos(draw, grouped):
 def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, val, test):
     labels, groups = data
     fractions = {"val": val, "test": test}
-    sides = split(labels, groups, names(labels), fractions, seed)
+    splits = split(labels, groups, names(labels), fractions, seed)
     again = split(labels, groups, names(labels), fractions, seed)
-    assert_partition(sides, len(labels))
+    assert_partition(splits, len(labels))
     for name, share in {"train": 1 - val - test, **fractions}.items():
-        np.testing.assert_array_equal(sides[name], again[name])
-        counts = np.bincount(labels[sides[name]], minlength=labels.max() + 1)
+        np.testing.assert_array_equal(splits[name], again[name])
+        counts = np.bincount(labels[splits[name]], minlength=labels.max() + 1)
         exact = share * np.bincount(labels)
         assert counts.min() >= 1
         assert (np.abs(counts - exact) < 2).all()  # rounded, but for an image given to a side that would have none
@@ -57,12 +57,12 @@ def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, v
 @given(photos(grouped=True), st.integers(0, 2**32))
 def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
     labels, groups = data
-    sides = split(labels, groups, names(labels), FRACTIONS, seed)
-    assert_partition(sides, len(labels))
-    homes = Counter(group for rows in sides.values() for group in set(groups[rows].tolist()))
+    splits = split(labels, groups, names(labels), FRACTIONS, seed)
+    assert_partition(splits, len(labels))
+    homes = Counter(group for rows in splits.values() for group in set(groups[rows].tolist()))
     assert set(homes.values()) == {1}
     for name, share in {"train": 0.7, **FRACTIONS}.items():
-        counts = np.bincount(labels[sides[name]], minlength=labels.max() + 1)
+        counts = np.bincount(labels[splits[name]], minlength=labels.max() + 1)
         largest = np.array([max(Counter(groups[labels == label]).values()) for label in range(labels.max() + 1)])
         assert counts.min() >= 1
         assert (counts <= share * np.bincount(labels) + largest).all()
@@ -75,13 +75,13 @@ def test_folds_test_on_every_image_once(data, folds, seed):
     labels, groups = data
     try:
         every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
-    except DataError:  # one group may be so large that too few are left for the other sides
+    except DataError:  # one group may be so large that too few are left for the other splits
         reject()
-    for sides in every:
-        assert_partition(sides, len(labels))
-        assert not set(groups[sides["train"]]) & set(groups[sides["test"]])
-        assert not set(groups[sides["train"]]) & set(groups[sides["val"]])
-        assert len(np.unique(labels[sides["train"]])) == labels.max() + 1
+    for splits in every:
+        assert_partition(splits, len(labels))
+        assert not set(groups[splits["train"]]) & set(groups[splits["test"]])
+        assert not set(groups[splits["train"]]) & set(groups[splits["val"]])
+        assert len(np.unique(labels[splits["train"]])) == labels.max() + 1
     np.testing.assert_array_equal(np.sort(np.concatenate([s["test"] for s in every])), np.arange(len(labels)))
 
 
@@ -90,10 +90,10 @@ def test_folds_test_on_every_image_once(data, folds, seed):
 def test_groups_of_several_classes_stay_whole(classes, seed):
     labels = np.array([*range(4)] * 10 + classes)  # every class in ten groups or more
     groups = np.arange(len(labels)) // 3
-    sides = split(labels, groups, names(labels), FRACTIONS, seed)
-    assert_partition(sides, len(labels))
-    assert sum(len(np.unique(groups[rows])) for rows in sides.values()) == len(np.unique(groups))
-    assert abs(len(sides["test"]) / len(labels) - 0.15) < 0.08
+    splits = split(labels, groups, names(labels), FRACTIONS, seed)
+    assert_partition(splits, len(labels))
+    assert sum(len(np.unique(groups[rows])) for rows in splits.values()) == len(np.unique(groups))
+    assert abs(len(splits["test"]) / len(labels) - 0.15) < 0.08
 
 
 def test_another_seed_is_another_split():
@@ -151,17 +151,17 @@ def test_too_few_groups_are_refused_by_class():
 def test_given_splits_are_kept():
     labels = np.array([0, 1] * 6)
     given = ["train"] * 4 + [None] * 2 + ["val"] * 3 + ["test"] * 3
-    sides, notes = given_split(labels, np.arange(12), ["a", "b"], given, 0.2, 0.2, 0)
+    splits, notes = given_split(labels, np.arange(12), ["a", "b"], given, 0.2, 0.2, 0)
     assert notes == []
-    assert {name: rows.tolist() for name, rows in sides.items()} == {
+    assert {name: rows.tolist() for name, rows in splits.items()} == {
         "train": [0, 1, 2, 3, 4, 5], "val": [6, 7, 8], "test": [9, 10, 11],
     }  # fmt: skip
 
 
 def test_given_split_tests_on_val_without_test_images():
     labels = np.array([0, 1] * 6)
-    sides, notes = given_split(labels, np.arange(12), ["a", "b"], ["train"] * 8 + ["val"] * 4, 0.2, 0.2, 0)
-    np.testing.assert_array_equal(sides["test"], sides["val"])
+    splits, notes = given_split(labels, np.arange(12), ["a", "b"], ["train"] * 8 + ["val"] * 4, 0.2, 0.2, 0)
+    np.testing.assert_array_equal(splits["test"], splits["val"])
     assert len(notes) == 1
     assert "no test split" in notes[0]
 
@@ -170,21 +170,21 @@ def test_given_split_tests_on_val_without_test_images():
 def test_given_split_draws_missing_splits_from_train(given, drawn):
     labels = np.array([0, 1] * 20)
     marks = ["train"] * 30 + [given or "train"] * 10
-    sides, notes = plan_split(labels, np.arange(40), ["a", "b"], marks)
-    assert_partition(sides, 40)
-    assert all(len(sides[name]) for name in sides)
+    splits, notes = plan_split(labels, np.arange(40), ["a", "b"], marks)
+    assert_partition(splits, 40)
+    assert all(len(splits[name]) for name in splits)
     if given:
-        np.testing.assert_array_equal(sides[given], np.arange(30, 40))
+        np.testing.assert_array_equal(splits[given], np.arange(30, 40))
     assert " and no ".join(drawn) in notes[0]
 
 
 def test_given_splits_with_gaps():
     labels = np.array([0, 1, 0, 1, 0, 0])
     ids = np.arange(6)
-    sides, notes = given_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], 0.2, 0.2, 0)
-    assert len(sides["train"]) == 4
+    splits, notes = given_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], 0.2, 0.2, 0)
+    assert len(splits["train"]) == 4
     assert notes == []
-    notes = gaps(labels, ["a", "b"], sides)
+    notes = gaps(labels, ["a", "b"], splits)
     assert [("b" in note, "val" in note or "test" in note) for note in notes] == [(True, True)] * 2
     rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
     with pytest.raises(DataError, match="class b has no image in the train split"):

@@ -28,7 +28,7 @@ def make(tmp_path):
     return partial(data_module, cache_dir=tmp_path / "cache")
 
 
-def sides(data):
+def splits(data):
     """Path -> names of the splits that hold it."""
     data.setup()
     found = {}
@@ -43,7 +43,7 @@ def test_a_packed_split_is_the_same_split(samples):
     keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
     split = StoredSplit.unpack(json.loads(json.dumps(StoredSplit(keys, own).pack())))
     assert split.keys.tolist() == keys.tolist()
-    assert split.sides.tolist() == own.tolist()
+    assert split.bits.tolist() == own.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), SIDES), min_size=1, max_size=20), st.randoms())
@@ -81,12 +81,12 @@ def test_100_000_images_take_less_than_2_mb():
     [
         {},
         "text",
-        {"format": 1, "keys": "AAAA", "sides": "1"},
-        {"format": 1, "keys": "AAAAAAAAAAA=", "sides": "11"},
-        {"format": 1, "keys": "AAAAAAAAAAA=", "sides": "3"},
-        {"format": 1, "keys": "AAAAAAAAAAA=", "sides": "é"},
-        {"format": 1, "keys": ["x"], "sides": "1"},
-        {"format": 9, "keys": "", "sides": ""},
+        {"format": 1, "keys": "AAAA", "bits": "1"},
+        {"format": 1, "keys": "AAAAAAAAAAA=", "bits": "11"},
+        {"format": 1, "keys": "AAAAAAAAAAA=", "bits": "3"},
+        {"format": 1, "keys": "AAAAAAAAAAA=", "bits": "é"},
+        {"format": 1, "keys": ["x"], "bits": "1"},
+        {"format": 9, "keys": "", "bits": ""},
     ],
 )
 def test_a_damaged_split_is_refused(packed):
@@ -96,29 +96,29 @@ def test_a_damaged_split_is_refused(packed):
 
 @pytest.mark.parametrize("group_by", [None, r"^(\w+)/(\d)"])
 def test_a_broken_or_excluded_or_relabelled_image_moves_no_other(make, root, tmp_path, group_by):
-    before = sides(make(root, group_by=group_by))
+    before = splits(make(root, group_by=group_by))
     gone = next(path for path, own in before.items() if own == ["test"]), next(iter(before))
     (tmp_path / "out.csv").write_text("path\n" + "\n".join(gone))
-    out = sides(make(root, group_by=group_by, exclude=tmp_path / "out.csv"))
+    out = splits(make(root, group_by=group_by, exclude=tmp_path / "out.csv"))
     assert out == {path: own for path, own in before.items() if path not in gone}
     (tmp_path / "new.csv").write_text("path,label\n" + "\n".join(f"{path},cup" for path in gone))
-    assert sides(make(root, group_by=group_by, relabel=tmp_path / "new.csv")) == before
+    assert splits(make(root, group_by=group_by, relabel=tmp_path / "new.csv")) == before
     (root / gone[0]).write_bytes(b"no picture")
     for cache in ("disk", "memory"):
-        found = sides(make(root, group_by=group_by, cache=cache))
+        found = splits(make(root, group_by=group_by, cache=cache))
         assert found == {path: own for path, own in before.items() if path != gone[0]}
-    assert sides(make(root, group_by=group_by, cache="off")) == before  # found broken when it is read
+    assert splits(make(root, group_by=group_by, cache="off")) == before  # found broken when it is read
 
 
 def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, root, tmp_path, caplog):
     first = make(root)
-    before = sides(first)
+    before = splits(first)
     stored = first.split_used.pack()
     other = tmp_path / "elsewhere"
     shutil.move(root, other)
     moved = make(other, stored_split=stored, seed=5, val_fraction=0.3)
     assert moved.is_own
-    assert sides(moved) == before
+    assert splits(moved) == before
     with caplog.at_level(logging.WARNING):
         for number in range(5):
             shutil.copy(tmp_path / "elsewhere/bag/0.png", other / f"cup/copy{number}.png")
@@ -129,7 +129,7 @@ def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, ro
             (other / path).unlink()
         name = next(path for path, own in before.items() if own == ["test"])
         (other / name).rename(other / "can/renamed.png")
-        changed = sides(make(other, stored_split=stored))
+        changed = splits(make(other, stored_split=stored))
     kept = {{name: "can/renamed.png"}.get(path, path): own for path, own in before.items() if path not in gone}
     extra = {path: own for path, own in changed.items() if path not in kept}
     assert {path: changed.get(path) for path in kept} == kept
@@ -141,18 +141,18 @@ def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, ro
 def test_new_images_train_where_a_run_starts_from_a_checkpoint(make, root):
     group_by = r"(\d+)\."
     first = make(root, group_by=group_by)
-    before = sides(first)
+    before = splits(first)
     held_out = next(path for path, own in before.items() if own == ["test"])
     number = held_out.split("/")[1].removesuffix(".png")
     (root / "bag/977.png").write_bytes((root / "bag/1.png").read_bytes() + b"x")
     (root / f"cup/x{number}.png").write_bytes((root / "bag/2.png").read_bytes() + b"y")
-    after = sides(make(root, group_by=group_by, stored_split=first.split_used, new_images="train"))
+    after = splits(make(root, group_by=group_by, stored_split=first.split_used, new_images="train"))
     assert after == before | {"bag/977.png": ["train"], f"cup/x{number}.png": ["test"]}
 
 
 def test_other_images_are_drawn_anew_and_known_ones_keep_their_side(make, root, tmp_path):
     first = make(root)
-    before = sides(first)
+    before = splits(first)
     trained = [path for path, own in before.items() if own == ["train"]][:3]
     other = noise(tmp_path / "other")
     for file in other.rglob("*.png"):
@@ -170,9 +170,9 @@ def test_other_images_are_drawn_anew_and_known_ones_keep_their_side(make, root, 
 def test_images_that_class_fraction_leaves_out_are_not_called_trained(make, root):
     data = make(root, class_fraction={"bag": 0.5})
     own = data.split_used
-    assert (own.sides == UNUSED).sum() == 7
+    assert (own.bits == UNUSED).sum() == 7
     again = make(root, stored_split=own, seed=3)
-    assert sides(again) == sides(data)
+    assert splits(again) == splits(data)
 
 
 def test_training_images_of_an_earlier_run_stay_known():
@@ -190,7 +190,7 @@ def test_duplicates_across_named_train_and_test_folders_are_counted(make, tmp_pa
         for number in range(4):
             shutil.copy(tmp_path / f"photos/train/{name}/{number}.png", tmp_path / f"photos/test/{name}/t{number}.png")
     with caplog.at_level(logging.WARNING):
-        sides(make(tmp_path / "photos", group_by="duplicates"))
+        splits(make(tmp_path / "photos", group_by="duplicates"))
     assert "12 groups have images both in train and in test" in caplog.text
 
 
@@ -199,7 +199,7 @@ def test_class_fraction_of_a_started_run_replaces_the_stored_one(make, root):
     started = make(root, stored_split=whole.split_used, new_images="train", class_fraction={"bag": 0.5})
     assert (started.class_counts[0], whole.class_counts[0]) == (7, 14)
     back = make(root, stored_split=started.split_used, new_images="train")
-    assert sides(back) == sides(whole)
+    assert splits(back) == splits(whole)
 
 
 def test_training_images_of_an_earlier_run_are_not_counted_as_missing(make, root, caplog):
@@ -208,5 +208,5 @@ def test_training_images_of_an_earlier_run_are_not_counted_as_missing(make, root
     (root / "bag/0.png").rename(root / "bag/99.png")
     (root / "bag/new.png").write_bytes((root / "bag/1.png").read_bytes() + b"x")
     with caplog.at_level(logging.WARNING):
-        sides(make(root, stored_split=own.after(earlier)))
+        splits(make(root, stored_split=own.after(earlier)))
     assert "44 of its 44 images are present, 0 are missing; 1 images are new" in caplog.text

@@ -9,7 +9,7 @@ from datamodules import images
 from deployment.formats import FORMATS
 from deployment.predictors import TorchPredictor, load_exported
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import make_record
+from lightning_modules.checkpoint import make_model_card
 from litesort.errors import DeploymentError
 
 pytest.importorskip("ncnn", reason="the ncnn extra is not installed")
@@ -27,7 +27,7 @@ def model(trained, tmp_path_factory):
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "tf_efficientnet_lite0", "repvgg_a0"])
 def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, trained, tmp_path):
     net = create_backbone(name, 3, pretrained=False).eval()
-    card = make_record(net, trained.classes, preprocessing={"size": 48, "resize": "pad"})
+    card = make_model_card(net, trained.classes, preprocessing={"size": 48, "resize": "pad"})
     pixels = np.stack([images.load(file, 48, "pad") for file in trained.files[:6]])
     path = NCNN.write(net, tmp_path / "model.ncnn.param", card, temperature=0.5)
     expected = (TorchPredictor(net)(pixels).log() / 0.5).softmax(1)
@@ -81,7 +81,7 @@ def test_a_network_with_layers_that_ncnn_lacks_is_one_line(trained, tmp_path):
         NCNN.write(
             net,
             tmp_path / "model.ncnn.param",
-            make_record(net, trained.classes, preprocessing={"size": 32, "resize": "pad"}),
+            make_model_card(net, trained.classes, preprocessing={"size": 32, "resize": "pad"}),
         )
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from deployment.formats import FORMATS
 from deployment.parity import Tolerance, check, compare, tolerances
 from deployment.predictors import TorchPredictor, load_exported
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import make_record
+from lightning_modules.checkpoint import make_model_card
 from litesort.cli.compose import CONF
 from litesort.errors import DeploymentError
 
@@ -84,7 +84,7 @@ def test_every_model_of_conf_exports(model, tmp_path):
     name = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("name") or "resnet10t"
     torch.manual_seed(0)
     net = create_backbone(name, 3, pretrained=False, kwargs=KWARGS.get(model, {})).eval()
-    card = make_record(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
+    card = make_model_card(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
     photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = TorchPredictor(net)(photos)
     for one in (FORMATS["onnx"], FORMATS["openvino"]):

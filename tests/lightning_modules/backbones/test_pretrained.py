@@ -8,7 +8,7 @@ import timm
 import torch
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import RECORD, make_record
+from lightning_modules.checkpoint import MODEL_CARD, make_model_card
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure
@@ -152,7 +152,7 @@ def test_match_head_keeps_head_only_for_equal_classes(tmp_path, classes, caplog)
     first = create_backbone(NAME, 3, pretrained=False)
     state = {f"net.{key}": value for key, value in first.state_dict().items()}
     path = tmp_path / "best.ckpt"
-    torch.save({"state_dict": state, RECORD: make_record(first, ["a", "b", "c"])}, path)
+    torch.save({"state_dict": state, MODEL_CARD: make_model_card(first, ["a", "b", "c"])}, path)
     net = _load(path, num_classes=3)
     ImageClassifier(net, CrossEntropy(), functools.partial(configure), classes)
     head, before = net.net.classifier.weight, first.net.classifier.weight

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import RECORD, make_record
+from lightning_modules.checkpoint import MODEL_CARD, make_model_card
 from lightning_modules.objectives.teacher import Teacher, TeacherEnsemble, load_teacher, resized
 from litesort.errors import ModelError
 
@@ -19,8 +19,8 @@ def save(path, classes=CLASSES, size=32, seed=0, name="lcnet_050"):
     with torch.no_grad():  # logits that differ between images
         for parameter in net.head_parameters():
             parameter.normal_()
-    record = make_record(net, classes, preprocessing={"size": size, "resize": "pad"})
-    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}, RECORD: record}, path)
+    record = make_model_card(net, classes, preprocessing={"size": size, "resize": "pad"})
+    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}, MODEL_CARD: record}, path)
     return net.eval()
 
 

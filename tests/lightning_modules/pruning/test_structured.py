@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import RECORD, build_net, make_record
+from lightning_modules.checkpoint import MODEL_CARD, build_net, make_model_card
 from lightning_modules.pruning.replay import replay, structure_diff
 from lightning_modules.pruning.structured import find_ratio, gather_gradients, prune, unprunable_layers, widths
 from litesort.errors import ModelError
@@ -39,8 +39,10 @@ def macs(net):
 
 def rebuilt(net):
     """Rebuild a network from JSON, like a checkpoint."""
-    record = json.loads(json.dumps(make_record(net, CLASSES, preprocessing={"size": SIZE})))
-    return build_net({RECORD: record, "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}})
+    record = json.loads(json.dumps(make_model_card(net, CLASSES, preprocessing={"size": SIZE})))
+    return build_net(
+        {MODEL_CARD: record, "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}}
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
