@@ -3,9 +3,10 @@
     python benchmarks/page.py                        # 300 generated runs
     python benchmarks/page.py --runs 1000 --keep /tmp/runs
 
-The runs are folders as `train.py` writes them: 100 settings of three seeds, six classes, 40 epochs, 500 test images,
-12 mistakes with pictures; one in 30 has failed. Opening is timed in headless Chromium, from navigation to two frames
-after the load event (`CHROMIUM=/path/to/chromium`, else the usual names on the PATH).
+The runs are folders as `train.py` writes them: 100 settings of three seeds, six classes, 40 epochs, the same 500 test
+images, all wrong ones of which are stored, 24 with heat maps; one in 30 has failed. Opening is timed in headless
+Chromium, from navigation to two frames after the load event (`CHROMIUM=/path/to/chromium`, else the usual names on the
+PATH).
 """
 
 import argparse
@@ -24,7 +25,7 @@ from PIL import Image
 
 from litesort.cli.compose import plain
 from reports.html.leaderboard import write_page
-from reports.mistakes import data_url
+from reports.mistakes import data_url, worst_mistakes
 from reports.results import gather
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
@@ -35,6 +36,7 @@ MODELS = {
     "tf_efficientnet_lite0": (4.7, 385e6, 9.5, 0.82), "deit_tiny_distilled_patch16_224": (5.9, 1.1e9, 16, 0.74),
     "repvgg_a0": (9.1, 1.4e9, 11, 0.75), "ghostnet_100": (5.2, 141e6, 8.8, 0.72),
 }  # fmt: skip
+IMAGES = 500
 SIZES, AUGMENTS = (96, 128, 160, 192, 224), ("light", "randaugment")
 
 
@@ -42,7 +44,8 @@ def write_runs(folder: Path, count: int) -> Path:
     """Write `count` run folders that look like a sweep's."""
     rng = np.random.default_rng(0)
     base = _config()
-    pictures = [_picture(rng) for _ in range(60)]
+    pictures = [_picture(rng) for _ in range(IMAGES)]
+    labels = rng.integers(0, 6, IMAGES)
     settings = [(m, s, a) for m in MODELS for s in SIZES for a in AUGMENTS]
     for number in range(count):
         model, size, augment = settings[number // 3 % len(settings)]
@@ -74,7 +77,7 @@ def write_runs(folder: Path, count: int) -> Path:
             "test/f1_macro": by_class.mean(), "test/accuracy_micro": by_class.mean() + 0.02, "test/ece": 0.04,
             **{f"test/f1/{name}": value for name, value in zip(CLASSES, by_class, strict=True)},
             "params": int(params * 1e6), "macs": int(macs * area), "bytes": int(params * 4e6),
-            "latency_ms": latency * area + rng.normal(0, 0.05),
+            "latency_ms": latency * area + rng.normal(0, 0.05), "ratio": latency * area / 60, "val/f1_macro": f1,
             "score": 1.6 - by_class.mean() + latency * area / 60,
             "score_name": "relative", "train_seconds": 900 * area + latency, "epochs": 40, "precision": "16-mixed",
         })  # fmt: skip
@@ -82,12 +85,16 @@ def write_runs(folder: Path, count: int) -> Path:
         config = base | chosen | {"seed": seed, "run_dir": str(run)}
         (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         _history(run / "history.csv", by_class, rng)
-        _predictions(run / "predictions.csv", by_class, rng)
-        chosen = rng.choice(len(pictures), 12, replace=False)
+        shares = _predictions(run / "predictions.csv", labels, by_class, rng)
+        files = [f"{i}.jpg" for i in range(IMAGES)]
         found = [
-            {"file": f"Paper/{i:05d}.jpg", "label": "Paper", "prediction": CLASSES[i % 6], "confidence": 0.99 - i / 100,
-             "image": pictures[i][0], "map": pictures[i][1]} for i in chosen.tolist()
-        ]  # fmt: skip
+            {
+                **mistake._asdict(),
+                "image": pictures[mistake.row][0],
+                "map": pictures[mistake.row][1] if i < 24 else None,
+            }
+            for i, mistake in enumerate(worst_mistakes(shares, labels, CLASSES, files, 200))
+        ]
         _write(run / "mistakes.json", {"format": 1, "mistakes": found})
     return folder
 
@@ -132,16 +139,17 @@ def _history(path: Path, by_class: np.ndarray, rng: np.random.Generator) -> None
             writer.writerow([epoch, 42 * epoch, 25.1, loss, loss + 0.2, now.mean(), *now, 1e-3 * (1 - epoch / 40)])
 
 
-def _predictions(path: Path, by_class: np.ndarray, rng: np.random.Generator, photos: int = 500) -> None:
-    labels = rng.integers(0, 6, photos)
-    logits = rng.normal(0, 1, (photos, 6))
-    logits[np.arange(photos), labels] += 6 * by_class[labels] - 2.5
+def _predictions(path: Path, labels: np.ndarray, by_class: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Write predictions.csv; returns probabilities (N, 6)."""
+    logits = rng.normal(0, 1, (len(labels), 6))
+    logits[np.arange(len(labels)), labels] += 6 * by_class[labels] - 2.5
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "prediction", *(f"p_{name}" for name in CLASSES)])
         for i, (label, row) in enumerate(zip(labels, shares, strict=True)):
             writer.writerow([f"{i}.jpg", CLASSES[label], CLASSES[row.argmax()], *(f"{value:.6f}" for value in row)])
+    return shares
 
 
 def _write(path: Path, data: dict) -> None:

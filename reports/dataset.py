@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +23,7 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a data report (see `datamodules.quality.report`): counts, quantiles, duplicates, leakage.
 
     Args:
-        found: `classes`, `photos` (one row per image) and `pairs` (duplicates).
+        found: `classes`, `images` (one row per image) and `pairs` (duplicates).
 
     Returns:
         counts: class -> split -> number of images. imbalance: images of the largest class over the smallest;
@@ -33,7 +33,7 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
         crossing_by_pixels: pairs in two splits. leaked: share of test images with a duplicate in training.
         disagreeing: pairs with two labels.
     """
-    images, pairs = found["photos"], found["pairs"]
+    images, pairs = found["images"], found["pairs"]
     readable = [image for image in images if image["broken"] is None]
     counted = Counter((image["label"], image["split"]) for image in readable)
     counts = {name: {split: counted[name, split] for split in SPLITS} for name in found["classes"]}
@@ -89,7 +89,7 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
     - outliers.csv (path, label, distance): furthest first.
     - odd.csv (path, label, odd): unusual files.
     """
-    images = found["photos"]
+    images = found["images"]
     out = {image["path"]: image["broken"] for image in images if image["broken"] is not None}
     for pair in found["pairs"]:
         if pair["equal"]:
@@ -138,56 +138,75 @@ def print_overview(results: Mapping[str, Any], files: Sequence[Path] = (), conso
     table = Table("class", *SPLITS, "all", box=None)
     for name, of in results["counts"].items():
         table.add_row(Text(name), *(f"{of[split]:,}" for split in SPLITS), f"{sum(of.values()):,}")
-    console.print(Text(f"\n{results['data']}: {len(results['photos']):,} images", style="bold"))
+    console.print(Text(f"\n{results['data']}: {len(results['images']):,} images", style="bold"))
     console.print(table)
-    for line, alarming in lines(results):
-        console.print(Text(line, style="red" if alarming else ""))
+    for one in findings(results):
+        console.print(Text(f"{one.title}: {one.text}", style="red" if one.alarming else ""))
     for file in files:
         console.print(Text(f"  {shown_path(file)}"), soft_wrap=True)
 
 
-def lines(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Lines of the summary, each with a flag that marks a problem."""
-    said = [(f"largest class over smallest: {results['imbalance']:.1f}", results["imbalance"] > 10)]
+class Finding(NamedTuple):
+    """One line of the summary.
+
+    Attributes:
+        title: What was looked at.
+        text: What was found.
+        alarming: Whether it is a problem.
+        section: Section of the page that shows more; "" without one.
+    """
+
+    title: str
+    text: str
+    alarming: bool = False
+    section: str = ""
+
+
+def findings(results: Mapping[str, Any]) -> list[Finding]:
+    """Summary of a data report, line by line."""
+    found = [Finding("largest class over smallest", f"{results['imbalance']:.1f}", results["imbalance"] > 10, "counts")]
     for key, unit in (("width", "px"), ("height", "px"), ("aspect", "")):
         if values := results["quantiles"][key]:
             middle = f"{values[2]:g} {unit}".rstrip()
-            said.append((f"{key}: median {middle}, 90 % of images from {values[1]:g} to {values[3]:g}", False))
-    said.append((f"broken files: {results['broken']}", results["broken"] > 0))
+            spread = f"median {middle}, 90 % of images from {values[1]:g} to {values[3]:g}"
+            found.append(Finding(key, spread if values[0] < values[4] else f"{middle} in all images", section="sizes"))
+    found.append(Finding("broken files", f"{results['broken']}", results["broken"] > 0, "broken"))
     if results["odd"]:
-        said.append(("unusual files: " + ", ".join(f"{n:,} {what}" for what, n in results["odd"].items()), False))
-    said.append((f"pairs of equal files: {results['equal']}, of similar images: {results['near']}", False))
+        unusual = ", ".join(f"{n:,} {what}" for what, n in results["odd"].items())
+        found.append(Finding("unusual files", unusual, section="unusual"))
+    pairs = f"{results['equal']} pairs of equal files, {results['near']} pairs of similar images"
+    found.append(Finding("duplicates", pairs, section="duplicates"))
     if results["disagreeing"]:
-        said.append((f"pairs with two labels: {results['disagreeing']}", True))
+        found.append(Finding("pairs with two labels", f"{results['disagreeing']}", True, "duplicates"))
     if results["crossing"]:
         leaked = f"{results['leaked']:.1%} of test images have a duplicate in training"
         hint = "data.group_by=duplicates keeps pairs with similar pixels in one split"
         if not results["crossing_by_pixels"]:  # grouping by pixels cannot help
             hint = "their embeddings are similar, their pixels are not, so data.group_by=duplicates does not help"
-        said.append((f"pairs in two splits: {results['crossing']}; {leaked}: {hint}", True))
-    return said + _label_issues_and_outliers(results)
+        found.append(Finding("pairs in two splits", f"{results['crossing']}; {leaked}: {hint}", True, "duplicates"))
+    return found + _label_issues_and_outliers(results)
 
 
-def _label_issues_and_outliers(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Lines about label issues, outliers and leakage; none without embeddings."""
+def _label_issues_and_outliers(results: Mapping[str, Any]) -> list[Finding]:
+    """Findings about label issues, outliers and leakage; none without embeddings."""
     if "features" not in results:
         return []
     issues, far = len(results["label_issues"]), len(results["outliers"])
-    said = [
-        (f"images compared by {results['features']}; labels checked by a linear probe and {results['method']}", False)
+    compared = f"by {results['features']}; labels checked by a linear probe and {results['method']}"
+    found = [
+        Finding("images compared", compared),
+        Finding("likely wrong labels", f"{issues}" + (": see relabel.csv" if issues else ""), issues > 0, "labels"),
+        Finding("outliers", f"{far}" + (": see outliers.csv" if far else ""), section="outliers"),
     ]
-    said.append((f"likely wrong labels: {issues}" + (": see relabel.csv" if issues else ""), issues > 0))
-    said.append((f"outliers: {far}" + (": see outliers.csv" if far else ""), False))
     for way, numbers in results["leakage"].items():
+        title = "current split" if way == "present" else f"split by data.{way}"
         if "impossible" in numbers:
-            said.append((f"split by {way}: impossible, {numbers['impossible']}", False))
+            found.append(Finding(f"split by {way}", f"impossible, {numbers['impossible']}"))
             continue
-        images = " / ".join(str(numbers["photos"][split]) for split in SPLITS)
+        images = " / ".join(str(numbers["images"][split]) for split in SPLITS)
         leaks = (
             f"{numbers['crossing']} pairs in two splits ({numbers['by_pixels']} by pixels), "
             f"{numbers['leaked']:.1%} of test images have a duplicate in training"
         )
-        said.append(
-            (f"{'current split' if way == 'present' else 'split by data.' + way}: {images} images, {leaks}", False)
-        )
-    return said
+        found.append(Finding(title, f"{images} images, {leaks}", section="duplicates"))
+    return found

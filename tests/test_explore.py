@@ -52,7 +52,7 @@ def test_odd_files_are_named(looked):
     assert results["odd"] == {"transparency": 1}
     with (out / "odd.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"path": "bag/2.png", "label": "bag", "odd": "transparency"}]
-    assert "<li>bag/2.png: transparency</li>" in (out / "explore.html").read_text()
+    assert "bag/<wbr>2.png: transparency</li>" in (out / "explore.html").read_text()
 
 
 def test_classes_are_compared_a_split_and_by_their_looks(looked):
@@ -86,10 +86,10 @@ def test_labels_and_splits_are_judged(looked):
     results, root, out = looked
     assert results["features"]
     assert results["leakage"]["group_by=duplicates"]["crossing"] == 0
-    assert sum(results["leakage"]["present"]["photos"].values()) == 18
+    assert sum(results["leakage"]["present"]["images"].values()) == 18
     with (out / "relabel.csv").open(newline="") as file:
         listed = list(csv.DictReader(file))
-    assert [row["path"] for row in listed] == [results["photos"][one["row"]]["path"] for one in results["label_issues"]]
+    assert [row["path"] for row in listed] == [results["images"][one["row"]]["path"] for one in results["label_issues"]]
     if listed:
         assert len(edited(FolderSource(root), EditConfig(relabel=out / "relabel.csv")).samples) == 19
     assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
@@ -99,25 +99,31 @@ def test_the_page_needs_nothing_else_and_escapes_names(looked):
     page = (looked[2] / "explore.html").read_text()
     assert "<b>" not in page
     assert "can&lt;b&gt;" in page
-    assert not re.search(r"""(src|href)=['"](?!data:)""", page)
+    assert not re.search(r"""(src|href)=['"](?!data:|#)""", page)
+    assert "default-src 'none'" in page
+    sections = re.findall(r'id="([\w-]+)"', page)
+    assert all(link in sections for link in re.findall(r'href="#([^"]+)"', page))
     evaluated = len(looked[0]["label_issues"]) + len(looked[0]["outliers"])
     assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + evaluated
     assert "pair alarm" in page
-    assert "bag/bad.jpg" in page
+    assert "bag/<wbr>bad.jpg" in page
+    cards = re.findall(r'<div class="(card[^"]*)"><h2>([^<]+)', page)
+    assert [title for kind, title in cards if "alarm" in kind][:2] == ["broken files", "pairs with two labels"]
+    assert [kind for kind, _ in cards] == sorted((kind for kind, _ in cards), reverse=True)  # alarms first
 
 
 def test_one_size_of_all_is_said_as_it_is(looked):
     page = (looked[2] / "explore.html").read_text()
-    assert "width: median 120 px, 90 % of images from 120 to 120" in page
-    assert ">120</text>" in page
-    assert ">119.5</text>" not in page
+    assert "<h2>width</h2><p>120 px in all images</p>" in page
+    assert "The same in all images: width 120, height 90, width / height 1.333" in page
+    assert 'aria-label="width"' not in page  # no histogram of one bar
 
 
 def test_summary_recommends_group_by_only_for_similar_pixels(looked):
-    from reports.dataset import lines
+    from reports.dataset import findings
 
     results = {**looked[0], "crossing": 3, "leaked": 0.1}
-    said = {count: " ".join(line for line, _ in lines({**results, "crossing_by_pixels": count})) for count in (0, 2)}
+    said = {count: str(findings({**results, "crossing_by_pixels": count})) for count in (0, 2)}
     assert "keeps pairs with similar pixels in one split" in said[2]
     assert "keeps pairs" not in said[0]
     assert "their pixels are not" in said[0]

@@ -78,7 +78,7 @@ def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, st
 
 def detection_rates(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[float, float]]:
     """Kind -> share of the planted faults that were found, and share of what was found that was planted."""
-    photos = found["photos"]
+    photos = found["images"]
     pairs = {frozenset(photos[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
     exact = {two for two, pair in pairs.items() if pair["equal"]}
     issues = {photos[one["row"]]["path"] for one in found["label_issues"]}
@@ -107,7 +107,7 @@ def main() -> None:
         found = data_report(data, embed=default_embedder())
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     console = Console()
-    table = Table(title=f"{len(found['photos']):,} photos, compared by {found['features']}")
+    table = Table(title=f"{len(found['images']):,} images, compared by {found['features']}")
     for column in ("planted", "photos", "found", "asked for", "precision"):
         table.add_column(column, justify="left" if column == "planted" else "right")
     for kind, (recall, precision) in detection_rates(found, planted).items():

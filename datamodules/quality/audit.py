@@ -105,4 +105,4 @@ def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> di
     photos = {name: len(rows) for name, rows in splits.items()}
     by_pixels = sum(pair["by"] == "pixels" for pair in across)
     share = len(leaked) / max(1, photos["test"])
-    return {"photos": photos, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}
+    return {"images": photos, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}

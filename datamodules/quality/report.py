@@ -46,7 +46,7 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
     ]  # fmt: skip
     pairs = _pairs(small.array, digests, broken)
     audited = audit(data, pairs, broken, embed, progress)
-    return {"classes": data.classes, "photos": photos, "pairs": pairs, **audited}
+    return {"classes": data.classes, "images": photos, "pairs": pairs, **audited}
 
 
 def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes], list[list[str]]]:

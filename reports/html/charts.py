@@ -96,7 +96,7 @@ def pareto_chart(
     spots = [(p["x"], -p["y"]) for p in placed]  # y points down in SVG
     names = [one_line(p["short"], longest) for p in placed]
     sizes = [(LETTER * len(name), LINE) for name in names]
-    room = Box(left, 48 - height, width - 4, 0)
+    room = Box(left, 48 - height, width - 4, -16)  # below the title of the axis
     for i, label in place_labels(spots, sizes, best, room, UNIT):
         anchor = "start" if label.right > 0 else "end" if label.right < 0 else "middle"
         placed[i]["label"] = {

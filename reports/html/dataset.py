@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reports.dataset import SPLITS, lines
+from reports.dataset import SPLITS, findings
 from reports.html.engine import write_html
 
 Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
@@ -17,6 +17,7 @@ Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
 SIDE = 112  # largest side of an image on the page, in pixels
 LONGEST = 200  # entries in a list of files
 BARS = 30  # in a histogram
+LINKS = 24  # sections in the navigation; classes come last
 
 
 def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 24, pairs: int = 60) -> Path:
@@ -29,16 +30,27 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
         sheet: Images per class.
         pairs: Duplicates shown; those in two splits or with two labels come first.
     """
+    histograms, uniform = _histograms(results)
+    sections = [
+        *_lists(results),
+        *_label_issues_and_outliers(results, read, pairs),
+        *_samples(results, read, sheet),
+    ]
+    shown = {"counts", *(["sizes"] * bool(histograms or uniform)), *(["duplicates"] * bool(results["pairs"]))}
+    shown |= {section["id"] for section in sections}
     values = {
-        "lines": lines(results),
+        "findings": sorted(findings(results), key=lambda finding: not finding.alarming),
+        "shown": shown,
+        "in_navigation": {section["id"] for section in sections[:LINKS]},
+        "images": len(results["images"]),
         "counts": _counts(results),
-        "histograms": _histograms(results),
-        "lists": _lists(results),
+        "histograms": histograms,
+        "uniform": uniform,
+        "sections": sections,
         "pairs": _duplicates(results, read, pairs),
         "all_pairs": len(results["pairs"]),
-        "sheets": [*_label_issues_and_outliers(results, read, pairs), *_samples(results, read, sheet)],
     }
-    return write_html(path, "dataset.html.jinja", values, results["data"])
+    return write_html(path, "dataset.html.jinja", values, results["data"], scripts=["filter.js"])
 
 
 def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,15 +67,18 @@ def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": ["class", *SPLITS, "all", "share", "brightness", "colour"], "rows": rows}
 
 
-def _histograms(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    images = [image for image in results["photos"] if image["broken"] is None and image["width"] and image["height"]]
+def _histograms(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Histograms, and name and value of what is the same in all images."""
+    images = [image for image in results["images"] if image["broken"] is None and image["width"] and image["height"]]
     series = {key: [image[key] for image in images] for key in ("width", "height", "bytes", "brightness", "colour")}
     series["width / height"] = [image["width"] / image["height"] for image in images]
-    return [_histogram(title, np.array(values, float)) for title, values in series.items() if values]
+    varying = {title: np.array(values, float) for title, values in series.items() if len(set(values)) > 1}
+    uniform = [(title, _short(values[0])) for title, values in series.items() if len(set(values)) == 1]
+    return [_histogram(title, values) for title, values in varying.items()], uniform
 
 
 def _histogram(title: str, values: np.ndarray) -> dict[str, Any]:
-    """Layout of a histogram, 310 x 122 px."""
+    """Layout of a histogram of values that differ, 310 x 122 px."""
     counts, edges = np.histogram(values, BARS)
     heights = 100 * counts / counts.max()
     bars = [
@@ -76,8 +91,6 @@ def _histogram(title: str, values: np.ndarray) -> dict[str, Any]:
         for i, count in enumerate(counts)
     ]
     ends = [(0, "start", _short(edges[0])), (300, "end", _short(edges[-1]))]
-    if values.min() == values.max():  # numpy then invents the edges
-        ends = [(150, "middle", _short(values[0]))]
     return {"title": title, "bars": bars, "ends": ends}
 
 
@@ -86,16 +99,22 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _lists(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
-    """Heading, note and entries of each list of files."""
-    broken = [f"{image['path']}: {image['broken']}" for image in results["photos"] if image["broken"] is not None]
-    unusual = [f"{image['path']}: {'; '.join(image['odd'])}" for image in results["photos"] if image["odd"]]
+def _lists(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Sections of files with what is wrong with each; none without such files."""
+    images = results["images"]
+    broken = [(image["path"], image["broken"]) for image in images if image["broken"] is not None]
+    unusual = [(image["path"], "; ".join(image["odd"])) for image in images if image["odd"]]
     note = f"{min(LONGEST, len(unusual))} of {len(unusual)}; odd.csv lists all. Training uses these files."
-    return [("Broken files", "", broken[:LONGEST]), ("Unusual files", note, unusual[:LONGEST])]
+    sections = [("broken", "Broken files", "", broken), ("unusual", "Unusual files", note, unusual)]
+    return [
+        {"id": section, "title": title, "note": note, "files": files[:LONGEST], "images": []}
+        for section, title, note, files in sections
+        if files
+    ]
 
 
 def _duplicates(results: Mapping[str, Any], read: Read, count: int) -> list[dict[str, Any]]:
-    images = results["photos"]
+    images = results["images"]
 
     def alarming(pair: Mapping[str, Any]) -> bool:
         first, second = (images[row] for row in pair["rows"])
@@ -107,44 +126,49 @@ def _duplicates(results: Mapping[str, Any], read: Read, count: int) -> list[dict
             "alarming": alarming(pair),
             "similarity": pair["similarity"],
             "images": [_image(images[row], read, row) for row in pair["rows"]],
+            "find": " ".join(f"{images[row]['path']} {images[row]['label']}" for row in pair["rows"]).lower(),
         }
         for pair in chosen
     ]
 
 
-def _label_issues_and_outliers(results: Mapping[str, Any], read: Read, most: int) -> list[tuple[str, str, Any]]:
-    """Heading, note and images of likely wrong labels and of outliers; empty where there are none."""
-    images = results["photos"]
+def _label_issues_and_outliers(results: Mapping[str, Any], read: Read, most: int) -> list[dict[str, Any]]:
+    """Sections of likely wrong labels and of outliers; none where there are none."""
+    images = results["images"]
     issues, outliers = results.get("label_issues", []), results.get("outliers", [])
-    sheets: list[tuple[str, str, Any]] = []
+    sections: list[dict[str, Any]] = []
     if issues:
         shown = [
-            _image(images[one["row"]], read, one["row"], f" likely {one['likely']} ({one['other']:.0%})")
+            _image(images[one["row"]], read, one["row"], f"likely {one['likely']} ({one['other']:.0%})")
             for one in issues[:most]
         ]
         note = f"{len(shown)} of {len(issues)}, most likely first; relabel.csv lists all"
-        sheets.append(("Likely wrong labels", note, shown))
+        sections.append({"id": "labels", "title": "Likely wrong labels", "note": note, "files": [], "images": shown})
     if outliers:
         shown = [_image(images[one["row"]], read, one["row"]) for one in outliers[:most]]
         note = f"{len(shown)} of {len(outliers)}, furthest from all others first"
-        sheets.append(("Rare images and outliers", note, shown))
-    return sheets
+        title = "Rare images and outliers"
+        sections.append({"id": "outliers", "title": title, "note": note, "files": [], "images": shown})
+    return sections
 
 
-def _samples(results: Mapping[str, Any], read: Read, count: int) -> list[tuple[str, str, Any]]:
-    """Heading and evenly spaced sample images of each class."""
-    images = results["photos"]
-    sheets: list[tuple[str, str, Any]] = []
-    for name in results["classes"]:
-        rows = [i for i, image in enumerate(images) if image["label"] == name and image["broken"] is None]
-        picked = [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-        sheets.append((name, "", [_image(images[row], read, row) for row in picked]))
-    return sheets
+def _samples(results: Mapping[str, Any], read: Read, count: int) -> list[dict[str, Any]]:
+    """A section of evenly spaced sample images for each class."""
+    images = results["images"]
+    sections: list[dict[str, Any]] = []
+    for i, name in enumerate(results["classes"]):
+        rows = [row for row, image in enumerate(images) if image["label"] == name and image["broken"] is None]
+        picked = [rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+        shown = [_image(images[row], read, row) for row in picked]
+        note = f"{len(shown)} of {len(rows)}"
+        sections.append({"id": f"class-{i}", "title": name, "note": note, "files": [], "images": shown})
+    return sections
 
 
 def _image(image: Mapping[str, Any], read: Read, row: int, more: str = "") -> dict[str, str]:
-    """Caption and `data:` URL of an image, or the error that reading it raised."""
-    entry = {"caption": f"{image['path']} ({image['label']}, {image['split'] or 'in no split'}){more}"}
+    """Name, label, split and `data:` URL of an image, or the error that reading it raised."""
+    split = image["split"] or "in no split"
+    entry = {"path": image["path"], "label": image["label"], "split": split, "more": more}
     try:
         small = Image.fromarray(read(row))
     except Exception as error:  # one unreadable image must not cost the page

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from reports.html.table import Cell, faster, format_of, measured, seeds, weights
-from reports.results import Row, f1_by_class, number, one_line
+from reports.results import Row, f1_by_class, number, one_line, stage
 
 
 def facts(row: Row) -> str:
@@ -25,7 +25,8 @@ def details(row: Row) -> list[tuple[str, str]]:
         "runs as": Cell(format_of(row), None),
         "macro F1": measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro"),
         "validation macro F1": measured(row, "{:.4f}".format, "val/f1_macro"),
-        "macro F1 lost by export": measured(row, "{:.4f}".format, "f1_lost"),
+        "macro F1 lost by export": measured(row, "{:.4f}".format, f"{stage(row)}/f1_lost", "f1_lost"),
+        "class that changes most": Cell(_worst_class(row), None),
         "score": measured(row, "{:.4f}".format, "score"),
         "validation score": measured(row, "{:.4f}".format, "val/score"),
         "latency, ms": measured(row, "{:.2f}".format, "latency_ms"),
@@ -34,14 +35,19 @@ def details(row: Row) -> list[tuple[str, str]]:
         "MB": measured({"bytes": number(row, "bytes") / 1e6}, "{:.3g}".format, "bytes"),
         "same predictions as the checkpoint": measured(row, "{:.1%}".format, "agreement"),
         "largest difference of a probability": measured(row, "{:.2g}".format, "difference"),
-        "kept above the threshold": measured(row, "{:.1%}".format, "test/coverage", "coverage"),
-        "of these right": measured(row, "{:.1%}".format, "test/kept_accuracy"),
-        "expected calibration error": measured(row, "{:.4f}".format, "test/ece", "val/ece"),
+        "kept above the threshold": measured(row, "{:.1%}".format, f"{stage(row)}/coverage", "coverage"),
+        "of these right": measured(row, "{:.1%}".format, f"{stage(row)}/kept_accuracy"),
+        "expected calibration error": measured(row, "{:.4f}".format, f"{stage(row)}/ece"),
     }
     lines = [(name, f"{cell.text} ({cell.small})" if cell.small else cell.text) for name, cell in found.items()]
     if row.get("unsteady") is True:
         lines.append(("clock", "unsteady: the measurement did not settle"))
     return [(name, text) for name, text in lines if text]
+
+
+def _worst_class(row: Row) -> str:
+    change = number(row, "worst_class_change")
+    return f"{one_line(row.get('worst_class') or '', 40)} {change:+.3f}" if math.isfinite(change) else ""
 
 
 def class_changes(row: Row, run: Row | None) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from reports.html.charts import curve_chart, share_chart
 from reports.html.facts import class_changes, details, facts
 from reports.per_class import confusion_counts, precision_recall
 from reports.ranking import labels
-from reports.results import Row, failed, number, one_line, overrides
+from reports.results import Row, failed, number, one_line, overrides, stage
 from reports.run_folder import Predictions, read_config, read_curves, read_error, read_mistakes, read_predictions
 
 BINS = 15  # of the reliability diagram
@@ -91,7 +91,7 @@ def _coverage(confidence: np.ndarray, right: np.ndarray, row: Row) -> dict[str, 
     # The first few predictions alone say little and would set the scale.
     low = max(0.0, min(y for x, y in points if x >= 0.05 or (x, y) == points[-1]) - 0.05)
     chart = share_chart({0: [(x, max(y, low)) for x, y in points]}, low)
-    kept, of_these = number(row, "test/coverage"), number(row, "test/kept_accuracy")
+    kept, of_these = (number(row, f"{stage(row)}/{key}") for key in ("coverage", "kept_accuracy"))
     spot = None
     if chart and kept == kept and of_these == of_these:
         spot = {"x": chart["x"](kept), "y": chart["y"](max(of_these, low))}

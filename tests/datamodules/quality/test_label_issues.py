@@ -87,7 +87,7 @@ def test_leakage_counts_pairs_across_splits():
     ]  # fmt: skip
     splits = {"train": np.array([0, 1, 2]), "val": np.array([5]), "test": np.array([3, 4])}
     photos = {"train": 3, "val": 1, "test": 2}
-    assert leakage(splits, pairs) == {"photos": photos, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
+    assert leakage(splits, pairs) == {"images": photos, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
     assert duplicate_ids(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reports.dataset import summarize
+from reports.html.dataset import write_page as data_page
 from reports.html.leaderboard import OPEN, write_page
 from reports.results import gather
 
@@ -220,3 +222,26 @@ def test_dark_is_dark_and_paper_is_white(pages, visit):
     assert tab.evaluate(light) == [255, 255, 255]
     assert not tab.get_by_role("searchbox").is_visible()
     assert len(tab.pdf()) > 10_000
+
+
+def test_a_data_report_leads_from_its_alarms_to_their_sections(tmp_path, visit):
+    size = {"broken": None, "odd": [], "width": 20, "height": 10, "bytes": 99, "brightness": 9.0, "colour": 1.0}
+    found = {
+        "classes": ["can", "cup"],
+        "images": [
+            {"path": f"{label}/a-file-with-a-long-name-{i}.jpg", "label": label, "split": split, **size}
+            for label in ("can", "cup")
+            for i, split in enumerate(("train", "val", "test"))
+        ],
+        "pairs": [{"rows": [0, 2], "equal": True, "similarity": 1.0, "by": "pixels"}],
+    }
+    results = {"data": "things", **summarize(found), **found}
+    page = data_page(tmp_path / "explore.html", results, lambda row: np.full((10, 20, 3), 40 * row, np.uint8))
+    tab = visit(page, **PHONE)
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab.locator(".card").first.get_by_role("link").click()
+    assert tab.url.endswith("#duplicates")
+    assert tab.locator("#duplicates h2").is_visible()
+    tab.get_by_role("searchbox").fill("CUP test")
+    assert tab.locator(".sheet figure:visible").count() == 1
+    assert tab.locator("#shown").inner_text() == "1 of 7 shown"
