@@ -3,7 +3,7 @@
 const compared = document.getElementById("compare");
 
 function setUpComparison() {
-  const { sets, pictures, runs: known } = read("comparison");
+  let known, sets, pictures;
   const [first, second, kind] = ["first", "second", "kind"].map((name) => compared.querySelector(`[name=${name}]`));
   const list = compared.querySelector(".mistakes"), told = compared.querySelector("output");
   const more = compared.querySelector("button.more");
@@ -35,7 +35,7 @@ function setUpComparison() {
       image.className = "missing";
       image.textContent = "no image stored";
     } else {
-      Object.assign(image, { src: images[place], alt: "", width: 128, height: 128 });
+      Object.assign(image, { src: images()[place], alt: "", width: 128, height: 128 });
     }
     const caption = document.createElement("figcaption");
     const lines = [["", `label ${label}`], ...[0, 1].map((i) =>
@@ -70,10 +70,13 @@ function setUpComparison() {
     shown = 0;
     showMore();
   }
-  [first, second, kind].forEach((select) => select.addEventListener("change", update));
   more.addEventListener("click", showMore);
   new IntersectionObserver((seen, observer) => { // the first comparison is made when it comes into view
-    if (seen.some((one) => one.isIntersecting)) { observer.disconnect(); update(); }
+    if (!seen.some((one) => one.isIntersecting)) return;
+    observer.disconnect();
+    ({ sets, pictures, runs: known } = read("comparison"));
+    [first, second, kind].forEach((select) => select.addEventListener("change", update));
+    update();
   }).observe(compared);
 }
 if (compared) setUpComparison();

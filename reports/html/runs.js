@@ -1,11 +1,12 @@
 "use strict";
 // Details of a run: unpacked and filled with images on first opening; links that open a run; print.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-const images = read("images");
+let stored = null; // images of the page, read when the first one is shown
+const images = () => stored ??= read("images");
 
 function draw(root) { // an image of several runs is stored once; `data-image` is its position
   all("img[data-image]", root).forEach((image) => {
-    image.src = images[image.dataset.image];
+    image.src = images()[image.dataset.image];
     image.removeAttribute("data-image");
   });
 }
