@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 160, 128, 96], help="sides, px")
-    parser.add_argument("--formats", nargs="+", default=["openvino"], choices=list(FORMATS))
+    parser.add_argument("--formats", nargs="*", default=["openvino"], choices=list(FORMATS))
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds per form")
     parser.add_argument("--reference-size", type=int, default=224, help="side of the reference, px")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """ONNX: one file that ONNX Runtime, TensorRT and others run."""
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class OnnxPredictor:
     Args:
         path: The file.
         threads: Threads of one call; None leaves them to the runtime.
-        options: Further attributes of `onnxruntime.SessionOptions`, and `providers`, a list of names.
+        options: Further attributes of `onnxruntime.SessionOptions`; `providers`, a list of names; `session`, entries
+            of its configuration, e.g. {"session": {"intra_op": {"allow_spinning": 0}}}.
     """
 
     def __init__(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> None:
@@ -126,8 +127,14 @@ class OnnxPredictor:
         providers = list(chosen.pop("providers", ["CPUExecutionProvider"]))
         if threads is not None:
             settings.intra_op_num_threads = settings.inter_op_num_threads = threads
+        if not isinstance(session := chosen.pop("session", {}), Mapping):
+            hint = "give entries, e.g. runtime.session.intra_op.allow_spinning=0"
+            raise invalid_option("session", session, "ONNX Runtime", hint)
+        entries = dict(_flat("session", session))
         for name, value in chosen.items():
             _set_option(settings, name, value)
+        for name, value in entries.items():
+            settings.add_session_config_entry(name, value)
         try:
             self.session = runtime.InferenceSession(data, settings, providers=providers)
         except Exception as error:  # the runtime has many exception classes
@@ -139,7 +146,7 @@ class OnnxPredictor:
             "runtime": "ONNX Runtime",
             "version": runtime.__version__,
             "runtime_threads": threads,
-            "options": {**chosen, "providers": self.session.get_providers()},
+            "options": {**chosen, **entries, "providers": self.session.get_providers()},
             "runs_on": _device(self.session.get_providers()),
             **file_details(self.card),
         }
@@ -173,6 +180,15 @@ def store_weights_as_fp16(model: Any) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield dotted names and texts of nested values."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flat(f"{name}.{key}", part)
+    else:
+        yield name, str(value)
 
 
 def _set_option(settings: Any, name: str, value: Any) -> None:

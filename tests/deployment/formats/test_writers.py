@@ -224,6 +224,13 @@ def test_predictors_note_threads_and_options(files):
         DeploymentError, match=r"runtime\.no_such_option=1 is not an option of ONNX Runtime: leave it out"
     ):
         FORMATS["onnx"].load(files["onnx"], 1, {"no_such_option": 1})
+    spinning = {"session": {"intra_op": {"allow_spinning": 0}}}
+    quiet = FORMATS["onnx"].load(files["onnx"], 2, spinning)
+    assert quiet.details["options"]["session.intra_op.allow_spinning"] == "0"
+    assert quiet.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert (onnx.details["runs_on"], openvino.details["runs_on"]) == ("cpu", "cpu")
+    with pytest.raises(DeploymentError, match=r"runtime\.session=5 is not an option of ONNX Runtime: give entries"):
+        FORMATS["onnx"].load(files["onnx"], 1, {"session": 5})
     basic = FORMATS["onnx"].load(files["onnx"], 1, {"graph_optimization_level": "ORT_ENABLE_BASIC"})
     assert basic.session.get_session_options().graph_optimization_level.name == "ORT_ENABLE_BASIC"
     with pytest.raises(DeploymentError, match=r"graph_optimization_level=best is not .*: give .*ORT_ENABLE_ALL"):

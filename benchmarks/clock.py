@@ -1,0 +1,202 @@
+"""Accuracy, stability and cost of the latency benchmark.
+
+    python benchmarks/clock.py accuracy     # against a tight loop of the runtime alone
+    python benchmarks/clock.py stability    # five processes, on an idle machine and beside a busy process
+    python benchmarks/clock.py cost         # seconds of the first and of a later job
+
+Networks are untrained, which does not change their time. Settings are those of conf/latency/default.yaml.
+"""
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from images import write_photos
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.cache import default_cache_dir
+from datamodules.images import load
+from deployment.formats import FORMATS
+from deployment.latency import LatencyBenchmark, Reference, Settings
+from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.checkpoint import make_record
+from litesort.system import describe_machine
+
+CLASSES = [f"class{number}" for number in range(6)]
+NETWORK, SIZE = "tf_efficientnet_lite0", 96
+REFERENCE = Reference(
+    "resnet18d",
+    224,
+    functools.cache(functools.partial(create_backbone, "resnet18d", 6)),
+    default_cache_dir() / "references",
+)
+FILES = [
+    *((NETWORK, kind, precision) for kind in ("onnx", "openvino") for precision in ("fp32", "int8")),
+    ("lcnet_050", "onnx", "fp32"),
+    ("lcnet_050", "openvino", "int8"),
+]
+BUSY = "while True: pass"
+
+
+def export(folder: Path, kind: str, precision: str = "fp32", name: str = NETWORK) -> Path:
+    """Write a network as a file."""
+    torch.manual_seed(0)
+    net = create_backbone(name, len(CLASSES), pretrained=False).eval()
+    one = FORMATS[kind]
+    card = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
+    path = one.write(net, folder / f"{name}-fp32{one.suffix}", card)
+    if precision == "fp32":
+        return path
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, SIZE, SIZE, 3), dtype=np.uint8)
+    return one.quantize(path, folder / f"{name}-int8{one.suffix}", list(pixels))
+
+
+def onnx_alone(path: Path) -> Callable[[np.ndarray], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"images": pixels})
+
+
+def openvino_alone(path: Path) -> Callable[[np.ndarray], Any]:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape([1, SIZE, SIZE, 3])
+    hints = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(model, "CPU", hints | {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    return lambda pixels: request.infer([pixels], share_inputs=True)
+
+
+def tight_loop(call: Callable[[np.ndarray], Any], seconds: float = 0.3) -> float:
+    """Median ms of a call in a loop that does nothing else."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
+    times, start = [], time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        before = time.perf_counter_ns()
+        call(pixels)
+        times.append((time.perf_counter_ns() - before) / 1e6)
+    return float(np.median(times[len(times) // 5 :]))
+
+
+def reader(size: int) -> Callable[[Path], np.ndarray]:
+    return functools.partial(load, size=size, policy="pad")
+
+
+def clocked(path: Path, **settings: Any) -> dict[str, Any]:
+    """What the benchmark reports of a file, on the model clock."""
+    benchmark = LatencyBenchmark(end_to_end=False, settings=Settings(**settings))
+    (one,) = (one for one in FORMATS.values() if path.name.endswith(one.suffix))
+    return benchmark.measure({"model": (one.load(path), SIZE)}, REFERENCE, reader, []).row()
+
+
+def accuracy(repeats: int) -> Table:
+    """Tight loops and short measurements in turn, so that both see the same moments of the machine."""
+    table = Table(title=f"ms at {SIZE} px, one thread, medians of {repeats} repeats in turn")
+    for column in ("file", "tight loop", "reported", "difference", "half of the repeats"):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, kind, precision in FILES:
+            path = export(Path(folder), kind, precision, name)
+            call = {"onnx": onnx_alone, "openvino": openvino_alone}[kind](path)
+            found = []
+            for _ in range(repeats):
+                first, row, last = tight_loop(call), clocked(path, seconds=0.5), tight_loop(call)
+                found.append((row["latency_ms"], (first + last) / 2))
+            reported, loops = np.array(found).T
+            low, middle, high = 100 * (np.quantile(reported / loops, [0.25, 0.5, 0.75]) - 1)
+            cells = (f"{np.median(loops):.3f}", f"{np.median(reported):.3f}", f"{middle:+.1f} %")
+            table.add_row(f"{name} {kind} {precision}", *cells, f"{low:+.1f} to {high:+.1f} %")
+    return table
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Processes that use one core each."""
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def stability(processes: int) -> Table:
+    table = Table(title=f"{NETWORK}, {SIZE} px, ONNX fp32: {processes} processes; range in % of the mean")
+    for column in ("machine", "ratio", "range", "same runtime", "range", "ms", "range", "unsteady"):
+        table.add_column(column, justify="left" if column == "machine" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(Path(folder), "onnx")
+        clocked(path)  # the reference is exported, files are read
+        for name, count in (("idle", 0), ("beside one busy process", 1)):
+            with busy(count):
+                command = [sys.executable, __file__, "once", "--file", str(path)]
+                rows = [
+                    json.loads(
+                        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+                    )
+                    for _ in range(processes)
+                ]
+            cells = []
+            for key in ("ratio", "ratio_same_runtime", "latency_ms"):
+                values = np.array([row[key] for row in rows])
+                cells += [f"{values.mean():.4f}", f"{100 * np.ptp(values) / values.mean():.1f} %"]
+            table.add_row(name, *cells, str(sum(row["unsteady"] for row in rows)))
+    return table
+
+
+def cost() -> Table:
+    table = Table(title="seconds of the latency benchmark of a job, both clocks, one thread")
+    for column in ("artifact", "first job", "later jobs"):
+        table.add_column(column, justify="left" if column == "artifact" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        files = sorted(write_photos(Path(folder) / "images", 64).rglob("*.jpg"))
+        onnx = FORMATS["onnx"].load(export(Path(folder), "onnx"))
+        net = create_backbone(NETWORK, len(CLASSES), pretrained=False).eval()
+        for name, model in {f"{NETWORK} {SIZE} px, checkpoint": net, "... ONNX file": onnx}.items():
+            seconds = []
+            for _ in range(4):
+                start = time.perf_counter()
+                LatencyBenchmark().measure({"model": (model, SIZE)}, REFERENCE, reader, files)
+                seconds.append(time.perf_counter() - start)
+            table.add_row(name, f"{seconds[0]:.1f}", f"{min(seconds[1:]):.1f} to {max(seconds[1:]):.1f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["accuracy", "stability", "cost", "once"])
+    parser.add_argument("--repeats", type=int, default=12, help="of accuracy")
+    parser.add_argument("--processes", type=int, default=5, help="of stability")
+    parser.add_argument("--file", type=Path, help="for `once`: time this file and print a line of JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.part == "once":
+        print(json.dumps(clocked(options.file)))
+        return
+    print(describe_machine())
+    tables = {
+        "accuracy": lambda: accuracy(options.repeats),
+        "stability": lambda: stability(options.processes),
+        "cost": cost,
+    }
+    Console(width=120).print(tables[options.part]())
+
+
+if __name__ == "__main__":
+    main()
