@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from litesort.cli.build import ScoreAndLatency, build_score_and_latency, load_data
-from litesort.cli.launch import launch
+from litesort.cli.launch import launch, phase
 from litesort.cli.validate import check
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def evaluate_artifact(
         latency=latency,
         score=scoring.score.compute(metrics["f1_macro"], latency.records, val_f1=run_info.get("val/f1_macro")),
     ).asdict()
-    written = write_files(results, predictions, artifact, data, cfg)
+    with phase("writing figures and heat maps"):
+        written = write_files(results, predictions, artifact, data, cfg)
     log_predictions(loggers, predictions, data, Path(cfg.run_dir))
     print_summary(results, [artifact.path, *written])
     return results
@@ -136,7 +137,8 @@ def open_artifact(ckpt: str | None, cfg: DictConfig) -> "Artifact":
 def main(cfg: DictConfig) -> float:
     """Evaluate one checkpoint or exported file; returns its score."""
     check(cfg)
-    artifact, scoring = open_artifact(cfg.ckpt, cfg), build_score_and_latency(cfg)
+    with phase("loading PyTorch and the checkpoint"):
+        artifact, scoring = open_artifact(cfg.ckpt, cfg), build_score_and_latency(cfg)
     data, split, run_info = load_data(artifact.card, cfg)
     score: float = evaluate_artifact(artifact, data, cfg, scoring, run_info, split)["score"]
     return score

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli import compose, resume
 from litesort.cli.build import build_score_and_latency, data_builder, export_settings, resumed_config
-from litesort.cli.launch import launch
+from litesort.cli.launch import launch, phase
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
 from litesort.system import git_revision
 
@@ -35,15 +35,16 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     Returns:
         The content of metrics.json; empty in processes other than the first.
     """
-    import pytorch_lightning as pl
+    with phase("loading PyTorch and Lightning"):
+        import pytorch_lightning as pl
 
-    from evaluate import evaluate_artifact, open_artifact
-    from lightning_modules.precision import supported_precision
-    from litesort.io import write_text
-    from loggers.wandb import finish, log_config, log_results
+        from evaluate import evaluate_artifact, open_artifact
+        from lightning_modules.precision import supported_precision
+        from litesort.io import write_text
+        from loggers.wandb import finish, log_config, log_results
 
+        scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
     overrides = overrides or []
-    scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
     export = instantiate(cfg.export, **export_settings(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     module, data = build_module_and_data(cfg, overrides)

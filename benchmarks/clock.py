@@ -29,6 +29,7 @@ from datamodules.cache import default_cache_dir
 from datamodules.images import load
 from deployment.formats import FORMATS
 from deployment.latency import LatencyBenchmark, Reference, Settings
+from deployment.latency.candidates import model_clock, predictor_candidate
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import make_record
 from litesort.system import describe_machine
@@ -38,7 +39,7 @@ NETWORK, SIZE = "tf_efficientnet_lite0", 96
 REFERENCE = Reference(
     "resnet18d",
     224,
-    functools.cache(functools.partial(create_backbone, "resnet18d", 6)),
+    functools.cache(functools.partial(create_backbone, "resnet18d", 6, pretrained=False)),
     default_cache_dir() / "references",
 )
 FILES = [
@@ -82,15 +83,15 @@ def openvino_alone(path: Path) -> Callable[[np.ndarray], Any]:
     return lambda pixels: request.infer([pixels], share_inputs=True)
 
 
-def tight_loop(call: Callable[[np.ndarray], Any], seconds: float = 0.3) -> float:
-    """Median ms of a call in a loop that does nothing else."""
+def tight_loop(call: Callable[[np.ndarray], Any], seconds: float) -> float:
+    """Median ms of a call in a loop that does nothing else; its first third is left out."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
     times, start = [], time.perf_counter()
     while time.perf_counter() - start < seconds:
         before = time.perf_counter_ns()
         call(pixels)
         times.append((time.perf_counter_ns() - before) / 1e6)
-    return float(np.median(times[len(times) // 5 :]))
+    return float(np.median(times[len(times) // 3 :]))
 
 
 def reader(size: int) -> Callable[[Path], np.ndarray]:
@@ -104,23 +105,32 @@ def clocked(path: Path, **settings: Any) -> dict[str, Any]:
     return benchmark.measure({"model": (one.load(path), SIZE)}, REFERENCE, reader, []).row()
 
 
-def accuracy(repeats: int) -> Table:
-    """Tight loops and short measurements in turn, so that both see the same moments of the machine."""
-    table = Table(title=f"ms at {SIZE} px, one thread, medians of {repeats} repeats in turn")
-    for column in ("file", "tight loop", "reported", "difference", "half of the repeats"):
+def accuracy(rounds: int) -> Table:
+    """Between two rounds of the benchmark, a loop of the runtime alone, so that both see the same moments."""
+    table = Table(title=f"ms at {SIZE} px, one thread, medians of {rounds} rounds")
+    for column in ("file", "tight loop", "reported", "difference"):
         table.add_column(column, justify="left" if column == "file" else "right")
+    eager = REFERENCE.eager("cpu")
+    pixels = eager.inputs(1)
     with tempfile.TemporaryDirectory() as folder:
         for name, kind, precision in FILES:
-            path = export(Path(folder), kind, precision, name)
+            path, loops = export(Path(folder), kind, precision, name), []
             call = {"onnx": onnx_alone, "openvino": openvino_alone}[kind](path)
-            found = []
-            for _ in range(repeats):
-                first, row, last = tight_loop(call), clocked(path, seconds=0.5), tight_loop(call)
-                found.append((row["latency_ms"], (first + last) / 2))
-            reported, loops = np.array(found).T
-            low, middle, high = 100 * (np.quantile(reported / loops, [0.25, 0.5, 0.75]) - 1)
-            cells = (f"{np.median(loops):.3f}", f"{np.median(reported):.3f}", f"{middle:+.1f} %")
-            table.add_row(f"{name} {kind} {precision}", *cells, f"{low:+.1f} to {high:+.1f} %")
+
+            def between(share: float, call: Any = call, loops: list[float] = loops) -> None:
+                loops.append(tight_loop(call, seconds=0.15))
+                eager.predict(pixels)  # the caches are again those of another network
+
+            candidates = {
+                "model": predictor_candidate(FORMATS[kind].load(path), SIZE),
+                "eager": eager,
+                "exported": REFERENCE.exported(kind, 1, {}),
+            }
+            settings = Settings(seconds=1e3, tolerance=0, min_rounds=rounds, max_rounds=rounds)
+            (record,) = model_clock(candidates, reference="eager", settings=settings, progress=between)
+            alone, reported = float(np.median(loops)), record["entries"]["model"]["median_ms"]
+            cells = (f"{alone:.3f}", f"{reported:.3f}", f"{100 * (reported / alone - 1):+.1f} %")
+            table.add_row(f"{name} {kind} {precision}", *cells)
     return table
 
 
@@ -181,7 +191,7 @@ def cost() -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["accuracy", "stability", "cost", "once"])
-    parser.add_argument("--repeats", type=int, default=12, help="of accuracy")
+    parser.add_argument("--rounds", type=int, default=30, help="of accuracy")
     parser.add_argument("--processes", type=int, default=5, help="of stability")
     parser.add_argument("--file", type=Path, help="for `once`: time this file and print a line of JSON")
     options = parser.parse_args()
@@ -191,7 +201,7 @@ def main() -> None:
         return
     print(describe_machine())
     tables = {
-        "accuracy": lambda: accuracy(options.repeats),
+        "accuracy": lambda: accuracy(options.rounds),
         "stability": lambda: stability(options.processes),
         "cost": cost,
     }

@@ -137,13 +137,16 @@ class LatencyBenchmark:
         Raises:
             DeploymentError: A file runs on another device than the eager reference.
         """
+        from rich.console import Console
         from rich.progress import Progress
 
         self._check_devices({name: model for name, (model, _) in models.items()})
         for model, _ in models.values():
             if isinstance(model, nn.Module):
                 model.to(self.device).to(memory_format=torch.channels_last)
-        with Progress(transient=True, auto_refresh=False) as bar:  # between rounds, so that no thread disturbs them
+        console = Console(stderr=True)
+        # It is drawn between rounds, so that no thread disturbs them.
+        with Progress(transient=True, auto_refresh=False, console=console, disable=not console.is_terminal) as bar:
 
             def shown(clock: str) -> Callable[[float], None]:
                 task = bar.add_task(f"timing {clock}", total=1)

@@ -21,7 +21,7 @@ AGREEMENT = 0.05  # largest difference of two calls that agree, as a share
 WARMUP_LIMIT_MS = 200.0  # calls that do not agree until then are left at that
 TURN_MS = 30.0  # a turn of a fast runner has as many timed calls as take this long
 CHECK_ROUNDS = 3  # rounds in which a reference is measured whose time is known
-KNOWN_WITHIN = 0.03  # largest difference from the known time; beyond it, the reference is measured in full
+KNOWN_WITHIN = 0.05  # largest difference from the known time; beyond it, the reference is measured in full
 STEADY = 0.05  # an interval that is wider, to either side, is called unsteady
 RESAMPLES = 400
 
@@ -141,7 +141,7 @@ def measure(
         batch: Images a call.
         reference: Name of the runner that `ratio` is relative to.
         memory: Turns of references, ms, by name. A reference that is not in it is added. One that is in it has three
-            rounds, which check it: if they differ by more than 3 %, it is measured again.
+            rounds, which check it: if they differ by more than 5 %, it is measured again.
         same_input: Runners process the same inputs; then all have as many calls a turn.
         settings: Threads and length.
         progress: Called with the completed share, in [0, 1], after each round.

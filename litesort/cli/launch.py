@@ -4,7 +4,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def composed() -> None:
     """Let Hydra handle errors again; called when the first job starts."""
     if os.environ.pop(COMPOSING, None):
         os.environ.pop(FULL_ERROR, None)
+
+
+@contextmanager
+def phase(text: str) -> Iterator[None]:
+    """Say on the terminal what a command does while it shows nothing else; no progress bar may run inside."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
 
 
 def reason(error: BaseException) -> str:
