@@ -15,7 +15,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli import compose, resume
-from litesort.cli.build import build_score_and_latency, data_builder, export_settings, resumed_config
+from litesort.cli.build import (
+    build_score_and_latency,
+    data_builder,
+    export_settings,
+    resumed_config,
+    training_precision,
+)
 from litesort.cli.launch import launch, phase
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
 from litesort.system import git_revision
@@ -39,7 +45,6 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         import pytorch_lightning as pl
 
         from evaluate import evaluate_artifact, open_artifact
-        from lightning_modules.precision import supported_precision
         from litesort.io import write_text
         from loggers.wandb import finish, log_config, log_results
 
@@ -50,9 +55,9 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     module, data = build_module_and_data(cfg, overrides)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # pruning before weight averaging
     loggers = [logger for logger in instantiate(cfg.logger).values() if logger]
-    precision = supported_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    precision = training_precision(cfg, module, data)
     enabled = [callback for callback in callbacks.values() if callback]  # null switches a callback off
-    trainer = instantiate(cfg.trainer, precision=precision, callbacks=enabled, logger=loggers)
+    trainer = instantiate(cfg.trainer, precision=precision.name, callbacks=enabled, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     log_config(loggers, compose.plain(cfg))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
@@ -60,6 +65,8 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
         return {}
     best = callbacks["checkpoint"].best_model_path
     artifact, run_info = open_artifact(best, cfg), describe_run(cfg, overrides, trainer, callbacks)
+    if precision.step_ms:
+        run_info["precision_step_ms"] = dict(precision.step_ms)
     results = evaluate_artifact(artifact, data, cfg, scoring, run_info, loggers=loggers)
     export(best)
     log_results(loggers, results, best)
@@ -91,7 +98,8 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
         git=git_revision(Path(__file__).parent),
         split=split_record(data, origins),
     )
-    module = instantiate(cfg.classifier)(net, objective, instantiate(cfg.optimizer), data.classes, model_card=card)
+    optimizer = instantiate(cfg.get("optimizer"))  # a linear probe has none
+    module = instantiate(cfg.classifier)(net, objective, optimizer, data.classes, model_card=card)
     return module, data
 
 

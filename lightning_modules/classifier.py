@@ -120,6 +120,19 @@ class ImageClassifier(pl.LightningModule):
             self._log_step_loss(float(loss.detach()))
         return loss
 
+    def trial_step(self, net: nn.Module, images: Tensor) -> None:
+        """Do the costly part of a training step, to choose the precision: forward and backward, without the objective.
+
+        Args:
+            net: Copy of the network.
+            images: (B, 3, H, W) float in [0, 1].
+        """
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        output = net.train()(images)
+        heads = output if isinstance(output, tuple) else (output,)
+        torch.stack([head.float().logsumexp(dim=1).mean() for head in heads]).sum().backward()
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate_step("val", batch)
 

@@ -1,17 +1,94 @@
-"""Select the floating-point precision of a training that the device supports."""
+"""Choose the floating-point precision of a training: as configured, or the faster one by measurement."""
 
+import copy
+import hashlib
+import json
 import logging
 import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from litesort.errors import ModelError
+from litesort.io import write_json
+from litesort.system import versions
 
 log = logging.getLogger(__name__)
 
-_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-_KNOWN = ("16-mixed", "bf16-mixed", "32-true", "16-true", "bf16-true")
+FP32, BF16, FP16 = "32-true", "bf16-mixed", "16-mixed"
+_ALIASES = {"16": FP16, "bf16": BF16, "32": FP32, "64": "64-true"}
+_KNOWN = ("auto", FP16, BF16, FP32, "16-true", "bf16-true")
+MIN_STEPS = 100  # a training of fewer steps is too short for a measurement
+MIN_SPEEDUP = 1.1  # bf16 must be this much faster, because it rounds
+SECONDS = 4.0  # time of a measurement, apart from the last step
+ROUNDS = 5  # timed steps in each precision
 _logged: set[str] = set()
+
+Step = Callable[[nn.Module, Tensor], None]  # a training step of a network on images (B, 3, H, W) in [0, 1]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Precision of a training.
+
+    Attributes:
+        name: Name in Lightning.
+        step_ms: Measured ms of a training step in each precision; empty if nothing was measured.
+    """
+
+    name: str
+    step_ms: Mapping[str, float]
+
+
+def choose_precision(
+    precision: str | int,
+    accelerator: str,
+    net: nn.Module,
+    step: Step,
+    shape: Sequence[int],
+    *,
+    steps: float,
+    processes: bool = False,
+    cache_dir: Path | None = None,
+) -> Precision:
+    """Return the precision of a training, which "auto", or 16-mixed on a CPU, leaves to a measurement.
+
+    On CUDA, "auto" is 16-mixed. On a CPU with bf16 units, it is the faster one of 32-true and bf16-mixed: whether bf16
+    pays depends on network, image size and batch. Everything else is 32-true.
+
+    Args:
+        precision: "auto", a name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...) or its short form.
+        accelerator: Name in Lightning: "auto", "cpu", "gpu", "cuda" or "mps".
+        net: Network of the training. It is copied.
+        step: A training step.
+        shape: Shape of a batch of images, (B, 3, H, W).
+        steps: Number of steps of the training.
+        processes: Whether several processes train. They must agree, so nothing is measured.
+        cache_dir: Folder that keeps measurements of this network, shape and machine; None measures again.
+
+    Raises:
+        ModelError: The name is unknown, or is 64-true.
+    """
+    wanted = _canonical(precision)
+    if wanted not in ("auto", FP16) or device_type(accelerator) != "cpu" or not _cpu_has_bf16():
+        return Precision(supported_precision(precision, accelerator), {})
+    unmeasured = "several processes train" if processes else f"{steps:g} steps are too few to measure"
+    if processes or steps < MIN_STEPS:
+        return Precision(_log_once(f"trainer.precision={wanted}: {unmeasured}, training in {FP32}", FP32), {})
+    times = _measured(net, step, shape, cache_dir)
+    faster = times[FP32] / times[BF16]
+    used = BF16 if faster >= MIN_SPEEDUP else FP32
+    log.info(
+        "trainer.precision=%s: a step takes %.0f ms in %s and %.0f ms in %s (%.2f times as fast), training in %s",
+        *(wanted, times[FP32], FP32, times[BF16], BF16, faster, used),
+    )
+    return Precision(used, times)
 
 
 def supported_precision(precision: str | int, accelerator: str = "auto") -> str:
@@ -19,9 +96,11 @@ def supported_precision(precision: str | int, accelerator: str = "auto") -> str:
 
     Without CUDA, half precision becomes "32-true". Lightning would replace 16-mixed by bf16-mixed, which is 11 to 21
     times slower on a CPU without bf16 units. On CUDA without bf16 units, bf16 becomes 16. Each change is logged once.
+    Lightning has no mixed precision on MPS (its issue 20497).
 
     Args:
-        precision: Name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...) or its short form (16, "bf16", 32).
+        precision: Name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...), its short form (16, "bf16", 32) or
+            "auto": 16-mixed on CUDA, otherwise 32-true.
         accelerator: Name in Lightning: "auto", "cpu", "gpu", "cuda" or "mps".
 
     Returns:
@@ -30,14 +109,12 @@ def supported_precision(precision: str | int, accelerator: str = "auto") -> str:
     Raises:
         ModelError: The name is unknown, or is 64-true.
     """
-    wanted = _ALIASES.get(str(precision), str(precision))
-    if wanted == "64-true":
-        raise ModelError(f"trainer.precision={precision} is not supported, because images are float32: give 32-true")
-    if wanted not in _KNOWN:
-        raise ModelError(f"trainer.precision={precision} is unknown: give one of {', '.join(_KNOWN)}")
-    if wanted == "32-true":
+    wanted, device = _canonical(precision), device_type(accelerator)
+    if wanted == "auto":
+        return FP16 if device == "cuda" else FP32
+    if wanted == FP32:
         return wanted
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if device == "cuda":
         if wanted.startswith("bf16") and not torch.cuda.is_bf16_supported(including_emulation=False):
             used = wanted.replace("bf16", "16")
             return _log_once(
@@ -45,11 +122,92 @@ def supported_precision(precision: str | int, accelerator: str = "auto") -> str:
             )
         return wanted
     reason = "CUDA is not available"
-    if wanted == "bf16-mixed" and accelerator in ("auto", "cpu"):
+    if wanted == BF16 and device == "cpu":
         if _cpu_has_bf16():
             return wanted
         reason = "this CPU has no bf16 units"
-    return _log_once(f"trainer.precision={wanted}: {reason}, training in 32-true instead", "32-true")
+    return _log_once(f"trainer.precision={wanted}: {reason}, training in {FP32} instead", FP32)
+
+
+def device_type(accelerator: str) -> str:
+    """Return the kind of device, "cuda", "mps" or "cpu", that an accelerator of Lightning selects."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    mps = accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available())
+    return "mps" if mps else "cpu"
+
+
+def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: float = SECONDS) -> dict[str, float]:
+    """Time training steps of a copy of a network in fp32 and bf16, in turn, on the CPU.
+
+    If a step of the whole batch is too long, a part of the batch is timed. Random numbers of the training do not
+    change.
+
+    Args:
+        net: Network. It is copied.
+        step: A training step.
+        shape: Shape of a batch, (B, 3, H, W).
+        seconds: Time to spend, apart from the last step.
+
+    Returns:
+        Precision -> shortest time of a step, ms, for the whole batch.
+    """
+    start = time.perf_counter()
+    net = copy.deepcopy(net)
+    images = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+    times: dict[str, list[float]] = {FP32: [], BF16: []}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        first = images[:4]
+        estimate = max(_seconds(step, net, first, name) for name in times) * len(images) / len(first)
+        part = images[: max(2, min(len(images), int(len(images) * seconds / 8 / max(estimate, 1e-6))))]
+        for name in times:
+            _seconds(step, net, part, name)  # oneDNN prepares each shape in its first step
+        while not times[BF16] or (len(times[BF16]) < ROUNDS and time.perf_counter() - start < seconds):
+            for name, taken in times.items():
+                taken.append(_seconds(step, net, part, name))
+    return {name: min(taken) * 1e3 * len(images) / len(part) for name, taken in times.items()}
+
+
+def _seconds(step: Step, net: nn.Module, images: Tensor, precision: str) -> float:
+    # Lightning does not cache the cast weights either.
+    bf16 = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
+    start = time.perf_counter()
+    with bf16 if precision == BF16 else nullcontext():
+        step(net, images)
+    return time.perf_counter() - start
+
+
+def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path | None) -> dict[str, float]:
+    """Measure, or read an earlier measurement of the same network, shape and machine."""
+    if cache_dir is None:
+        return measure_step_ms(net, step, shape)
+    what = {
+        "network": getattr(net, "name", type(net).__name__),
+        "weights": [[name, list(value.shape)] for name, value in net.state_dict().items()],
+        "step": getattr(step, "__qualname__", ""),
+        "shape": list(shape),
+        "machine": [platform.node(), platform.machine(), _cpu_name(), torch.get_num_threads()],
+        "torch": versions().get("torch"),
+    }
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    file = cache_dir / "precision" / f"{key}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stored: dict[str, Any] = json.loads(file.read_text())["step_ms"]
+        return {name: float(stored[name]) for name in (FP32, BF16)}
+    times = measure_step_ms(net, step, shape)
+    del what["weights"]
+    with suppress(OSError):  # a folder that cannot be written costs a measurement in each run
+        write_json(file, {**what, "step_ms": times})
+    return times
+
+
+def _canonical(precision: str | int) -> str:
+    name = _ALIASES.get(str(precision), str(precision))
+    if name == "64-true":
+        raise ModelError(f"trainer.precision={precision} is not supported, because images are float32: give 32-true")
+    if name not in _KNOWN:
+        raise ModelError(f"trainer.precision={precision} is unknown: give one of {', '.join(_KNOWN)}")
+    return name
 
 
 def _log_once(line: str, used: str) -> str:
@@ -57,6 +215,14 @@ def _log_once(line: str, used: str) -> str:
         _logged.add(line)
         log.warning(line)
     return used
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def _cpu_has_bf16() -> bool:

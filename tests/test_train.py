@@ -85,7 +85,7 @@ def test_run_leaves_all_that_it_promises(finished):
         "train_seconds",
     } <= stored.keys()
     assert stored["precision"] == "32-true"
-    assert stored["precision_requested"] == "16-mixed"
+    assert stored["precision_requested"] == "auto"
 
 
 def test_the_best_epoch_is_named_whatever_chooses_it(finished, photos, tmp_path):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
     from deployment.latency.benchmark import LatencyBenchmark, LatencyReport
     from deployment.score import Score
+    from lightning_modules.classifier import ImageClassifier
+    from lightning_modules.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,27 @@ def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
     if not timm.is_model(score.reference):
         raise DeploymentError(f"score.reference={score.reference} is not a timm model: leave it at resnet18d")
     return ScoreAndLatency(score, benchmark)
+
+
+def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageDataModule") -> "Precision":
+    """Choose the precision of a training; on a CPU by measurement, which the cache folder keeps."""
+    from datamodules.cache import default_cache_dir
+    from lightning_modules.precision import choose_precision
+
+    trainer, batches = cfg.trainer, len(data.train_dataloader())
+    limit = trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return choose_precision(
+        trainer.precision,
+        trainer.accelerator,
+        module.net,
+        module.trial_step,
+        (data.batch_size, 3, data.size, data.size),
+        steps=batches * (trainer.max_epochs or 1000),
+        processes=trainer.devices not in (1, "1", "auto"),
+        cache_dir=Path(cfg.data.cache_dir).expanduser() if cfg.data.cache_dir else default_cache_dir(),
+    )
 
 
 def export_settings(cfg: DictConfig) -> dict[str, Any]:

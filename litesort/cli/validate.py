@@ -35,7 +35,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
 }
 SWITCHES = ("overwrite",)  # booleans that no type hint describes
 # Key -> a value that leaves the choice to litesort, the runtime or Lightning.
-FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None}
+FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None, "trainer.precision": "auto"}
 NEEDED = ("checkpoint", "history")  # callbacks that every training needs
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
@@ -175,7 +175,7 @@ def _walk(raw: Any, values: Any, path: str) -> None:
     for key, value in values.items():
         link = re.fullmatch(r"\$\{([\w.]+)\}", raw[key]) if isinstance(raw[key], str) else None
         name = link[1] if link else f"{path}{key}"  # the key that the user sets, if the value refers to it
-        if key in hints and value != "???" and not fits(value, hints[key]):
+        if key in hints and value not in ("???", FREE.get(name, "???")) and not fits(value, hints[key]):
             raise _refusal(name, value, describe(hints[key]))
         _walk(raw[key], value, f"{path}{key}.")
 
