@@ -55,7 +55,8 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     module, data = build_module_and_data(cfg, overrides)
     callbacks = {"prune": instantiate(cfg.prune), **instantiate(cfg.callbacks)}  # pruning before weight averaging
     loggers = [logger for logger in instantiate(cfg.logger).values() if logger]
-    precision = training_precision(cfg, module, data)
+    with phase("choosing the precision"):
+        precision = training_precision(cfg, module, data)
     enabled = [callback for callback in callbacks.values() if callback]  # null switches a callback off
     trainer = instantiate(cfg.trainer, precision=precision.name, callbacks=enabled, logger=loggers)
     write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))

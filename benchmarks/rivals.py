@@ -78,7 +78,7 @@ def _serve(name: str, task: Task, pipe: Connection) -> None:
     objective = instantiate(task.cfg["objective"], class_counts=task.class_counts)
     steps = len(task.files) // task.batch
     learning = instantiate(task.cfg["optimizer"])(net, total_steps=steps * task.turns, steps_per_epoch=steps)
-    feed = {BARE: _one_batch, TORCHVISION: _torchvision, TIMM: _timm}[name](task, net)
+    feed = pipeline(name, task, net)
     # the pipelines normalise themselves
     turn = partial(_epoch, net if name == BARE else net.net, objective, *learning, feed)
     while True:
@@ -89,6 +89,11 @@ def _serve(name: str, task: Task, pipe: Connection) -> None:
         start = now()
         turn()
         pipe.send(now() - start)
+
+
+def pipeline(name: str, task: Task, net: nn.Module) -> Iterable:
+    """Return what yields a turn's batches: images (B, 3, S, S) float32 and targets (B,)."""
+    return {BARE: _one_batch, TORCHVISION: _torchvision, TIMM: _timm}[name](task, net)
 
 
 def _epoch(net: nn.Module, objective: nn.Module, optimizer: Any, schedule: Any, batches: Iterable) -> None:

@@ -62,6 +62,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.dirpath = trainer.strategy.broadcast(self.dirpath)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_global_step_saved = -1  # each epoch is saved, those of a linear probe, without steps, too
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)

@@ -74,7 +74,9 @@ class History(pl.Callback):
         timing = {
             "train/images_per_second": self._images * trainer.world_size / max(self._training, 1e-9),
             "train/seconds_per_epoch": self._training,
-            "train/lr": max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups),
+            "train/lr": max(
+                (group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), default=0.0
+            ),
         }
         pl_module.log_dict(timing, sync_dist=True)
         self._row = {

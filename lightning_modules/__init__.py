@@ -10,6 +10,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "ImageClassifier": "classifier",
+        "LinearProbe": "linear_probe",
         "configure": "optim",
     },
 )

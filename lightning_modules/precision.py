@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from litesort.errors import ModelError
 from litesort.io import write_json
-from litesort.system import versions
+from litesort.system import describe_machine, versions
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
         "weights": [[name, list(value.shape)] for name, value in net.state_dict().items()],
         "step": getattr(step, "__qualname__", ""),
         "shape": list(shape),
-        "machine": [platform.node(), platform.machine(), _cpu_name(), torch.get_num_threads()],
+        "machine": [platform.node(), describe_machine()["cpu"], torch.get_num_threads()],
         "torch": versions().get("torch"),
     }
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
@@ -215,14 +215,6 @@ def _log_once(line: str, used: str) -> str:
         _logged.add(line)
         log.warning(line)
     return used
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _cpu_has_bf16() -> bool:

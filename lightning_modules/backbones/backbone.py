@@ -103,6 +103,25 @@ class Backbone(nn.Module):
         scale = 1 / self.std
         return self.net(torch.addcmul(-self.mean * scale, images, scale))  # (images - mean) / std, in one pass
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the input of the classifier, the mean over both heads of a distilled DeiT.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+
+        Returns:
+            (B, D) float.
+        """
+        inputs: list[Tensor] = []
+        heads = [self.net.get_submodule(name) for name in self.head_names]
+        hooks = [head.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for head in heads]
+        try:
+            self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(inputs).mean(0)
+
 
 def create_backbone(
     name: str | None,

@@ -1,0 +1,170 @@
+"""experiment=linear_probe: its classifier, and that its checkpoint is like any other."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from evaluate import main as evaluate_main
+from export import export
+from lightning_modules.checkpoint import load_net
+from lightning_modules.linear_probe import LinearProbe, fit_linear
+from lightning_modules.objectives.base import CrossEntropy
+from litesort.cli.build import resumed_config
+from litesort.cli.compose import CONF
+from litesort.errors import ModelError
+from predict import predict
+from train import train
+
+QUICK = (
+    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false",
+    "score.reference=resnet10t", "score.reference_size=32",
+)  # fmt: skip
+TINY = (
+    *QUICK, "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32",
+    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "mistakes=0",
+    "data.batch_size=8",
+)  # fmt: skip
+
+
+def configured(config: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config, overrides=list(overrides))
+
+
+def trained(folder, photos, *overrides: str):
+    """Run train.py as the command line does; a checkpoint brings its network and its data."""
+    chosen = [f"run_dir={folder}", *TINY, f"data.root={photos}", *overrides]
+    if any(override.startswith(("ckpt=", "ckpt_init=")) for override in overrides):
+        chosen = [override for override in chosen if not override.startswith(("model", "data"))]
+    cfg = resumed_config(configured("train", *chosen), list(overrides))
+    return train(cfg, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def probe(photos, tmp_path_factory):
+    """A finished probe: its folder and metrics.json."""
+    folder = tmp_path_factory.mktemp("probe")
+    return folder, trained(folder, photos, "experiment=linear_probe", "epochs=2")
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_only_the_classifier_changes_and_it_learns(probe):
+    folder, results = probe
+    net, card = load_net(folder / "best.ckpt")
+    assert net.net.fc.bias.count_nonzero() == 3, "an initial bias is 0"
+    assert int(net.net.bn1.num_batches_tracked) == 0, "BatchNorm has seen no batch"
+    assert torch.equal(net.net.bn1.weight, torch.ones_like(net.net.bn1.weight))
+    assert min(results["test/f1_macro"], results["val/f1_macro"]) > 0.6
+    assert results["epochs"] == len(history(folder)) == 2
+    assert all(0 < float(row["train/weight_decay"]) <= 1 for row in history(folder))
+    assert card["config"]["classifier"]["_target_"] == "lightning_modules.LinearProbe"
+    assert card["split"]
+
+
+def test_same_seed_gives_the_same_classifier_and_a_resumed_run_too(probe, photos, tmp_path):
+    trained(tmp_path, photos, "experiment=linear_probe", "epochs=1")
+    assert len(history(tmp_path)) == 1
+    resumed = trained(tmp_path, photos, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
+    straight, again = (
+        torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (probe[0], tmp_path)
+    )
+    assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
+    assert resumed["test/f1_macro"] == probe[1]["test/f1_macro"]
+
+
+def test_checkpoint_is_evaluated_exported_and_predicted(probe, photos, tmp_path):
+    folder, results = probe
+    ckpt = f"ckpt={folder / 'best.ckpt'}"
+    evaluate_main(configured("evaluate", ckpt, f"run_dir={tmp_path}", "mistakes=0", *QUICK))
+    evaluated = json.loads((tmp_path / "metrics.json").read_text())
+    assert evaluated["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
+    found = predict(configured("predict", ckpt, f"source={photos}/can", f"csv={tmp_path / 'labels.csv'}"))
+    assert sum(found.counts.values()) == 20
+    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    choice = ("format=[onnx]", "precision=[fp32]", "tolerance.fp32=0.01")
+    report = export(configured("export", ckpt, f"out={tmp_path / 'exported'}", *choice, *QUICK))
+    assert report["rows"][1]["f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
+
+
+def test_checkpoint_teaches_and_starts_a_fine_tuning(probe, photos, tmp_path):
+    folder, results = probe
+    best = folder / "best.ckpt"
+    student = trained(tmp_path / "student", photos, "objective=distill_logit", f"teacher={best}", "epochs=1")
+    assert student["val/f1_macro"] >= 0
+    with (tmp_path / "student" / "history.csv").open() as file:
+        assert float(next(csv.DictReader(file))["val/teacher_f1_macro"]) == pytest.approx(results["val/f1_macro"])
+    tuned = trained(tmp_path / "tuned", photos, f"ckpt_init={best}", "epochs=1", "callbacks=[default,finetuning]")
+    assert tuned["val/f1_macro"] == pytest.approx(results["val/f1_macro"], abs=0.1), "it starts where the probe ended"
+
+
+def test_page_shows_the_run(probe, tmp_path):
+    from reports.html.leaderboard import main
+
+    shutil.copytree(probe[0], tmp_path / "probe")
+    assert main([str(tmp_path)]) == 0
+    assert "resnet10t" in (tmp_path / "leaderboard.html").read_text()
+
+
+def test_fit_equals_logistic_regression_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(0)
+    targets = np.arange(90) % 3
+    features = (random.normal(size=(90, 5)) + np.eye(3, 5)[targets]).astype(np.float32) * [1, 2, 3, 4, 5] + 7
+    decay = 0.05
+    (fit,) = fit_linear(
+        torch.tensor(features).float(), torch.tensor(targets), 3, torch.nn.functional.cross_entropy, [decay]
+    )
+    standardised = (features - features.mean(0)) / features.std(0, ddof=1)
+    known = linear_model.LogisticRegression(C=1 / (decay * len(targets)), tol=1e-8, max_iter=1000)
+    expected = known.fit(standardised, targets).predict_proba(standardised)
+    got = fit.logits(torch.tensor(features).float()).softmax(1).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer=adamw", "optimizer does nothing in a linear probe"),
+        ("classifier.compile=true", "classifier.compile=true does nothing"),
+        ("classifier.weight_decay=[0.1,0]", r"weight_decay=\[0.1, 0\] is invalid"),
+        ("classifier.weight_decay=[]", r"weight_decay=\[\] is invalid"),
+    ],
+)
+def test_settings_without_effect_are_refused(photos, tmp_path, override, words):
+    from train import build_module_and_data
+
+    cfg = configured("train", *TINY, f"data.root={photos}", f"run_dir={tmp_path}", "experiment=linear_probe", override)
+    with pytest.raises(ModelError, match=words):
+        build_module_and_data(cfg, [])
+
+
+def test_a_classifier_that_is_not_linear_is_refused(tiny_net):
+    with pytest.raises(ModelError, match="has no linear classifier"):
+        LinearProbe(tiny_net, CrossEntropy(), None, ["a", "b"], weight_decay=[0.1])
+
+
+@pytest.fixture
+def tiny_net():
+    from lightning_modules.backbones.backbone import Backbone
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+
+        def get_classifier(self):
+            return self.fc
+
+        def forward(self, images):
+            return self.fc(images.mean((2, 3)))
+
+    return Backbone(Net(), name="tiny", num_classes=2)
