@@ -16,7 +16,7 @@ from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import load_data, resumed_config
 from litesort.cli.compose import CONF
-from litesort.cli.stored_config import resolve, stored_data, stored_data_builder
+from litesort.cli.stored_config import check_run, resolve, stored_data, stored_data_builder
 from litesort.errors import ModelError, UserError
 
 SECRET = "hf_secret123"
@@ -349,3 +349,24 @@ def test_a_run_goes_on_twice_with_its_references(checkpoint, tmp_path, photos):
     second = going_on("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
     assert (second.trainer.max_epochs, second.data.source.root) == (7, "elsewhere")
     assert set(second.logger) == {"csv", "tensorboard"}
+
+
+@pytest.mark.parametrize(
+    ("part", "target", "allowed"),
+    [
+        ("augment", "kornia.augmentation.RandomGaussianBlur", True),
+        ("augment", "kornia.augmentation.auto.TrivialAugment", True),
+        ("augment", "kornia.augmentation.RandomDissolving", False),
+        ("augment", "kornia.augmentation.RandomGaussianBlur.__init__", False),
+        ("augment", "kornia.io.load_image", False),
+        ("objective", "kornia.augmentation.RandomGaussianBlur", False),
+    ],
+)
+def test_a_resumed_run_may_build_augmentations_of_kornia(part, target, allowed):
+    node = {"_target_": target, "p": 0.1}
+    values = {part: {"transforms": {"one": node}} if part == "augment" else node}
+    if allowed:
+        assert check_run(values, {}, [part]) == values
+    else:
+        with pytest.raises(ModelError, match="would run"):
+            check_run(values, {}, [part])

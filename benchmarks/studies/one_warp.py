@@ -22,7 +22,7 @@ from datamodules.augment import draw_plan
 from datamodules.augment.contact_sheet import example_images
 from datamodules.augment.pipeline import Augment
 from datamodules.augment.randaugment import RandAugment
-from datamodules.augment.slots import COLOR, WARP
+from datamodules.augment.slots import KINDS, WARP
 from litesort.keyed_random import splitmix64
 from train import train
 
@@ -32,17 +32,12 @@ ROOT = Path(__file__).parents[2]
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Run each warp as its own pass."""
-    merged = draw_plan._runs
-
-    def apart(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        alone = np.where(kinds == WARP, COLOR, kinds)  # each slot of this kind is a pass of its own
-        return merged(alone, numbers)
-
-    draw_plan._runs = apart
+    merged = draw_plan.ALONE
+    draw_plan.ALONE = np.where(np.array(KINDS) == WARP, True, merged)
     try:
         yield
     finally:
-        draw_plan._runs = merged
+        draw_plan.ALONE = merged
 
 
 def pixels(count: int, size: int) -> None:

@@ -14,11 +14,11 @@ def luma(red: torch.Tensor, green: torch.Tensor, blue: torch.Tensor) -> torch.Te
 
 def apply_color(pixels: torch.Tensor, factors: torch.Tensor) -> None:
     """Blend pixels (N, H, W, 3) uint8 with their grey values, in place; factors (N,) float32, 1 is the identity."""
-    # one plane at a time: operations on interleaved channels are not vectorised
-    planes = [plane.float() for plane in pixels.unbind(-1)]
-    grey, factors = luma(*planes), factors[:, None, None]
-    for channel, plane in enumerate(planes):
-        pixels[..., channel].copy_(_blend(plane, grey, factors))
+    # planes: operations on interleaved channels are not vectorised
+    planes = pixels.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    blended = _blend(planes, luma(*planes), factors.view(-1, 1, 1))
+    for channel, plane in enumerate(blended):
+        pixels[..., channel].copy_(plane)
 
 
 def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
@@ -36,7 +36,7 @@ def apply_sharpness(pixels: torch.Tensor, factors: torch.Tensor) -> None:
     smooth = total.float().mul_(1 / 13).add_(0.5).floor_()
     centre = pixels[:, 1:-1, 1:-1]
     # via int32: direct conversion from float32 to uint8 takes twice the time on a CPU
-    centre.copy_(_blend(centre.float(), smooth, factors[:, None, None, None]).int().to(torch.uint8))
+    centre.copy_(_blend(centre.float(), smooth, factors.view(-1, 1, 1, 1)).int().to(torch.uint8))
 
 
 def _blend(values: torch.Tensor, base: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

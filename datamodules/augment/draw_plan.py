@@ -9,15 +9,19 @@ from datamodules.augment.slots import (
     ABOUT_MEAN,
     COLOR,
     ERASE,
+    FACTOR,
     FILL,
     FLIP,
     IDENTITY_STEP,
+    KINDS,
     MODULE,
     NO_FILL,
     NONE,
+    QUANTUM,
     SHARPNESS,
     STATISTIC,
     TABLES,
+    THRESHOLD,
     WARP,
     Slots,
 )
@@ -30,7 +34,8 @@ class Pass(NamedTuple):
         kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "erase", "noise" or "module".
         row, rows: Offset of the group in `Plan.rows`, and number of samples.
         number: Offset of its parameters in `Plan.numbers`.
-        statistical: For each table step, whether any sample has AutoContrast or Equalize there.
+        composed, statistical: For each table step, whether `numbers` hold a table of it, and whether any sample has
+            AutoContrast or Equalize there.
         contrast: Number of samples with Contrast; they come first in the group.
         counted: Slice of the group whose tables need a histogram.
         module: Position of the module, for kind "module".
@@ -40,6 +45,7 @@ class Pass(NamedTuple):
     row: int
     rows: int
     number: int
+    composed: tuple[bool, ...] = ()
     statistical: tuple[bool, ...] = ()
     contrast: int = 0
     counted: tuple[int, int] = (0, 0)
@@ -76,6 +82,19 @@ def draw_plan(slots: Slots) -> Plan:
         start = column
     _plan_block(planner, slots, start, length)
     return planner.plan()
+
+
+# Passes of a block repeat this order. Samples with two operations, in any order, need few places of it.
+_ORDER = (COLOR, SHARPNESS, WARP, TABLES, WARP, SHARPNESS)
+# kinds of which each slot is a pass of its own
+ALONE = np.isin(KINDS, (COLOR, SHARPNESS))
+# distance from each place of the order to the next place of each kind
+_STEPS = np.array(
+    [
+        [next((step for step in range(1, 7) if _ORDER[(place + step) % 6] == kind), 0) for kind in KINDS]
+        for place in range(6)
+    ]
+)
 
 
 class _Planner:
@@ -119,9 +138,9 @@ def _plan_block(planner: _Planner, slots: Slots, start: int, stop: int) -> None:
         return
     kinds, numbers = kinds[:, used], slots.numbers[:, start:stop][:, used]
     flips = _fold_flips(kinds, numbers) if (kinds == FLIP).any() else None
-    runs = _runs(kinds, numbers)
-    for run in range(runs.max(initial=-1) + 1):
-        _plan_run(planner, kinds, numbers, runs == run)
+    places = _places(kinds, numbers)
+    for place in np.unique(places[places >= 0]).tolist():
+        _plan_pass(planner, _ORDER[place % len(_ORDER)], numbers, places == place)
     if flips is not None:
         planner.add("flip_width", np.flatnonzero(flips[:, 0]))
         planner.add("flip_height", np.flatnonzero(flips[:, 1]))
@@ -155,29 +174,34 @@ def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return flips
 
 
-def _runs(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Number each sample's runs of slots that form one pass: (B, L) int, -1 for empty slots."""
+def _places(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Place each slot in the sequence of passes that repeats `_ORDER`: (B, L) int, -1 for empty slots.
+
+    Slots of a sample that form one pass have the same place, later ones the first place of their kind after it.
+    """
     # Contrast needs the pixels before it
-    alone = (kinds == COLOR) | (kinds == SHARPNESS) | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
+    alone = ALONE[kinds] | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
     full = kinds != NONE
-    runs = np.full(kinds.shape, -1)
-    run, last = np.full(len(runs), -1), np.zeros(len(runs), dtype=int)
+    places = np.full(kinds.shape, -1)
+    place, last = np.full(len(kinds), -1), np.zeros(len(kinds), dtype=int)
     for slot in range(kinds.shape[1]):
-        run = run + (full[:, slot] & ((kinds[:, slot] != last) | alone[:, slot]))
-        runs[:, slot] = np.where(full[:, slot], run, -1)
-        last = np.where(full[:, slot], kinds[:, slot], last)
-    return runs
+        kind = kinds[:, slot]
+        begins = full[:, slot] & ((kind != last) | alone[:, slot])
+        place = place + begins * _STEPS[place % len(_ORDER), kind]
+        places[:, slot] = np.where(full[:, slot], place, -1)
+        last = np.where(full[:, slot], kind, last)
+    return places
 
 
-def _plan_run(planner: _Planner, kinds: np.ndarray, numbers: np.ndarray, here: np.ndarray) -> None:
-    kind = np.where(here, kinds, NONE).max(axis=1)
-    _plan_tables(planner, np.flatnonzero(kind == TABLES), numbers, here)
-    rows = np.flatnonzero(kind == WARP)
-    if len(rows):
-        planner.add("warp", rows, _warps(numbers[rows], here[rows]))
-    for code, name in ((COLOR, "color"), (SHARPNESS, "sharpness")):
-        rows = np.flatnonzero(kind == code)
-        planner.add(name, rows, (numbers[rows, :, 0] * here[rows]).sum(axis=1))
+def _plan_pass(planner: _Planner, kind: int, numbers: np.ndarray, here: np.ndarray) -> None:
+    rows = np.flatnonzero(here.any(axis=1))
+    numbers, here = numbers[rows], here[rows]
+    if kind == TABLES:
+        _plan_tables(planner, rows, numbers, here)
+    elif kind == WARP:
+        planner.add("warp", rows, _warps(numbers, here))
+    else:
+        planner.add("color" if kind == COLOR else "sharpness", rows, (numbers[:, :, 0] * here).sum(axis=1))
 
 
 def _warps(numbers: np.ndarray, here: np.ndarray) -> np.ndarray:
@@ -191,11 +215,10 @@ def _warps(numbers: np.ndarray, here: np.ndarray) -> np.ndarray:
 
 
 def _plan_tables(planner: _Planner, rows: np.ndarray, numbers: np.ndarray, here: np.ndarray) -> None:
-    if not len(rows):
-        return
-    steps = np.where(here[rows][..., None], numbers[rows, :, :5], IDENTITY_STEP)
+    """Add a pass of tables. Numbers of each sample: Contrast's factor, the statistic of each step, tables of 256."""
+    steps = np.where(here[..., None], numbers[:, :, :5], IDENTITY_STEP)
     # move each sample's steps to the front, so that few samples have later steps
-    front = np.argsort(~here[rows], axis=1, kind="stable")[:, : here[rows].sum(axis=1).max(initial=0)]
+    front = np.argsort(~here, axis=1, kind="stable")[:, : here.sum(axis=1).max()]
     steps = np.take_along_axis(steps, front[..., None], axis=1)
     contrast = (steps[..., ABOUT_MEAN] > 0).any(axis=1)
     counts = (steps[..., STATISTIC] > 0).any(axis=1)
@@ -203,11 +226,51 @@ def _plan_tables(planner: _Planner, rows: np.ndarray, numbers: np.ndarray, here:
     kin = np.where(contrast, counts, 3 - counts)
     order = np.argsort(kin, kind="stable")
     ends = np.bincount(kin, minlength=4).cumsum().tolist()
+    steps = steps[order]
+    tables, composed = _compose(steps)
     planner.add(
         "tables",
         rows[order],
-        steps[order].swapaxes(0, 1),
-        statistical=tuple(bool(step.any()) for step in steps[..., STATISTIC].T),
+        np.concatenate([steps[:, 0, FACTOR, None], steps[..., STATISTIC], *tables], axis=1),
+        composed=composed,
+        statistical=tuple((steps[..., STATISTIC] > 0).max(axis=0).tolist()),
         contrast=ends[1],
         counted=(ends[0], ends[2]),
     )
+
+
+def _compose(steps: np.ndarray) -> tuple[list[np.ndarray], tuple[bool, ...]]:
+    """Compose the steps (N, L, 5) that need no pixels.
+
+    Returns:
+        Tables (N, 256), whole numbers: those before the first step that needs pixels, then those of later steps; and
+        for each step whether it has some of the latter.
+    """
+    pixels = (steps[..., ABOUT_MEAN] > 0) | (steps[..., STATISTIC] > 0)
+    first = pointwise_tables(steps[:, 0])
+    tables, composed = [first], [False]
+    free = ~pixels[:, 0]
+    for step in range(1, steps.shape[1]):
+        table = pointwise_tables(steps[:, step])
+        free &= ~pixels[:, step]
+        first[free] = np.take_along_axis(table[free], first[free].astype(int), axis=1)
+        apart = ~free & (steps[:, step, :3] != IDENTITY_STEP[:3]).any(axis=1)
+        composed.append(bool(apart.any()))
+        if composed[-1]:
+            table[free] = np.arange(256)
+            tables.append(table)
+    return tables, tuple(composed)
+
+
+def pointwise_tables(steps: np.ndarray) -> np.ndarray:
+    """Tables of Solarize, Posterize and Brightness as PIL's: steps (N, 5) -> (N, 256) float32, whole numbers.
+
+    A step of Contrast, which needs the pixels, has the identity.
+    """
+    steps = steps.astype(np.float32)
+    values = np.arange(256, dtype=np.float32)
+    tables = np.where(values < steps[:, THRESHOLD, None], values, 255 - values)
+    tables = np.floor(tables / steps[:, QUANTUM, None]) * steps[:, QUANTUM, None]
+    factors = np.where(steps[:, ABOUT_MEAN] > 0, np.float32(1), steps[:, FACTOR])
+    # as PIL's blend: float32, truncated
+    return np.floor(np.clip(tables * factors[:, None], 0, 255))

@@ -12,7 +12,7 @@ from datamodules.augment.geometry import apply_erase, apply_flip, apply_warp, gr
 from datamodules.augment.pixel_rows import PixelRows, fresh, rows_at_once
 from datamodules.augment.tables import build_tables, histograms, look_up, mean_luma, table_places
 
-# numbers a sample; a table pass has 5 for each of its steps
+# numbers a sample
 _COLUMNS = {"warp": 7, "erase": 6, "noise": 6, "color": 1, "sharpness": 1}
 
 
@@ -32,12 +32,14 @@ def run_plan(images: torch.Tensor, plan: Plan, modules: Sequence[nn.Module] = ()
     pixels = images.permute(0, 2, 3, 1)
     pixels = fresh(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
     drawn = iter(plan.modules)
-    for group in plan.passes:
-        rows = PixelRows(pixels, plan.rows[group.row :][: group.rows])
+    rows = plan.rows.split([group.rows for group in plan.passes])
+    numbers = plan.numbers.split([group.rows * _columns(group) for group in plan.passes])
+    changed = PixelRows(pixels)
+    for group, some, its_numbers in zip(plan.passes, rows, numbers, strict=True):
         if group.kind == "module":
-            rows.change_whole(partial(_apply_module, modules[group.module], next(drawn)))
+            changed.change_whole(some, partial(_apply_module, modules[group.module], next(drawn)))
         else:
-            _run(group, rows, plan.numbers[group.number :])
+            _run(group, changed, some, its_numbers)
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -61,23 +63,29 @@ def _apply_module(module: nn.Module, params: object, pixels: torch.Tensor) -> to
     return to_uint8(changed).permute(0, 2, 3, 1)
 
 
-def _run(group: Pass, rows: PixelRows, numbers: torch.Tensor) -> None:
-    columns = 5 * len(group.statistical) if group.kind == "tables" else _COLUMNS.get(group.kind, 0)
-    numbers = numbers[: columns * group.rows].view(-1, columns or 1)
+def _columns(group: Pass) -> int:
     if group.kind == "tables":
-        places = table_places(rows.at_once, rows.width, numbers.device)
-        means = rows.read(mean_luma, 0, group.contrast)
-        counts = rows.read(partial(histograms, places=places), *group.counted)
-        tables = build_tables(numbers.view(-1, group.rows, 5), means, counts, group)
-        rows.change(partial(look_up, places=places), tables)
+        return 1 + len(group.statistical) + 256 * (1 + sum(group.composed))
+    return _COLUMNS.get(group.kind, 0)
+
+
+def _run(group: Pass, pixels: PixelRows, rows: torch.Tensor, numbers: torch.Tensor) -> None:
+    if group.kind == "tables":
+        places = table_places(pixels.at_once, pixels.width, numbers.device)
+        means = pixels.read(rows[: group.contrast], mean_luma) if group.contrast else None
+        start, stop = group.counted
+        counts = pixels.read(rows[start:stop], partial(histograms, places=places)) if stop > start else None
+        tables = build_tables(numbers.view(group.rows, -1), means, counts, group)
+        pixels.change(rows, partial(look_up, places=places), tables)
     elif group.kind == "warp":
+        numbers = numbers.view(-1, 7)
         matrices, fill = numbers[:, :6].view(-1, 2, 3), numbers[:, 6]
-        rows.change(apply_warp, *grid_lines(matrices, rows.height, rows.width), fill)
+        pixels.change(rows, apply_warp, *grid_lines(matrices, pixels.height, pixels.width), fill)
     elif group.kind == "color":
-        rows.change(apply_color, numbers[:, 0])
+        pixels.change(rows, apply_color, numbers)
     elif group.kind == "sharpness":
-        rows.change(apply_sharpness, numbers[:, 0])
+        pixels.change(rows, apply_sharpness, numbers)
     elif group.kind in ("erase", "noise"):
-        rows.change(partial(apply_erase, noise=group.kind == "noise"), numbers)
+        pixels.change(rows, partial(apply_erase, noise=group.kind == "noise"), numbers.view(-1, 6))
     else:
-        rows.change(partial(apply_flip, dim=2 if group.kind == "flip_width" else 1))
+        pixels.change(rows, partial(apply_flip, dim=2 if group.kind == "flip_width" else 1))

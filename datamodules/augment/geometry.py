@@ -1,5 +1,7 @@
 """Geometry on pixels: one warp a sample, flips, erased boxes, and the matrices of warps."""
 
+import functools
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -35,11 +37,14 @@ def grid_lines(matrices: torch.Tensor, height: int, width: int) -> tuple[torch.T
 
     Coordinates are pixel centres; the edges of the image are -1 and 1 (grid_sample's align_corners=False).
     """
-    across = torch.arange(width, device=matrices.device).mul_(2).add_(1) / width - 1
-    down = across
-    if height != width:
-        down = torch.arange(height, device=matrices.device).mul_(2).add_(1) / height - 1
+    across, down = _centres(width, matrices.device), _centres(height, matrices.device)
     return matrices[:, :, :1] * across, matrices[:, :, 1:2] * down + matrices[:, :, 2:]
+
+
+@functools.lru_cache(maxsize=16)
+def _centres(side: int, device: torch.device) -> torch.Tensor:
+    """Pixel centres from -1 to 1 between the edges, (side,) float32."""
+    return torch.arange(side, device=device).mul_(2).add_(1) / side - 1
 
 
 def apply_warp(pixels: torch.Tensor, across: torch.Tensor, down: torch.Tensor, fill: torch.Tensor) -> None:
@@ -49,7 +54,7 @@ def apply_warp(pixels: torch.Tensor, across: torch.Tensor, down: torch.Tensor, f
     take the grey of their sample, `fill` (N,) float32. kornia's warp_affine gives the same pixels but takes twice the
     time, mostly to build the grid.
     """
-    grid, fill = down[..., None] + across[:, :, None], fill[:, None, None, None]
+    grid, fill = down[..., None] + across[:, :, None], fill.view(-1, 1, 1, 1)
     # 1 inside, 0 outside; arithmetic, since comparisons are slow on a CPU
     inside = torch.rsub(torch.maximum(*grid.abs().unbind(1)), 1e30, alpha=1e30).clamp_(0, 1)
     warped = functional.grid_sample(
@@ -76,9 +81,15 @@ def box_mask(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _inside(boxes: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    across, down = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in (width, height))
-    left, top, far = boxes[:, :1], boxes[:, 1:2], boxes[:, :2] + boxes[:, 2:4]
-    return (left <= across) & (across < far[:, :1]), (top <= down) & (down < far[:, 1:])
+    across, down = _fractions(width, boxes.device), _fractions(height, boxes.device)
+    left, top = boxes[:, :1], boxes[:, 1:2]
+    return (left <= across) & (across < left + boxes[:, 2:3]), (top <= down) & (down < top + boxes[:, 3:4])
+
+
+@functools.lru_cache(maxsize=16)
+def _fractions(side: int, device: torch.device) -> torch.Tensor:
+    """Pixel centres as fractions of the side, (side,) float32."""
+    return (torch.arange(side, device=device) + 0.5) / side
 
 
 def apply_erase(pixels: torch.Tensor, numbers: torch.Tensor, noise: bool) -> None:
@@ -93,7 +104,7 @@ def apply_erase(pixels: torch.Tensor, numbers: torch.Tensor, noise: bool) -> Non
     flat = pixels.view(rows, height, width * 3)
     across, down = _inside(numbers, height, width)
     box = down[:, :, None] & across.repeat_interleave(3, dim=1, output_size=3 * width)[:, None]
-    inner = _noise(numbers[:, 4], height, width) if noise else numbers[:, 5, None, None].to(torch.uint8)
+    inner = _noise(numbers[:, 4], height, width) if noise else numbers[:, 5].view(-1, 1, 1).to(torch.uint8)
     flat.copy_(torch.where(box, inner, flat))
 
 

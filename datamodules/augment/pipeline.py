@@ -188,7 +188,10 @@ class _Fused(_Step):
         for name, each in self.entries.items():
             if each.p == 0:
                 continue
-            slots = each.gated_slots(entry_keys(keys, name))
+            its_keys = entry_keys(keys, name)
+            if each.same_on_batch:
+                its_keys = np.full(len(keys), batch_seed(keys, name), dtype=np.uint64)
+            slots = each.gated_slots(its_keys)
             if each.chosen_modules:
                 slots.numbers[..., 0] += module * (slots.kinds == MODULE)
                 module += len(each.chosen_modules)
@@ -253,11 +256,10 @@ class _Plain(_Step):
 
     def forward(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         images = to_float(images) if images.dtype == torch.uint8 else images
-        device = images.device
-        devices = [] if device.type == "cpu" else [device.index or 0]
-        with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        # MPS has one generator, which fork_rng cannot restore: it goes on from the seed
+        with torch.random.fork_rng([images.device.index or 0] if images.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            changed: torch.Tensor = self.module.to(device)(images)
+            changed: torch.Tensor = self.module.to(images.device)(images)
         return changed
 
     def check(self, images: torch.Tensor) -> None:
@@ -286,7 +288,7 @@ def _is_kornia(module: nn.Module) -> bool:
 
 def entry_keys(keys: np.ndarray, name: str) -> np.ndarray:
     """Return the keys (B,) uint64 that an entry of a pipeline draws from."""
-    return mix64(keys ^ _salt(name))
+    return keys ^ _salt(name)
 
 
 @cache

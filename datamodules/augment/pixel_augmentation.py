@@ -127,7 +127,7 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
                 if isinstance(chosen, RigidAffineAugmentationBase2D):
                     matrix = chosen.generate_transformation_matrix(to_unit(input[rows]), its_params, chosen.flags)
                     total[rows] = matrix.to("cpu", torch.float64) @ total[rows]
-        return total.to(input.device, dtype)
+        return total.to(dtype).to(input.device)  # MPS has no float64
 
     def identity_matrix(self, input: torch.Tensor) -> torch.Tensor:
         """Return the matrices of samples that do not move, (B, 3, 3) float."""

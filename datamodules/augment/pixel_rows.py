@@ -2,7 +2,7 @@
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -13,39 +13,41 @@ _FREE: dict[torch.dtype, deque[np.ndarray]] = {torch.uint8: deque(maxlen=1), tor
 
 
 class PixelRows:
-    """Some samples of pixels (B, H, W, 3) uint8, contiguous. rows (N,) int64 are their positions, without
-    repetition.
-    """
+    """Pixels (B, H, W, 3) uint8, contiguous, of which operations change some rows."""
 
-    def __init__(self, pixels: torch.Tensor, rows: torch.Tensor) -> None:
-        self._rows = rows
-        self.at_once = rows_at_once(pixels)
+    def __init__(self, pixels: torch.Tensor) -> None:
         self.height, self.width = pixels.shape[1:3]
-        self._shape = pixels.shape[1:]
+        self.at_once = rows_at_once(pixels)
+        self._shape = (-1, *pixels.shape[1:])
         flat = pixels.view(len(pixels), -1)
         # torch copies rows of 8-byte numbers six times as fast as rows of bytes
         self._flat = flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
-    def read(self, measure: Callable[[torch.Tensor], torch.Tensor], start: int, stop: int) -> torch.Tensor:
-        """Compute one row a sample of samples [start, stop); `measure` receives pixels (n, H, W, 3)."""
-        if stop == start:
-            return torch.empty(0, device=self._rows.device)
-        return torch.cat([measure(self._take(part)) for part in self._rows[start:stop].split(self.at_once)])
+    def read(self, rows: torch.Tensor, measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Compute one value a row, for rows (N,) int64; `measure` receives pixels (n, H, W, 3)."""
+        return torch.cat([measure(self._pixels(self._flat.index_select(0, part))) for (part,) in self._blocks(rows)])
 
-    def change(self, operation: Callable[..., None], *numbers: torch.Tensor) -> None:
-        """Change pixels (n, H, W, 3) in place by an operation, which also receives its rows of `numbers`."""
-        for part, *some in zip(*(each.split(self.at_once) for each in (self._rows, *numbers)), strict=True):
-            pixels = self._take(part)
-            operation(pixels, *some)
-            self._flat.index_copy_(0, part, pixels.view(len(part), -1).view(self._flat.dtype))
+    def change(self, rows: torch.Tensor, operation: Callable[..., None], *numbers: torch.Tensor) -> None:
+        """Change pixels (n, H, W, 3) of rows (N,) int64, without repetition, in place by an operation, which also
+        receives its rows of `numbers`.
+        """
+        for part, *some in self._blocks(rows, *numbers):
+            taken = self._flat.index_select(0, part)
+            operation(self._pixels(taken), *some)
+            self._flat.index_copy_(0, part, taken)
 
-    def change_whole(self, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace pixels (N, H, W, 3) by the result of an operation on all of them."""
-        pixels = operation(self._take(self._rows)).contiguous()
-        self._flat.index_copy_(0, self._rows, pixels.view(len(pixels), -1).view(self._flat.dtype))
+    def change_whole(self, rows: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace pixels (N, H, W, 3) of rows (N,) int64 by the result of an operation on all of them."""
+        pixels = operation(self._pixels(self._flat.index_select(0, rows))).contiguous()
+        self._flat.index_copy_(0, rows, pixels.view(len(pixels), -1).view(self._flat.dtype))
 
-    def _take(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._flat.index_select(0, rows).view(torch.uint8).view(-1, *self._shape)
+    def _blocks(self, *tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
+        if len(tensors[0]) <= self.at_once:
+            return [tensors]
+        return zip(*(each.split(self.at_once) for each in tensors), strict=True)
+
+    def _pixels(self, taken: torch.Tensor) -> torch.Tensor:
+        return taken.view(torch.uint8).view(self._shape)
 
 
 def rows_at_once(pixels: torch.Tensor) -> int:

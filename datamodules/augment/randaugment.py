@@ -11,7 +11,7 @@ from datamodules.augment.pixel_augmentation import PixelAugmentation2D, within
 from datamodules.augment.slots import FILL, MODULE, WARP, Slots, empty_slots
 from litesort.keyed_random import uniforms
 
-_CHOICES, _SIGNS, _LEVELS = range(3)
+_CHOICES, _LEVELS = range(2)
 
 
 class RandAugment(PixelAugmentation2D):
@@ -81,6 +81,7 @@ class RandAugment(PixelAugmentation2D):
                 )
         if num_ops < 0 or (num_ops > 0 and not self.ops):
             raise ValueError(f"num_ops={num_ops} is invalid: expected an integer of at least 0, and 0 if ops is empty")
+        self._cached: dict[float, Slots] = {}
         self._modules_of_ops = nn.ModuleList(op for op in self.ops if isinstance(op, nn.Module))
 
     @property
@@ -92,34 +93,44 @@ class RandAugment(PixelAugmentation2D):
         """Draw operations: positions in `ops` (B, num_ops) int, and signed strengths (B, num_ops) in [-1, 1]."""
         if not self.num_ops:
             return np.zeros((len(keys), 0), dtype=int), np.zeros((len(keys), 0))
-        choices = (uniforms(keys, _CHOICES, self.num_ops) * len(self.ops)).astype(int)
-        signs = np.where(uniforms(keys, _SIGNS, self.num_ops) < 0.5, -1.0, 1.0)
+        drawn = uniforms(keys, _CHOICES, 2 * self.num_ops)
+        choices = (drawn[:, : self.num_ops] * len(self.ops)).astype(int)
+        signs = np.where(drawn[:, self.num_ops :] < 0.5, -1.0, 1.0)
         return choices, signs * self._levels(keys) / (self.num_levels - 1)
 
     def slots(self, keys: np.ndarray, aspect: float) -> Slots:
         """See `PixelAugmentation2D`."""
         choices, strengths = self.choose(keys)
-        slots = empty_slots(len(keys), self.num_ops)
-        kinds, numbers, strengths = (
-            slots.kinds.reshape(-1),
-            slots.numbers.reshape(-1, slots.numbers.shape[2]),
-            strengths.ravel(),
-        )
-        order = np.argsort(choices, axis=None, kind="stable")
-        ends = np.bincount(choices.ravel(), minlength=len(self.ops)).cumsum().tolist()
+        if self.magnitude_std > 0:
+            return self._write(choices, strengths, aspect)
+        both = self._at_both_signs(aspect)  # the only strengths
+        places = 2 * choices + (strengths > 0)
+        return Slots(both.kinds[places, 0], both.numbers[places, 0])
+
+    def _at_both_signs(self, aspect: float) -> Slots:
+        """Slots of each entry of `ops` at the level, with a negative and a positive sign: (2 * ops, 1)."""
+        if aspect not in self._cached:
+            strengths = np.tile([-1.0, 1.0], len(self.ops)) * (self.magnitude / (self.num_levels - 1))
+            self._cached[aspect] = self._write(np.arange(len(self.ops)).repeat(2)[:, None], strengths[:, None], aspect)
+        return self._cached[aspect]
+
+    def _write(self, choices: np.ndarray, strengths: np.ndarray, aspect: float) -> Slots:
+        """Write the slots of drawn operations: positions in `ops` (B, L), and signed strengths (B, L)."""
+        slots = empty_slots(*choices.shape)
         modules = 0
-        for op, start, stop in zip(self.ops, [0, *ends], ends, strict=False):
-            here = order[start:stop]
+        for position, op in enumerate(self.ops):
+            here = choices == position
             if isinstance(op, nn.Module):
-                kinds[here], numbers[here, 0] = MODULE, modules
+                slots.kinds[here] = MODULE
+                slots.numbers[here, 0] = modules
                 modules += 1
-            elif start < stop:
-                operation = OPERATIONS[op]
-                values = np.zeros((len(here), numbers.shape[1]))
-                operation.write(values, operation.amount(strengths[here], self.ranges), aspect)
-                if operation.kind == WARP:
-                    values[:, FILL] = self.fill
-                kinds[here], numbers[here] = operation.kind, values
+                continue
+            operation = OPERATIONS[op]
+            values = np.zeros((here.sum(), slots.numbers.shape[2]))
+            operation.write(values, operation.amount(strengths[here], self.ranges), aspect)
+            if operation.kind == WARP:
+                values[:, FILL] = self.fill
+            slots.kinds[here], slots.numbers[here] = operation.kind, values
         return slots
 
     def _levels(self, keys: np.ndarray) -> np.ndarray:

@@ -4,37 +4,49 @@ import functools
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from datamodules.augment.colour import luma
 from datamodules.augment.draw_plan import Pass
-from datamodules.augment.slots import ABOUT_MEAN, EQUALIZE, FACTOR, QUANTUM, STATISTIC, THRESHOLD
+from datamodules.augment.slots import EQUALIZE
 
 
-def build_tables(steps: torch.Tensor, means: torch.Tensor, counts: torch.Tensor, group: Pass) -> torch.Tensor:
+def build_tables(
+    numbers: torch.Tensor, means: torch.Tensor | None, counts: torch.Tensor | None, group: Pass
+) -> torch.Tensor:
     """Compose the steps of each sample into one table a channel: (N, 3, 256) uint8.
 
     Args:
-        steps: (L, N, 5) float32, with the columns of `slots`.
-        means: (C,) float32, mean grey of the samples with Contrast.
+        numbers: (N, K) float32, see `draw_plan`: Contrast's factor, AutoContrast or Equalize of each step, and tables.
+        means: (C,) float32, mean grey of the samples with Contrast, which is the first step of these.
         counts: (H, 3, 256) int64, histograms of the samples with AutoContrast or Equalize.
         group: The pass, which defines these samples.
     """
     start, stop = group.counted
-    values = torch.arange(256, device=steps.device, dtype=torch.float32)
-    tables = values.expand(group.rows, 3, 256).contiguous()
-    means = functional.pad(means, (0, group.rows - len(means)))
-    for step, statistical in zip(steps, group.statistical, strict=True):
-        tables = _pointwise(tables, step, means)
-        if statistical:
-            tables[start:stop] = _statistical(tables[start:stop], counts, step[start:stop, STATISTIC, None, None])
-    return tables.to(torch.uint8)
+    later = iter(numbers[:, 1 + len(group.statistical) :].to(torch.uint8).split(256, dim=1))
+    tables = next(later)[:, None].expand(-1, 3, -1).contiguous()
+    if means is not None:
+        tables[: len(means)] = _contrast(means[:, None], numbers[: len(means), :1])[:, None]
+    for step, (composed, statistical) in enumerate(zip(group.composed, group.statistical, strict=True)):
+        if composed:
+            tables = next(later)[:, None].expand(-1, 3, -1).gather(2, tables.long())
+        if statistical and counts is not None:
+            some, statistic = tables[start:stop], numbers[start:stop, 1 + step].view(-1, 1, 1)
+            # before the first step, the tables of these samples are the identity
+            pushed = counts if step == 0 else _pushed(counts, some.long())
+            tables[start:stop] = _statistical(some, pushed, statistic, step == 0)
+    return tables
 
 
+@functools.lru_cache(maxsize=16)
 def table_places(rows: int, width: int, device: torch.device) -> torch.Tensor:
     """Offset of the table of each row and channel, (rows, 1, width * 3) int32, for index_select."""
     channels = torch.arange(width * 3, device=device, dtype=torch.int32).remainder_(3).mul_(256)
     return torch.arange(rows, device=device, dtype=torch.int32).mul_(768)[:, None, None] + channels
+
+
+@functools.cache
+def _values(device: torch.device) -> torch.Tensor:
+    return torch.arange(256, device=device)
 
 
 def look_up(pixels: torch.Tensor, tables: torch.Tensor, places: torch.Tensor) -> None:
@@ -46,35 +58,43 @@ def _entries(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return pixels.view(len(pixels), -1, places.shape[-1]).int().add_(places[: len(pixels)]).view(-1)
 
 
-def _pointwise(tables: torch.Tensor, step: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """Solarize, Posterize, Brightness and Contrast; each is the identity at its neutral value."""
-    columns = step[:, :, None, None]
-    tables = torch.where(tables < columns[:, THRESHOLD], tables, 255 - tables)
-    tables.div_(columns[:, QUANTUM]).floor_().mul_(columns[:, QUANTUM])
-    base = (means * step[:, ABOUT_MEAN])[:, None, None]
+def _contrast(means: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Tables of PIL's Contrast: mean greys and factors (N, 1) float32 -> (N, 256) uint8."""
     # as PIL's blend: float32, truncated; two operations, since a fused one rounds differently
-    return tables.sub_(base).mul_(columns[:, FACTOR]).add_(base).clamp_(0, 255).floor_()
+    return (_values(means.device) - means).mul_(factors).add_(means).clamp_(0, 255).to(torch.uint8)
 
 
-def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor) -> torch.Tensor:
-    """AutoContrast (1) and Equalize (2) after `tables`, from the histogram of the pixels before them; 0 is the
-    identity.
-    """
-    places = tables.long()
+def _pushed(counts: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Histograms after tables: counts and tables (N, 3, 256) int64 -> (N, 3, 256) int64."""
     lines = torch.arange(counts.numel() // 256, device=counts.device).mul_(256).view(-1, 3, 1)
     pushed = torch.zeros_like(counts).view(-1).scatter_add_(0, (places + lines).view(-1), counts.view(-1))
-    pushed = pushed.view_as(counts)
-    after = torch.where(statistic == EQUALIZE, equalize_tables(pushed), autocontrast_tables(pushed))
-    return torch.where(statistic > 0, after.gather(2, places).float(), tables)
+    return pushed.view_as(counts)
 
 
-def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.autocontrast: counts (N, 3, 256) int64 -> (N, 3, 256) int64."""
-    values = torch.arange(256, device=counts.device)
-    present = counts > 0
-    low = torch.where(present, values, 255).amin(2)
-    high = torch.where(present, values, 0).amax(2)
-    return _stretches(counts.device)[(low * 256 + high).view(-1)].view(counts.shape).long()
+def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor, first: bool) -> torch.Tensor:
+    """AutoContrast (1) and Equalize (2) after `tables` (N, 3, 256) uint8, from the histogram of the pixels after them;
+    0 is the identity.
+    """
+    up_to = counts.cumsum(2)
+    largest = (up_to < up_to[..., -1:]).sum(2, keepdim=True)
+    after = torch.where(
+        statistic == EQUALIZE, equalize_tables(counts, up_to, largest), autocontrast_tables(up_to, largest)
+    )
+    return torch.where(statistic > 0, after if first else after.gather(2, tables.long()), tables)
+
+
+def autocontrast_tables(up_to: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Tables of PIL's ImageOps.autocontrast.
+
+    Args:
+        up_to: (N, 3, 256) int64, cumulative counts.
+        largest: (N, 3, 1) int64, the largest value present.
+
+    Returns:
+        (N, 3, 256) uint8.
+    """
+    rows = (up_to == 0).sum(2).mul_(256).add_(largest[..., 0])
+    return _stretches(up_to.device).index_select(0, rows.view(-1)).view(up_to.shape)
 
 
 @functools.cache
@@ -92,15 +112,21 @@ def _stretches(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(tables.reshape(-1, 256)).to(device)
 
 
-def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables of PIL's ImageOps.equalize: counts (N, 3, 256) int64 -> (N, 3, 256) int64."""
-    values = torch.arange(256, device=counts.device)
-    up_to = counts.cumsum(2)
+def equalize_tables(counts: torch.Tensor, up_to: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Tables of PIL's ImageOps.equalize.
+
+    Args:
+        counts: (N, 3, 256) int64.
+        up_to: (N, 3, 256) int64, cumulative counts.
+        largest: (N, 3, 1) int64, the largest value present.
+
+    Returns:
+        (N, 3, 256) uint8.
+    """
     # the count of the largest value present: of one value only, all; the step is 0 then and the table the identity
-    last = torch.where(counts > 0, values, 0).amax(2, keepdim=True)
-    step = (up_to[..., -1:] - counts.gather(2, last)) // 255
+    step = (up_to[..., -1:] - counts.gather(2, largest)) // 255
     flat = ((up_to - counts + step // 2) // step.clamp(min=1)).clamp_(max=255)
-    return torch.where(step > 0, flat, values)
+    return torch.where(step > 0, flat, _values(counts.device)).to(torch.uint8)
 
 
 def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,10 @@ class NoFloat64(TorchDispatchMode):
 def test_tables_need_no_float64_on_the_device():
     pixels = torch.randint(30, 200, (4, 16, 16, 3), dtype=torch.uint8)
     places = table_places(4, 16, pixels.device)
-    autocontrast_tables(histograms(pixels, places))  # the host's tables exist
+    counts = histograms(pixels, places)
+    largest = torch.full((4, 3, 1), 255)
+    autocontrast_tables(counts.cumsum(2), largest)  # the host's tables exist
     with NoFloat64():
         counts = histograms(pixels, places)
-        autocontrast_tables(counts), equalize_tables(counts), mean_luma(pixels)
+        up_to = counts.cumsum(2)
+        autocontrast_tables(up_to, largest), equalize_tables(counts, up_to, largest), mean_luma(pixels)

@@ -10,14 +10,17 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kornia.augmentation import RandomGaussianBlur
+from kornia.augmentation import CenterCrop, RandomGaussianBlur, RandomMosaic
 from lightning_fabric.utilities import move_data_to_device
 from PIL import Image
 from policies import drawn_operations, policy
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import v2
 
 from datamodules.augment import tables
 from datamodules.augment.contact_sheet import contact_sheets, example_images, save_sheets
+from datamodules.augment.flip import RandomHorizontalFlip
 from datamodules.augment.mix import Mixing
 from datamodules.augment.ops import OPERATIONS
 from datamodules.augment.pipeline import Augment
@@ -59,6 +62,13 @@ def test_keys_decide_and_differ() -> None:
     assert torch.equal(augmented(augment), augmented(policy(**EVERYTHING)))
     same_photo = IMAGES[:1].expand(16, -1, -1, -1)
     assert len(augmented(augment, same_photo).unique(dim=0)) == 16
+
+
+def test_one_draw_for_a_batch_is_that_of_all_its_samples() -> None:
+    augment = Augment({"ops": RandAugment(same_on_batch=True), "flip": RandomHorizontalFlip(same_on_batch=True)})
+    batches = [augmented(augment, IMAGES[:1].expand(16, -1, -1, -1), KEYS + np.uint64(batch)) for batch in range(8)]
+    assert all(len(batch.unique(dim=0)) == 1 for batch in batches)
+    assert len(torch.stack(batches)[:, 0].unique(dim=0)) > 4
 
 
 def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +249,54 @@ def test_float_or_oblong_images_are_refused() -> None:
         augmented(augment, IMAGES.float())
     with pytest.raises(DataError, match="32 x 16"):
         augmented(augment, IMAGES[..., :16])
+
+
+class Fade(nn.Module):
+    """Draws while it runs, as a module of a user may."""
+
+    def __init__(self, least: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("least", torch.tensor(least))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * (self.least + (1 - self.least) * torch.rand(len(images), 1, 1, 1, device=images.device))
+
+
+def test_modules_that_are_not_kornias_repeat_too() -> None:
+    jitter = v2.ColorJitter(brightness=0.5, saturation=0.5)
+    augment = Augment({"flip": RandomHorizontalFlip(), "fade": Fade(), "jitter": jitter, "ops": RandAugment()})
+    augment.check(SIZE)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first, other = augmented(augment), augmented(augment, keys=KEYS + np.uint64(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(augmented(augment), first)
+    assert not torch.equal(first, other)
+    alone = augmented(Augment({"fade": Fade()}))
+    ratio = alone / (IMAGES / 255).clamp(min=0.01)
+    assert ratio.amax((1, 2, 3)).unique().numel() == 16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augmented(augment), first)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            CenterCrop(16),
+            r"one: CenterCrop returns \(2, 3, 16, 16\) for \(2, 3, 32, 32\): choose one that keeps the size",
+        ),
+        (nn.BatchNorm2d(3), r"one: BatchNorm2d returns values from -.*expected \[0, 1\]"),
+        (nn.Conv2d(1, 3, 1), r"one: Conv2d fails on two images of 32 px: Given groups=1"),
+        (RandomMosaic(), r"one: RandomMosaic needs several images at once"),
+        ({"p": 0.5}, r"one is no module: give it a _target_"),
+        (RandAugment(ops=["Color", CenterCrop(16)]), r"one.ops: CenterCrop returns"),
+        (Fade(float("nan")), r"one: Fade returns NaN or infinity"),
+    ],
+)
+def test_an_entry_that_cannot_work_is_named_before_training(module: nn.Module, message: str) -> None:
+    with pytest.raises(DataError, match=rf"^augment\.transforms\.{message}"):
+        Augment({"one": module}).check(SIZE)
 
 
 @pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial", "kornia"])

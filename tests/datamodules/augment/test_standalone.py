@@ -86,7 +86,7 @@ def test_boxes_masks_and_points_follow_the_image(name: str, shape: tuple[int, in
     for row in range(6):
         lit = (out[row, 0] > 0.5).nonzero().float()
         (top, left), (bottom, right) = lit.amin(0), lit.amax(0) + 1
-        assert torch.allclose(moved[row, 0], torch.stack([left, top, right, bottom]), atol=1.6)
+        assert torch.allclose(moved[row, 0], torch.stack([left, top, right, bottom]), atol=2.0)
         assert torch.allclose(ends[row, 0].flip(0), lit.mean(0), atol=0.6)
         assert ((mask[row, 0] > 0.5) != (out[row, 0] > 0.5)).float().mean() < 0.03
     replayed = sequence(images, images[:, :1], boxes, points, params=sequence._params)
