@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import entry_points
 import pytest
 
 for package in ("onnx", "onnxruntime"):
@@ -24,9 +25,8 @@ STEPS = "experiment=compress/02_teacher,compress/05_lite0_96,compress/10_lcnet_0
 
 
 def sweep(folder: Path, photos: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY]
-    command += [f"data.root={photos}", f"hydra.sweep.dir={folder / 'compress'}", *more]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    own = (f"data.root={photos}", f"hydra.sweep.dir={folder / 'compress'}", *more)
+    return entry_points.run("train.py", "-m", *TINY, *own, cwd=folder)
 
 
 def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_path):

@@ -2,10 +2,10 @@
 
 import csv
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import entry_points
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -74,9 +74,7 @@ def test_an_exported_file_teaches(teacher, photos, tmp_path):
     assert float(row["val/teacher_f1_macro"]) == pytest.approx(f1, abs=1e-6)
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+run = partial(entry_points.run, "train.py")
 
 
 def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teacher, photos, tmp_path):

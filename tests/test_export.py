@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from entry_points import run_all
+from entry_points import run, run_all
 from hydra import compose, initialize_config_dir
 
 from evaluate import main as evaluate_main
@@ -31,11 +31,6 @@ def configured(config: str, *overrides: str):
     arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt",))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config, overrides=[*QUICK, *arguments])
-
-
-def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import entry_points
 import pytest
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
@@ -72,9 +71,9 @@ def app(tmp_path):
 
 
 def sweep(app, acts, *arguments):
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=slots", "hydra.launcher.n_jobs=1", f"act={acts}"]
+    command = ["-m", "hydra/launcher=slots", "hydra.launcher.n_jobs=1", f"act={acts}", *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
-    done = subprocess.run([*command, *arguments], cwd=app, env=environment, capture_output=True, text=True, timeout=120)
+    done = entry_points.run(str(app / "app.py"), *command, cwd=app, env=environment)
     board = app / "sweep" / "leaderboard.json"
     rows = json.loads(board.read_text()) if board.exists() else []
     return done.returncode, {row["overrides"][0].removeprefix("act="): row for row in rows}, done.stderr

@@ -1,11 +1,9 @@
 """What a user may mistype: one line that names the key, the value and the hint, before any photo is read."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from entry_points import run_all
+from entry_points import run, run_all
 from hydra import compose, initialize_config_dir
 
 from litesort.cli.build import build_score_and_latency
@@ -123,16 +121,14 @@ def test_callbacks_that_every_run_needs_are_asked_for():
 
 
 def test_mistyped_checkpoint_makes_no_folder(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "ckpt=gone/last.ckpt"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = run("train.py", "ckpt=gone/last.ckpt", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: ckpt=gone/last.ckpt does not exist: give the path of a file\n"
     assert not (tmp_path / "gone").exists()
 
 
 def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
-    command = [sys.executable, str(ROOT / "evaluate.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = run("evaluate.py", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ckpt is not given")
 

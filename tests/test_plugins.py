@@ -4,9 +4,9 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import entry_points
 import pytest
 import torch
 
@@ -226,9 +226,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 def run(own: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run an entry point with the user's modules on PYTHONPATH."""
-    command = [sys.executable, str(ROOT / script), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(own)}
-    return subprocess.run(command, cwd=own, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return entry_points.run(script, *arguments, cwd=own, env={**os.environ, "PYTHONPATH": str(own)})
 
 
 @pytest.fixture(scope="module")

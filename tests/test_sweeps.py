@@ -4,11 +4,10 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import entry_points
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,12 +21,9 @@ needs = {"slurm_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_p
 
 
 def start(folder, photos, *arguments, **environment):
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, f"data.root={photos}", *arguments]
-    return subprocess.Popen(
-        [*command, f"hydra.sweep.dir={folder / 'sweep'}"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "LITESORT_CACHE": str(folder / "cache"), **environment},
-    )  # fmt: skip
+    own = (*TINY, f"data.root={photos}", *arguments, f"hydra.sweep.dir={folder / 'sweep'}")
+    env = {**os.environ, "LITESORT_CACHE": str(folder / "cache"), **environment}
+    return entry_points.start("train.py", "-m", *own, cwd=folder, env=env)
 
 
 def ended(sweep):
@@ -75,6 +71,7 @@ def test_a_killed_job_is_a_row_and_goes_on_when_the_sweep_is_resumed(photos, tmp
     assert {result["latency"][0]["threads"] for result in evaluated} == {max(len(os.sched_getaffinity(0)) // 2, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", needs)
 def test_launchers_run_two_jobs(launcher, photos, tmp_path):
     if importlib.util.find_spec(needs[launcher]) is None:
@@ -101,6 +98,7 @@ def rows_or_failed(folder):
     return [row["status"] for row in json.loads((folder / "sweep" / "leaderboard.json").read_text())]
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_sweep_job_leave_one_row(photos, tmp_path):
     status, _, err = ended(start(tmp_path, photos, "trainer=ddp", "trainer.devices=2", "seed=0,1", "epochs=1"))
     assert status == 0, err

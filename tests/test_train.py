@@ -12,6 +12,7 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import entry_points
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -41,10 +42,7 @@ def configured(folder: Path, photos: Path, *overrides: str):
         return compose("train", overrides=[*TINY, f"data.root={photos}", f"run_dir={folder}", *overrides])
 
 
-def run(*arguments: str, cwd: Path, script: str = "train.py", **options) -> subprocess.CompletedProcess:
-    """Run an entry point as a user does."""
-    command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+run = functools.partial(entry_points.run, "train.py")
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +144,8 @@ def test_same_seed_same_numbers(finished, photos, tmp_path):
 def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_path):
     folder, results, _ = finished
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
-    done = run(
-        f"ckpt={folder / 'best.ckpt'}",
-        f"hydra.run.dir={tmp_path / 'evaluated'}",
-        *quick,
-        cwd=tmp_path,
-        script="evaluate.py",
-    )
+    own = (f"ckpt={folder / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'evaluated'}", *quick)
+    done = entry_points.run("evaluate.py", *own, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     for key in ("test/f1_macro", "test/accuracy_micro", "test/auroc_macro", "test/ece", "macs", "params", "images"):
@@ -187,9 +180,7 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp
 def test_killed_run_resumes_to_the_same_numbers(finished, photos, tmp_path):
     folder = tmp_path / "killed"
     arguments = [*TINY, f"data.root={photos}", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
+    process = entry_points.start("train.py", *arguments, cwd=tmp_path)
     deadline = time.monotonic() + 200
     while not (folder / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -246,7 +237,7 @@ def test_hostile_checkpoint_is_refused(tmp_path):
             return os.system, (f"touch {tmp_path / 'harm'}",)
 
     (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(Hostile()))
-    done = run(f"ckpt={tmp_path / 'bad.ckpt'}", cwd=tmp_path, script="evaluate.py")
+    done = entry_points.run("evaluate.py", f"ckpt={tmp_path / 'bad.ckpt'}", cwd=tmp_path)
     assert done.returncode == 2
     assert not (tmp_path / "harm").exists()
     assert done.stderr.startswith("error:")

@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
+import entry_points
 import pytest
 
 from litesort.cli import resume
@@ -63,9 +62,7 @@ def app(tmp_path):
 
 def sweep(app, *arguments):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "app.py", "-m", *arguments], cwd=app, env=environment, capture_output=True, text=True
-    )
+    done = entry_points.run(str(app / "app.py"), "-m", *arguments, cwd=app, env=environment)
     ran = (app / "ran").read_text().split("\n")[:-1] if (app / "ran").exists() else []
     (app / "ran").unlink(missing_ok=True)
     return done.returncode, done.stderr, ran

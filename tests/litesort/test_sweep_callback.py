@@ -10,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import entry_points
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -75,14 +76,8 @@ def app(tmp_path):
 
 
 def start(app, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "app.py", *arguments],
-        cwd=app,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    env = {**os.environ, "PYTHONPATH": str(app), "COLUMNS": "200", **environment}
+    return entry_points.start(str(app / "app.py"), *arguments, cwd=app, env=env)
 
 
 def run(app, *arguments, **environment):
@@ -164,9 +159,9 @@ def test_a_sweep_without_failures_is_status_0(app):
 
 def test_ctrl_c_leaves_the_ranking_of_what_there_is(app):
     job = start(app, "-m", "act=fine,bug,interrupt,never", PYTHONUNBUFFERED="1")
-    assert job.stdout is not None
-    while "waiting" not in (line := job.stdout.readline()):
-        assert line
+    while "waiting" not in (job.output / "out").read_text():
+        assert job.poll() is None
+        time.sleep(0.05)
     time.sleep(0.2)
     job.send_signal(signal.SIGINT)
     out, err = job.communicate(timeout=60)
