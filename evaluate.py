@@ -4,7 +4,9 @@ python evaluate.py ckpt=runs/.../best.ckpt                on the run's own test 
 python evaluate.py ckpt=... data=folder data.root=belt    on other images
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,10 @@ from litesort.cli.validate import check
 if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
     from deployment.predictors import Artifact, Predictions
+
+log = logging.getLogger(__name__)
+
+NO_VALIDATION = "these images have no validation split: export the checkpoint, its files store a threshold"
 
 
 def evaluate_artifact(
@@ -49,12 +55,11 @@ def evaluate_artifact(
     from deployment.latency.benchmark import MODEL
     from deployment.predictors import predict_split
     from deployment.results import Results
-    from lightning_modules.metrics import evaluate
-    from reports.evaluation import coverage
     from reports.summary import print_summary
 
     predictions = predict_split(artifact.predict, data, split)
-    metrics = evaluate(predictions.probabilities, predictions.targets, predictions.classes)
+    quality = measure_quality(artifact, data, predictions, split, cfg)
+    run_info = {**quality.validation, **run_info}  # a training measured validation itself, in its own precision
     latency = scoring.measure({MODEL: (artifact.net or artifact.predict, data.size)}, data, predictions.files)
     results = Results(
         artifact=artifact,
@@ -62,17 +67,64 @@ def evaluate_artifact(
         split=split,
         images=len(predictions.targets),
         size=data.size,
-        metrics=metrics,
-        coverage=coverage(predictions.targets, predictions.probabilities, cfg.target_accuracy),
+        metrics=quality.metrics,
+        rejection=quality.rejection,
         cost=cost(artifact, data.size),
         latency=latency,
-        score=scoring.score.compute(metrics["f1_macro"], latency.records, val_f1=run_info.get("val/f1_macro")),
+        score=scoring.score.compute(quality.metrics["f1_macro"], latency.records, val_f1=run_info.get("val/f1_macro")),
     ).asdict()
     with phase("writing figures and heat maps"):
         written = write_files(results, predictions, artifact, data, cfg)
     log_predictions(loggers, predictions, data, Path(cfg.run_dir))
     print_summary(results, [artifact.path, *written])
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality of an artifact.
+
+    Attributes:
+        metrics: Metrics of the evaluated images: "f1_macro" and its interval, "f1/<class>", "coverage", ...
+        rejection: "threshold", "threshold_target" and "threshold_note", chosen on validation images.
+        validation: "val/f1_macro" if the validation images are known, and "test_is_val" if they are the test images.
+    """
+
+    metrics: dict[str, float]
+    rejection: dict[str, Any]
+    validation: dict[str, Any]
+
+
+def measure_quality(
+    artifact: "Artifact", data: "ImageDataModule", predictions: "Predictions", split: str, cfg: DictConfig
+) -> Quality:
+    """Measure the predictions of a split. The rejection threshold is chosen on the validation images of the run.
+
+    Images from outside the run have no validation images. They are judged with the threshold of an exported file.
+    """
+    import numpy as np
+
+    from datamodules.splits.stored_split import NAMES
+    from deployment.predictors import predict_split
+    from lightning_modules.metrics import evaluate
+    from reports.evaluation import absent_classes
+    from reports.intervals import f1_interval
+    from reports.rejection import Threshold, choose_threshold, judge_threshold, stored_threshold
+
+    probabilities, targets, classes = predictions.probabilities, predictions.targets, predictions.classes
+    if line := absent_classes(targets, probabilities.argmax(1), classes):
+        log.warning(line)
+    low, high = f1_interval(targets, probabilities.argmax(1), len(classes))
+    metrics = {**evaluate(probabilities, targets, classes), "f1_macro_low": low, "f1_macro_high": high}
+    if split not in NAMES:
+        threshold = stored_threshold(artifact.card) or Threshold(None, cfg.target_accuracy, NO_VALIDATION)
+        return Quality(metrics | judge_threshold(probabilities, targets, threshold.value), threshold.asdict(), {})
+    val = predictions if split == "val" else predict_split(artifact.predict, data, "val")
+    threshold = choose_threshold(val.probabilities, val.targets, cfg.target_accuracy, cfg.target_confidence)
+    validation = {"val/f1_macro": evaluate(val.probabilities, val.targets, classes)["f1_macro"]}
+    if np.isin(predictions.indices, val.indices).any():  # no images are left to judge the threshold
+        return Quality(metrics, threshold.asdict(), validation | ({"test_is_val": True} if split == "test" else {}))
+    return Quality(metrics | judge_threshold(probabilities, targets, threshold.value), threshold.asdict(), validation)
 
 
 def write_files(

@@ -14,7 +14,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from litesort.cli.build import build_score_and_latency, load_data
+from litesort.cli.build import ScoreAndLatency, build_score_and_latency, load_data
 from litesort.cli.compose import merge
 from litesort.cli.folders import export_folder
 from litesort.cli.launch import launch
@@ -23,6 +23,7 @@ from litesort.cli.quoting import quote_overrides
 from litesort.cli.validate import check
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from datamodules.datamodule import ImageDataModule
@@ -44,37 +45,43 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
 
 def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
-    """Write, verify, time and rank the files of a network in `cfg.out`; returns the content of export.json."""
+    """Write, verify, time and rank the files of a network in `cfg.out`; returns the content of export.json.
+
+    Every choice is made on validation images. The images of `cfg.split` are read at the end, to report the results.
+    """
+    from deployment.complexity import size_in_bytes
     from deployment.exporter import combinations
     from reports.export_report import checkpoint_row, print_artifacts, recommend, timed, write_artifacts
 
     wanted, scoring = combinations(cfg.format, cfg.precision), build_score_and_latency(cfg)
     data, split, run_info = load_data(card, cfg)
     split = "test" if cfg.split == "auto" else split
-    checkpoint = predict_checkpoint(net, data, split, cfg)
+    checkpoint = predict_checkpoint(net, data, cfg)
     exporter, facts = build_exporter(net, card, data, checkpoint, cfg)
     written = [exporter.write(name, precision) for name, precision in wanted]
-    latency = scoring.measure(models_to_time(net, written, data, cfg), data, checkpoint.predictions.files)
-    rows = timed(
-        [checkpoint_row(cfg.ckpt, checkpoint.metrics), *written],
-        latency.row,
-        lambda row: scoring.score.compute(row["f1_macro"], latency.records, row["file"], row.get("val/f1_macro")),
-    )
+    latency = scoring.measure(models_to_time(net, written, data, cfg), data, checkpoint.val.files)
+    val_f1 = checkpoint.metrics["f1_macro"]
+    rows = timed([checkpoint_row(cfg.ckpt, val_f1, size_in_bytes(cfg.ckpt, net)), *written], latency.row)
     chosen, reason = recommend(rows[1:], cfg.max_drop)
+    judged = judge(rows, checkpoint, data, split, cfg)
+    rows = [with_scores(row, split, latency.records, scoring) for row in judged.rows]
     report = {
         **run_info,
         "status": "completed",
         "ckpt": str(cfg.ckpt),
         "split": split,
-        "images": len(checkpoint.predictions.targets),
+        "images": judged.images,
+        **judged.overlap,
         "rows": rows,
         "recommended": chosen and chosen["file"],
         "reason": reason,
         "temperature": checkpoint.temperature,
         **facts,
+        "metrics": judged.metrics,
+        "calibration": judged.calibration,
         "latency": latency.records,
     }
-    print_artifacts(rows, chosen, reason, checkpoint.calibration)
+    print_artifacts(rows, report["recommended"], reason, judged.calibration, report)
     files = [Path(row["path"]) for row in written if row["status"] == "completed"]
     print("".join(f"wrote {path}\n" for path in [*files, *write_artifacts(Path(cfg.out), report, rows)]), end="")
     return report
@@ -82,35 +89,34 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
 
 @dataclass(frozen=True, slots=True)
 class CheckpointResults:
-    """Results of the checkpoint, which exported files are compared with.
+    """Validation results of the checkpoint, which exported files are compared with.
 
     Attributes:
-        predictions: Its predictions for the evaluated split, calibrated.
+        predict: Its predictor.
+        val: Its predictions for the validation images, at `temperature`.
         temperature: Its logits are divided by it.
-        calibration: Calibration error before and after.
-        metrics: Metrics of the predictions, and "split".
+        metrics: Metrics of `val`, and "split".
     """
 
-    predictions: "Predictions"
+    predict: "Predictor"
+    val: "Predictions"
     temperature: float
-    calibration: dict[str, float]
     metrics: dict[str, Any]
 
 
-def predict_checkpoint(net: "nn.Module", data: "ImageDataModule", split: str, cfg: DictConfig) -> CheckpointResults:
-    """Predict a split with the checkpoint, at a temperature that is fitted to the validation images."""
-    from deployment.predictors import TorchPredictor, best_device, predict_all, predict_split
+def predict_checkpoint(net: "nn.Module", data: "ImageDataModule", cfg: DictConfig) -> CheckpointResults:
+    """Predict the validation images with the checkpoint, and fit the temperature to them."""
+    from deployment.predictors import TorchPredictor, best_device, predict_split
     from lightning_modules.metrics import evaluate
-    from reports.calibration import calibrate
+    from reports.calibration import fit_temperature, tempered
 
     eager = TorchPredictor(net, best_device(cfg.accelerator))  # exported files run on the CPU
-    raw = predict_split(eager, data, split)
-    val_probabilities, val_targets, _ = predict_all(eager, data.loader("val"))
-    probabilities, temperature, calibration = calibrate(
-        raw.probabilities, raw.targets, val_probabilities, val_targets, cfg.temperature
-    )
-    metrics = {"split": split, **evaluate(probabilities, raw.targets, raw.classes)}
-    return CheckpointResults(replace(raw, probabilities=probabilities), temperature, calibration, metrics)
+    raw = predict_split(eager, data, "val")
+    fitted = cfg.temperature == "auto"
+    temperature = fit_temperature(raw.probabilities, raw.targets) if fitted else float(cfg.temperature)
+    val = replace(raw, probabilities=tempered(raw.probabilities, temperature))
+    metrics = {"split": "val", **evaluate(val.probabilities, val.targets, val.classes)}
+    return CheckpointResults(eager, val, temperature, metrics)
 
 
 def build_exporter(
@@ -124,34 +130,96 @@ def build_exporter(
     from deployment.predictors import predict_all
     from lightning_modules.checkpoint import versions
     from lightning_modules.metrics import evaluate
+    from reports.rejection import choose_threshold
 
-    targets, classes = checkpoint.predictions.targets, checkpoint.predictions.classes
+    targets, classes = checkpoint.val.targets, checkpoint.val.classes
 
-    def val_f1_of(predict: "Predictor") -> float:
-        probabilities, val_targets, _ = predict_all(predict, data.loader("val"))
-        return evaluate(probabilities, val_targets, classes)["f1_macro"]
+    def threshold(probabilities: "np.ndarray") -> dict[str, Any]:
+        return choose_threshold(probabilities, targets, cfg.target_accuracy, cfg.target_confidence).asdict()
 
-    facts = {
-        **profile(net, data.size),
-        "metrics": checkpoint.metrics,
-        "calibration": checkpoint.calibration,
-        "versions": versions(),
-    }
+    facts = {**profile(net, data.size), "metrics": checkpoint.metrics, "versions": versions()}
     exporter = Exporter(
         net=net,
         card={**card, "exported": facts},
         folder=Path(cfg.out),
-        expected=checkpoint.predictions.probabilities,
+        expected=checkpoint.val.probabilities,
         tolerance=tolerances(cfg.tolerance, cfg.agreement),
-        predict_all=lambda predict: predict_all(predict, data.loader(checkpoint.metrics["split"]))[0],
+        predict_val=lambda predict: predict_all(predict, data.loader("val"))[0],
         f1_score=lambda probabilities: evaluate(probabilities, targets, classes)["f1_macro"],
-        f1_of=val_f1_of,
+        choose_threshold=threshold,
         calibration_images=calibration_images(data.loader("train"), cfg.calibration_images),
         max_drop=cfg.max_drop,
         temperature=checkpoint.temperature,
         name=cfg.name,
     )
     return exporter, facts
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Results on the images that no choice was made on.
+
+    Attributes:
+        rows: Rows of the checkpoint and the files, with these results.
+        images: Number of images.
+        metrics: Metrics of the checkpoint.
+        calibration: Its calibration error before and after temperature scaling.
+        overlap: "test_is_val" if the images are validation images; else empty.
+    """
+
+    rows: list[dict[str, Any]]
+    images: int
+    metrics: dict[str, Any]
+    calibration: dict[str, float]
+    overlap: dict[str, Any]
+
+
+def judge(
+    rows: Sequence[Mapping[str, Any]],
+    checkpoint: CheckpointResults,
+    data: "ImageDataModule",
+    split: str,
+    cfg: DictConfig,
+) -> Judged:
+    """Predict the images of a split with the checkpoint and every completed file, and compare them."""
+    import numpy as np
+
+    from deployment.predictors import load_exported, predict_all, predict_split
+    from lightning_modules.metrics import evaluate
+    from reports.calibration import calibration_change, tempered
+    from reports.export_report import judged_row, stage_of
+
+    raw = predict_split(checkpoint.predict, data, split)
+    own = tempered(raw.probabilities, checkpoint.temperature)
+    seen = bool(np.isin(raw.indices, checkpoint.val.indices).any())
+
+    def judge_row(row: Mapping[str, Any]) -> dict[str, Any]:
+        if row["status"] != "completed":
+            return dict(row)
+        is_file = row["file"] != "checkpoint"
+        predictor = load_exported(row["path"], cfg.latency.settings.threads) if is_file else None
+        probabilities = own if predictor is None else predict_all(predictor, data.loader(split))[0]
+        return judged_row(row, stage_of(split), raw.targets, probabilities, own, raw.classes, chosen_here=seen)
+
+    return Judged(
+        rows=[judge_row(row) for row in rows],
+        images=len(raw.targets),
+        metrics={"split": split, **evaluate(own, raw.targets, raw.classes)},
+        calibration=calibration_change(raw.probabilities, raw.targets, checkpoint.temperature),
+        overlap={"test_is_val": True} if seen else {},
+    )
+
+
+def with_scores(
+    row: Mapping[str, Any], split: str, latency: Sequence[Mapping[str, Any]], scoring: ScoreAndLatency
+) -> dict[str, Any]:
+    """Return a row with "score", of the judged images, and "val/score"; both lack in a row that is not completed."""
+    from reports.export_report import stage_of
+
+    if row["status"] != "completed":
+        return dict(row)
+    f1 = row[f"{stage_of(split)}/f1_macro"]
+    return {**row, **scoring.score.compute(f1, latency, row["file"], row["val/f1_macro"])}
 
 
 def models_to_time(

@@ -1,7 +1,7 @@
 """Label images with a checkpoint or an exported file; no data set is needed.
 
 python predict.py ckpt=runs/.../best.ckpt source=photo.jpg
-python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=0.7
+python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=auto
 """
 
 import os
@@ -41,10 +41,11 @@ def predict(cfg: DictConfig) -> "PredictionWriter":
     csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
     _check_outputs(csv, json, cfg.overwrite)
     model = _open_model(cfg)
+    least = _least_confidence(model, cfg)
     total = sum(1 for _ in find_images(cfg.source))  # file names only, for the progress bar
     try:
         with PredictionWriter(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as answers:
-            for row in _predicted_rows(model, cfg, total):
+            for row in _predicted_rows(model, cfg, least, total):
                 answers.add(row)
     except OSError as error:
         if isinstance(error, FileExistsError):  # another process has written it in the meantime
@@ -69,7 +70,22 @@ def _open_model(cfg: DictConfig) -> "Artifact":
     return load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
 
 
-def _predicted_rows(model: "Artifact", cfg: DictConfig, total: int) -> Iterator[dict[str, Any]]:
+def _least_confidence(model: "Artifact", cfg: DictConfig) -> float:
+    """Return `cfg.min_confidence`; "auto" is the threshold that an exported file stores."""
+    from litesort.errors import DataError
+    from reports.rejection import stored_threshold
+
+    if cfg.min_confidence != "auto":
+        return float(cfg.min_confidence)
+    if (stored := stored_threshold(model.card)) is None or stored.value is None:
+        raise DataError(
+            f"min_confidence=auto needs a threshold, and ckpt={model.path} stores none: give a number, or a file of "
+            "export.py (see threshold_note in its export.json)"
+        )
+    return stored.value
+
+
+def _predicted_rows(model: "Artifact", cfg: DictConfig, least: float, total: int) -> Iterator[dict[str, Any]]:
     """Yield one row an image, as `reports.predictions.answer_rows` makes it, with a progress bar."""
     from rich.progress import track
 
@@ -84,7 +100,7 @@ def _predicted_rows(model: "Artifact", cfg: DictConfig, total: int) -> Iterator[
     def rows() -> Iterator[dict[str, Any]]:
         for files, pixels, reasons in batches:
             probabilities = model.predict(pixels).cpu().numpy() if len(pixels) else pixels
-            yield from answer_rows(files, reasons, probabilities, classes, cfg.min_confidence)
+            yield from answer_rows(files, reasons, probabilities, classes, least)
 
     yield from track(rows(), description="predicting", total=total, transient=True)
 

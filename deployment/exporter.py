@@ -1,6 +1,11 @@
-"""Export one checkpoint to several files; each is compared with the checkpoint before it gets its name."""
+"""Export one checkpoint to several files; each is compared with the checkpoint before it gets its name.
+
+All choices are made on validation images: whether a file is good enough, which layers of an int8 file stay in float,
+and its rejection threshold.
+"""
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +18,10 @@ from torch import nn
 
 from deployment.complexity import size_in_bytes
 from deployment.formats import FORMATS, Format, Predictor, get_format
-from deployment.parity import Parity, Tolerance, check, compare
+from deployment.parity import Tolerance, check, compare
 from litesort.errors import DeploymentError
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of the formats in this package; other formats may have further ones
 
@@ -27,13 +34,13 @@ class Exporter:
         net: Backbone, in evaluation mode.
         card: The checkpoint's metadata, with further values under "exported".
         folder: Folder of the files.
-        expected: (N, C) probabilities of the checkpoint, at `temperature`, which files are compared with.
-        tolerance: Precision -> allowed difference.
-        predict_all: Returns a predictor's probabilities of the same images, (N, C).
+        expected: (N, C) probabilities of the checkpoint for the validation images, at `temperature`.
+        tolerance: Precision -> allowed difference of a file from `expected`.
+        predict_val: Returns a predictor's probabilities of the validation images, (N, C).
         f1_score: Macro F1 of such probabilities.
-        f1_of: Macro F1 of a predictor on validation images, which decides the layers that stay in float.
+        choose_threshold: Rejection threshold of such probabilities: keys for the metadata of a file, and for its row.
         calibration_images: Training images: batches (B, S, S, 3) uint8.
-        max_drop: Macro F1 that int8 may lose.
+        max_drop: Macro F1 that int8 may lose on the validation images.
         temperature: Logits are divided by it.
         name: Stem of the files.
         threads: Threads of the runtimes.
@@ -44,9 +51,9 @@ class Exporter:
     folder: Path
     expected: np.ndarray
     tolerance: Mapping[str, Tolerance]
-    predict_all: Callable[[Predictor], np.ndarray]
+    predict_val: Callable[[Predictor], np.ndarray]
     f1_score: Callable[[np.ndarray], float]
-    f1_of: Callable[[Predictor], float]
+    choose_threshold: Callable[[np.ndarray], Mapping[str, Any]]
     calibration_images: Sequence[np.ndarray]
     max_drop: float = 0.01
     temperature: float = 1.0
@@ -58,7 +65,8 @@ class Exporter:
 
         Returns:
             Plain data: `file`, `path`, `format`, `precision`, `status` ("completed", "failed", "not offered"), `error`,
-            and of a completed one `f1_macro`, `f1_lost`, `difference`, `agreement`, `bytes`, `float_layers`.
+            and of a completed one `val/f1_macro`, `val/f1_lost` (both on validation images), `difference`, `agreement`,
+            `bytes`, `float_layers` and the keys of `choose_threshold`.
         """
         one = FORMATS[name]
         path = self.folder / f"{self.name}-{precision}{one.suffix}"
@@ -66,47 +74,71 @@ class Exporter:
         try:
             if (reason := one.not_offered(precision)) is not None:
                 return row | {"status": "not offered", "error": reason}
-            parity, f1 = self._write(one, precision, path)
+            found = self._write(one, precision, path)
             float_layers = one.load(path, self.threads).card["exported"].get("float_layers", [])
         except DeploymentError as error:
             return row | {"status": "failed", "error": str(error)}
         return row | {
             "status": "completed",
             "error": None,
-            "f1_macro": f1,
-            "f1_lost": self.f1_score(self.expected) - f1,
-            "difference": parity.difference,
-            "agreement": parity.agreement,
+            **found,
             "bytes": size_in_bytes(path, None),
             "float_layers": float_layers,
         }
 
-    def _write(self, one: Format, precision: str, path: Path) -> tuple[Parity, float]:
+    def _write(self, one: Format, precision: str, path: Path) -> dict[str, Any]:
+        """Write a file, and return what was measured on it before it got its name."""
         if precision not in self.tolerance:
             raise DeploymentError(
                 f"tolerance.{precision} is not given: give +tolerance.{precision}=null and +agreement.{precision}=0.9"
             )
-        verified: list[tuple[Parity, float]] = []
+        found: dict[str, Any] = {}
 
         def verify(draft: Path) -> None:
-            probabilities = self.predict_all(one.load(draft, self.threads))
-            parity = compare(probabilities, self.expected)
-            check(parity, self.tolerance[precision], path.name)
-            verified.append((parity, self.f1_score(probabilities)))
+            found.update(self._measure(one, precision, draft, path.name))
 
         if precision != "int8":
             one.write(self.net, path, self.card, precision=precision, temperature=self.temperature, verify=verify)
-            if not verified:
+            if not found:
                 raise DeploymentError(f"format={one.name} did not call `verify` with the file that it wrote")
-            return verified[-1]
+            return found
         with tempfile.TemporaryDirectory() as folder:
             _check_space(Path(folder), self.net)
             source = one.write(self.net, Path(folder) / f"float{one.suffix}", self.card, temperature=self.temperature)
             with _quantizing(one.name, self.card):
                 one.quantize(
-                    source, path, self.calibration_images, f1_of=self.f1_of, max_drop=self.max_drop, verify=verify
+                    source,
+                    path,
+                    self.calibration_images,
+                    f1_of=lambda predict: self.f1_score(self.predict_val(predict)),
+                    max_drop=self.max_drop,
+                    verify=verify,
                 )
-        return verified[-1]
+        return found
+
+    def _measure(self, one: Format, precision: str, draft: Path, name: str) -> dict[str, Any]:
+        """Compare a draft with the checkpoint, and store the threshold of its own probabilities in it.
+
+        Raises:
+            DeploymentError: It differs too much.
+        """
+        probabilities = self.predict_val(one.load(draft, self.threads))
+        parity = compare(probabilities, self.expected)
+        check(parity, self.tolerance[precision], name)
+        threshold = dict(self.choose_threshold(probabilities))
+        if threshold["threshold"] is not None:
+            try:
+                one.annotate(draft, {key: threshold[key] for key in ("threshold", "threshold_target")})
+            except NotImplementedError:
+                log.warning("%s: format=%s stores no threshold in its files; export.json has it", name, one.name)
+        f1 = self.f1_score(probabilities)
+        return {
+            "val/f1_macro": f1,
+            "val/f1_lost": self.f1_score(self.expected) - f1,
+            "difference": parity.difference,
+            "agreement": parity.agreement,
+            **threshold,
+        }
 
 
 @contextlib.contextmanager

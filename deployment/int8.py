@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployment.formats.base import F1Of, Predictor
+from deployment.metadata import extend
 from deployment.placing import Verify
 from litesort.errors import DeploymentError
 
@@ -23,7 +24,7 @@ def first_layers(layers: Mapping[str, Any], count: int) -> list[str]:
 
 def describe_int8(card: Mapping[str, Any], float_layers: Sequence[str]) -> dict[str, Any]:
     """Return the card of an int8 file, from the card of its float file."""
-    return {**card, "exported": {**card["exported"], "precision": "int8", "float_layers": list(float_layers)}}
+    return extend(card, {"precision": "int8", "float_layers": list(float_layers)})
 
 
 def check_written(

@@ -20,6 +20,11 @@ def pack(card: Mapping[str, Any]) -> str:
     return json.dumps(_finite(dict(card)), ensure_ascii=True, allow_nan=False)
 
 
+def extend(card: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a card with more values under "exported"."""
+    return {**card, "exported": {**card["exported"], **values}}
+
+
 def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
     """Read the card of the file `path` from its metadata text.
 
@@ -38,10 +43,21 @@ def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
         raise DeploymentError(
             f"ckpt={path} has export format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    reason = fault(card, complete=True) if version == FORMAT else "exported is missing"
+    reason = fault(card, complete=True) or _threshold_fault(exported) if version == FORMAT else "exported is missing"
     if reason:
         raise DeploymentError(f"ckpt={path} has incomplete litesort metadata ({reason}): {HINT}")
     return card
+
+
+def _threshold_fault(exported: Any) -> str | None:
+    """Return what is wrong with the rejection threshold of a file; None if there is none, or it is valid."""
+    if exported.get("threshold") is None:
+        return None
+    for key in ("threshold", "threshold_target"):
+        value = exported.get(key)
+        if not (type(value) in (int, float) and 0 <= value <= 1):
+            return f"exported.{key} is no number from 0 to 1"
+    return None
 
 
 def _finite(data: Any) -> Any:

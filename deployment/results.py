@@ -20,7 +20,7 @@ class Results:
         images: Number of images.
         size: Image size, px.
         metrics: Metrics of the predictions: "f1_macro", "f1/<class>", ...
-        coverage: Share of images that can be kept at the target accuracy, and its threshold.
+        rejection: "threshold", "threshold_target" and "threshold_note".
         cost: "params", "macs" and "bytes".
         latency: Times of the artifact and of the reference.
         score: "score" and how it was computed.
@@ -32,7 +32,7 @@ class Results:
     images: int
     size: int
     metrics: Mapping[str, float]
-    coverage: Mapping[str, float]
+    rejection: Mapping[str, Any]
     cost: Mapping[str, Any]
     latency: LatencyReport
     score: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Results:
             "size": self.size,
             "classes": card["classes"],
             **{f"{stage}/{key}": value for key, value in self.metrics.items()},
-            **self.coverage,
+            **self.rejection,
             **self.cost,
             **self.score,
             **self.latency.row(),

@@ -14,13 +14,17 @@ from PIL import Image, ImageOps
 path = Path(sys.argv[1])
 about = json.loads(path.with_suffix(".json").read_text())
 side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
+threshold = about["exported"].get("threshold") or 0  # predictions of lower confidence are rejected
 net = ncnn.Net()
 if about["exported"]["precision"] == "fp32":  # otherwise ncnn uses half precision where the CPU supports it
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
 if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
     sys.exit(f"{path} cannot be loaded by ncnn {ncnn.__version__}")
 for name in sys.argv[2:]:
-    photo = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    photo = Image.open(name)
+    shrink = next(n for n in (8, 4, 2, 1) if n == 1 or min(photo.size) // n >= 2 * side)
+    photo.draft(None, (photo.width // shrink, photo.height // shrink))  # decodes a large JPEG smaller, as in training
+    photo = ImageOps.exif_transpose(photo).convert("RGB")
     if policy == "crop":  # centre square; "squash" needs no step
         photo = ImageOps.fit(photo, (min(photo.size),) * 2)
     shape = [max(1, round(x * side / max(photo.size))) for x in photo.size] if policy == "pad" else [side, side]
@@ -30,4 +34,5 @@ for name in sys.argv[2:]:
     extractor = net.create_extractor()
     extractor.input("images", ncnn.Mat.from_pixels(np.array(square), ncnn.Mat.PixelType.PIXEL_RGB, side, side))
     probabilities = np.array(extractor.extract("probabilities")[1]).ravel()
-    print(f"{name}: {about['classes'][probabilities.argmax()]} {probabilities.max():.4f}")
+    rejected = " rejected" if probabilities.max() < threshold else ""
+    print(f"{name}: {about['classes'][probabilities.argmax()]} {probabilities.max():.4f}{rejected}")

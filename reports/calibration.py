@@ -92,34 +92,6 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
     return kept / max(len(ranked), 1), np.cumsum(correct[order])[last] / kept, ranked[last]
 
 
-def coverage_at_accuracy(confidence: np.ndarray, correct: np.ndarray, target: float) -> tuple[float, float]:
-    """Largest share of predictions to keep, most confident first, at an accuracy of at least `target`.
-
-    Args:
-        confidence: (N,) float in [0, 1].
-        correct: (N,) bool.
-        target: Accuracy in [0, 1].
-
-    Returns:
-        The share and the threshold: keep predictions that are at least as confident. (0.0, inf) if no threshold
-        reaches `target`.
-
-    Raises:
-        ValueError: Shapes differ, or a value is outside [0, 1].
-
-    Example:
-        >>> coverage_at_accuracy(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, False, False]), target=0.6)
-        (0.75, 0.6)
-    """
-    if not 0 <= target <= 1:
-        raise ValueError(f"target={target} is invalid: expected an accuracy between 0 and 1")
-    coverage, accuracy, threshold = risk_coverage(confidence, correct)
-    reached = np.flatnonzero(accuracy >= target)
-    if not len(reached):
-        return 0.0, math.inf
-    return float(coverage[reached[-1]]), float(threshold[reached[-1]])
-
-
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits of probabilities (N, C) by `temperature` (above 0); returns probabilities (N, C).
 
@@ -166,32 +138,23 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return math.exp((low + high) / 2)
 
 
-def calibrate(
-    probabilities: np.ndarray,
-    targets: np.ndarray,
-    val_probabilities: np.ndarray,
-    val_targets: np.ndarray,
-    temperature: float | str = "auto",
-) -> tuple[np.ndarray, float, dict[str, float]]:
-    """Scale probabilities by a temperature and measure the calibration error before and after.
+def calibration_change(probabilities: np.ndarray, targets: np.ndarray, temperature: float) -> dict[str, float]:
+    """Measure the calibration error before and after temperature scaling.
 
     Args:
-        probabilities: (N, C) float in [0, 1], to scale and to measure on.
+        probabilities: (N, C) float in [0, 1], before the scaling.
         targets: (N,) int, true classes.
-        val_probabilities: (M, C) float in [0, 1] of validation images; the temperature is fitted on them.
-        val_targets: (M,) int, true classes.
-        temperature: A number, or "auto" to fit it.
+        temperature: The temperature, fitted on other images.
 
     Returns:
-        Scaled `probabilities`, the temperature, and a dict of `temperature`, `ece_before` and `ece_after`.
+        `temperature`, `ece_before` and `ece_after`.
     """
-    chosen = fit_temperature(val_probabilities, val_targets) if temperature == "auto" else float(temperature)
-    after = tempered(probabilities, chosen)
 
     def error(scaled: np.ndarray) -> float:
         return calibration_error(scaled.max(1), scaled.argmax(1) == targets)
 
-    return after, chosen, {"temperature": chosen, "ece_before": error(probabilities), "ece_after": error(after)}
+    after = tempered(probabilities, temperature)
+    return {"temperature": temperature, "ece_before": error(probabilities), "ece_after": error(after)}
 
 
 def _checked(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from litesort.io import write_csv, write_json
-from reports.calibration import coverage_at_accuracy
 from reports.figures import confusion_matrix, reliability_diagram
 from reports.per_class import confusion_counts
+from reports.results import one_line
 
 
 def predictions(
@@ -30,14 +30,26 @@ def predictions(
     ]
 
 
-def coverage(targets: np.ndarray, probabilities: np.ndarray, accuracy: float) -> dict[str, float]:
-    """Largest share of images that can be kept, most confident first, at an accuracy of at least `accuracy`.
+def absent_classes(targets: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str | None:
+    """Return a line about predicted classes that have no image, which macro F1 leaves out; None without such a class.
 
-    Returns:
-        `coverage` in [0, 1], `coverage_threshold` (reject predictions of lower confidence) and `coverage_accuracy`.
+    Args:
+        targets: (N,) int, true classes.
+        predicted: (N,) int, predicted classes.
+        classes: (C,) names.
+
+    Example:
+        >>> absent_classes(np.array([0, 0]), np.array([0, 1]), ["can", "cup"])
+        'class cup has no image here and is predicted 1 times: macro F1 is the mean over the other classes'
     """
-    share, threshold = coverage_at_accuracy(probabilities.max(1), probabilities.argmax(1) == targets, accuracy)
-    return {"coverage": share, "coverage_threshold": threshold, "coverage_accuracy": accuracy}
+    counts = np.bincount(predicted, minlength=len(classes)) * (np.bincount(targets, minlength=len(classes)) == 0)
+    if not counts.any():
+        return None
+    names = ", ".join(one_line(classes[label], 40) for label in np.flatnonzero(counts).tolist())
+    return (
+        f"class {names} has no image here and is predicted {counts.sum()} times: "
+        "macro F1 is the mean over the other classes"
+    )
 
 
 def write_evaluation(

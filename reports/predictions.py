@@ -55,6 +55,8 @@ def answer_rows(
 class PredictionWriter:
     """Write rows one by one, keep the first few and count all; memory use is constant.
 
+    A rejected prediction counts as rejected, not as its class.
+
     Use it as a context manager. The files appear under their names when the block ends without an error.
 
     Args:
@@ -102,7 +104,7 @@ class PredictionWriter:
         if len(self.first) < self.shown:
             self.first.append(dict(row))
         self.statuses[row["status"]] += 1
-        if row["prediction"] is not None:
+        if row["status"] == "ok":
             self.counts[row["prediction"]] += 1
 
     def print(self, console: Console | None = None) -> None:

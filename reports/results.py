@@ -80,6 +80,8 @@ def stage(row: Row) -> str:
 
 def split_name(row: Row) -> str:
     """Name of the evaluated split in reports."""
+    if row.get("test_is_val"):
+        return "validation split, the data name no test images"
     names = {"all": "all images", "unseen": "images that were not trained on", "val": "validation split"}
     split = row.get("split") or stage(row)
     return names.get(split, f"{split} split")
@@ -185,7 +187,7 @@ def _exported(run: Path, result: Row) -> list[Row]:
         files = parse_json((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
         known = {key: result[key] for key in SHARED if key in result}
         return [
-            {**known, **row, f"{stage(result)}/f1_macro": row.get("f1_macro")}
+            {**known, **row}
             for row in files
             if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
         ]

@@ -57,15 +57,14 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Rows of the table, name and text; missing values are left out."""
     row = dict(metrics)
     if math.isfinite(f1_macro(row)):
-        yield "macro F1", f"{f1_macro(row):.4f}"
+        yield "macro F1", f"{f1_macro(row):.4f}{_interval(row, f'{stage(row)}/f1_macro')}"
     for name, value in f1_by_class(row).items():
         yield f"  {one_line(name, 40)}", f"{value:.4f}  {'█' * round(20 * value)}"
     for name, key in (("accuracy", "accuracy_micro"), ("AUROC", "auroc_macro"), ("ECE", "ece")):
         value = number(row, f"{stage(row)}/{key}")
         if math.isfinite(value):
             yield name, f"{value:.4f}"
-    if math.isfinite(number(row, "coverage")):
-        yield "coverage", _coverage(row)
+    yield from rejection_lines(row)
     for name, key in (("parameters", "params"), ("MACs", "macs")):
         value = number(row, key)
         if math.isfinite(value):
@@ -107,15 +106,24 @@ def shown_path(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _coverage(row: dict[str, Any]) -> str:
-    share, target = number(row, "coverage"), number(row, "coverage_accuracy")
-    aim = f"{target:.0%} accuracy" if math.isfinite(target) else "the target accuracy"
-    if share == 0:
-        return f"no threshold reaches {aim}"
-    threshold = number(row, "coverage_threshold")
-    return f"{share:.1%} of images can be kept at {aim}" + (
-        f": reject below confidence {threshold:.3f}" if math.isfinite(threshold) else ""
-    )
+def rejection_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Rows of the table about the rejection threshold: what it promises, and what it keeps of the evaluated images."""
+    target = number(row, "threshold_target")
+    aim = f"{target:.0%} accuracy"
+    if math.isfinite(threshold := number(row, "threshold")):
+        yield "threshold", f"reject below confidence {threshold:.3f} for {aim}, chosen on validation images"
+    elif row.get("threshold_note"):
+        yield "threshold", f"none for {aim}: {one_line(row['threshold_note'])}"
+    coverage, accuracy = (number(row, f"{stage(row)}/{key}") for key in ("coverage", "kept_accuracy"))
+    if math.isfinite(coverage):
+        right = f", {accuracy:.1%} of them right" if math.isfinite(accuracy) else ""
+        yield "  kept", f"{coverage:.1%} of images{right}{_interval(row, f'{stage(row)}/kept_accuracy', '.1%')}"
+
+
+def _interval(row: dict[str, Any], key: str, form: str = ".4f") -> str:
+    """The 95 % interval of a value in brackets, or nothing."""
+    low, high = number(row, f"{key}_low"), number(row, f"{key}_high")
+    return f" (95 % {low:{form}} to {high:{form}})" if math.isfinite(low + high) else ""
 
 
 def _score(metrics: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ def test_answers_below_the_threshold_are_marked(checkpoint, photos, tmp_path, ca
     assert len(answers.first) == 2
     out = capsys.readouterr().out
     assert "... and 9 more" in out
-    assert "11 rejected" in out
+    assert "11 images: no predictions, 11 rejected" in out  # and no cups
 
 
 def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
@@ -125,6 +125,7 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
     [
         ("source=null", "source is not set"),
         ("min_confidence=2", "min_confidence=2"),
+        ("min_confidence=auto", "min_confidence=auto needs a threshold, and ckpt=.* stores none: give a number"),
         ("workers=0", "workers=0"),
         ("workers=auto", "workers=auto is invalid: expected an integer of at least 1"),
         ("batch_size=null", "batch_size=null is invalid"),

@@ -58,6 +58,8 @@ F1Of = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 class Format(ABC):
     """One export format. A subclass sets the class attributes and defines `write` and `load`.
 
+    If it defines `annotate` too, its files hold the threshold that `predict.py min_confidence=auto` uses.
+
     Attributes:
         name: As in `format=NAME`.
         suffix: End of the name of the file that is given to `load`, e.g. ".onnx" or ".ncnn.param".
@@ -155,6 +157,15 @@ class Format(ABC):
             DeploymentError: The last round or the written file loses more than `max_drop`, or as in `write`.
         """
         raise DeploymentError(f"format={self.name} precision=int8 is invalid: {self.not_offered('int8')}")
+
+    def annotate(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Add values to "exported" in the metadata of a written file, such as its rejection threshold.
+
+        Args:
+            path: The file; the exporter calls this before the file gets its final name.
+            values: Plain data.
+        """
+        raise NotImplementedError
 
     def not_offered(self, precision: str) -> str | None:
         """Return why a precision is not offered, in one line; None if it is. Override it to check the machine."""

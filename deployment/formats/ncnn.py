@@ -28,7 +28,7 @@ from deployment.formats.base import (
     invalid_option,
     read_file,
 )
-from deployment.metadata import pack, unpack
+from deployment.metadata import extend, pack, unpack
 from deployment.placing import Verify, placing
 from litesort.errors import DeploymentError
 
@@ -115,6 +115,11 @@ class NcnnFormat(Format):
     def load(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> "NcnnPredictor":
         """Open a model in ncnn."""
         return NcnnPredictor(path, threads, options)
+
+    def annotate(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Add values to "exported" in the metadata beside a written file."""
+        file = path.with_suffix(".json")
+        file.write_text(pack(extend(unpack(read_file(file), path), values)), encoding="utf-8")
 
 
 FORMAT = NcnnFormat()

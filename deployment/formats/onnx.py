@@ -22,7 +22,7 @@ from deployment.formats.base import (
     read_file,
 )
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet, too_much_lost
-from deployment.metadata import KEY, pack, unpack
+from deployment.metadata import KEY, extend, pack, unpack
 from deployment.onnx_graph import trace_onnx
 from deployment.placing import Verify, placing
 from litesort.errors import DeploymentError
@@ -59,7 +59,7 @@ class OnnxFormat(Format):
         if precision == "fp16":
             store_weights_as_fp16(model)
         model.producer_name = KEY
-        onnx.helper.set_model_props(model, {KEY: pack(describe_export(card, self.name, precision, temperature))})
+        _set_card(model, describe_export(card, self.name, precision, temperature))
         onnx.checker.check_model(model)
         with placing(path, verify) as draft:
             draft.write_bytes(model.SerializeToString())
@@ -68,6 +68,12 @@ class OnnxFormat(Format):
     def load(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> "OnnxPredictor":
         """Open a file in ONNX Runtime."""
         return OnnxPredictor(path, threads, options)
+
+    def annotate(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Add values to "exported" in the metadata of a written file."""
+        model = self.require("onnx", "format=onnx").load(str(path))
+        _set_card(model, extend(unpack({prop.key: prop.value for prop in model.metadata_props}.get(KEY), path), values))
+        path.write_bytes(model.SerializeToString())
 
     def quantize(
         self,
@@ -294,9 +300,13 @@ def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], images: Images
 
 
 def _rewrite(draft: Path, path: Path, card: dict[str, Any], verify: Verify | None) -> None:
-    onnx = FORMAT.require("onnx", "precision=int8")
-    model = onnx.load(str(draft))
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {KEY: pack(card)})
+    model = FORMAT.require("onnx", "precision=int8").load(str(draft))
+    _set_card(model, card)
     with placing(path, verify) as final:
         final.write_bytes(model.SerializeToString())
+
+
+def _set_card(model: Any, card: Mapping[str, Any]) -> None:
+    """Make a card the only metadata of a model, in place."""
+    del model.metadata_props[:]
+    FORMAT.require("onnx", "format=onnx").helper.set_model_props(model, {KEY: pack(card)})

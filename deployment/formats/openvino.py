@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from deployment.formats.base import (
     read_file,
 )
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet
-from deployment.metadata import KEY, pack, unpack
+from deployment.metadata import KEY, extend, pack, unpack
 from deployment.onnx_graph import trace_onnx
 from deployment.placing import Verify, placing
 from deployment.signal_stack import kept_signal_stack
@@ -76,6 +77,15 @@ class OpenVINOFormat(Format):
     ) -> "OpenVINOPredictor":
         """Open a model in OpenVINO."""
         return OpenVINOPredictor(path, threads, options)
+
+    def annotate(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Add values to "exported" in the metadata of a written file: in its graph, which is text."""
+        graph = ElementTree.parse(path)
+        node = graph.find(f"rt_info/{KEY}")
+        if node is None:
+            raise DeploymentError(f"{path} has no litesort metadata: export it again")
+        node.set("value", pack(extend(unpack(node.get("value"), path), values)))
+        graph.write(path, encoding="utf-8", xml_declaration=True)
 
     def not_offered(self, precision: str) -> str | None:
         """bf16 needs a CPU that computes in it."""

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.objectives import losses
 from litesort.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -180,6 +183,11 @@ class LogitAdjustment(CrossEntropy):
         if tau == 0:
             raise ModelError(f"objective.tau={tau} has no effect: give a positive number, or objective=cross_entropy")
         super().__init__(label_smoothing, tau=tau, class_counts=class_counts)
+        if class_counts and min(class_counts) == max(class_counts):
+            log.info(
+                "objective: every class is drawn %d times per epoch, so logit adjustment is plain cross-entropy",
+                class_counts[0],
+            )
 
 
 def build_objective(make: Callable[..., Objective], class_counts: Sequence[int]) -> Objective:

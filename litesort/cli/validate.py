@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "epochs": (True, 1, float("inf")),
     "trainer.max_epochs": (True, 1, float("inf")),
     "target_accuracy": (False, 0, 1),
+    "target_confidence": (False, 0, 1),
     "temperature": (False, 0.01, 100),
     "max_drop": (False, 0, 1),
     "calibration_images": (True, 1, float("inf")),
@@ -35,7 +36,7 @@ RANGES: dict[str, tuple[bool, float, float]] = {
 }
 SWITCHES = ("overwrite",)  # booleans that no type hint describes
 # Key -> a value that leaves the choice to litesort, the runtime or Lightning.
-FREE = {"temperature": "auto", "threads": None, "trainer.max_epochs": None, "trainer.precision": "auto"}
+FREE = {"temperature": "auto", "min_confidence": "auto", "threads": None, "trainer.max_epochs": None, "trainer.precision": "auto"}
 NEEDED = ("checkpoint", "history")  # callbacks that every training needs
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 

@@ -48,14 +48,14 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
         images=12,
         size=Preprocessing.from_card(trained.card).size,
         metrics={"f1_macro": 0.9},
-        coverage={"coverage": 1.0},
+        rejection={"threshold": 0.8},
         cost=cost(artifact, 32),
         latency=latency,
         score={"score": 1.0},
     ).asdict()
     assert list(found) == [
         "status", "error", "name", "data", "ckpt", "split", "images", "model", "origin", "size", "classes",
-        f"{stage}/f1_macro", "coverage", "params", "macs", "bytes", "score",
+        f"{stage}/f1_macro", "threshold", "params", "macs", "bytes", "score",
         "latency_ms", "latency_ms_low", "latency_ms_high", "latency_p90_ms", "end_to_end_ms",
         "ratio", "ratio_low", "ratio_high",
         "ratio_same_runtime", "ratio_same_runtime_low", "ratio_same_runtime_high",

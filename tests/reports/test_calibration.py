@@ -11,9 +11,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from lightning_modules.metrics import evaluate
 from reports.calibration import (
-    calibrate,
+    calibration_change,
     calibration_error,
-    coverage_at_accuracy,
     fit_temperature,
     reliability,
     risk_coverage,
@@ -75,21 +74,6 @@ def test_every_answer_is_in_one_bin(answer, bins):
     assert (binned.confidence[full] <= binned.edges[1:][full] + 1e-12).all()
 
 
-@given(answers(), st.floats(0, 1))
-def test_coverage_is_the_largest_that_any_threshold_reaches(answer, target):
-    confidence, correct = answer
-    shares = [0.0]
-    for threshold in set(confidence):
-        kept = confidence >= threshold
-        if correct[kept].mean() >= target:
-            shares.append(kept.mean())
-    share, threshold = coverage_at_accuracy(confidence, correct, target)
-    assert share == pytest.approx(max(shares))
-    kept = confidence >= threshold
-    assert kept.mean() == pytest.approx(share)
-    assert share == 0 or correct[kept].mean() >= target
-
-
 @given(answers())
 def test_risk_coverage_ends_with_everything_kept(answer):
     confidence, correct = answer
@@ -106,20 +90,13 @@ def test_a_confidence_on_an_edge_belongs_to_the_upper_bin():
 
 
 def test_equal_confidences_are_kept_or_rejected_together():
-    confidence, correct = np.array([0.9, 0.7, 0.7, 0.7]), np.array([True, True, False, False])
-    assert coverage_at_accuracy(confidence, correct, 1.0) == (0.25, 0.9)  # not the lucky first of the three
-    assert coverage_at_accuracy(confidence, correct, 0.5) == (1.0, 0.7)
+    coverage, accuracy, threshold = risk_coverage(np.array([0.9, 0.7, 0.7, 0.7]), np.array([True, True, False, False]))
+    assert (coverage.tolist(), accuracy.tolist(), threshold.tolist()) == ([0.25, 1.0], [1.0, 0.5], [0.9, 0.7])
 
 
-def test_a_dip_below_the_target_does_not_end_the_search():
-    confidence, correct = np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, True, True, True])
-    assert coverage_at_accuracy(confidence, correct, 0.75) == (1.0, 0.6)
-
-
-def test_nothing_reaches_the_target():
-    assert coverage_at_accuracy(np.array([0.9, 0.8]), np.array([False, False]), 0.5) == (0.0, math.inf)
-    assert coverage_at_accuracy(np.array([]), np.array([], bool), 0.5) == (0.0, math.inf)
+def test_no_predictions_have_no_error():
     assert math.isnan(calibration_error(np.array([]), np.array([], bool)))
+    assert len(risk_coverage(np.array([]), np.array([], bool))[0]) == 0
 
 
 def test_rounding_above_one_is_forgiven_but_percent_is_not():
@@ -132,8 +109,6 @@ def test_rounding_above_one_is_forgiven_but_percent_is_not():
         reliability(np.array([0.1, 0.2]), np.array([True, True, False]))
     with pytest.raises(ValueError, match="bins=0"):
         reliability(np.array([0.1]), np.array([True]), bins=0)
-    with pytest.raises(ValueError, match=r"target=95"):
-        coverage_at_accuracy(np.array([0.1]), np.array([True]), target=95)
 
 
 def test_the_temperature_undoes_overconfidence():
@@ -143,12 +118,11 @@ def test_the_temperature_undoes_overconfidence():
     targets = np.array([rng.choice(3, p=row) for row in shares])  # these confidences are right
     sure = tempered(shares, 1 / 2.5)
     assert fit_temperature(sure, targets) == pytest.approx(2.5, rel=0.1)
-    after, temperature, facts = calibrate(sure, targets, sure, targets)
+    temperature = fit_temperature(sure, targets)
+    after, facts = tempered(sure, temperature), calibration_change(sure, targets, temperature)
     assert facts["ece_after"] < 0.02 < facts["ece_before"]
     assert facts["temperature"] == temperature
-    np.testing.assert_allclose(after, tempered(sure, temperature))
     assert (after.argmax(1) == sure.argmax(1)).all()
-    np.testing.assert_allclose(calibrate(sure, targets, sure, targets, 1)[0], sure)
     with pytest.raises(ValueError, match="expected shapes"):
         fit_temperature(sure[:0], targets[:0])
 

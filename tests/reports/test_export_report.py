@@ -4,31 +4,52 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+import pytest
 from rich.console import Console
 
-from reports.export_report import checkpoint_row, print_artifacts, recommend, timed, write_artifacts
+from reports.export_report import checkpoint_row, judged_row, print_artifacts, recommend, timed, write_artifacts
+from reports.intervals import f1_loss_interval
 
 
 def row(name, ms, lost=0.0, precision="fp32", **more):
     return {
         "file": name, "format": "onnx", "precision": precision, "status": "completed", "latency_ms": ms,
-        "latency_p90_ms": ms, "ratio": ms / 10, "f1_macro": 0.9 - lost, "f1_lost": lost, "bytes": 1_000_000,
-        "difference": 0.0, "agreement": 1.0, "score": 0.5, "error": None, **more,
+        "latency_p90_ms": ms, "ratio": ms / 10, "val/f1_macro": 0.9 - lost, "val/f1_lost": lost, "bytes": 1_000_000,
+        "difference": 0.0, "agreement": 1.0, "error": None, **more,
     }  # fmt: skip
 
 
-def test_never_recommends_a_slower_file_than_another_that_is_good_enough():
+def test_never_recommends_a_file_that_is_slower_beyond_the_noise_than_another_that_is_good_enough():
     random.seed(0)
     for _ in range(300):
-        rows = [
-            row(str(i), random.choice([1, 1.5, 2, 3]), random.choice([0, 0.005, 0.02]), random.choice(["fp32", "int8"]))
-            for i in range(random.randint(1, 6))
-        ]
+        rows = []
+        for number in range(random.randint(1, 6)):
+            ms, noise = random.choice([1, 1.5, 2, 3]), random.choice([0, 0.1, 0.6])
+            interval = {"latency_ms_low": ms - noise, "latency_ms_high": ms + noise}
+            lost, precision = random.choice([0, 0.005, 0.02]), random.choice(["fp32", "int8"])
+            rows.append(row(str(number), ms, lost, precision, **interval))
         chosen, _ = recommend(rows, 0.01)
-        good = [each for each in rows if each["f1_lost"] < 0.01]
+        good = [each for each in rows if each["val/f1_lost"] < 0.01]
         assert (chosen is None) == (not good)
-        if chosen is not None:
-            assert chosen["latency_ms"] == min(each["latency_ms"] for each in good)
+        if chosen is None:
+            continue
+        fastest = min(good, key=lambda each: each["latency_ms"])
+        assert chosen["latency_ms_low"] <= fastest["latency_ms_high"]
+        if chosen["precision"] == "int8":  # then every fp32 file is slower beyond the noise
+            exact = [each for each in good if each["precision"] == "fp32"]
+            assert all(each["latency_ms_low"] > fastest["latency_ms_high"] for each in exact)
+
+
+def test_the_more_exact_file_is_chosen_unless_the_other_is_faster_beyond_the_noise():
+    def pair(high):
+        noisy = row("b.onnx", 1.9, precision="int8", latency_ms_low=1.8, latency_ms_high=high)
+        return [noisy, row("a.onnx", 2.0, latency_ms_low=1.95, latency_ms_high=2.1)]
+
+    chosen, reason = recommend(pair(1.96), 0.01)
+    assert chosen["file"] == "a.onnx"
+    assert "as fast as b.onnx within the noise" in reason
+    assert recommend(pair(1.94), 0.01)[0]["file"] == "b.onnx"
 
 
 def test_int8_that_is_not_faster_is_not_chosen_and_the_reason_says_so():
@@ -52,31 +73,73 @@ def test_what_failed_or_was_not_measured_is_never_chosen():
     assert "raise max_drop" in recommend([row("c", 9.0, 0.5)], 0.01)[1]
 
 
-def test_times_and_scores_come_from_the_records(tmp_path):
+@pytest.fixture(scope="module")
+def judged():
+    """Targets of 90 images, and probabilities of a checkpoint and of a file that confuses the last class more often."""
+    random = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2], 30)
+    before = np.where(random.random(90) < 0.9, targets, 0)
+    after = np.where((targets == 2) & (random.random(90) < 0.4), 1, before)
+    return targets, *(np.eye(4)[answers] * 0.7 + 0.075 for answers in (before, after))
+
+
+def test_a_file_is_judged_by_class_and_with_a_paired_interval(judged):
+    targets, reference, probabilities = judged
+    classes = ["a", "b", "c", "none"]
+    found = judged_row(row("m.onnx", 1.0, threshold=0.5), "test", targets, probabilities, reference, classes)
+    assert found["worst_class"] == "c"
+    own = judged_row(checkpoint_row("no.ckpt", 0.9, 7), "test", targets, reference, reference, classes)
+    assert found["worst_class_change"] == pytest.approx(found["test/f1/c"] - own["test/f1/c"])
+    assert found["worst_class_change"] < 0
+    assert found["test/f1_lost"] == pytest.approx(own["test/f1_macro"] - found["test/f1_macro"])
+    expected = f1_loss_interval(targets, reference.argmax(1), probabilities.argmax(1), 4)
+    assert (found["test/f1_lost_low"], found["test/f1_lost_high"]) == expected
+    assert found["test/f1_macro_low"] < found["test/f1_macro"] < found["test/f1_macro_high"]
+    assert found["test/coverage"] == 1
+    assert (own["test/f1_lost"], "worst_class" in own, "test/f1/none" in own) == (0, False, False)
+    chosen_here = judged_row(row("m", 1.0, threshold=0.5), "val", targets, probabilities, reference, classes, True)
+    assert "val/coverage" not in chosen_here
+
+
+def test_times_come_from_the_records_and_all_is_printed_and_written(judged, tmp_path):
     times = {"checkpoint": 8, "a": 2}
 
     def time_of(file):
         known = {"latency_ms": times[file], "ratio": times[file] / 10, "ratio_same_runtime": None}
         return known | {"unsteady": file == "a", "reference": "resnet18d 224 px"}
 
-    failed = {"file": "b", "status": "failed", "error": "why not"}
-    rows = [checkpoint_row("no.ckpt", {"f1_macro": 0.9}), row("a", 0.0), failed]
-    result = timed(rows, time_of, lambda row: {"score": row["f1_macro"], "score_of": row["file"]})
-    assert [each.get("latency_ms") for each in result] == [8, 2, None]
-    assert result[1]["score_of"] == "a"
-    result[2] |= {"format": "onnx", "precision": "fp32"}
-    chosen, reason = recommend(result[1:], 0.01)
+    failed = {"file": "b", "status": "failed", "error": "why not", "format": "onnx", "precision": "fp32"}
+    rows = timed(
+        [checkpoint_row("no.ckpt", 0.9, 7), row("a", 0.0, threshold=0.5, threshold_target=0.9), failed], time_of
+    )
+    assert [each.get("latency_ms") for each in rows] == [8, 2, None]
+    chosen, reason = recommend(rows[1:], 0.01)
+    targets, reference, probabilities = judged
+    names = ["one", "two", "three", "four"]
+    rows = [
+        judged_row(each, "test", targets, probabilities, reference, names) | {"score": 0.5}
+        if each["status"] == "completed"
+        else each
+        for each in rows
+    ]
     text = io.StringIO()
     calibration = {"temperature": 1.5, "ece_before": 0.1, "ece_after": 0.02}
-    print_artifacts(result, chosen, reason, calibration, Console(file=text, width=80))
-    assert "recommended: a, the only one" in text.getvalue()
-    assert "~2.00" in text.getvalue()
-    assert "~: the time did not settle" in text.getvalue()
-    assert "that of resnet18d 224 px in PyTorch" in text.getvalue()
-    assert "0.1000 before, 0.0200 after" in " ".join(text.getvalue().split())
-    assert "b: why" in text.getvalue()
-    written = write_artifacts(tmp_path, {"rows": result}, result)
+    report = {"rows": rows, "split": "test", "images": 90, "test/f1_macro": 0.9}
+    print_artifacts(rows, chosen["file"], reason, calibration, report, Console(file=text, width=90))
+    words = " ".join(text.getvalue().split())
+    assert "recommended: a, the only one" in words
+    assert "0.1000 before, 0.0200 after" in words
+    assert "b: why" in words
+    assert "~2.00" in words
+    assert "~: the time did not settle" in words
+    assert "that of resnet18d 224 px in PyTorch" in words
+    assert "On the test split, 90 images" in words
+    assert "threshold: reject below confidence 0.500 for 90% accuracy" in words
+    assert f"three {rows[1]['worst_class_change']:+.3f}" in words
+    written = write_artifacts(tmp_path, report, rows)
     assert [path.name for path in written] == ["export.json", "export.csv"]
     assert json.loads(written[0].read_text())["rows"][1]["file"] == "a"
     with Path(written[1]).open() as file:
-        assert [each["status"] for each in csv.DictReader(file)] == ["completed", "completed", "failed"]
+        table = list(csv.DictReader(file))
+    assert [each["status"] for each in table] == ["completed", "completed", "failed"]
+    assert float(table[1]["test/f1/three"]) == pytest.approx(rows[1]["test/f1/three"])

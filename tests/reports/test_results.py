@@ -77,8 +77,8 @@ def test_one_line_tames_what_a_terminal_would_obey():
 def test_exported_files_are_rows_beside_their_run(tmp_path):
     job(tmp_path / "a", DONE | {"name": "a", "seed": 1, "params": 5, "test/f1_macro": 0.9, "test/f1/x": 0.9})
     files = [
-        {"file": "checkpoint", "status": "completed", "f1_macro": 0.9},
-        {"file": "m-fp32.onnx", "status": "completed", "f1_macro": 0.8, "latency_ms": 2.0, "ratio": 0.1, "bytes": 7},
+        {"file": "checkpoint", "status": "completed", "test/f1_macro": 0.9},
+        {"file": "m-fp32.onnx", "status": "completed", "test/f1_macro": 0.8, "test/f1/x": 0.7, "ratio": 0.1},
         {"file": "m-int8.onnx", "status": "failed", "error": "no"},
         {"file": "m-int8.ncnn.param", "status": "not offered", "error": "never"},
     ]
@@ -87,7 +87,7 @@ def test_exported_files_are_rows_beside_their_run(tmp_path):
     run, file, broken = gather(tmp_path)
     assert "file" not in run
     assert (file["file"], file["name"], file["seed"], file["params"], file["folder"]) == ("m-fp32.onnx", "a", 1, 5, "a")
-    assert (f1_macro(file), f1_by_class(file), file["ratio"]) == (0.8, {}, 0.1)
+    assert (f1_macro(file), f1_by_class(file), file["ratio"]) == (0.8, {"x": 0.7}, 0.1)
     assert failed(broken)
     (tmp_path / "a" / "exported-2").mkdir()
     (tmp_path / "a" / "exported-2" / "export.json").write_text(json.dumps({"rows": files[:2] + files[3:]}))

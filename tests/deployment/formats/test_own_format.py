@@ -86,7 +86,7 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
     choice = ("format=[plain]", "precision=[fp32,int8]", "tolerance.fp32=0.01", "calibration_images=8")
     report = export(configured("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
     _, fp32, int8 = report["rows"]
-    assert (fp32["file"], fp32["status"], fp32["f1_lost"]) == ("model-fp32.plain", "completed", 0)
+    assert (fp32["file"], fp32["status"], fp32["val/f1_lost"]) == ("model-fp32.plain", "completed", 0)
     assert (int8["status"], int8["error"]) == ("not offered", "plain has fp32")
     assert fp32["bytes"] == sum((out / f"model-fp32.{part}").stat().st_size for part in ("plain", "json"))
 
@@ -94,7 +94,7 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
     path = out / "model-fp32.plain"
     evaluate_main.__wrapped__(configured("evaluate", *QUICK, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}"))
     metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
-    assert metrics["test/f1_macro"] == pytest.approx(fp32["f1_macro"])
+    assert metrics["test/f1_macro"] == pytest.approx(fp32["test/f1_macro"])
 
     FORMATS.registered.clear()
     predict(configured("predict", f"ckpt={path}", f"source={photos / 'can'}", f"csv={tmp_path / 'labels.csv'}"))

@@ -1,0 +1,154 @@
+"""Reject uncertain predictions: a confidence threshold that promises an accuracy on new images.
+
+Pure numpy functions. The threshold is chosen on validation images by a lower bound of the accuracy, not by the accuracy
+itself: of many thresholds, one looks good by chance. `benchmarks/thresholds.py` counts how often the promise holds.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reports.calibration import risk_coverage
+
+
+class Threshold(NamedTuple):
+    """A rejection threshold.
+
+    Attributes:
+        value: Predictions of lower confidence are rejected; None if no threshold can be promised.
+        target: Accuracy in [0, 1] of the predictions that are kept.
+        note: Why there is no threshold, in one line; None if there is one.
+    """
+
+    value: float | None
+    target: float
+    note: str | None = None
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the keys of metrics.json and of the metadata of an exported file."""
+        return {"threshold": self.value, "threshold_target": self.target, "threshold_note": self.note}
+
+
+def choose_threshold(
+    probabilities: np.ndarray, targets: np.ndarray, target: float = 0.95, confidence: float = 0.975
+) -> Threshold:
+    """Choose the threshold that keeps most predictions, with a lower bound of their accuracy of at least `target`.
+
+    The bound is that of Clopper and Pearson (1934) for a share of right predictions.
+
+    Args:
+        probabilities: (N, C) float in [0, 1], of images that are neither trained nor reported on.
+        targets: (N,) int, true classes.
+        target: Accuracy in [0, 1].
+        confidence: Confidence of the one-sided bound, in (0, 1).
+
+    Raises:
+        ValueError: Shapes differ, or a value is outside its range.
+
+    Example:
+        >>> sure, unsure = np.tile([0.9, 0.1], (200, 1)), np.tile([0.6, 0.4], (200, 1))
+        >>> choose_threshold(np.concatenate([sure, unsure]), np.repeat([0, 1], 200)).value
+        0.9
+    """
+    for key, value in (("target", target), ("confidence", confidence)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{key}={value} is invalid: expected a number between 0 and 1")
+    least, total = least_images(target, confidence), len(targets)
+    if total < least:
+        return Threshold(None, target, f"{total} validation images are too few, at least {least} are needed")
+    coverage, accuracy, threshold = risk_coverage(probabilities.max(1), probabilities.argmax(1) == targets)
+    kept = np.rint(coverage * total).astype(int)
+    right = np.rint(accuracy * kept).astype(int)
+    logs = _log_factorials(total)
+    for place in np.flatnonzero((accuracy >= target) & (kept >= least))[::-1]:
+        # the bound is at least `target` exactly if so many right ones are unlikely at an accuracy of `target`
+        if _at_most(kept[place] - right[place], kept[place], 1 - target, logs) <= 1 - confidence:
+            return Threshold(float(threshold[place]), target)
+    return Threshold(None, target, f"none keeps a lower bound of the accuracy of {target:.0%} on {total} val images")
+
+
+def least_images(target: float, confidence: float) -> int:
+    """Return how many predictions, all of them right, prove an accuracy of `target`.
+
+    >>> least_images(0.95, 0.975)
+    72
+    """
+    if target <= 0 or confidence <= 0:
+        return 1
+    return int(min(math.ceil(math.log(max(1 - confidence, 1e-12)) / math.log(min(target, 1 - 1e-12))), 1 << 53))
+
+
+def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of an accuracy (Clopper and Pearson, 1934); (nan, nan) without an image.
+
+    >>> [round(end, 3) for end in accuracy_interval(95, 100)]
+    [0.887, 0.984]
+    """
+    if not total:
+        return math.nan, math.nan
+    logs, tail = _log_factorials(total), (1 - level) / 2
+    # both ends solve P(at most k of n) = tail: of the wrong ones for the lower, of the right ones for the upper
+    low = 0.0 if right == 0 else 1 - _largest_share(total - right, total, tail, logs)
+    return low, _largest_share(right, total, tail, logs)
+
+
+def judge_threshold(probabilities: np.ndarray, targets: np.ndarray, threshold: float | None) -> dict[str, float]:
+    """Measure a threshold on images that did not choose it.
+
+    Args:
+        probabilities: (N, C) float in [0, 1].
+        targets: (N,) int, true classes.
+        threshold: Predictions of lower confidence are rejected; None gives an empty result.
+
+    Returns:
+        `coverage`, the share of images that are kept, in [0, 1]; `kept_accuracy`, the share of right ones among these,
+        and its 95 % interval `kept_accuracy_low`, `kept_accuracy_high` (NaN if none is kept).
+    """
+    if threshold is None:
+        return {}
+    kept = probabilities.max(1) >= threshold
+    right = int((probabilities.argmax(1) == targets)[kept].sum())
+    low, high = accuracy_interval(right, int(kept.sum()))
+    return {
+        "coverage": float(kept.mean()),
+        "kept_accuracy": right / int(kept.sum()) if kept.any() else math.nan,
+        "kept_accuracy_low": low,
+        "kept_accuracy_high": high,
+    }
+
+
+def stored_threshold(card: Mapping[str, Any]) -> Threshold | None:
+    """Return the threshold in the metadata of an exported file; None if it stores none."""
+    exported = card.get("exported", {})
+    if exported.get("threshold") is None:
+        return None
+    return Threshold(float(exported["threshold"]), float(exported["threshold_target"]))
+
+
+def _log_factorials(most: int) -> np.ndarray:
+    """Logarithms of 0!, 1!, ..., most!, (most + 1,) float."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
+
+
+def _at_most(count: int, total: int, share: float, logs: np.ndarray) -> float:
+    """Probability of at most `count` hits in `total` draws that hit with probability `share`."""
+    if share <= 0 or count >= total:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    hits = np.arange(count + 1)
+    terms = logs[total] - logs[hits] - logs[total - hits] + hits * math.log(share) + (total - hits) * math.log1p(-share)
+    return float(min(1.0, np.exp(terms).sum()))
+
+
+def _largest_share(count: int, total: int, tail: float, logs: np.ndarray) -> float:
+    """Largest share at which at most `count` hits in `total` draws have a probability of `tail`."""
+    if count >= total:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_most(count, total, middle, logs) > tail else (low, middle)
+    return (low + high) / 2

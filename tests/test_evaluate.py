@@ -1,0 +1,78 @@
+"""What an evaluation decides on validation images, and judges on others."""
+
+import shutil
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from deployment.predictors import predict_split
+from evaluate import measure_quality, open_artifact
+from litesort.cli.build import load_data
+from litesort.cli.compose import CONF
+from reports.rejection import choose_threshold, judge_threshold
+
+
+@pytest.fixture
+def evaluated(checkpoint, tmp_path):
+    """Function: overrides -> the quality of the checkpoint, its data module, and the predictions of the split."""
+
+    def evaluate(*overrides: str):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("evaluate", overrides=[f"ckpt={checkpoint}", f"run_dir={tmp_path}", *overrides])
+        artifact = open_artifact(cfg.ckpt, cfg)
+        data, split, _ = load_data(artifact.card, cfg)
+        predictions = predict_split(artifact.predict, data, split)
+        return measure_quality(artifact, data, predictions, split, cfg), data, artifact, predictions
+
+    return evaluate
+
+
+def test_the_threshold_is_chosen_on_val_and_judged_on_test(evaluated):
+    quality, data, artifact, test = evaluated("target_accuracy=0.5", "target_confidence=0.5")
+    val = predict_split(artifact.predict, data, "val")
+    expected = choose_threshold(val.probabilities, val.targets, 0.5, 0.5)
+    assert quality.rejection == expected.asdict()
+    assert expected.value is not None
+    assert judge_threshold(test.probabilities, test.targets, expected.value).items() <= quality.metrics.items()
+    assert quality.validation.keys() == {"val/f1_macro"}
+    metrics = quality.metrics
+    assert metrics["f1_macro_low"] <= metrics["f1_macro"] <= metrics["f1_macro_high"]
+
+
+def test_too_few_validation_images_give_no_threshold(evaluated):
+    quality, *_ = evaluated()
+    assert quality.rejection["threshold"] is None
+    assert quality.rejection["threshold_note"] == "9 validation images are too few, at least 72 are needed"
+    assert "coverage" not in quality.metrics
+
+
+def test_validation_images_do_not_judge_the_threshold_that_they_chose(evaluated, photos, tmp_path):
+    loose = ("target_accuracy=0.5", "target_confidence=0.5")
+    quality, *_ = evaluated("split=val", *loose)
+    assert quality.rejection["threshold"] is not None
+    assert "coverage" not in quality.metrics
+    for number, file in enumerate(sorted(photos.rglob("*.jpg"))):  # a folder with train and val, and no test
+        target = tmp_path / "images" / ("val" if number % 4 == 0 else "train") / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    quality, *_ = evaluated("data=folder", f"data.root={tmp_path / 'images'}", "split=test", *loose)
+    assert quality.validation["test_is_val"]
+    assert "coverage" not in quality.metrics
+
+
+def test_other_images_have_no_validation_split(evaluated, photos):
+    quality, *_ = evaluated("data=folder", f"data.root={photos}", "split=all")
+    assert quality.validation == {}
+    assert "no validation split" in quality.rejection["threshold_note"]
+
+
+def test_a_predicted_class_without_images_is_a_line(evaluated, photos, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("evaluate.log.warning", lines.append)
+    for name in ("bag", "can"):
+        shutil.copytree(photos / name, tmp_path / "images" / name)
+    for file in (photos / "cup").iterdir():
+        shutil.copy(file, tmp_path / "images" / "can" / file.name)
+    evaluated("data=folder", f"data.root={tmp_path / 'images'}", "split=all")
+    assert len(lines) == 1
+    assert "class cup has no image here and is predicted" in lines[0]
