@@ -3,6 +3,7 @@
 python export.py ckpt=runs/.../best.ckpt format=onnx,openvino,ncnn precision=fp32,int8
 """
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from deployment.exporter import Exporter
     from deployment.formats import Predictor
     from deployment.predictors import Predictions
+
+log = logging.getLogger(__name__)
 
 
 def export(cfg: DictConfig) -> dict[str, Any]:
@@ -164,7 +167,7 @@ class Judged:
         images: Number of images.
         metrics: Metrics of the checkpoint.
         calibration: Its calibration error before and after temperature scaling.
-        overlap: "test_is_val" if the images are validation images; else empty.
+        overlap: "test_is_val" if the test images are validation images; else empty.
     """
 
     rows: list[dict[str, Any]]
@@ -192,6 +195,8 @@ def judge(
     raw = predict_split(checkpoint.predict, data, split)
     own = tempered(raw.probabilities, checkpoint.temperature)
     seen = bool(np.isin(raw.indices, checkpoint.val.indices).any())
+    if seen and split != "val":
+        log.warning("split=%s has validation images, which made the choices: its results are too optimistic", split)
 
     def judge_row(row: Mapping[str, Any]) -> dict[str, Any]:
         if row["status"] != "completed":
@@ -206,7 +211,7 @@ def judge(
         images=len(raw.targets),
         metrics={"split": split, **evaluate(own, raw.targets, raw.classes)},
         calibration=calibration_change(raw.probabilities, raw.targets, checkpoint.temperature),
-        overlap={"test_is_val": True} if seen else {},
+        overlap={"test_is_val": True} if seen and split == "test" else {},
     )
 
 
