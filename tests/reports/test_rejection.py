@@ -1,5 +1,6 @@
 """The rejection threshold: what it promises, on images that did not choose it."""
 
+import io
 import runpy
 from pathlib import Path
 
@@ -100,12 +101,13 @@ def test_a_file_without_a_threshold_has_none():
     assert stored_threshold({"exported": {"threshold": 0.8, "threshold_target": 0.9}}).value == 0.8
 
 
-def test_the_benchmark_counts_promises_on_a_run(checkpoint, capsys):
+def test_the_benchmark_counts_promises_on_a_run(checkpoint):
     """On the 18 images of a tiny run, and on generated answers of a network that is right at every confidence."""
     path = Path(__file__).parents[2] / "benchmarks" / "thresholds.py"
     benchmark = runpy.run_path(str(path))
-    benchmark["main"]([str(checkpoint), "--target", "0.5", "--resamples", "20"], Console(width=100))
-    lines = capsys.readouterr().out.splitlines()
+    console = Console(width=100, file=io.StringIO())
+    benchmark["main"]([str(checkpoint), "--target", "0.5", "--resamples", "20"], console)
+    lines = console.file.getvalue().splitlines()
     assert "20 halvings of 18 images" in lines[0]
     assert len([line for line in lines if line.startswith("│")]) == 7
     sure, targets = np.tile([0.9, 0.1], (200, 1)), np.zeros(200, int)
