@@ -30,9 +30,10 @@ QUICK = (
 
 
 def configured(config: str, *overrides: str):
-    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt",))
+    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
+    quick = () if config == "predict" else QUICK
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, overrides=[*QUICK, *arguments])
+        return compose(config, overrides=[*quick, *arguments])
 
 
 @pytest.fixture(scope="module")
