@@ -36,7 +36,13 @@ RANGES: dict[str, tuple[bool, float, float]] = {
 }
 SWITCHES = ("overwrite",)  # booleans that no type hint describes
 # Key -> a value that leaves the choice to litesort, the runtime or Lightning.
-FREE = {"temperature": "auto", "min_confidence": "auto", "threads": None, "trainer.max_epochs": None, "trainer.precision": "auto"}
+FREE = {
+    "temperature": "auto",
+    "min_confidence": "auto",
+    "threads": None,
+    "trainer.max_epochs": None,
+    "trainer.precision": "auto",
+}
 NEEDED = ("checkpoint", "history")  # callbacks that every training needs
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
