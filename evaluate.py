@@ -188,8 +188,8 @@ def open_artifact(ckpt: str | None, cfg: DictConfig) -> "Artifact":
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> float:
     """Evaluate one checkpoint or exported file; returns its score."""
-    check(cfg)
     with phase("loading PyTorch and the checkpoint"):
+        check(cfg)
         artifact, scoring = open_artifact(cfg.ckpt, cfg), build_score_and_latency(cfg)
     data, split, run_info = load_data(artifact.card, cfg)
     score: float = evaluate_artifact(artifact, data, cfg, scoring, run_info, split)["score"]

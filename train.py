@@ -41,15 +41,14 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     Returns:
         The content of metrics.json; empty in processes other than the first.
     """
-    with phase("loading PyTorch and Lightning"):
-        import pytorch_lightning as pl
+    import pytorch_lightning as pl
 
-        from evaluate import evaluate_artifact, open_artifact
-        from litesort.io import write_text
-        from loggers.wandb import finish, log_config, log_results
+    from evaluate import evaluate_artifact, open_artifact
+    from litesort.io import write_text
+    from loggers.wandb import finish, log_config, log_results
 
-        scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
     overrides = overrides or []
+    scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
     export = instantiate(cfg.export, **export_settings(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     module, data = build_module_and_data(cfg, overrides)
@@ -124,12 +123,18 @@ def describe_run(cfg: DictConfig, overrides: list[str], trainer: Any, callbacks:
     }
 
 
+def _load(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Return the config of a run; checking it imports PyTorch and Lightning."""
+    with phase("loading PyTorch and Lightning"):
+        return resumed_config(cfg, overrides)
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> list[float | None]:
     """Run one job, unless the resumed sweep has finished it; returns the sweeper's goals, else the score."""
     overrides = resume.strip_resume(HydraConfig.get().overrides.task)
     with resume.lock_folder(Path(cfg.run_dir)):
-        results = resume.finished(cfg) or train(resumed_config(cfg, overrides), overrides)
+        results = resume.finished(cfg) or train(_load(cfg, overrides), overrides)
     return [results.get(goal) for goal in HydraConfig.get().sweeper.get("goals", ["score"])]
 
 
