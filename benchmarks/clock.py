@@ -31,7 +31,7 @@ from deployment.formats import FORMATS
 from deployment.latency import LatencyBenchmark, Reference, Settings
 from deployment.latency.candidates import model_clock, predictor_candidate
 from lightning_modules.backbones.backbone import create_backbone
-from lightning_modules.checkpoint import make_record
+from lightning_modules.checkpoint import make_model_card
 from litesort.system import describe_machine
 
 CLASSES = [f"class{number}" for number in range(6)]
@@ -55,7 +55,7 @@ def export(folder: Path, kind: str, precision: str = "fp32", name: str = NETWORK
     torch.manual_seed(0)
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
     one = FORMATS[kind]
-    card = make_record(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
+    card = make_model_card(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
     path = one.write(net, folder / f"{name}-fp32{one.suffix}", card)
     if precision == "fp32":
         return path

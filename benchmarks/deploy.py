@@ -49,11 +49,11 @@ def images(size: int, count: int = 16) -> list[np.ndarray]:
 def forms(name: str, size: int, formats: list[str], room: Path) -> dict[str, tuple[Any, int]]:
     """One network at one size: eager, and as a file of each format in fp32 and int8."""
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
-    record = make_model_card(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
+    card = make_model_card(net, CLASSES, preprocessing={"size": size, "resize": "pad"})
     found: dict[str, tuple[Any, int]] = {f"{size} eager": (net, size)}
     for kind in formats:
         one = FORMATS[kind]
-        source = one.write(net, room / f"{name}-{size}{one.suffix}", record)
+        source = one.write(net, room / f"{name}-{size}{one.suffix}", card)
         found[f"{size} {kind} fp32"] = one.load(source), size
         if "int8" in one.precisions:
             small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", images(size))
