@@ -57,7 +57,7 @@ class Settings:
             on one of the cores delays every operation. Other runtimes have their own setting.
     """
 
-    seconds: float = 1.5
+    seconds: float = 1.25
     tolerance: float = 0.02
     min_rounds: int = 7
     max_rounds: int = 200
