@@ -58,12 +58,16 @@ class Predictions:
 
 
 def best_device(accelerator: str) -> torch.device:
-    """Return the device of a Lightning accelerator; "auto" is CUDA if a GPU is available, else the CPU."""
-    wanted = {"gpu": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(accelerator, accelerator)
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise DeploymentError(
-            f"accelerator={accelerator} is not available: no CUDA device was found, give accelerator=cpu"
-        )
+    """Return the device of a Lightning accelerator; "auto" is CUDA if a GPU is available, else the CPU.
+
+    Raises:
+        DeploymentError: There is no such device, or its name is unknown.
+    """
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    wanted = {"gpu": "cuda", "auto": "cuda" if found["cuda"] else "cpu"}.get(accelerator, accelerator)
+    if not found.get(wanted.partition(":")[0]):
+        known = ", ".join(name for name, there in found.items() if there)
+        raise DeploymentError(f"accelerator={accelerator} is not available here: give auto or one of {known}")
     return torch.device(wanted)
 
 
