@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from litesort.cli.build import ScoreAndLatency, build_score_and_latency, load_data
+from litesort.cli.build import ScoreAndLatency, build_score_and_latency, is_sweep, load_data
 from litesort.cli.compose import merge
 from litesort.cli.folders import export_folder
 from litesort.cli.launch import launch
 from litesort.cli.paths import CONF
 from litesort.cli.quoting import quote_overrides
 from litesort.cli.validate import check
+from litesort.io import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +73,9 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     report = {
         **run_info,
         "status": "completed",
+        "model": card["model"]["name"],
+        "origin": card["origin"],
+        "size": data.size,
         "ckpt": str(cfg.ckpt),
         "split": split,
         "images": judged.images,
@@ -266,11 +271,23 @@ def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
     return lambda ckpt: export(merge(cfg, {"ckpt": ckpt}))
 
 
+def check_files(report: Mapping[str, Any]) -> None:
+    """Raise DeploymentError if a file of an export failed."""
+    from litesort.errors import DeploymentError
+
+    files = [row for row in report["rows"] if row["file"] != "checkpoint"]
+    failed = [str(row["file"]) for row in files if row["status"] == "failed"]
+    if failed:
+        raise DeploymentError(f"{len(failed)} of {len(files)} files failed: {', '.join(failed)}: see the reasons above")
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
-    """Export one checkpoint; the exit status is 1 if a file failed."""
-    if any(row["status"] == "failed" for row in export(cfg)["rows"]):
-        sys.exit(1)
+    """Export one checkpoint; a failed file is an error, after all others are written."""
+    report = export(cfg)
+    if is_sweep():  # the ranking of the sweep reads it there
+        write_json(Path(HydraConfig.get().runtime.output_dir) / "export.json", report)
+    check_files(report)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python train.py -m model=resnet18d,mobilenetv3      a sweep, with a leaderboard 
 python train.py ckpt=runs/.../last.ckpt             resume a run
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ from litesort.cli.build import (
     build_score_and_latency,
     data_builder,
     export_settings,
+    is_sweep,
     resumed_config,
     training_precision,
 )
+from litesort.cli.folders import refuse_used
+from litesort.cli.job_request import returned_keys
 from litesort.cli.launch import launch, phase
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
 from litesort.system import git_revision
@@ -40,10 +44,14 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
     Returns:
         The content of metrics.json; empty in processes other than the first.
+
+    Raises:
+        DeploymentError: At the end of a single run, if an exported file failed; all results are written.
     """
     import pytorch_lightning as pl
 
     from evaluate import evaluate_artifact, open_artifact
+    from export import check_files
     from litesort.io import write_text
     from loggers.wandb import finish, log_config, log_results
 
@@ -68,9 +76,11 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     if precision.step_ms:
         run_info["precision_step_ms"] = dict(precision.step_ms)
     results = evaluate_artifact(artifact, data, cfg, scoring, run_info, loggers=loggers)
-    export(best)
+    report = export(best)
     log_results(loggers, results, best)
     finish(loggers)
+    if isinstance(report, dict) and not is_sweep():  # in a sweep the rows of the files and its exit status tell
+        check_files(report)
     return results
 
 
@@ -131,11 +141,13 @@ def _load(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> list[float | None]:
-    """Run one job, unless the resumed sweep has finished it; returns the sweeper's goals, else the score."""
-    overrides = resume.strip_resume(HydraConfig.get().overrides.task)
-    with resume.lock_folder(Path(cfg.run_dir)):
+    """Run one job, unless the resumed sweep has finished it; returns what the sweeper asks for, else the score."""
+    overrides, folder = resume.strip_resume(HydraConfig.get().overrides.task), Path(cfg.run_dir)
+    with resume.lock_folder(folder):
+        if not is_sweep() and not os.environ.get("LOCAL_RANK"):  # not in a further process of the run itself
+            refuse_used(folder, cfg.ckpt, resumes=True)  # another run may have ended while this one waited
         results = resume.finished(cfg) or train(_load(cfg, overrides), overrides)
-    return [results.get(goal) for goal in HydraConfig.get().sweeper.get("goals", ["score"])]
+    return [results.get(key) for key in returned_keys(HydraConfig.get().sweeper)]
 
 
 if __name__ == "__main__":

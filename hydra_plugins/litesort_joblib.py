@@ -25,6 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from litesort.cli import resume
+from litesort.cli.job_request import returned_keys
 from litesort.system import available_cpus
 
 SIGTERM = "SIGTERMException"  # Lightning's exception for SIGTERM; by name, because the import of Lightning takes 6 s
@@ -125,7 +126,7 @@ class SlotsLauncher(Launcher):
         config, folder = self._composed(sweep, number, overrides)
         done = resume.finished_results(folder, config)
         if done is not None:
-            values = [done.get(goal) for goal in self.config.hydra.sweeper.get("goals", ["score"])]
+            values = [done.get(key) for key in returned_keys(self.config.hydra.sweeper)]
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=values)
         killed = isinstance(error, TerminatedWorkerError)
         reason = "its process was killed: out of memory?" if killed else f"{type(error).__name__}: {one_line(error)}"

@@ -7,24 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from litesort.cli.launch import reason
+from litesort.io import write_json
+
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
 
+SEARCH = "search.json"  # beside the leaderboard
+LEAST_VALUES = 5  # different results that importances need
+
+
 class StudySweeper(Sweeper):
     """Run the trials of an Optuna study as jobs, and report their values to the study.
 
-    The number of a job is the number of its trial. A job returns one value a goal; a job without values is a failed
-    trial, and the study continues. The study is stored in `storage`. A resumed sweep first launches the trials that
-    were running, with their settings; finished trials do not run again.
+    The number of a job is the number of its trial. A job returns one value a goal and a constraint; a job without
+    values is a failed trial, and the study continues. The study is stored in `storage`, and its trials and the
+    importances of the settings in `search.json` beside the leaderboard. A resumed sweep first launches the trials that
+    were running, with their settings. Trials with the settings of a finished or running one do not run: they take its
+    result.
 
     Args:
         params: Setting -> search space in Hydra's grammar: `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`,
@@ -39,6 +48,11 @@ class StudySweeper(Sweeper):
         storage: URL of the database.
         study_name: Name of the study in the database.
         pruning: `{startup_trials, warmup_epochs}` of the callback that prunes trials; None: no pruning.
+        constraints: Key of metrics.json -> its largest allowed value. Trials above it cannot be the best.
+
+    Raises:
+        HydraException: Goals, directions, constraints or pruning do not fit each other; or, before the first trial, the
+            search space is invalid.
     """
 
     def __init__(
@@ -53,11 +67,16 @@ class StudySweeper(Sweeper):
         storage: str,
         study_name: str,
         pruning: dict[str, int] | None = None,
+        constraints: DictConfig | dict[str, float] | None = None,
     ) -> None:
         self.params = dict(OmegaConf.to_container(OmegaConf.create(params), resolve=True))  # type: ignore[call-overload]
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         self.goals, self.n_trials, self.n_jobs = list(goals), n_trials, n_jobs
         self.sampler, self.seed, self.storage, self.study_name = sampler, seed, storage, study_name
+        self.constraints = {str(key): value for key, value in (constraints or {}).items()}
+        for key, bound in self.constraints.items():
+            if not _finite(bound):
+                raise HydraException(f"hydra.sweeper.constraints.{key}={bound} is no bound: give the largest value")
         if len(self.directions) != len(self.goals) or set(self.directions) - {"maximize", "minimize"}:
             raise HydraException("hydra.sweeper.direction: give maximize or minimize for each of hydra.sweeper.goals")
         if pruning and self.directions != ["maximize"]:
@@ -77,16 +96,17 @@ class StudySweeper(Sweeper):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         fixed, space = self._space(arguments)
+        self._check_space(fixed, space)
         study = optuna.create_study(
             storage=self.storage, study_name=self.study_name, directions=self.directions, load_if_exists=True
         )
         study.sampler = self.sampler(seed=self.seed + len(study.trials))
-        self._run(study, fixed, [(trial.number, trial.user_attrs.get("overrides")) for trial in _running(study)])
+        self._run(study, fixed, [(t.number, t.user_attrs.get("overrides")) for t in _running(study) if not _copied(t)])
         while (left := self.n_trials - sum(trial.state.is_finished() for trial in study.trials)) > 0:
             asked = [self._ask(study, space, fixed) for _ in range(min(left, self.n_jobs))]
             self._run(study, fixed, [job for job in asked if job is not None])
         _tell_best(study, self.goals)
-        return study.best_trials
+        return _best(study)
 
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
         """Return the fixed overrides, and the search space: key -> (override to sample, condition)."""
@@ -101,31 +121,71 @@ class StudySweeper(Sweeper):
         space |= {key: (override, {}) for key, override in given.items() if override.is_sweep_override()}
         return [f"{key}={value}" for key, value in fixed.items()], space
 
+    def _check_space(self, fixed: list[str], space: dict[str, Any]) -> None:
+        """Raise HydraException if a setting of the space cannot be sampled or composed."""
+        for key, (override, when) in space.items():
+            values = _examples(key, override, group=key in self._choices())
+            self._check_condition(key, when, fixed, space)
+            before = self._condition_met(key, fixed, space)
+            for value in values if before is not None else ():
+                self._compose(key, value, [*fixed, *dict.fromkeys(before or ())])
+
+    def _check_condition(self, key: str, when: dict[str, Any], fixed: list[str], space: dict[str, Any]) -> None:
+        keys = list(space)
+        for name in when:
+            if name in space and keys.index(name) >= keys.index(key):
+                raise HydraException(f"hydra.sweeper.params: {key} depends on {name}: list {name} before it")
+            known = name in space or name in self._choices() or name in _split(fixed)
+            if not known and OmegaConf.select(self.config, name, default=...) is ...:
+                raise HydraException(f"hydra.sweeper.params: {key} depends on {name}, which is not a setting")
+
+    def _condition_met(self, key: str, fixed: list[str], space: dict[str, Any]) -> list[str] | None:
+        """Return overrides with which a setting is sampled; None if no trial samples it."""
+        overrides: list[str] = []
+        for name, allowed in space[key][1].items():
+            if name in space:
+                above = self._condition_met(name, fixed, space)
+                if above is None:
+                    return None
+                overrides += [*above, f"{name}={_listed(allowed)[0]}"]
+            elif self._value(_split(fixed), name) not in _listed(allowed):
+                return None
+        return overrides
+
+    def _compose(self, key: str, value: Any, before: list[str]) -> None:
+        try:
+            self.validate_batch_is_legal([[*before, f"{key}={value}"]])
+        except Exception as error:
+            # Without the cause, whose text the line already holds.
+            raise HydraException(f"hydra.sweeper.params: {key}={value} cannot be composed: {reason(error)}") from None
+
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
         """Return number and overrides of a new trial; None if its values are known, or it does not compose."""
-        trial, finished = study.ask(), (_states().COMPLETE, _states().PRUNED)
-        chosen = dict(item.partition("=")[::2] for item in fixed)
+        trial = study.ask()
+        chosen = _split(fixed)
         for key, (override, when) in space.items():
             if all(self._value(chosen, name) in _listed(values) for name, values in when.items()):
                 chosen[key] = str(suggest(trial, key, override))
         overrides = [f"{key}={value}" for key, value in chosen.items() if key in space]
         trial.set_user_attr("overrides", overrides)
-        same = next((t for t in study.trials if t.state in finished and t.params == trial.params), None)
-        if same is not None:
+        known = (_states().COMPLETE, _states().PRUNED, _states().RUNNING)
+        others = (t for t in study.trials if t.state in known and t.number < trial.number and not _copied(t))
+        if (same := next((t for t in others if t.params == trial.params), None)) is not None:
             trial.set_user_attr("same_as", same.number)
-            stopped = same.state == _states().PRUNED  # its value belongs to the epoch where it was pruned
-            study.tell(trial, None if stopped else same.values, state=same.state)
-            return None
+            return None  # `_run` gives it the result of the other, once that has one
         try:
             self.validate_batch_is_legal([[*fixed, *overrides]])
         except Exception as error:
-            print(f"error: trial {trial.number} ({' '.join(overrides)}): {' '.join(str(error).split())}")
+            print(f"error: trial {trial.number} ({' '.join(overrides)}): {reason(error)}")
             study.tell(trial, state=_states().FAIL)
             return None
         return trial.number, overrides
 
+    def _choices(self) -> dict[str, Any]:
+        return dict(OmegaConf.select(self.config, "hydra.runtime.choices"))
+
     def _value(self, chosen: dict[str, str], key: str) -> str:
-        group = OmegaConf.select(self.config, "hydra.runtime.choices").get(key)
+        group = self._choices().get(key)
         return str(chosen.get(key, group if group is not None else OmegaConf.select(self.config, key)))
 
     def _run(self, study: "Study", fixed: list[str], jobs: list[tuple[int, list[str] | None]]) -> None:
@@ -136,11 +196,27 @@ class StudySweeper(Sweeper):
             returned = self.launcher.launch([[*fixed, *o] for o in batch], initial_job_idx=numbers[0])
             for number, job in zip(numbers, returned, strict=True):
                 values = job.return_value if isinstance(job.return_value, list) else [job.return_value]
-                if len(values) == len(self.goals) and all(_finite(value) for value in values):
-                    study.tell(number, values)
-                else:
-                    pruned = "pruned" in study.trials[number].user_attrs
-                    study.tell(number, state=_states().PRUNED if pruned else _states().FAIL)
+                self._tell(study, number, values)
+        for trial in filter(_copied, _running(study)):
+            same = study.trials[trial.user_attrs["same_as"]]
+            for key, value in same.constraints.items():
+                _trial(study, trial).set_constraint(key, value)
+            stopped = same.state == _states().PRUNED  # its value belongs to the epoch where it was pruned
+            state = same.state if same.state.is_finished() else _states().FAIL
+            study.tell(trial.number, None if stopped else same.values, state=state)
+        write_search(study, self.goals, self.constraints, Path(str(self.config.hydra.sweep.dir)) / SEARCH)
+
+    def _tell(self, study: "Study", number: int, values: list[Any]) -> None:
+        """Report the values of a job to the study: one a goal, then one a constraint."""
+        expected = len(self.goals) + len(self.constraints)
+        if len(values) != expected or not all(_finite(value) for value in values):
+            pruned = "pruned" in study.trials[number].user_attrs
+            study.tell(number, state=_states().PRUNED if pruned else _states().FAIL)
+            return
+        trial = _trial(study, study.trials[number])
+        for (key, bound), value in zip(self.constraints.items(), values[len(self.goals) :], strict=True):
+            trial.set_constraint(key, value - bound)  # kept where it is 0 or less
+        study.tell(number, values[: len(self.goals)])
 
 
 def suggest(trial: "Trial", key: str, override: Override) -> Any:
@@ -153,19 +229,103 @@ def suggest(trial: "Trial", key: str, override: Override) -> Any:
         whole = isinstance(where.start, int) and isinstance(where.end, int)
         return (trial.suggest_int if whole else trial.suggest_float)(key, where.start, where.end, log=log)
     if isinstance(where, RangeSweep) and isinstance(where.start, int) and isinstance(where.step, int):
-        values = list(where.range())
-        return trial.suggest_int(key, int(values[0]), int(values[-1]), step=where.step)
+        values = sorted(int(value) for value in where.range())  # a range may fall
+        return trial.suggest_int(key, values[0], values[-1], step=abs(where.step))
     return trial.suggest_categorical(key, list(override.sweep_string_iterator()))
+
+
+def write_search(study: "Study", goals: Sequence[str], constraints: dict[str, float], path: Path) -> Path:
+    """Write the trials of a study and the importances of its settings as JSON, for the leaderboard page.
+
+    Returns:
+        `path`. The file holds `goals`, `directions`, `constraints` (key -> largest allowed value), `importances` and
+        `trials`. `importances` maps goal -> setting -> share in reaching its best values, by PED-ANOVA; the shares of a
+        goal add up to 1, and there are none with fewer than five different results. A trial has `number` (that of its
+        job), `state` ("complete", "pruned", "fail", "running"), `params`, `values` (one a goal, or null), `feasible`,
+        and `same_as`, the number of the trial whose result it took, or null.
+    """
+    trials = [
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "params": trial.params,
+            "values": trial.values if trial.state == _states().COMPLETE else None,
+            "feasible": _feasible(trial),
+            "same_as": trial.user_attrs.get("same_as"),
+        }
+        for trial in study.trials
+    ]
+    found = {
+        "goals": list(goals),
+        "directions": [direction.name.lower() for direction in study.directions],
+        "constraints": constraints,
+        "importances": {goal: _importances(study, place) for place, goal in enumerate(goals)},
+        "trials": trials,
+    }
+    return write_json(path, found)
+
+
+def _importances(study: "Study", goal: int) -> dict[str, float]:
+    """Share of each setting in reaching the best values of a goal."""
+    import optuna
+
+    done = [trial for trial in study.trials if trial.state == _states().COMPLETE]
+    if len({tuple(trial.values) for trial in done}) < LEAST_VALUES:
+        return {}
+    sign = -1.0 if study.directions[goal] == optuna.study.StudyDirection.MAXIMIZE else 1.0  # lower is better there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[goal])
+
+
+def _examples(key: str, override: Override, group: bool) -> list[Any]:
+    """Return values of a space: all options of a config group, otherwise one; HydraException if there are none."""
+    import optuna
+
+    where = override.value()
+    try:
+        if isinstance(where, Glob):
+            raise ValueError("a glob has no values for a search: list them in choice(...)")
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        value = suggest(study.ask(), key, override)
+    except (ValueError, TypeError, IndexError, NotImplementedError) as error:
+        text = " ".join(str(error).split()) if not isinstance(error, IndexError) else "it holds no value"
+        raise HydraException(f"hydra.sweeper.params: {override.input_line} cannot be searched: {text}") from None
+    return list(override.sweep_string_iterator()) if group and override.is_choice_sweep() else [value]
 
 
 def _running(study: "Study") -> "list[FrozenTrial]":
     return [trial for trial in study.trials if not trial.state.is_finished()]
 
 
+def _copied(trial: "FrozenTrial") -> bool:
+    return "same_as" in trial.user_attrs
+
+
+def _trial(study: "Study", trial: "FrozenTrial") -> "Trial":
+    from optuna.trial import Trial
+
+    return Trial(study, trial._trial_id)
+
+
+def _feasible(trial: "FrozenTrial") -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def _best(study: "Study") -> "list[FrozenTrial]":
+    """Return the trials that no other beats, among those within all constraints; a repeated trial counts once."""
+    done = [t for t in study.trials if t.state == _states().COMPLETE and _feasible(t)]
+    return [trial for trial in study.best_trials if not _copied(trial)] if done else []
+
+
 def _states() -> Any:
     from optuna.trial import TrialState
 
     return TrialState
+
+
+def _split(overrides: list[str]) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in overrides)
 
 
 def _listed(values: Any) -> list[str]:
@@ -189,7 +349,10 @@ def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], 
 
 
 def _tell_best(study: "Study", goals: list[str]) -> None:
-    best = study.best_trials if any(trial.values for trial in study.trials) else []
-    for trial in (trial for trial in best if "same_as" not in trial.user_attrs):  # a repeated trial has no job
+    """Print the best trials, or that none is within the constraints."""
+    best = _best(study)
+    if not best and any(trial.state == _states().COMPLETE for trial in study.trials):
+        print("no trial is within hydra.sweeper.constraints")
+    for trial in best:
         reached = ", ".join(f"{goal} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
         print(f"job {trial.number}: {reached} with {' '.join(trial.user_attrs['overrides'])}")

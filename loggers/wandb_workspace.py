@@ -16,7 +16,7 @@ WANTED = ("entity", "project", "name", "classes")
 def build(entity: str, project: str, name: str = "litesort", classes: Sequence[str] = ()) -> Any:
     """Build the dashboard as a `wandb_workspaces.workspaces.Workspace`; only its `save` sends it to the server.
 
-    Sections: comparison (parallel coordinates, macro F1 against latency, score), curves, F1 per class, mistakes,
+    Sections: comparison (parallel coordinates, macro F1 against time, score), curves, F1 per class, mistakes,
     sweeps.
 
     Args:
@@ -42,7 +42,10 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
                 column(number("test/f1_macro"), "macro F1"), column(number("score"), "score", inverted=True),
             ],
         ),
-        wr.ScatterPlot(title="Macro F1 against latency", x=number("latency_ms"), y=number("test/f1_macro"), log_x=True),
+        wr.ScatterPlot(
+            title="Macro F1 (validation) against time relative to the reference",
+            x=number("ratio_same_runtime"), y=number("val/f1_macro"), log_x=True,
+        ),
         wr.BarPlot(title="Score, lower is better", metrics=["score"]),
     ]  # fmt: skip
     step = "trainer/global_step"

@@ -125,8 +125,8 @@ def fold(row: Row) -> int | None:
 
 
 def is_evaluation(row: Row) -> bool:
-    """Return True for a row of evaluate.py: it was neither trained nor exported here, and names its checkpoint."""
-    return "ckpt" in row and "seed" not in row and "file" not in row
+    """Return True for a row of evaluate.py or `export.py -m`, which has a checkpoint but no training of its own."""
+    return "ckpt" in row and "seed" not in row
 
 
 def runs_as(row: Row) -> str:
@@ -161,13 +161,20 @@ def newest_export(run: Path) -> Path:
 
 def _runs(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        if "metrics.json" in files or ".hydra" in folders:
-            yield Path(parent)
+        path = Path(parent)
+        if "metrics.json" in files or ".hydra" in folders or ("export.json" in files and not _is_run(path.parent)):
+            yield path
         folders[:] = [name for name in folders if not name.startswith(".") and name != "wandb"]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() or (folder / ".hydra").is_dir()
 
 
 def _read(run: Path) -> Row:
     file = run / "metrics.json"
+    if not file.is_file() and (run / "export.json").is_file() and not (run / ".hydra").is_dir():
+        return _exported_checkpoint(run)
     if not file.is_file():
         return _failure("no metrics.json: the run was killed or is still running", **_requested(run))
     try:
@@ -183,16 +190,36 @@ def _read(run: Path) -> Row:
 
 def _exported(run: Path, result: Row) -> list[Row]:
     """Rows of the files in the latest export.json of a run; none without a readable one."""
+    report = _report(run)
+    shared = (*SHARED, "ckpt") if is_evaluation(result) else SHARED
+    known = {key: source[key] for key in shared for source in (report, result) if key in source}
+    return [
+        {**known, **row}
+        for row in report.get("rows", [])
+        if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
+    ]
+
+
+def _exported_checkpoint(run: Path) -> Row:
+    """Row of the checkpoint in an export that stands alone, such as a job of `export.py -m`."""
+    report = _report(run)
+    row = next((row for row in report.get("rows", []) if row["file"] == "checkpoint"), None)
+    if row is None:
+        return _failure("export.json cannot be read")
+    known = {key: report[key] for key in (*SHARED, "ckpt", "split", "images") if key in report}
+    result = {key: value for key, value in row.items() if key not in ("file", "path")}
+    return known | result
+
+
+def _report(run: Path) -> dict[str, Any]:
+    """Content of export.json: the latest below a run, or that of a folder that holds nothing else."""
+    file = newest_export(run) / "export.json"
     try:
-        files = parse_json((newest_export(run) / "export.json").read_text(encoding="utf-8"))["rows"]
-        known = {key: result[key] for key in SHARED if key in result}
-        return [
-            {**known, **row}
-            for row in files
-            if row["status"] in ("completed", "failed") and row["file"] != "checkpoint"
-        ]
+        report = parse_json((file if file.is_file() else run / "export.json").read_text(encoding="utf-8"))
+        rows = [row for row in report["rows"] if isinstance(row["status"], str) and isinstance(row["file"], str)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+        return {}
+    return {**report, "rows": rows}
 
 
 def _failure(error: str, **known: Any) -> Row:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from entry_points import run, run_all
+from entry_points import run_all
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -185,14 +185,25 @@ def report_classes(predict) -> list[str]:
     return predict.card["classes"]
 
 
-def test_the_command_runs_as_it_is_written_and_says_what_is_wrong(checkpoint, tmp_path):
-    done = run(
-        "export.py", f"ckpt={checkpoint}", "format=onnx,ncnn", "precision=fp32", "tolerance.fp32=1e-30",
-        f"out={tmp_path / 'out'}", *QUICK, cwd=tmp_path,
+def test_a_file_that_fails_is_an_error_and_ends_no_sweep(checkpoint, tmp_path):
+    quick = (f"ckpt={checkpoint}", "format=onnx", "precision=fp32", *QUICK)
+    single, sweep = run_all(
+        [
+            ["export.py", *quick, "tolerance.fp32=1e-30", f"out={tmp_path / 'out'}"],
+            ["export.py", "-m", *quick, "tolerance.fp32=1e-30,1", f"out={tmp_path / 'each'}", "overwrite=true",
+             f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+        ],
+        tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert "differs from the checkpoint" in " ".join(done.stdout.split())
+    assert single.returncode == 2
+    assert "differs from the checkpoint" in " ".join(single.stdout.split())
+    assert "error: 1 of 1 files failed: model-fp32.onnx: see" in single.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"export.json", "export.csv"}
+    assert sweep.returncode == 1
+    assert "1 of 2 jobs failed" in sweep.stderr
+    rows = json.loads((tmp_path / "sweep" / "leaderboard.json").read_text())
+    states = sorted((row["status"], row.get("file", "job")) for row in rows)
+    assert states == [(state, name) for state in ("completed", "failed") for name in ("job", "model-fp32.onnx")]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from litesort.cli import resume
 from litesort.cli.compose import CONF
-from litesort.cli.folders import EXPORT, claim, export_folder
+from litesort.cli.folders import EXPORT, claim, export_folder, refuse_used
 from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
@@ -263,3 +263,27 @@ def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
     (tmp_path / "exported-2").mkdir()
     (tmp_path / "exported-2" / EXPORT).write_text("{}")
     assert resume.finished_results(tmp_path, cfg) == {"status": "completed"}
+
+
+def test_a_named_folder_that_holds_a_run_is_refused_before_anything_is_made(tmp_path):
+    for name in ("finished", "killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.ckpt").touch()
+    (tmp_path / "finished" / "metrics.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    commands = [
+        ["train.py", "hydra.run.dir=finished"],
+        ["train.py", "hydra.run.dir=killed"],
+        ["train.py", "hydra.run.dir=killed", "ckpt=finished/last.ckpt"],
+        ["train.py", "hydra.run.dir=killed", "ckpt_init=killed/last.ckpt"],
+        ["evaluate.py", "hydra.run.dir=finished", "ckpt=finished/last.ckpt"],
+    ]
+    for answer, name in zip(run_all(commands, tmp_path), ["finished", *["killed"] * 3, "finished"], strict=True):
+        found = "metrics.json" if name == "finished" else "last.ckpt"
+        assert answer.returncode == 2
+        assert answer.stderr.startswith(
+            f"error: hydra.run.dir={name} holds {found} of another run: choose another folder"
+        )
+        assert answer.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    refuse_used(tmp_path / "killed", str(tmp_path / "killed" / "last.ckpt"), resumes=True)

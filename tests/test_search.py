@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from entry_points import run_all
 
 optuna = pytest.importorskip("optuna", reason="hydra/sweeper=tpe needs the extra [search]")
 ROOT = Path(__file__).parents[1]
@@ -16,6 +17,8 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from litesort.cli import resume
+from litesort.cli.job_request import returned_keys
+from litesort.cli.launch import launch
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
@@ -37,10 +40,11 @@ def main(cfg):
     up = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
     row = {"status": "completed", "score": 1.0, "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
     (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
-    return [up] if len(HydraConfig.get().sweeper.goals) == 1 else [up, cfg.x]
+    values = {"val/f1_macro": up, "ratio_same_runtime": cfg.x, "latency_ms": 10 * cfg.x}
+    return [values[key] for key in returned_keys(HydraConfig.get().sweeper)]
 
 if __name__ == "__main__":
-    main()
+    launch(main)
 """
 CONFIG = f"""
 kind: flat
@@ -55,7 +59,8 @@ hydra:
 SPACE = """
 defaults: [{base}, _self_]
 params: {{
-  model: null, data.size: null, augment: null, augment.transforms.ops.magnitude: null, objective: null,
+  model: null, prune.macs: null, data.size: null,
+  augment: null, augment.transforms.ops.magnitude: null, objective: null,
   objective.gamma: null, optimizer.lr: null, kind: "choice(flat,deep)",
   depth: {{when: {{kind: [deep]}}, space: "range(1,4)"}},
   x: "interval(0,1)"
@@ -113,10 +118,14 @@ def test_a_failing_trial_does_not_end_the_study(app):
 
 
 def test_settings_that_were_judged_are_not_run_twice(app):
-    status, _, err = search(app, "tpe", "kind=flat", "x=choice(0.1,0.2)", "hydra.sweeper.n_trials=6")
+    """Not in a later batch, and not beside each other in one: the first batch has four trials and two settings."""
+    space = ("kind=flat", "x=choice(0.1,0.2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=4")
+    status, _, err = search(app, "tpe", *space)
     assert status == 0, err
     assert len((app / "ran").read_text().split()) == 2
-    assert {trial.value for trial in trials(app)} == {0.6, 0.7}
+    found = trials(app)
+    assert [trial.value for trial in found] == [pytest.approx(0.5 + float(trial.params["x"])) for trial in found]
+    assert all(trial.params == found[trial.user_attrs.get("same_as", trial.number)].params for trial in found)
 
 
 def test_a_copy_of_a_stopped_or_failed_trial_is_no_result(app):
@@ -137,28 +146,52 @@ def test_a_copy_of_a_stopped_or_failed_trial_is_no_result(app):
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("job ")] == [f"job {first}"]
 
 
-def test_two_goals_end_in_the_front(app):
-    status, out, err = search(app, "pareto", "kind=flat", "hydra.sweeper.n_trials=8")
+def test_two_goals_end_in_the_front_of_what_is_fast_enough(app):
+    """Macro F1 rises up to x = 0.5 and time with x; the budget allows x up to 0.3."""
+    arguments = ("kind=flat", "hydra.sweeper.n_trials=12", "hydra.sweeper.constraints={latency_ms: 3}")
+    status, out, err = search(app, "pareto", *arguments)
     assert status == 0, err
     study = optuna.load_study(study_name="litesort", storage=f"sqlite:///{app}/sweep/study.db")
     front = {trial.number for trial in study.best_trials}
     assert {line.split(":")[0] for line in out.splitlines() if line.startswith("job ")} == {f"job {n}" for n in front}
-    assert any(trial.values[1] < 0.5 for trial in study.best_trials)
-    assert all("depth" not in trial.params for trial in study.trials)
+    assert all(trial.params["x"] <= 0.3 for trial in study.best_trials)
+    assert any(trial.params["x"] > 0.3 for trial in study.trials)
+    found = json.loads((app / "sweep" / "search.json").read_text())
+    assert (found["goals"], found["directions"]) == (["val/f1_macro", "ratio_same_runtime"], ["maximize", "minimize"])
+    assert found["constraints"] == {"latency_ms": 3}
+    assert found["importances"] == {"val/f1_macro": {"x": 1.0}, "ratio_same_runtime": {"x": 1.0}}
+    assert [(t["number"], t["state"], t["params"], t["values"], t["feasible"]) for t in found["trials"]] == [
+        (t.number, "complete", t.params, t.values, t.params["x"] <= 0.3) for t in study.trials
+    ]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        ("hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.goals"),
-        ("hydra.sweeper.direction=minimize", "null"),
-    ],
-)
-def test_goals_that_do_not_fit_are_one_line(app, wrong, hint):
-    (app / "app.py").write_text(
-        APP.replace("    main()\n", "    from litesort.cli.launch import launch\n    launch(main)\n")
-    )
-    status, _, err = search(app, "tpe", wrong)
-    assert status == 2
-    assert hint in err
-    assert "Traceback" not in err
+WRONG = {
+    "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.goals",
+    "hydra.sweeper.direction=minimize": "set it to null",
+    "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is no bound",
+    "x=tag(log,interval(0,1))": "x=tag(log,interval(0,1)) cannot be searched: ",
+    "x=interval(1,0)": "x=interval(1,0) cannot be searched: ",
+    "x=glob(*)": "list them in choice(...)",
+    "depth=range(1,1)": "depth=range(1,1) cannot be searched: it holds no value",
+    "group=choice(a,c)": "group=c cannot be composed: group=c does not exist",
+    "+hydra.sweeper.params.y='interval(0,1)'": "y=0.5488135039273248 cannot be composed: y is not a setting",
+    "+hydra.sweeper.params.resume={when: {kinds: flat}, space: 'choice(true)'}": "depends on kinds, which is not a",
+}
+
+
+def test_a_search_that_cannot_begin_is_one_line_and_leaves_no_study(app):
+    (app / "group").mkdir()
+    (app / "group" / "a.yaml").touch()
+    (app / "app.yaml").write_text(f"defaults: [{{group: a}}, _self_]\n{CONFIG}")
+    script = [str(app / "app.py"), "-m", "hydra/sweeper=my_tpe", "hydra.sweeper.n_trials=3"]
+    folders = ["sweep", *(f"sweep{number}" for number in range(1, len(WRONG)))]
+    commands = [[*script, wrong, f"hydra.sweep.dir={name}"] for wrong, name in zip(WRONG, folders, strict=True)]
+    for answer, hint in zip(run_all(commands, app), WRONG.values(), strict=True):
+        assert answer.returncode == 2
+        assert hint in answer.stderr
+        assert answer.stderr.count("\n") == 1
+    assert list(app.glob("sweep*/*")) == []  # the corrected command can use the folder
+    status, _, err = search(app, "tpe", "kind=flat", "x=range(9,1,-2)", "hydra.sweeper.n_trials=3")
+    assert status == 0, err
+    assert {trial.state.name for trial in trials(app)} == {"COMPLETE"}
+    assert {trial.params["x"] for trial in trials(app)} <= {3, 5, 7, 9}

@@ -41,14 +41,14 @@ def resumed_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
         cfg = (merge_overrides if cfg.ckpt else init_from)(cfg, stored, overrides)
     cfg.ckpt = cfg.ckpt or resume_checkpoint(cfg)
-    if cfg.teacher and "teacher" not in cfg.objective and _is_sweep():
+    if cfg.teacher and "teacher" not in cfg.objective and is_sweep():
         log.warning("teacher=%s is ignored in this job: its objective learns from labels alone", cfg.teacher)
         cfg.teacher = None
     return check(cfg)
 
 
-def _is_sweep() -> bool:
-    """Tell whether this is a job of a sweep, where a teacher may be meant for other jobs."""
+def is_sweep() -> bool:
+    """Return True in a job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli.folders import fresh_dir, resume_dir
 from litesort.cli.paths import CONF as CONF
+from litesort.cli.resume import unnamed_keys
 from litesort.cli.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
 
 # Settings of the split that a run takes over from the checkpoint it starts from, unless the command line sets them.
@@ -176,3 +177,4 @@ def data_name(cfg: DictConfig) -> str:
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("fresh_dir", fresh_dir, replace=True)
 OmegaConf.register_new_resolver("resume_dir", resume_dir, replace=True)
+OmegaConf.register_new_resolver("unnamed_keys", unnamed_keys, replace=True)

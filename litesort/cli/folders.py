@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli.resume import LOCK
 
+RESULTS = ("metrics.json", "last.ckpt", "best.ckpt")  # in the folder of a run: what another run must not replace
 EXPORT = "export.json"  # in an export folder: written after all other files
 
 
@@ -51,6 +52,26 @@ def claim(name: str) -> str:
     except OSError:  # Hydra fails in the same way, and `litesort.cli.launch` shows its error in one line
         pass
     return name
+
+
+def refuse_used(folder: Path, ckpt: str | None, resumes: bool) -> None:
+    """Refuse to write a single run into the folder of another one, whose results it would replace.
+
+    Args:
+        folder: Folder of the run; it need not exist.
+        ckpt: Checkpoint of the command line.
+        resumes: Whether the command continues the run of `ckpt`, which is in that run's folder.
+
+    Raises:
+        UserError: The folder holds results or checkpoints of another run.
+    """
+    from litesort.errors import UserError
+
+    if resumes and ckpt and Path(ckpt).resolve().parent == folder.resolve():
+        return
+    if found := next((name for name in RESULTS if (folder / name).is_file()), None):
+        resume = f", or resume its run with ckpt={folder / 'last.ckpt'}" if (folder / "last.ckpt").is_file() else ""
+        raise UserError(f"hydra.run.dir={folder} holds {found} of another run: choose another folder{resume}")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Records of a job: the request that a resumed sweep reads, and the settings of its Optuna trial."""
+"""Records of a job: the request that a resumed sweep reads, and what a search tells it and wants back."""
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def trial_settings(sweeper: dict[str, Any], number: int) -> str:
         return ""
     place = {"storage": sweeper["storage"], "name": sweeper["study_name"], "number": number}
     return json.dumps(place | (sweeper.get("pruning") or {}))
+
+
+def returned_keys(sweeper: Mapping[str, Any]) -> list[str]:
+    """Return the keys of metrics.json whose values a job returns to the sweeper: goals and constraints, else the score.
+
+    >>> returned_keys({"goals": ["val/f1_macro"], "constraints": {"latency_ms": 5}}), returned_keys({})
+    (['val/f1_macro', 'latency_ms'], ['score'])
+    """
+    return [*sweeper.get("goals", ["score"]), *(sweeper.get("constraints") or {})]
 
 
 def leave_group(before: dict[str, str | None]) -> None:

@@ -4,12 +4,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from litesort.plain_data import parse_json
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 SWEEP = "sweep.json"  # in the folder of a sweep: its command line
 REQUEST = ".hydra/asked.json"  # in the folder of a job: its command line and its config as first composed
@@ -23,6 +26,22 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 
+def may_differ(key: str) -> bool:
+    """Return True for a setting that may change when a sweep is resumed; it does not name the folder of a job either.
+
+    >>> may_differ("trainer.enable_progress_bar"), may_differ("logger.wandb.project"), may_differ("trainer.precision")
+    (True, True, False)
+    """
+    bare = key.lstrip("+~")
+    return any(bare == free or bare.startswith(f"{free}.") for free in MAY_DIFFER)
+
+
+def unnamed_keys(keys: Sequence[str], *, _root_: DictConfig) -> list[str]:
+    """Return the keys that do not name the folder of a job: `keys`, and its overrides that a resume may change."""
+    given = [str(item).partition("=")[0].lstrip("+~") for item in _root_.hydra.overrides.task]
+    return [*keys, *(key for key in given if may_differ(key))]
+
+
 def strip_resume(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of a job without `resume=...`.
 
@@ -32,13 +51,15 @@ def strip_resume(overrides: Sequence[str]) -> list[str]:
     return [item for item in overrides if not item.startswith("resume=")]
 
 
-def refusal(folder: Path, command: dict[str, Any], resume: bool, compose: Callable[[list[str]], Any]) -> str | None:
+def refusal(
+    folder: Path, command: dict[str, Any], resume: bool | None, compose: Callable[[list[str]], Any]
+) -> str | None:
     """Return why a sweep cannot run in a folder, in one line; None if it can.
 
     Args:
         folder: The folder of the sweep; it need not exist.
         command: The sweep as `sweep_request` describes it.
-        resume: Whether an existing sweep is resumed.
+        resume: Whether an existing sweep is resumed; None: the command cannot resume one.
         compose: Overrides of a job -> its config.
     """
     requests = sorted(folder.glob(f"*/{REQUEST}"))
@@ -46,6 +67,8 @@ def refusal(folder: Path, command: dict[str, Any], resume: bool, compose: Callab
     if before is None and not requests:
         return None
     otherwise = "or choose another hydra.sweep.dir"
+    if resume is None:
+        return f"hydra.sweep.dir={folder} holds a sweep: choose another folder"
     if not resume:
         return f"hydra.sweep.dir={folder} holds a sweep: add resume=true to run its unfinished jobs, {otherwise}"
     changed = differences(before if before is not None else command, command)
@@ -62,14 +85,23 @@ def refusal(folder: Path, command: dict[str, Any], resume: bool, compose: Callab
 
 
 def sweep_request(overrides: Sequence[str], sweeper: dict[str, Any], subdir: str) -> dict[str, Any]:
-    """Describe a sweep as `refusal` compares it: the overrides, their order, and the settings of the sweeper.
+    """Describe a sweep as `refusal` compares it: overrides, order of the swept ones, and settings of the sweeper.
 
-    >>> sweep_request(["model=a,b", "seed=0"], {}, "x")
-    {'model': 'a,b', 'seed': '0', 'order': 'model seed', 'hydra.sweep.subdir': 'x'}
+    The numbers of jobs depend on the order of the settings that have several values, and on no other.
+
+    >>> sweep_request(["seed=0", "model=a,b"], {}, "x")
+    {'seed': '0', 'model': 'a,b', 'order': 'model', 'hydra.sweep.subdir': 'x'}
     """
     given = dict(item.partition("=")[::2] for item in overrides)
-    order = " ".join(key for key in given if not _may_differ(key))
+    swept = (override.get_key_element() for override in _parsed(overrides) if override.is_sweep_override())
+    order = " ".join(key for key in swept if not may_differ(key))
     return {**given, "order": order, "hydra.sweep.subdir": subdir, **flat(sweeper, "hydra.sweeper.")}
+
+
+def _parsed(overrides: Sequence[str]) -> "list[Override]":
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -78,7 +110,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, 
     >>> differences({"seed": 0, "tags": ["a"]}, {"seed": 1, "tags": []})
     [('seed', 0, 1)]
     """
-    keys = sorted((key for key in {**before, **now} if not _may_differ(key)), key=lambda key: key == "order")
+    keys = sorted((key for key in {**before, **now} if not may_differ(key)), key=lambda key: key == "order")
     pairs = [(key, before.get(key, "unset"), now.get(key, "unset")) for key in keys]
     return [(key, was, is_now) for key, was, is_now in pairs if was != is_now]
 
@@ -158,11 +190,6 @@ def _holder(folder: Path) -> str:
         return f" (pid {int((folder / LOCK_PID).read_text())})"
     except (OSError, ValueError):
         return ""
-
-
-def _may_differ(key: str) -> bool:
-    bare = key.lstrip("+~")
-    return any(bare == free or bare.startswith(f"{free}.") for free in MAY_DIFFER)
 
 
 def read(file: Path) -> dict[str, Any] | None:

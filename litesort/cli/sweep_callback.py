@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from litesort.cli import resume
 from litesort.cli.compose import plain
+from litesort.cli.folders import refuse_used
 from litesort.cli.job_request import leave_group, save_job_request, trial_settings
 from litesort.cli.launch import composed, reason
 
@@ -64,7 +65,7 @@ class SweepCallback(Callback):
             plain(config.hydra.sweeper, resolve=False),
             str(plain(config.hydra.sweep, resolve=False)["subdir"]),
         )
-        again = bool(OmegaConf.select(config, "resume"))
+        again = bool(config.resume) if "resume" in config else None
         try:
             refusal = resume.refusal(folder, command, again, lambda overrides: _composed(config, overrides))
         except Exception as error:  # a job no longer composes
@@ -121,6 +122,14 @@ class SweepCallback(Callback):
             path = OmegaConf.select(config, key)
             if path is not None and not Path(str(path)).exists():
                 _exit(f"{key}={path} does not exist: give the path of a file")
+        # A folder that is named by time is made now, so it is empty; predict and export write no results of a run.
+        named = str(plain(config.hydra.run, resolve=False)["dir"])
+        timed = named.startswith(("${fresh_dir:", "${resume_dir:"))
+        if config.hydra.output_subdir is not None and not timed and not os.environ.get("LOCAL_RANK"):
+            try:
+                refuse_used(Path(str(config.hydra.run.dir)), OmegaConf.select(config, "ckpt"), "resume" in config)
+            except ValueError as error:
+                _exit(str(error))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._message is not None and os.environ.get("HYDRA_FULL_ERROR") != "1":
@@ -133,10 +142,13 @@ class SweepCallback(Callback):
         except Exception:  # Hydra would turn it into a warning and exit with status 0
             traceback.print_exc()
             sys.exit(1)
-        jobs = [row for row in rows if "file" not in row]
-        failed = sum(row.get("status") == "failed" for row in jobs)
-        if failed:
-            print(f"{failed} of {len(jobs)} jobs failed; see their error.log", file=sys.stderr)
+        jobs, files = [row for row in rows if "file" not in row], [row for row in rows if "file" in row]
+        failed = [sum(row.get("status") == "failed" for row in part) for part in (jobs, files)]
+        if failed[0]:
+            print(f"{failed[0]} of {len(jobs)} jobs failed; see their error.log", file=sys.stderr)
+        if failed[1]:
+            print(f"{failed[1]} of {len(files)} exported files failed; the leaderboard says why", file=sys.stderr)
+        if any(failed):
             sys.exit(1)
 
     def _fail(self, config: DictConfig, job_return: JobReturn, folder: Path, error: BaseException) -> None:
@@ -154,16 +166,23 @@ class SweepCallback(Callback):
 
 
 class AtExit:
-    """Rank the finished jobs of a sweep that is interrupted; Hydra calls no callback then."""
+    """Rank the finished jobs of a sweep that is interrupted; Hydra calls no callback then.
+
+    A sweep that ends before its first job leaves no trace, so that a corrected command can use its folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process = os.getpid()
 
     def __call__(self) -> None:
-        if os.getpid() == self.process and any(self.folder.glob("*/.hydra")):
+        if os.getpid() != self.process:
+            return
+        if any(self.folder.glob("*/.hydra")):
             print("\nThe sweep was interrupted; these jobs have finished.", file=sys.stderr)
             finish(self.folder)
+        else:
+            (self.folder / resume.SWEEP).unlink(missing_ok=True)
 
 
 def _job_to_the_command_line(config: DictConfig, script: str) -> None:

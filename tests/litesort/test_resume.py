@@ -17,7 +17,7 @@ import json, os
 from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from litesort.cli import resume
+from litesort.cli import compose, resume
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
@@ -45,7 +45,8 @@ resume: false
 tags: []
 run_dir: ${hydra:runtime.output_dir}
 hydra:
-  sweep: {dir: sweep, subdir: "${hydra:job.num}"}
+  sweep: {dir: sweep, subdir: "${hydra:job.num}-${hydra:job.override_dirname}"}
+  job: {config: {override_dirname: {kv_sep: "-", item_sep: "__", exclude_keys: "${unnamed_keys:[score]}"}}}
   callbacks: {sweep: {_target_: litesort.cli.SweepCallback}}
 """
 
@@ -75,17 +76,21 @@ def rows(app):
 def test_only_what_is_not_finished_runs_again(app):
     for flag in ("kill", "fail"):
         (app / flag).touch()
-    status, _, ran = sweep(app, "model=a,c,b")
+    status, _, ran = sweep(app, "score=1.0", "model=a,c,b")
     assert (status, ran) == (-signal.SIGKILL, ["a False", "c False", "b False"])
-    assert "KeyError: 'no luck'" in (app / "sweep" / "0" / "error.log").read_text()
+    assert "KeyError: 'no luck'" in (app / "sweep" / "0-model-a" / "error.log").read_text()
     for flag in ("kill", "fail"):
         (app / flag).unlink()
-    status, err, ran = sweep(app, "model=a,c,b", "resume=true", "tags=[late]")
+    status, err, ran = sweep(app, "model=a,c,b", "score=1.0", "resume=true", "tags=[late]")
     assert (status, err) == (0, "")
     assert ran == ["a False", "b True"]  # c is finished, b goes on from its checkpoint
-    assert not (app / "sweep" / "0" / "error.log").exists()
+    assert not (app / "sweep" / "0-model-a" / "error.log").exists()
     assert {row["status"] for row in rows(app).values()} == {"completed"}
-    assert rows(app)["b"]["overrides"] == ["model=b", "tags=[late]"]
+    assert rows(app)["b"]["overrides"] == [
+        "model=b",
+        "score=1.0",
+        "tags=[late]",
+    ]  # of settings with one value, any order
 
 
 def test_a_killed_job_is_a_row_when_the_sweep_goes_on(app):
@@ -122,7 +127,7 @@ def test_a_changed_file_of_settings_is_refused(app):
     (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")
     status, err, ran = sweep(app, "model=a,c", "resume=true")
     assert (status, ran) == (2, [])
-    assert "model.width was 1 when sweep/1 was started and is 2 now" in err
+    assert "model.width was 1 when sweep/1-model-c was started and is 2 now" in err
     (app / "model" / "c.yaml").unlink()
     status, err, _ = sweep(app, "model=a,c", "resume=true")
     assert status == 2

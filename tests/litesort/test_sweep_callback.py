@@ -49,6 +49,10 @@ def main(cfg):
     row = {"status": "completed", "name": cfg.act, "model": cfg.model.name, "seed": cfg.seed, "score": cfg.score,
            "test/f1_macro": 0.5, "latency_ms": 1.0}
     (folder / "metrics.json").write_text(json.dumps(row))
+    if cfg.act == "file":
+        (folder / "exported").mkdir()
+        failed = {"file": "model-fp32.onnx", "status": "failed", "error": "differs"}
+        (folder / "exported" / "export.json").write_text(json.dumps({"rows": [failed]}))
     return cfg.score
 
 if __name__ == "__main__":
@@ -155,6 +159,15 @@ def test_a_sweep_without_failures_is_status_0(app):
     status, _, err = run(app, "-m", "score=3,1,2")
     assert (status, err) == (0, "")
     assert [row["score"] for row in leaderboard(app)] == [1, 2, 3]
+
+
+def test_a_failed_file_of_a_sweep_is_a_row_and_an_exit_status(app):
+    status, out, err = run(app, "-m", "act=fine,file")
+    assert (status, err) == (1, "1 of 1 exported files failed; the leaderboard says why\n")
+    assert [(row["status"], row.get("file")) for row in leaderboard(app)] == [
+        ("completed", None), ("completed", None), ("failed", "model-fp32.onnx"),
+    ]  # fmt: skip
+    assert "failed: differs" in out
 
 
 def test_ctrl_c_leaves_the_ranking_of_what_there_is(app):

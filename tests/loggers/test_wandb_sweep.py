@@ -62,7 +62,8 @@ def make_sweep(folder, wandb_used):
             "model": f"net{i}",
             "seed": 0,
             "test/f1_macro": f1,
-            "latency_ms": latency,
+            "latency_ms": 1.0,
+            "ratio_same_runtime": latency / 10,  # what all charts show: milliseconds are of different moments
             "score": 1 - f1,
         }
         (job / "metrics.json").write_text(json.dumps(row))
@@ -83,6 +84,7 @@ def test_a_sweep_is_a_run_with_its_leaderboard(tmp_path, offline_run):
     assert [row["model"] for row in models[:3]] == ["net1", "net0", "net2"]
     assert models[3]["error"] == "OutOfMemory"
     pareto = run.table("pareto")
+    assert pareto["columns"][3] == "ratio_same_runtime"
     assert {row[0]: row[-1] for row in pareto["data"]} == {"net0": True, "net1": True, "net2": False}
     assert run.summary["best/model"] == "net1"
     assert run.summary["best/f1_macro"] == 0.7

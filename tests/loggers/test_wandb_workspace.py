@@ -36,7 +36,7 @@ def test_the_dashboard_holds_what_it_promises():
     for key in ("model/name", "latency_ms", "test/f1_macro", "val/loss", "val/f1/can", "test/mistakes", "leaderboard"):
         assert key in text, key
     scatter = next(panel["config"] for panel in panels if panel["viewType"] == "Scatter Plot")
-    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:latency_ms", "summary:test/f1_macro")
+    assert (scatter["xAxis"], scatter["yAxis"]) == ("summary:ratio_same_runtime", "summary:val/f1_macro")
 
 
 def test_nothing_is_saved_without_a_key(capsys, monkeypatch):

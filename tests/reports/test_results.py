@@ -97,3 +97,22 @@ def test_exported_files_are_rows_beside_their_run(tmp_path):
     for damaged in ("", "[]", '{"rows": [1]}', '{"rows": null}'):
         (tmp_path / "a" / "exported" / "export.json").write_text(damaged)
         assert gather(tmp_path) == [run]
+
+
+def test_exports_of_several_checkpoints_are_rows_that_name_them(tmp_path):
+    """Each job of `export.py -m` leaves export.json; one with a failed file is a failed row too."""
+    for name, status in (("0", "completed"), ("1", "failed")):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"file": "checkpoint", "status": "completed", "test/f1_macro": 0.9, "latency_ms": 9.0, "path": "x"},
+            {"file": "m-fp32.onnx", "status": status, "test/f1_macro": 0.8, "error": None},
+        ]
+        report = {"rows": rows, "split": "test", "ckpt": f"runs/{name}/best.ckpt", "model": "lite0", "name": "a"}
+        (tmp_path / name / "export.json").write_text(json.dumps(report))
+    (tmp_path / "1" / "metrics.json").write_text('{"status": "failed", "error": "1 of 1 files failed"}')
+    checkpoint, file, broken, broken_file = gather(tmp_path)
+    assert (checkpoint["ckpt"], checkpoint["model"], f1_macro(checkpoint)) == ("runs/0/best.ckpt", "lite0", 0.9)
+    assert "file" not in checkpoint
+    assert (file["file"], file["ckpt"], f1_macro(file)) == ("m-fp32.onnx", "runs/0/best.ckpt", 0.8)
+    assert (broken["error"], broken_file["file"]) == ("1 of 1 files failed", "m-fp32.onnx")
+    assert failed(broken_file)
