@@ -69,7 +69,11 @@ def axis(
 
 
 def pareto_chart(
-    points: Sequence[Mapping[str, Any]], width: int = 760, height: int = 420, longest: int = 40
+    points: Sequence[Mapping[str, Any]],
+    width: int = 760,
+    height: int = 420,
+    longest: int = 40,
+    front_only: bool = False,
 ) -> dict[str, Any] | None:
     """Layout of macro F1 against latency: axes, points, outline of the front, and labels where they have room.
 
@@ -79,6 +83,7 @@ def pareto_chart(
         width: In pixels.
         height: In pixels.
         longest: Characters of a label.
+        front_only: Only points of the front have a label.
 
     Returns:
         width, height, x, y (axes), line (SVG points) and points: the given ones with x, y, best and, where it fits,
@@ -98,6 +103,8 @@ def pareto_chart(
     sizes = [(LETTER * len(name), LINE) for name in names]
     room = Box(left, 48 - height, width - 4, -16)  # below the title of the axis
     for i, label in place_labels(spots, sizes, best, room, UNIT):
+        if front_only and i not in best:
+            continue
         anchor = "start" if label.right > 0 else "end" if label.right < 0 else "middle"
         placed[i]["label"] = {
             "text": names[i],

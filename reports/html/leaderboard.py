@@ -77,7 +77,10 @@ def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[
         "rules": rules(rows),
         "tables": [(f"Mean ± standard deviation over {averaged_over(grouped)}", table(grouped), settings)] * several
         + [("Every run", table(ranked), runs)],
-        "pareto": {"wide": pareto_chart(points, longest=40), "narrow": pareto_chart(points, 380, 400, longest=22)},
+        "pareto": {
+            "wide": pareto_chart(points, longest=40),
+            "narrow": pareto_chart(points, 380, 400, longest=34, front_only=True),
+        },
         "compared": compared,
         "parallel": parallel_chart([row for row, _ in done], [setting for _, setting in done]),
         "importances": [part for sweep in sweeps for part in _importances(sweep)],
