@@ -7,7 +7,6 @@ from typing import Any
 from reports.results import Row, f1_macro, failed, number, one_line, split_name
 
 MOST = 3  # different values that are named
-RANKED_BY = {"val/score": "the score on validation images", "score": "score", "": "macro F1"}
 
 
 def conditions(ranked: Sequence[Row]) -> list[tuple[str, str]]:
@@ -18,9 +17,14 @@ def conditions(ranked: Sequence[Row]) -> list[tuple[str, str]]:
         ("threads", _several(str(row.get("threads") or _clock(row).get("threads") or "") for row in done)),
         ("times relative to", _several(map(_reference, done))),
         ("tested on", _several(_images(row) for row in done if not row.get("file"))),
-        ("ranked by", _several(RANKED_BY[row.get("ranked_by", "")] for row in done if row["rank"] is not None)),
+        ("ranked by", _several(ranked_by(row) for row in done if row["rank"] is not None)),
     ]
     return [(name, text) for name, text in found if text]
+
+
+def ranked_by(row: Row) -> str:
+    """What a row of `reports.ranking.rank` is ranked by."""
+    return {"val/score": "the score on validation images", "score": "score"}.get(str(row.get("ranked_by")), "macro F1")
 
 
 def _several(texts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from reports.html.charts import curve_chart, pareto_chart
 from reports.html.compare import comparison
-from reports.html.conditions import RANKED_BY, conditions
+from reports.html.conditions import conditions, ranked_by
 from reports.html.config_table import differing
 from reports.html.engine import write_html
 from reports.html.facts import facts
@@ -56,8 +56,6 @@ def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[
     several = len(grouped) < len(ranked)
     runs = list(read_runs(ranked, root, page or root))
     images = pool_images(runs)
-    for run in runs:
-        _add_pairs(run)
     number_of = {(run["folder"], row.get("file")): run["id"] for run, row in zip(runs, ranked, strict=True)}
     checkpoints = {run["folder"]: run["id"] for run in runs if not run["exported"]}
     sweeps = dict.fromkeys((root / run["folder"]).parent for run in runs if run["folder"])
@@ -98,14 +96,6 @@ def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[
     }
 
 
-def _add_pairs(run: dict[str, Any]) -> None:
-    """Add to each mistake the positions of label and prediction, "0-2"; "" where a class is unknown."""
-    place = {name: i for i, name in enumerate(run["predictions"].classes)} if run["predictions"] else {}
-    for mistake in run["mistakes"]:
-        known = mistake["label"] in place and mistake["prediction"] in place
-        mistake["pair"] = f"{place[mistake['label']]}-{place[mistake['prediction']]}" if known else ""
-
-
 def _importances(sweep: Path) -> list[tuple[str, list[tuple[str, float]]]]:
     """Goals of a search, and the importance of each setting for it, the largest first."""
     found = read_importances(sweep).items()
@@ -139,7 +129,7 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
         text += f", {len(settings)} rows without their repetitions"
     if not done:
         return f"{text}; none has a result"
-    return f"{text}; first by {RANKED_BY[ranked[0].get('ranked_by', '')]}: {settings[0]['name']}"
+    return f"{text}; first by {ranked_by(ranked[0])}: {settings[0]['name']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

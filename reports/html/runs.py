@@ -49,7 +49,8 @@ def read_runs(ranked: Sequence[Row], root: Path, page: Path) -> Iterator[dict[st
             "facts": facts(row), "details": details(row), "error": row.get("error") or "",
             "look": looks if curves and looks <= LOOKS else 0, "curves": curves, "charts": list(_charts(curves)),
             "predictions": predictions, "diagrams": _diagrams(predictions, row) if predictions else None,
-            "mistakes": read_mistakes(folder) if own else [], "config": read_config(folder) if own else {},
+            "mistakes": list(_mistakes(folder, predictions)) if own else [],
+            "config": read_config(folder) if own else {},
             "trace": read_error(folder) if own and failed(row) else "", "overrides": " ".join(overrides(row)),
             "changes": class_changes(row, run_of.get(row.get("folder"))) if exported else [],
             "checkpoint": place if exported else "", "links": list(_links(row, folder, page)) if place else [],
@@ -113,6 +114,14 @@ def _precision_recall(found: Predictions) -> dict[str, Any] | None:
     chart = share_chart({i: points for i, (_, _, points) in enumerate(shown)})
     names = [(name, f"{average:.2f}") for average, name, _ in shown]
     return chart and {**chart, "names": names, "left_out": len(curves) - len(shown)}
+
+
+def _mistakes(folder: Path, predictions: Predictions | None) -> Iterator[dict[str, Any]]:
+    """Mistakes, each with the positions of label and prediction as `pair`: "0-2", or "" where a class is unknown."""
+    place = {name: i for i, name in enumerate(predictions.classes)} if predictions else {}
+    for mistake in read_mistakes(folder):
+        pair = [place.get(mistake["label"]), place.get(mistake["prediction"])]
+        yield {**mistake, "pair": "" if None in pair else "-".join(map(str, pair))}
 
 
 def _links(row: Row, folder: Path, page: Path) -> Iterator[tuple[str, str]]:
