@@ -279,7 +279,8 @@ def _folded(group: Sequence[Row]) -> Row:
             continue
         numbers = [number(row, key) for row in group]
         if all(abs(value) < LARGEST for value in numbers):
-            folded[key] = statistics.fmean(numbers)
+            equal = len(set(numbers)) == 1  # a whole number stays one: threads, images
+            folded[key] = group[0][key] if equal else statistics.fmean(numbers)
             folded[f"{key}_spread"] = statistics.stdev(numbers)
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
             folded[key] = group[0][key]

@@ -176,6 +176,11 @@ def test_intervals_of_single_runs_are_not_averaged():
     assert folded["unsteady"] is True
 
 
+def test_threads_of_averaged_rows_are_no_difference():
+    rows = [run("a", 0, 1, 1, 1, threads=1), run("a", 1, 1, 1, 1, threads=1), run("b", 0, 1, 1, 1, threads=1)]
+    assert labels(group_seeds(rows)) == ["a", "b"]
+
+
 def test_files_of_different_runs_have_different_names():
     file = {"file": "model-int8.xml", "format": "openvino", "precision": "int8"}
     rows = [run("lite0", seed, 1, 1, 1, f"optimizer.lr={lr}", **file) for lr in (0.1, 0.2) for seed in (0, 1)]
