@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -8,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployment.score import Score
+from litesort.cli.compose import CONF
 from litesort.errors import DeploymentError
 
-CONF = Path(__file__).parents[2] / "conf"
 ENTRY = {"ms_per_image": 11.742, "ratio": 0.5}
 
 

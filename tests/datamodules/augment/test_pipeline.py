@@ -25,6 +25,7 @@ from datamodules.augment.mix import Mixing
 from datamodules.augment.ops import OPERATIONS
 from datamodules.augment.pipeline import Augment
 from datamodules.augment.randaugment import RandAugment
+from litesort.cli.compose import CONF
 from litesort.errors import DataError
 from litesort.keyed_random import splitmix64, uniforms
 
@@ -41,7 +42,6 @@ EVERYTHING = {
     "erase_p": 0.6,
     "noise": True,
 }
-CONF = Path(__file__).parents[3] / "conf"
 
 
 def augmented(augment: Augment, images: torch.Tensor = IMAGES, keys: np.ndarray = KEYS) -> torch.Tensor:
