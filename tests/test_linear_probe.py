@@ -92,7 +92,7 @@ def test_checkpoint_is_evaluated_exported_and_predicted(probe, photos, tmp_path)
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     choice = ("format=[onnx]", "precision=[fp32]", "tolerance.fp32=0.01")
     report = export(configured("export", ckpt, f"out={tmp_path / 'exported'}", *choice, *QUICK))
-    assert report["rows"][1]["f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
+    assert report["rows"][1]["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
 
 
 def test_checkpoint_teaches_and_starts_a_fine_tuning(probe, photos, tmp_path):
