@@ -10,7 +10,10 @@ import torch
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities import move_data_to_device
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from datamodules.augment.contact_sheet import example_images
 from datamodules.augment.pipeline import Augment, runs_on_device
@@ -89,6 +92,9 @@ ON_HOST = {
     "ColorJiggle", "ColorJitter", "LongestMaxSize", "RandomCrop", "RandomGaussianBlur", "RandomJPEG", "RandomJigsaw",
     "RandomMotionBlur", "RandomRain", "RandomResizedCrop", "SmallestMaxSize",
 }  # fmt: skip
+# of the others, classes that copy a constant of theirs to the device, for which the host waits
+COPY_CONSTANTS = {"Denormalize", "RandomChannelDropout", "RandomClahe", "RandomFisheye", "RandomPlanckianJitter"}
+NEVER_WAIT = sorted(set(USED) - ON_HOST - COPY_CONSTANTS)
 
 
 def build(name: str) -> Augment:
@@ -136,6 +142,43 @@ def test_a_class_works_in_a_pipeline_and_repeats(name: str) -> None:
     resumed = build(name)  # in another process, without the first batch
     assert torch.equal(run(resumed, 1), second)
     assert runs_on_device(augment.transforms["one"], IMAGES.shape) == (name not in ON_HOST)
+
+
+class Copies(TorchDispatchMode):
+    """Watch for copies from the host to the device, for which the host waits."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given, made = (
+            {leaf.device.type for leaf in tree_leaves(each) if isinstance(leaf, torch.Tensor)} for each in (args, out)
+        )
+        self.seen |= "cpu" in given and "meta" in made and not (kwargs or {}).get("non_blocking")
+        return out
+
+
+@pytest.mark.parametrize("name", sorted(set(USED) - ON_HOST))
+def test_classes_that_copy_to_the_device_are_known(name: str) -> None:
+    augment = build(name)
+    (params,) = move_data_to_device(augment.draw(keys(0), SIZE).steps, torch.device("meta"))
+    images = torch.empty(4, 3, SIZE, SIZE, device="meta")
+    with Copies() as copies:
+        augment.transforms["one"](images, params=params)
+    assert copies.seen == (name in COPY_CONSTANTS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", NEVER_WAIT)
+def test_a_class_does_not_wait_for_a_gpu(name: str) -> None:
+    augment, images = build(name), IMAGES.cuda()
+    draws = move_data_to_device(augment.draw(keys(0), SIZE), torch.device("cuda"))
+    augment(images, draws)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augment(images, draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", REFUSED)
