@@ -100,7 +100,7 @@ def measure_quality(
 ) -> Quality:
     """Measure the predictions of a split. The rejection threshold is chosen on the validation images of the run.
 
-    Images from outside the run have no validation images. They are judged with the threshold of an exported file.
+    Images from outside the run have no validation images. They are evaluated with the threshold of an exported file.
     """
     import numpy as np
 

@@ -68,8 +68,8 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     val_f1 = checkpoint.metrics["f1_macro"]
     rows = timed([checkpoint_row(cfg.ckpt, val_f1, size_in_bytes(cfg.ckpt, net)), *written], latency.row)
     chosen, reason = recommend(rows[1:], cfg.max_drop)
-    judged = judge(rows, checkpoint, data, split, cfg)
-    rows = [with_scores(row, split, latency.records, scoring) for row in judged.rows]
+    evaluated = judge(rows, checkpoint, data, split, cfg)
+    rows = [with_scores(row, split, latency.records, scoring) for row in evaluated.rows]
     report = {
         **run_info,
         "status": "completed",
@@ -78,18 +78,18 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
         "size": data.size,
         "ckpt": str(cfg.ckpt),
         "split": split,
-        "images": judged.images,
-        **judged.overlap,
+        "images": evaluated.images,
+        **evaluated.overlap,
         "rows": rows,
         "recommended": chosen and chosen["file"],
         "reason": reason,
         "temperature": checkpoint.temperature,
         **facts,
-        "metrics": judged.metrics,
-        "calibration": judged.calibration,
+        "metrics": evaluated.metrics,
+        "calibration": evaluated.calibration,
         "latency": latency.records,
     }
-    print_artifacts(rows, report["recommended"], reason, judged.calibration, report)
+    print_artifacts(rows, report["recommended"], reason, evaluated.calibration, report)
     files = [Path(row["path"]) for row in written if row["status"] == "completed"]
     print("".join(f"wrote {path}\n" for path in [*files, *write_artifacts(Path(cfg.out), report, rows)]), end="")
     return report
@@ -195,7 +195,7 @@ def judge(
     from deployment.predictors import load_exported, predict_all, predict_split
     from lightning_modules.metrics import evaluate
     from reports.calibration import calibration_change, tempered
-    from reports.export_report import judged_row, stage_of
+    from reports.export_report import evaluated_row, stage_of
 
     raw = predict_split(checkpoint.predict, data, split)
     own = tempered(raw.probabilities, checkpoint.temperature)
@@ -209,7 +209,7 @@ def judge(
         is_file = row["file"] != "checkpoint"
         predictor = load_exported(row["path"], cfg.latency.settings.threads) if is_file else None
         probabilities = own if predictor is None else predict_all(predictor, data.loader(split))[0]
-        return judged_row(row, stage_of(split), raw.targets, probabilities, own, raw.classes, chosen_here=seen)
+        return evaluated_row(row, stage_of(split), raw.targets, probabilities, own, raw.classes, chosen_here=seen)
 
     return Judged(
         rows=[judge_row(row) for row in rows],
@@ -223,7 +223,7 @@ def judge(
 def with_scores(
     row: Mapping[str, Any], split: str, latency: Sequence[Mapping[str, Any]], scoring: ScoreAndLatency
 ) -> dict[str, Any]:
-    """Return a row with "score", of the judged images, and "val/score"; both lack in a row that is not completed."""
+    """Return a row with "score", of the evaluated images, and "val/score"; both lack in a row that is not completed."""
     from reports.export_report import stage_of
 
     if row["status"] != "completed":

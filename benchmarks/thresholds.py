@@ -4,7 +4,7 @@
     python benchmarks/thresholds.py RUN/exported/model-int8.onnx --target 0.9
 
 The validation and test images of a run, none of which it was trained on, are predicted once, pooled, and halved at
-random 1,000 times: one half chooses the threshold, the other judges it. The halves of one pool are harder than new
+random 1,000 times: one half chooses the threshold, the other evaluates it. The halves of one pool are harder than new
 images: where the first half is easier than the pool, the second is as much more difficult.
 
 Each row is one rule: the lowest confidence at which a lower bound of the accuracy, of the given confidence, reaches the
@@ -67,10 +67,10 @@ def resample(
             value = _by_accuracy(probabilities[first], targets[first], target)
         else:
             value = choose_threshold(probabilities[first], targets[first], target, confidence).value
-        judged = judge_threshold(probabilities[second], targets[second], value)
-        coverage.append(judged.get("coverage", 0.0))
-        if judged and judged["coverage"] > 0:
-            accuracy.append(judged["kept_accuracy"])
+        evaluated = judge_threshold(probabilities[second], targets[second], value)
+        coverage.append(evaluated.get("coverage", 0.0))
+        if evaluated and evaluated["coverage"] > 0:
+            accuracy.append(evaluated["kept_accuracy"])
     broken = sum(value < target for value in accuracy) / count
     mean = float(np.mean(accuracy)) if accuracy else float("nan")
     return Promise(len(accuracy) / count, broken, float(np.mean(coverage)), mean)

@@ -106,7 +106,7 @@ class LinearProbe(ImageClassifier):
     def on_validation_epoch_end(self) -> None:
         """Fit the classifiers, keep the best one, and log its metrics as those of the epoch."""
         features, targets = map(torch.cat, zip(*self._val, strict=True))
-        if self._train:  # none in `trainer.validate`, which judges the classifier as it is
+        if self._train:  # none in `trainer.validate`, which evaluates the classifier as it is
             with torch.inference_mode(False), torch.enable_grad():  # Lightning validates in inference mode
                 seen, labels = map(torch.cat, zip(*self._train, strict=True))
                 fits = fit_linear(seen, labels, len(self.classes), self._loss, self.weight_decay)

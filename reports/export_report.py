@@ -97,7 +97,7 @@ def checkpoint_row(ckpt: str, val_f1: float, size: int) -> dict[str, Any]:
     return {**known, **equal, "status": "completed", "bytes": size}
 
 
-def judged_row(
+def evaluated_row(
     row: Row,
     stage: str,
     targets: np.ndarray,
@@ -171,7 +171,7 @@ def print_artifacts(
     """Print what chose the recommended file and the reason, then the results on images that no choice was made on.
 
     Args:
-        rows: Results of `judged_row`, and rows that are not completed.
+        rows: Results of `evaluated_row`, and rows that are not completed.
         recommended: Name of the file that `recommend` returned.
         reason: Reason that `recommend` returned.
         calibration: Dict that `reports.calibration.calibration_change` returned.
@@ -179,7 +179,7 @@ def print_artifacts(
         console: Output; the terminal by default.
     """
     console = console or Console()
-    judged, done = stage_of(report["split"]), [row for row in rows if row["status"] == "completed"]
+    evaluated, done = stage_of(report["split"]), [row for row in rows if row["status"] == "completed"]
     choice = _table("Exported files: every choice is made on validation images", *CHOICE_COLUMNS)
     for row in rows:
         name = _name(row, recommended)
@@ -200,7 +200,7 @@ def print_artifacts(
     console.print(Text(f"recommended: {recommended}, {reason}" if recommended else reason, style="bold"))
     result = _table(f"On the {split_name(dict(report))}, {report['images']} images (95 % intervals)", *RESULT_COLUMNS)
     for row in done:
-        result.add_row(_name(row, recommended), *_result_cells(row, judged))
+        result.add_row(_name(row, recommended), *_result_cells(row, evaluated))
     console.print(result)
     for row in done:
         if row["file"] == recommended:
@@ -239,9 +239,9 @@ def _choice_cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _result_cells(row: Row, judged: str) -> list[str]:
+def _result_cells(row: Row, evaluated: str) -> list[str]:
     f1, lost = (
-        "{:.3f} ({:.3f} to {:.3f})".format(*(row[f"{judged}/{key}{end}"] for end in ("", "_low", "_high")))
+        "{:.3f} ({:.3f} to {:.3f})".format(*(row[f"{evaluated}/{key}{end}"] for end in ("", "_low", "_high")))
         for key in ("f1_macro", "f1_lost")
     )
     is_file = row["file"] != "checkpoint"

@@ -74,8 +74,8 @@ def axes(rows: Sequence[Row]) -> Axes:
         "latency_ms": "latency in ms",
     }
     time = keys[0] if keys else "latency_ms"
-    judged = [row for row in done if math.isfinite(f1_macro(row))]
-    val = bool(judged) and _all_have(judged, "val/f1_macro")
+    evaluated = [row for row in done if math.isfinite(f1_macro(row))]
+    val = bool(evaluated) and _all_have(evaluated, "val/f1_macro")
     return Axes(time, "val/f1_macro" if val else "", labels[time], "macro F1, validation" if val else "macro F1")
 
 

@@ -119,7 +119,7 @@ def overrides(row: Row) -> list[str]:
 
 
 def fold(row: Row) -> int | None:
-    """Fold that a run of a cross-validation was judged on; None for other runs."""
+    """Fold that a run of a cross-validation was evaluated on; None for other runs."""
     given = [item.partition("=")[2] for item in overrides(row) if item.startswith("data.fold=")]
     return int(given[-1]) if given and given[-1].isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""What an evaluation decides on validation images, and judges on others."""
+"""What an evaluation decides on validation images, and evaluates on others."""
 
 import shutil
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reports.export_report import checkpoint_row, judged_row, print_artifacts, recommend, timed, write_artifacts
+from reports.export_report import checkpoint_row, evaluated_row, print_artifacts, recommend, timed, write_artifacts
 from reports.intervals import f1_loss_interval
 
 
@@ -74,7 +74,7 @@ def test_what_failed_or_was_not_measured_is_never_chosen():
 
 
 @pytest.fixture(scope="module")
-def judged():
+def evaluated():
     """Targets of 90 images, and probabilities of a checkpoint and of a file that confuses the last class more often."""
     random = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], 30)
@@ -83,12 +83,12 @@ def judged():
     return targets, *(np.eye(4)[answers] * 0.7 + 0.075 for answers in (before, after))
 
 
-def test_a_file_is_judged_by_class_and_with_a_paired_interval(judged):
-    targets, reference, probabilities = judged
+def test_a_file_is_judged_by_class_and_with_a_paired_interval(evaluated):
+    targets, reference, probabilities = evaluated
     classes = ["a", "b", "c", "none"]
-    found = judged_row(row("m.onnx", 1.0, threshold=0.5), "test", targets, probabilities, reference, classes)
+    found = evaluated_row(row("m.onnx", 1.0, threshold=0.5), "test", targets, probabilities, reference, classes)
     assert found["worst_class"] == "c"
-    own = judged_row(checkpoint_row("no.ckpt", 0.9, 7), "test", targets, reference, reference, classes)
+    own = evaluated_row(checkpoint_row("no.ckpt", 0.9, 7), "test", targets, reference, reference, classes)
     assert found["worst_class_change"] == pytest.approx(found["test/f1/c"] - own["test/f1/c"])
     assert found["worst_class_change"] < 0
     assert found["test/f1_lost"] == pytest.approx(own["test/f1_macro"] - found["test/f1_macro"])
@@ -97,11 +97,11 @@ def test_a_file_is_judged_by_class_and_with_a_paired_interval(judged):
     assert found["test/f1_macro_low"] < found["test/f1_macro"] < found["test/f1_macro_high"]
     assert found["test/coverage"] == 1
     assert (own["test/f1_lost"], "worst_class" in own, "test/f1/none" in own) == (0, False, False)
-    chosen_here = judged_row(row("m", 1.0, threshold=0.5), "val", targets, probabilities, reference, classes, True)
+    chosen_here = evaluated_row(row("m", 1.0, threshold=0.5), "val", targets, probabilities, reference, classes, True)
     assert "val/coverage" not in chosen_here
 
 
-def test_times_come_from_the_records_and_all_is_printed_and_written(judged, tmp_path):
+def test_times_come_from_the_records_and_all_is_printed_and_written(evaluated, tmp_path):
     times = {"checkpoint": 8, "a": 2}
 
     def time_of(file):
@@ -114,10 +114,10 @@ def test_times_come_from_the_records_and_all_is_printed_and_written(judged, tmp_
     )
     assert [each.get("latency_ms") for each in rows] == [8, 2, None]
     chosen, reason = recommend(rows[1:], 0.01)
-    targets, reference, probabilities = judged
+    targets, reference, probabilities = evaluated
     names = ["one", "two", "three", "four"]
     rows = [
-        judged_row(each, "test", targets, probabilities, reference, names) | {"score": 0.5}
+        evaluated_row(each, "test", targets, probabilities, reference, names) | {"score": 0.5}
         if each["status"] == "completed"
         else each
         for each in rows

@@ -152,19 +152,19 @@ def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
 
 
 def test_the_rule_of_the_ranking_stands_below_the_table():
-    judged = [run("a", 0, 0.4, 0.8, **{"val/score": 0.6, "val/f1_macro": 0.7}), run("b", 0, 0.5, 0.7)]
-    assert rules(judged[:1])[0].startswith("Ranked by val/score, the score on validation images")
-    assert "The test columns judge the choice" in rules(judged[:1])[0]
-    assert rules(judged)[1] == "Rows without val/score follow, by the score of their evaluated images."
-    assert "because no row has a val/score" in rules(judged[1:])[0]
+    evaluated = [run("a", 0, 0.4, 0.8, **{"val/score": 0.6, "val/f1_macro": 0.7}), run("b", 0, 0.5, 0.7)]
+    assert rules(evaluated[:1])[0].startswith("Ranked by val/score, the score on validation images")
+    assert "The test columns judge the choice" in rules(evaluated[:1])[0]
+    assert rules(evaluated)[1] == "Rows without val/score follow, by the score of their evaluated images."
+    assert "because no row has a val/score" in rules(evaluated[1:])[0]
     assert rules([BROKEN]) == []
-    text = printed(judged, 160)
+    text = printed(evaluated, 160)
     header = next(line for line in text.splitlines() if "F1 val" in line)
     assert "F1 test" in header
     first = next(line for line in text.splitlines() if line.startswith("1  a"))
     assert [part in first for part in ("0.6000", "0.7000", "0.8000", "eager")] == [True] * 4
     assert "Ranked by val/score" in " ".join(text.split())
-    assert "Ranked by val/score" in markdown(judged)
+    assert "Ranked by val/score" in markdown(evaluated)
 
 
 def test_rows_that_do_not_compare_are_called_out():
