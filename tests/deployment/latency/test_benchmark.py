@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,7 @@ def test_a_format_that_cannot_express_the_reference_gives_one_ratio(reference, e
         raise DeploymentError("format=onnx cannot express it")
 
     monkeypatch.setattr(Reference, "exported", refuse)
+    monkeypatch.setattr(logging.getLogger("deployment.latency.benchmark"), "disabled", False)  # Hydra disables loggers
     report = LatencyBenchmark(end_to_end=False, settings=QUICK).measure({"model": (exported, 32)}, reference, None, [])
     assert (report.row()["ratio"] > 0, report.row()["ratio_same_runtime"]) == (True, None)
     assert "ratio_same_runtime is left out for onnx: format=onnx cannot express it" in caplog.text
