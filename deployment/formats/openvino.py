@@ -224,7 +224,8 @@ def _compile_one(core: Any, model: Any, device: str, chosen: Mapping[str, str]) 
 
 def _has_bf16(core: Any) -> bool:
     """Tell whether the CPU computes in bf16 (AVX-512 BF16, AMX, or BF16 of Arm)."""
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with kept_signal_stack():  # this loads the CPU plugin
+        return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _search(

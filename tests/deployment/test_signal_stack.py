@@ -32,16 +32,21 @@ def test_the_stack_of_signal_handlers_comes_back(restored):
     assert seen() == before
 
 
-def test_a_handler_runs_after_openvino_has_compiled_a_model():
+@pytest.mark.parametrize("action", ["compile", "ask for bf16"])
+def test_a_handler_runs_after_openvino_has_loaded_its_plugin(action):
     pytest.importorskip("openvino", reason="the export extra is not installed")
-    script = """
+    script = f"""
 import signal
 import openvino as ov, openvino.opset13 as ops
 from deployment.signal_stack import kept_signal_stack
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 model = ov.Model([ops.relu(x := ops.parameter([1, 3]))], [x])
-with kept_signal_stack():
-    ov.Core().compile_model(model, "CPU")
+from deployment.formats.openvino import _has_bf16
+if "{action}" == "compile":
+    with kept_signal_stack():
+        ov.Core().compile_model(model, "CPU")
+else:
+    _has_bf16(ov.Core())
 signal.raise_signal(signal.SIGTERM)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
