@@ -109,7 +109,7 @@ def measure_quality(
     from lightning_modules.metrics import evaluate
     from reports.evaluation import absent_classes
     from reports.intervals import f1_interval
-    from reports.rejection import Threshold, choose_threshold, judge_threshold, stored_threshold
+    from reports.rejection import Threshold, choose_threshold, evaluate_threshold, stored_threshold
 
     probabilities, targets, classes = predictions.probabilities, predictions.targets, predictions.classes
     if line := absent_classes(targets, probabilities.argmax(1), classes):
@@ -118,13 +118,15 @@ def measure_quality(
     metrics = {**evaluate(probabilities, targets, classes), "f1_macro_low": low, "f1_macro_high": high}
     if split not in NAMES:
         threshold = stored_threshold(artifact.card) or Threshold(None, cfg.target_accuracy, NO_VALIDATION)
-        return Quality(metrics | judge_threshold(probabilities, targets, threshold.value), threshold.asdict(), {})
+        return Quality(metrics | evaluate_threshold(probabilities, targets, threshold.value), threshold.asdict(), {})
     val = predictions if split == "val" else predict_split(artifact.predict, data, "val")
     threshold = choose_threshold(val.probabilities, val.targets, cfg.target_accuracy, cfg.target_confidence)
     validation = {"val/f1_macro": evaluate(val.probabilities, val.targets, classes)["f1_macro"]}
-    if np.isin(predictions.indices, val.indices).any():  # no images are left to judge the threshold
+    if np.isin(predictions.indices, val.indices).any():  # no images are left to evaluate the threshold
         return Quality(metrics, threshold.asdict(), validation | ({"test_is_val": True} if split == "test" else {}))
-    return Quality(metrics | judge_threshold(probabilities, targets, threshold.value), threshold.asdict(), validation)
+    return Quality(
+        metrics | evaluate_threshold(probabilities, targets, threshold.value), threshold.asdict(), validation
+    )
 
 
 def write_files(
@@ -161,9 +163,9 @@ def write_files(
 def log_predictions(loggers: Sequence[Any], predictions: "Predictions", data: "ImageDataModule", folder: Path) -> None:
     """Send tables of the predictions, and the figures in `folder`, to the loggers."""
     from loggers.images import log_pictures
-    from loggers.wandb_media import log_predictions
+    from loggers.wandb_media import log_prediction_tables
 
-    log_predictions(
+    log_prediction_tables(
         loggers,
         predictions.probabilities,
         predictions.targets,

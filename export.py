@@ -68,7 +68,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     val_f1 = checkpoint.metrics["f1_macro"]
     rows = timed([checkpoint_row(cfg.ckpt, val_f1, size_in_bytes(cfg.ckpt, net)), *written], latency.row)
     chosen, reason = recommend(rows[1:], cfg.max_drop)
-    evaluated = judge(rows, checkpoint, data, split, cfg)
+    evaluated = evaluate_rows(rows, checkpoint, data, split, cfg)
     rows = [with_scores(row, split, latency.records, scoring) for row in evaluated.rows]
     report = {
         **run_info,
@@ -164,7 +164,7 @@ def build_exporter(
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class FinalResults:
     """Results on the images that no choice was made on.
 
     Attributes:
@@ -182,13 +182,13 @@ class Judged:
     overlap: dict[str, Any]
 
 
-def judge(
+def evaluate_rows(
     rows: Sequence[Mapping[str, Any]],
     checkpoint: CheckpointResults,
     data: "ImageDataModule",
     split: str,
     cfg: DictConfig,
-) -> Judged:
+) -> FinalResults:
     """Predict the images of a split with the checkpoint and every completed file, and compare them."""
     import numpy as np
 
@@ -203,7 +203,7 @@ def judge(
     if seen and split != "val":
         log.warning("split=%s has validation images, which made the choices: its results are too optimistic", split)
 
-    def judge_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    def with_results(row: Mapping[str, Any]) -> dict[str, Any]:
         if row["status"] != "completed":
             return dict(row)
         is_file = row["file"] != "checkpoint"
@@ -211,8 +211,8 @@ def judge(
         probabilities = own if predictor is None else predict_all(predictor, data.loader(split))[0]
         return evaluated_row(row, stage_of(split), raw.targets, probabilities, own, raw.classes, chosen_here=seen)
 
-    return Judged(
-        rows=[judge_row(row) for row in rows],
+    return FinalResults(
+        rows=[with_results(row) for row in rows],
         images=len(raw.targets),
         metrics={"split": split, **evaluate(own, raw.targets, raw.classes)},
         calibration=calibration_change(raw.probabilities, raw.targets, checkpoint.temperature),

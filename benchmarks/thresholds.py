@@ -26,7 +26,7 @@ from evaluate import open_artifact
 from litesort.cli.build import load_data
 from litesort.cli.paths import CONF
 from litesort.cli.quoting import quote_overrides
-from reports.rejection import choose_threshold, judge_threshold
+from reports.rejection import choose_threshold, evaluate_threshold
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
 
@@ -67,7 +67,7 @@ def resample(
             value = _by_accuracy(probabilities[first], targets[first], target)
         else:
             value = choose_threshold(probabilities[first], targets[first], target, confidence).value
-        evaluated = judge_threshold(probabilities[second], targets[second], value)
+        evaluated = evaluate_threshold(probabilities[second], targets[second], value)
         coverage.append(evaluated.get("coverage", 0.0))
         if evaluated and evaluated["coverage"] > 0:
             accuracy.append(evaluated["kept_accuracy"])

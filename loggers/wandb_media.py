@@ -50,7 +50,7 @@ class WandbMedia(pl.Callback):
             run.log({"preview/augmented": wandb.Image(preview), "trainer/global_step": trainer.global_step})
 
 
-def log_predictions(
+def log_prediction_tables(
     loggers: Iterable[Logger],
     probabilities: np.ndarray,
     targets: np.ndarray,

@@ -13,7 +13,7 @@ from rich.text import Text
 from litesort.io import write_csv, write_json
 from reports.intervals import f1_interval, f1_loss_interval
 from reports.per_class import confusion_counts, per_class
-from reports.rejection import judge_threshold
+from reports.rejection import evaluate_threshold
 from reports.results import number, one_line, split_name
 from reports.summary import rejection_lines
 
@@ -133,7 +133,7 @@ def evaluated_row(
         "f1_lost": sum(base.values()) / len(base) - f1,
         **_ends("f1_lost", f1_loss_interval(targets, before, predicted, count)),
         **{f"f1/{name}": value for name, value in own.items()},
-        **({} if chosen_here else judge_threshold(probabilities, targets, row.get("threshold"))),
+        **({} if chosen_here else evaluate_threshold(probabilities, targets, row.get("threshold"))),
     }
     is_file = row["file"] != "checkpoint"
     worst_class = {"worst_class": worst, "worst_class_change": changes[worst]} if is_file else {}

@@ -94,7 +94,7 @@ def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[floa
     return low, _largest_share(right, total, tail, logs)
 
 
-def judge_threshold(probabilities: np.ndarray, targets: np.ndarray, threshold: float | None) -> dict[str, float]:
+def evaluate_threshold(probabilities: np.ndarray, targets: np.ndarray, threshold: float | None) -> dict[str, float]:
     """Measure a threshold on images that did not choose it.
 
     Args:

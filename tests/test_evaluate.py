@@ -9,7 +9,7 @@ from deployment.predictors import predict_split
 from evaluate import measure_quality, open_artifact
 from litesort.cli.build import load_data
 from litesort.cli.compose import CONF
-from reports.rejection import choose_threshold, judge_threshold
+from reports.rejection import choose_threshold, evaluate_threshold
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_threshold_is_chosen_on_val_and_judged_on_test(evaluated):
     expected = choose_threshold(val.probabilities, val.targets, 0.5, 0.5)
     assert quality.rejection == expected.asdict()
     assert expected.value is not None
-    assert judge_threshold(test.probabilities, test.targets, expected.value).items() <= quality.metrics.items()
+    assert evaluate_threshold(test.probabilities, test.targets, expected.value).items() <= quality.metrics.items()
     assert quality.validation.keys() == {"val/f1_macro"}
     metrics = quality.metrics
     assert metrics["f1_macro_low"] <= metrics["f1_macro"] <= metrics["f1_macro_high"]

@@ -12,7 +12,7 @@ import wandb
 from sklearn.metrics import precision_recall_curve, precision_recall_fscore_support
 
 from loggers.wandb import Wandb, can_be_online, find_run, finish, log_config, log_results
-from loggers.wandb_media import WandbMedia, grid, log_predictions, precision_recall
+from loggers.wandb_media import WandbMedia, grid, log_prediction_tables, precision_recall
 
 CLASSES = ["glass", "metal", "paper"]
 
@@ -43,7 +43,7 @@ def test_a_run_reads_back_whole(tmp_path, capsys, make_module, make_trainer, dat
     trainer.fit(make_module(), datamodule=data)
     probabilities, targets = answers
     files = [f"photo{row}.jpg" for row in range(60)]
-    log_predictions(
+    log_prediction_tables(
         [logger], probabilities, targets, CLASSES, files, lambda row: np.full((900, 600, 3), row, np.uint8), mistakes=4
     )
     log_results(
@@ -148,7 +148,7 @@ def test_runs_of_one_process_are_kept_apart_and_a_resumed_one_keeps_its_id(tmp_p
 
 def test_nothing_happens_without_a_wandb_logger(answers):
     assert find_run([]) is None
-    log_predictions([], *answers, CLASSES, [], lambda row: 1 / 0)
+    log_prediction_tables([], *answers, CLASSES, [], lambda row: 1 / 0)
     log_results([], {"a": 1})
 
 

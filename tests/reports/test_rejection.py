@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.metrics import accuracy_score
 
-from reports.rejection import accuracy_interval, choose_threshold, judge_threshold, least_images, stored_threshold
+from reports.rejection import accuracy_interval, choose_threshold, evaluate_threshold, least_images, stored_threshold
 
 scipy_stats = pytest.importorskip("scipy.stats", reason="scikit-learn brings scipy")
 
@@ -53,7 +53,7 @@ def test_the_promise_holds_on_new_images_and_the_accuracy_itself_does_not_hold_i
         probabilities, targets = answers(random, 300, lambda confidence: np.minimum(1, 1.05 * confidence))
         new, truth = answers(random, 300, lambda confidence: np.minimum(1, 1.05 * confidence))
         for level in (0.975, 0.5):
-            evaluated = judge_threshold(new, truth, choose_threshold(probabilities, targets, 0.95, level).value)
+            evaluated = evaluate_threshold(new, truth, choose_threshold(probabilities, targets, 0.95, level).value)
             missed = bool(evaluated) and evaluated["kept_accuracy"] < 0.95
             kept += level == 0.975 and evaluated.get("coverage", 0) > 0.2
             broken, naive = broken + (missed and level == 0.975), naive + (missed and level == 0.5)
@@ -79,13 +79,13 @@ def test_without_enough_images_there_is_no_threshold_and_the_reason_is_a_line():
 def test_a_threshold_is_judged_by_what_it_keeps():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     targets = np.array([0, 1, 1, 0])
-    evaluated = judge_threshold(probabilities, targets, 0.7)
+    evaluated = evaluate_threshold(probabilities, targets, 0.7)
     kept = probabilities.max(1) >= 0.7
     assert evaluated["coverage"] == 0.75
     assert evaluated["kept_accuracy"] == accuracy_score(targets[kept], probabilities.argmax(1)[kept])
     assert evaluated["kept_accuracy_low"] < 2 / 3 < evaluated["kept_accuracy_high"]
-    assert judge_threshold(probabilities, targets, None) == {}
-    nothing = judge_threshold(probabilities, targets, 0.95)
+    assert evaluate_threshold(probabilities, targets, None) == {}
+    nothing = evaluate_threshold(probabilities, targets, 0.95)
     assert nothing["coverage"] == 0
     assert np.isnan(nothing["kept_accuracy"])
 
