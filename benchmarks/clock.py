@@ -80,7 +80,7 @@ def openvino_alone(path: Path) -> Callable[[np.ndarray], Any]:
     model.reshape([1, SIZE, SIZE, 3])
     hints = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = core.compile_model(model, "CPU", hints | {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
-    return lambda pixels: request.infer([pixels], share_inputs=True)
+    return lambda pixels: next(iter(request.infer([pixels], share_inputs=True).values()))
 
 
 def tight_loop(call: Callable[[np.ndarray], Any], seconds: float) -> float:
@@ -108,7 +108,7 @@ def clocked(path: Path, **settings: Any) -> dict[str, Any]:
 def accuracy(rounds: int) -> Table:
     """Between two rounds of the benchmark, a loop of the runtime alone, so that both see the same moments."""
     table = Table(title=f"ms at {SIZE} px, one thread, medians of {rounds} rounds")
-    for column in ("file", "tight loop", "reported", "difference"):
+    for column in ("file", "tight loop", "its quartiles", "reported", "difference"):
         table.add_column(column, justify="left" if column == "file" else "right")
     eager = REFERENCE.eager("cpu")
     pixels = eager.inputs(1)
@@ -129,8 +129,9 @@ def accuracy(rounds: int) -> Table:
             settings = Settings(seconds=1e3, tolerance=0, min_rounds=rounds, max_rounds=rounds)
             (record,) = model_clock(candidates, reference="eager", settings=settings, progress=between)
             alone, reported = float(np.median(loops)), record["entries"]["model"]["median_ms"]
-            cells = (f"{alone:.3f}", f"{reported:.3f}", f"{100 * (reported / alone - 1):+.1f} %")
-            table.add_row(f"{name} {kind} {precision}", *cells)
+            low, high = np.quantile(loops, [0.25, 0.75])
+            cells = (f"{low:.3f} to {high:.3f}", f"{reported:.3f}", f"{100 * (reported / alone - 1):+.1f} %")
+            table.add_row(f"{name} {kind} {precision}", f"{alone:.3f}", *cells)
     return table
 
 
@@ -148,7 +149,8 @@ def busy(count: int) -> Iterator[None]:
 
 def stability(processes: int) -> Table:
     table = Table(title=f"{NETWORK}, {SIZE} px, ONNX fp32: {processes} processes; range in % of the mean")
-    for column in ("machine", "ratio", "range", "same runtime", "range", "ms", "range", "unsteady"):
+    names = ("ratio", "same runtime", "ms", "ms of a tight loop")
+    for column in ("machine", *(part for name in names for part in (name, "range")), "unsteady"):
         table.add_column(column, justify="left" if column == "machine" else "right")
     with tempfile.TemporaryDirectory() as folder:
         path = export(Path(folder), "onnx")
@@ -163,7 +165,7 @@ def stability(processes: int) -> Table:
                     for _ in range(processes)
                 ]
             cells = []
-            for key in ("ratio", "ratio_same_runtime", "latency_ms"):
+            for key in ("ratio", "ratio_same_runtime", "latency_ms", "loop_ms"):
                 values = np.array([row[key] for row in rows])
                 cells += [f"{values.mean():.4f}", f"{100 * np.ptp(values) / values.mean():.1f} %"]
             table.add_row(name, *cells, str(sum(row["unsteady"] for row in rows)))
@@ -193,11 +195,12 @@ def main() -> None:
     parser.add_argument("part", choices=["accuracy", "stability", "cost", "once"])
     parser.add_argument("--rounds", type=int, default=30, help="of accuracy")
     parser.add_argument("--processes", type=int, default=5, help="of stability")
-    parser.add_argument("--file", type=Path, help="for `once`: time this file and print a line of JSON")
+    parser.add_argument("--file", type=Path, help="for `once`: time this ONNX file and print a line of JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.part == "once":
-        print(json.dumps(clocked(options.file)))
+        row = clocked(options.file)
+        print(json.dumps(row | {"loop_ms": tight_loop(onnx_alone(options.file), seconds=1.0)}))
         return
     print(describe_machine())
     tables = {

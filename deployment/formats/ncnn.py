@@ -175,7 +175,11 @@ class NcnnPredictor:
         pixels = as_array(images)
         if pixels.shape[1:] != (self.size, self.size, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"images are {pixels.dtype} {pixels.shape}: give uint8 (B, {self.size}, {self.size}, 3)")
-        return torch.from_numpy(np.stack([self._probabilities(image) for image in pixels]))
+        return torch.from_numpy(self.run(pixels))
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8, contiguous -> (B, C) float32 probabilities: the call of the runtime alone."""
+        return np.stack([self._probabilities(image) for image in pixels])
 
     def _probabilities(self, image: np.ndarray) -> np.ndarray:
         """(S, S, 3) uint8 -> (C,) float32."""

@@ -159,7 +159,12 @@ class OnnxPredictor:
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        return torch.from_numpy(self.session.run(None, {self.input: as_array(images)})[0])
+        return torch.from_numpy(self.run(as_array(images)))
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8, contiguous -> (B, C) float32 probabilities: the call of the runtime alone."""
+        probabilities: np.ndarray = self.session.run(None, {self.input: pixels})[0]
+        return probabilities
 
 
 def _device(providers: Sequence[str]) -> str:

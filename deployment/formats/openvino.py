@@ -196,12 +196,16 @@ class OpenVINOPredictor:
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
-        pixels = as_array(images)
+        return torch.from_numpy(self.run(as_array(images)))
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8, contiguous -> (B, C) float32 probabilities: the call of the runtime alone."""
         if len(pixels) == 1 and self._request_of_one is None:
             self._request_of_one = self._compile_one()
         request = self._request_of_one if len(pixels) == 1 else self.request
-        outputs = request.infer([pixels], share_inputs=True)
-        return torch.from_numpy(next(iter(outputs.values())).copy())
+        # Without share_outputs, infer() copies what it returns.
+        probabilities: np.ndarray = next(iter(request.infer([pixels], share_inputs=True).values()))
+        return probabilities
 
 
 class _Compiled:

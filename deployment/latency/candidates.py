@@ -87,17 +87,21 @@ def torch_pipeline(net: nn.Module, prepare: Callable[[Path], np.ndarray]) -> Pip
 
 
 def predictor_candidate(predict: Predictor, size: int) -> Candidate:
-    """Make the candidate of an exported file; its graph takes uint8, so conversion and normalisation are timed too."""
+    """Make the candidate of an exported file; its graph takes uint8, so conversion and normalisation are timed too.
+
+    A predictor with a method `run`, from array to array, is timed by it: what a program without torch calls.
+    """
 
     def inputs(batch: int) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
-    return Candidate(predict, inputs, str(predict.device), {**predict.details, "size": size})
+    run = getattr(predict, "run", predict)
+    return Candidate(run, inputs, str(predict.device), {**predict.details, "size": size})
 
 
 def predictor_pipeline(predict: Predictor, prepare: Callable[[Path], np.ndarray]) -> Pipeline:
     """Make the pipeline of an exported file."""
-    return Pipeline(prepare, predict, str(predict.device), predict.details)
+    return Pipeline(prepare, getattr(predict, "run", predict), str(predict.device), predict.details)
 
 
 def model_clock(

@@ -57,7 +57,7 @@ class Settings:
             on one of the cores delays every operation. Other runtimes have their own setting.
     """
 
-    seconds: float = 1.25
+    seconds: float = 1.0
     tolerance: float = 0.02
     min_rounds: int = 7
     max_rounds: int = 200
@@ -367,7 +367,6 @@ def _threads(number: int | None) -> Iterator[None]:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
