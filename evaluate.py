@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NO_VALIDATION = "these images have no validation split: export the checkpoint, its files store a threshold"
+NO_VALIDATION = "these images have no validation split: export the checkpoint; exported files store a threshold"
 
 
 def evaluate_artifact(
@@ -40,11 +40,11 @@ def evaluate_artifact(
     """Evaluate an artifact on one split: print the results and write them into `cfg.run_dir`.
 
     Args:
-        artifact: What `open_artifact` returned.
+        artifact: A checkpoint or an exported file, opened by `open_artifact`.
         data: A data module that is set up, with the classes of the artifact.
         cfg: The config of an evaluation or a training.
         scoring: Score and latency benchmark.
-        run_info: Values of the run that metrics.json repeats.
+        run_info: Values of the run, which metrics.json stores.
         split: Name of the split.
         loggers: Lightning loggers that get figures and predictions.
 
@@ -59,7 +59,7 @@ def evaluate_artifact(
 
     predictions = predict_split(artifact.predict, data, split)
     quality = measure_quality(artifact, data, predictions, split, cfg)
-    run_info = {**quality.validation, **run_info}  # a training measured validation itself, in its own precision
+    run_info = {**quality.validation, **run_info}  # values of a training, in its precision, take precedence
     latency = scoring.measure({MODEL: (artifact.net or artifact.predict, data.size)}, data, predictions.files)
     results = Results(
         artifact=artifact,
@@ -122,7 +122,7 @@ def measure_quality(
     val = predictions if split == "val" else predict_split(artifact.predict, data, "val")
     threshold = choose_threshold(val.probabilities, val.targets, cfg.target_accuracy, cfg.target_confidence)
     validation = {"val/f1_macro": evaluate(val.probabilities, val.targets, classes)["f1_macro"]}
-    if np.isin(predictions.indices, val.indices).any():  # no images are left to evaluate the threshold
+    if np.isin(predictions.indices, val.indices).any():  # the threshold was chosen on these images
         return Quality(metrics, threshold.asdict(), validation | ({"test_is_val": True} if split == "test" else {}))
     return Quality(
         metrics | evaluate_threshold(probabilities, targets, threshold.value), threshold.asdict(), validation
@@ -156,13 +156,13 @@ def write_files(
         count=cfg.mistakes,
         explained=cfg.heat_maps,
     )
-    # Last: metrics.json says that every other file is complete.
+    # metrics.json is written last: if it exists, all other files are complete.
     return [*write_evaluation(Path(cfg.run_dir), results, **shared), *([mistakes] if mistakes else [])]
 
 
 def log_predictions(loggers: Sequence[Any], predictions: "Predictions", data: "ImageDataModule", folder: Path) -> None:
     """Send tables of the predictions, and the figures in `folder`, to the loggers."""
-    from loggers.images import log_pictures
+    from loggers.images import log_figures
     from loggers.wandb_media import log_prediction_tables
 
     log_prediction_tables(
@@ -173,7 +173,7 @@ def log_predictions(loggers: Sequence[Any], predictions: "Predictions", data: "I
         predictions.names,
         lambda row: data.source.read(predictions.indices[row], 256),
     )
-    log_pictures(loggers, folder)
+    log_figures(loggers, folder)
 
 
 def open_artifact(ckpt: str | None, cfg: DictConfig) -> "Artifact":

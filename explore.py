@@ -28,9 +28,9 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
-    found, out = data_report(data, embed=default_embedder()), Path(cfg.run_dir)
-    results = {"data": compose.data_name(cfg), **summarize(found), **found}
-    written = [write_json(out / "explore.json", results), *write_lists(out, found)]
+    report, out = data_report(data, embed=default_embedder()), Path(cfg.run_dir)
+    results = {"data": compose.data_name(cfg), **summarize(report), **report}
+    written = [write_json(out / "explore.json", results), *write_lists(out, report)]
     page = write_page(
         out / "explore.html", results, lambda row: data.source.read(row, min_side=128), cfg.max_images_per_class
     )

@@ -44,7 +44,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
     check(cfg)
     register(instantiate(cfg.formats))
-    net, card = load_net(cfg.ckpt)  # before the folder is made, so that a wrong path leaves none
+    net, card = load_net(cfg.ckpt)  # before the folder is created, so that a wrong path creates no folder
     with export_folder(cfg.ckpt, cfg.out, cfg.overwrite) as out:
         return export_network(net, card, merge(cfg, {"out": str(out), "run_dir": str(out)}))
 
@@ -62,7 +62,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     data, split, run_info = load_data(card, cfg)
     split = "test" if cfg.split == "auto" else split
     checkpoint = predict_checkpoint(net, data, cfg)
-    exporter, facts = build_exporter(net, card, data, checkpoint, cfg)
+    exporter, exported_info = build_exporter(net, card, data, checkpoint, cfg)
     written = [exporter.write(name, precision) for name, precision in wanted]
     latency = scoring.measure(models_to_time(net, written, data, cfg), data, checkpoint.val.files)
     val_f1 = checkpoint.metrics["f1_macro"]
@@ -84,7 +84,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
         "recommended": chosen and chosen["file"],
         "reason": reason,
         "temperature": checkpoint.temperature,
-        **facts,
+        **exported_info,
         "metrics": evaluated.metrics,
         "calibration": evaluated.calibration,
         "latency": latency.records,
@@ -102,7 +102,7 @@ class CheckpointResults:
     Attributes:
         predict: Its predictor.
         val: Its predictions for the validation images, at `temperature`.
-        temperature: Its logits are divided by it.
+        temperature: Number above 0 that its logits are divided by.
         metrics: Metrics of `val`, and "split".
     """
 
@@ -145,10 +145,10 @@ def build_exporter(
     def threshold(probabilities: "np.ndarray") -> dict[str, Any]:
         return choose_threshold(probabilities, targets, cfg.target_accuracy, cfg.target_confidence).asdict()
 
-    facts = {**profile(net, data.size), "metrics": checkpoint.metrics, "versions": versions()}
+    exported_info = {**profile(net, data.size), "metrics": checkpoint.metrics, "versions": versions()}
     exporter = Exporter(
         net=net,
-        card={**card, "exported": facts},
+        card={**card, "exported": exported_info},
         folder=Path(cfg.out),
         expected=checkpoint.val.probabilities,
         tolerance=tolerances(cfg.tolerance, cfg.agreement),
@@ -160,18 +160,18 @@ def build_exporter(
         temperature=checkpoint.temperature,
         name=cfg.name,
     )
-    return exporter, facts
+    return exporter, exported_info
 
 
 @dataclass(frozen=True, slots=True)
 class FinalResults:
-    """Results on the images that no choice was made on.
+    """Results on the images of the evaluated split, which is the test split by default.
 
     Attributes:
         rows: Rows of the checkpoint and the files, with these results.
         images: Number of images.
         metrics: Metrics of the checkpoint.
-        calibration: Its calibration error before and after temperature scaling.
+        calibration: Calibration error of the checkpoint before and after temperature scaling.
         overlap: "test_is_val" if the test images are validation images; else empty.
     """
 
@@ -198,32 +198,34 @@ def evaluate_rows(
     from reports.export_report import evaluated_row, stage_of
 
     raw = predict_split(checkpoint.predict, data, split)
-    own = tempered(raw.probabilities, checkpoint.temperature)
-    seen = bool(np.isin(raw.indices, checkpoint.val.indices).any())
-    if seen and split != "val":
-        log.warning("split=%s has validation images, which made the choices: its results are too optimistic", split)
+    expected = tempered(raw.probabilities, checkpoint.temperature)
+    has_val_images = bool(np.isin(raw.indices, checkpoint.val.indices).any())
+    if has_val_images and split != "val":
+        log.warning("split=%s contains validation images, used for the choices: its results are too optimistic", split)
 
     def with_results(row: Mapping[str, Any]) -> dict[str, Any]:
         if row["status"] != "completed":
             return dict(row)
         is_file = row["file"] != "checkpoint"
         predictor = load_exported(row["path"], cfg.latency.settings.threads) if is_file else None
-        probabilities = own if predictor is None else predict_all(predictor, data.loader(split))[0]
-        return evaluated_row(row, stage_of(split), raw.targets, probabilities, own, raw.classes, chosen_here=seen)
+        probabilities = expected if predictor is None else predict_all(predictor, data.loader(split))[0]
+        return evaluated_row(
+            row, stage_of(split), raw.targets, probabilities, expected, raw.classes, chosen_here=has_val_images
+        )
 
     return FinalResults(
         rows=[with_results(row) for row in rows],
         images=len(raw.targets),
-        metrics={"split": split, **evaluate(own, raw.targets, raw.classes)},
+        metrics={"split": split, **evaluate(expected, raw.targets, raw.classes)},
         calibration=calibration_change(raw.probabilities, raw.targets, checkpoint.temperature),
-        overlap={"test_is_val": True} if seen and split == "test" else {},
+        overlap={"test_is_val": True} if has_val_images and split == "test" else {},
     )
 
 
 def with_scores(
     row: Mapping[str, Any], split: str, latency: Sequence[Mapping[str, Any]], scoring: ScoreAndLatency
 ) -> dict[str, Any]:
-    """Return a row with "score", of the evaluated images, and "val/score"; both lack in a row that is not completed."""
+    """Return a row with "score" (evaluated images) and "val/score". A row that is not completed gets neither."""
     from reports.export_report import stage_of
 
     if row["status"] != "completed":
@@ -250,7 +252,7 @@ def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
     Settings and packages are checked now, before the training.
 
     Args:
-        settings: Settings of `conf/export.yaml` that differ.
+        settings: Settings that replace those of `conf/export.yaml`.
 
     Raises:
         UserError: A setting is invalid, or a package is missing.
@@ -285,7 +287,7 @@ def check_files(report: Mapping[str, Any]) -> None:
 def main(cfg: DictConfig) -> None:
     """Export one checkpoint; a failed file is an error, after all others are written."""
     report = export(cfg)
-    if is_sweep():  # the ranking of the sweep reads it there
+    if is_sweep():  # the ranking of the sweep reads the report there
         write_json(Path(HydraConfig.get().runtime.output_dir) / "export.json", report)
     check_files(report)
 

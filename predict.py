@@ -1,7 +1,7 @@
 """Label images with a checkpoint or an exported file; no data set is needed.
 
 python predict.py ckpt=runs/.../best.ckpt source=photo.jpg
-python predict.py ckpt=model.onnx source=photos csv=answers.csv json=answers.jsonl min_confidence=auto
+python predict.py ckpt=model.onnx source=photos csv=labels.csv json=labels.jsonl min_confidence=auto
 """
 
 import os
@@ -41,19 +41,19 @@ def predict(cfg: DictConfig) -> "PredictionWriter":
     csv, json = (Path(str(name)) if name else None for name in (cfg.csv, cfg.json))
     _check_outputs(csv, json, cfg.overwrite)
     model = _open_model(cfg)
-    least = _least_confidence(model, cfg)
+    min_confidence = _min_confidence(model, cfg)
     total = sum(1 for _ in find_images(cfg.source))  # file names only, for the progress bar
     try:
-        with PredictionWriter(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as answers:
-            for row in _predicted_rows(model, cfg, least, total):
-                answers.add(row)
+        with PredictionWriter(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as writer:
+            for row in _predicted_rows(model, cfg, min_confidence, total):
+                writer.add(row)
     except OSError as error:
         if isinstance(error, FileExistsError):  # another process has written it in the meantime
             _check_outputs(csv, json, cfg.overwrite)
         raise DataError(f"csv={cfg.csv} json={cfg.json} cannot be written: {error.strerror or error}") from error
-    answers.print()
+    writer.print()
     print("".join(f"wrote {path}\n" for path in (csv, json) if path), end="")
-    return answers
+    return writer
 
 
 def _open_model(cfg: DictConfig) -> "Artifact":
@@ -70,7 +70,7 @@ def _open_model(cfg: DictConfig) -> "Artifact":
     return load_artifact(cfg.ckpt, load_net, best_device(cfg.accelerator), cfg.threads, cfg.runtime)
 
 
-def _least_confidence(model: "Artifact", cfg: DictConfig) -> float:
+def _min_confidence(model: "Artifact", cfg: DictConfig) -> float:
     """Return `cfg.min_confidence`; "auto" is the threshold that an exported file stores."""
     from litesort.errors import DataError
     from reports.rejection import stored_threshold
@@ -85,7 +85,7 @@ def _least_confidence(model: "Artifact", cfg: DictConfig) -> float:
     return stored.value
 
 
-def _predicted_rows(model: "Artifact", cfg: DictConfig, least: float, total: int) -> Iterator[dict[str, Any]]:
+def _predicted_rows(model: "Artifact", cfg: DictConfig, min_confidence: float, total: int) -> Iterator[dict[str, Any]]:
     """Yield one row an image, as `reports.predictions.answer_rows` makes it, with a progress bar."""
     from rich.progress import track
 
@@ -100,7 +100,7 @@ def _predicted_rows(model: "Artifact", cfg: DictConfig, least: float, total: int
     def rows() -> Iterator[dict[str, Any]]:
         for files, pixels, reasons in batches:
             probabilities = model.predict(pixels).cpu().numpy() if len(pixels) else pixels
-            yield from answer_rows(files, reasons, probabilities, classes, least)
+            yield from answer_rows(files, reasons, probabilities, classes, min_confidence)
 
     yield from track(rows(), description="predicting", total=total, transient=True)
 

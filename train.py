@@ -40,7 +40,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
     Args:
         cfg: The config of the run.
-        overrides: `key=value` as typed; metrics.json repeats them.
+        overrides: Overrides of the command line, `key=value`; metrics.json stores them.
 
     Returns:
         The content of metrics.json; empty in processes other than the first.
@@ -56,7 +56,7 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     from loggers.wandb import finish, log_config, log_results
 
     overrides = overrides or []
-    scoring = build_score_and_latency(cfg)  # first: mistakes cost no training
+    scoring = build_score_and_latency(cfg)  # first, so that an invalid setting fails before the training
     export = instantiate(cfg.export, **export_settings(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     module, data = build_module_and_data(cfg, overrides)
@@ -79,13 +79,13 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
     report = export(best)
     log_results(loggers, results, best)
     finish(loggers)
-    if isinstance(report, dict) and not is_sweep():  # in a sweep the rows of the files and its exit status tell
+    if isinstance(report, dict) and not is_sweep():  # a sweep reports failed files in its table and exit status
         check_files(report)
     return results
 
 
 def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["ImageClassifier", "ImageDataModule"]:
-    """Build the LightningModule and the data module of a run; the split comes from the checkpoint it starts from."""
+    """Build the LightningModule and the data module of a run. A run that starts from a checkpoint keeps its split."""
     from lightning_modules.checkpoint import load_for_training, make_model_card
     from lightning_modules.objectives.base import build_objective
 
@@ -93,7 +93,7 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
     split = inherited_split(origins, overrides)
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, **split)
     start = cfg.ckpt or cfg.ckpt_init
-    # The network before the images: a wrong checkpoint costs no decoding.
+    # Build the network before images are decoded, so that a wrong checkpoint fails early.
     net = load_for_training(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
@@ -114,7 +114,7 @@ def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["Image
 
 
 def describe_run(cfg: DictConfig, overrides: list[str], trainer: Any, callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a finished training that metrics.json holds."""
+    """Return the values of a finished training that metrics.json stores."""
     checkpoint, history = callbacks["checkpoint"], callbacks["history"]
     return {
         "name": cfg.name,
@@ -141,7 +141,7 @@ def _load(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> list[float | None]:
-    """Run one job, unless the resumed sweep has finished it; returns what the sweeper asks for, else the score."""
+    """Run one job, unless the resumed sweep has finished it; returns the metrics of the sweeper, else the score."""
     overrides, folder = resume.strip_resume(HydraConfig.get().overrides.task), Path(cfg.run_dir)
     with resume.lock_folder(folder):
         if not is_sweep() and not os.environ.get("LOCAL_RANK"):  # not in a further process of the run itself

@@ -1,16 +1,15 @@
-"""Augmentation: litesort's policies beside those of timm, torchvision, kornia and albumentations, interleaved.
+"""Throughput of augmentation: litesort, timm, torchvision, kornia and albumentations, measured in turn.
 
     python benchmarks/augmentation.py --batch 64 --size 224
     python benchmarks/augmentation.py --batch 32 --size 128
     python benchmarks/augmentation.py --batch 256 --size 224 --device cuda
 
-All start from decoded, resized uint8 pixels and end with a (B, 3, S, S) float32 batch in [0, 1] on the device. timm
-and albumentations work on one image after the other, on the CPU. timm applies each of its two operations with
-probability 0.5, half as many as the others; the row "both applied" makes it do as much. kornia draws once for the
-batch. albumentations has no RandAugment: two of the same operations, by its OneOf. Its rows need the package.
+All start from decoded, resized uint8 pixels and return a (B, 3, S, S) float32 batch in [0, 1] on the device. timm and
+albumentations process one image after the other, on the CPU. timm applies each of its two operations with probability
+0.5, so it does half as much as the others; in the row "both applied" it applies both. kornia draws once for the batch.
+albumentations has no RandAugment, so two operations are drawn with its OneOf. Its rows need the package.
 
-With `--device cuda`, a last row is a training step of resnet18d at this size and batch, in 16-mixed: what augmentation
-is to be compared with.
+With `--device cuda`, the last row is a training step of resnet18d at this size and batch in 16-mixed, for comparison.
 """
 
 import argparse
@@ -81,7 +80,7 @@ def _stack(images: list[np.ndarray]) -> torch.Tensor:
 
 
 def policies(images: np.ndarray, device: torch.device) -> dict[str, dict[str, Run]]:
-    """Policy -> name -> function; litesort's is the first."""
+    """Policy -> name -> function that augments a batch; litesort is the first."""
     size = images.shape[1]
     flip, erase = RandomHorizontalFlip(p=0.5), RandomErasing(p=0.5)
     mean = {"img_mean": (128, 128, 128)}
@@ -179,7 +178,7 @@ def training_step(images: np.ndarray, device: torch.device) -> Run:
 
 
 def measure(runs: dict[str, Run], repeats: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Run all in turn; return the median CPU and wall seconds of each."""
+    """Run all functions in turn; returns the median CPU and wall seconds of each."""
     clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for step in track(range(repeats + 2), "measuring"):
         for name, run in runs.items():
@@ -209,7 +208,7 @@ def main() -> None:
         if device.type == "cuda":
             runs["training step of resnet18d, 16-mixed"] = training_step(images, device)
         table = Table(title=f"{policy}: {options.batch} x {options.size} px, {where}, median of {options.repeats}")
-        for column in ("", "images / CPU second", "images / s (wall)", "ms a batch", "litesort is faster by"):
+        for column in ("", "images/CPU s", "images/s (wall)", "ms/batch", "time, litesort = 1"):
             table.add_column(column, justify="right" if column else "left")
         medians = measure(runs, options.repeats, device)
         for name, (cpu, wall) in medians.items():

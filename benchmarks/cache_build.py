@@ -1,10 +1,10 @@
-"""Build of the pixel cache, in images a second and core: litesort, Pillow, and torchvision's decoder.
+"""Build time of the pixel cache, in images per second and core: litesort, Pillow, and torchvision's decoder.
 
     python benchmarks/cache_build.py                 # generated JPEGs of 512 x 384 px
     python benchmarks/cache_build.py --root photos   # all JPEGs below a folder
 
-Each decodes a file and resizes it to a padded square of --size. Process CPU time on one thread, in turn, medians;
-then the whole build (digests and file included) on all cores.
+Each decoder reads a file and resizes it to a padded square of --size px. The table has medians of the process CPU time
+on one thread, measured in turn. The lines below it are of the whole build (with digests and file) on all cores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from images import side_by_side, write_photos
+from images import side_by_side, write_images
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -30,14 +30,14 @@ from datamodules.cache import open_pixels
 from datamodules.sources.base import Sample, Source
 from litesort.system import available_cpus
 
-TARGET = 500
+TARGET = 500  # images per second and core
 
 
 class Files(Source):
     """A list of files."""
 
     def __init__(self, root: Path, files: list[Path]) -> None:
-        self.root, self.classes = root, ["photo"]
+        self.root, self.classes = root, ["image"]
         self.samples = [Sample(str(path.relative_to(root)), 0) for path in files]
 
 
@@ -70,16 +70,16 @@ def over(files: list[Path], load: Callable[[Path], object]) -> Callable[[], int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder that is searched for JPEGs (default: generated images)")
-    parser.add_argument("--photos", type=int, default=256, help="images to generate, or to compare on")
+    parser.add_argument("--images", type=int, default=256, help="images to generate, or to compare on")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
-        root = options.root or write_photos(Path(scratch) / "photos", options.photos)
+        root = options.root or write_images(Path(scratch) / "images", options.images)
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        files = found[:: max(1, len(found) // options.photos)]
+        files = found[:: max(1, len(found) // options.images)]
         jobs = {
             "litesort": over(files, lambda path: images.load(path, options.size, "pad")),
             "Pillow": over(files, lambda path: with_pillow(path, options.size)),
@@ -90,14 +90,14 @@ def main() -> None:
         open_pixels(Files(root, found), options.size, "pad", cache_dir=Path(scratch) / "cache", progress=False)
         wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     table = Table(title=f"{len(files)} JPEGs -> {options.size} px, one thread")
-    for column in ("decoder", "CPU ms / photo", "photos / s / core", "times Pillow"):
+    for column in ("decoder", "CPU ms/image", "images/s/core", "times Pillow"):
         table.add_column(column, justify="left" if column == "decoder" else "right")
     for name, (each, _) in results.items():
         table.add_row(name, f"{each:.3f}", f"{1e3 / each:,.0f}", f"{results['Pillow'][0] / each:.2f}")
     console.print(table)
-    rates = f"{len(found) / wall:,.0f} photos a second (wall), {len(found) / cpu:,.0f} a second and core (CPU)"
-    console.print(f"whole build of {len(found)} photos on {available_cpus()} cores: {rates}")
-    console.print(f"at least {TARGET} photos a second and core: {1e3 / results['litesort'][0] >= TARGET}")
+    rates = f"{len(found) / wall:,.0f} images/s (wall), {len(found) / cpu:,.0f} images/s/core (CPU)"
+    console.print(f"whole build of {len(found)} images on {available_cpus()} cores: {rates}")
+    console.print(f"litesort decodes at least {TARGET} images/s/core: {1e3 / results['litesort'][0] >= TARGET}")
 
 
 if __name__ == "__main__":

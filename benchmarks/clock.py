@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from images import write_photos
+from images import write_images
 from rich.console import Console
 from rich.table import Table
 
@@ -177,7 +177,7 @@ def cost() -> Table:
     for column in ("artifact", "first job", "later jobs"):
         table.add_column(column, justify="left" if column == "artifact" else "right")
     with tempfile.TemporaryDirectory() as folder:
-        files = sorted(write_photos(Path(folder) / "images", 64).rglob("*.jpg"))
+        files = sorted(write_images(Path(folder) / "images", 64).rglob("*.jpg"))
         onnx = FORMATS["onnx"].load(export(Path(folder), "onnx"))
         net = create_backbone(NETWORK, len(CLASSES), pretrained=False).eval()
         for name, model in {f"{NETWORK} {SIZE} px, checkpoint": net, "... ONNX file": onnx}.items():

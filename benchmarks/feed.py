@@ -1,11 +1,11 @@
-"""Host cost of one image on its way to the device: litesort's pixel cache and the usual pipelines.
+"""Host time per image of data loading: litesort's pixel cache and common pipelines.
 
     python benchmarks/feed.py                        # generated JPEGs of 512 x 384 px
     python benchmarks/feed.py --root photos          # a folder of class folders
 
-Every pipeline ends in a uint8 batch tensor with labels, drawn by a weighted sampler. The usual pipelines decode and
-augment on the host; litesort augments on the device, which `benchmarks/augmentation.py` measures. Process CPU time
-counts, because a GPU waits for it. All run on one thread, in turn, medians over the rounds.
+Every pipeline returns uint8 batch tensors with labels, drawn by a weighted sampler. The common pipelines decode and
+augment on the host; litesort augments on the device, which `benchmarks/augmentation.py` measures. Process CPU time is
+compared, because a GPU waits for it. All run on one thread, in turn; the table has medians over the rounds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from images import side_by_side, write_photos
+from images import side_by_side, write_images
 from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform
@@ -36,32 +36,34 @@ from datamodules.sources.base import Sample, Source
 TARGET_MS, TARGET_RATIO = 0.05, 60
 
 
-class Listed(Source):
-    """The samples of an ImageFolder."""
+class ImageFolderSource(Source):
+    """The samples of an ImageFolder as a source of litesort."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self.root, self.classes = Path(folder.root), folder.classes
         self.samples = [Sample(str(Path(path).relative_to(folder.root)), label) for path, label in folder.samples]
 
 
-def ours(folder: ImageFolder, size: int, batch: int, prefetch: int, cache_dir: str) -> Iterable:
-    source = Listed(folder)
+def pixel_loader(folder: ImageFolder, size: int, batch: int, prefetch: int, cache_dir: str) -> Iterable:
+    source = ImageFolderSource(folder)
     pixels = open_pixels(source, size, "pad", cache_dir=cache_dir)
     if pixels is None:
-        raise SystemExit("no room for the pixel cache")
+        raise SystemExit(
+            "the pixel cache exceeds its budget or the free memory: give fewer --images or a smaller --size"
+        )
     labels = np.array(folder.targets)
     sampler = WeightedSampler(labels, power=0.5)
     return PixelLoader(pixels.array, labels, np.arange(len(labels)), sampler, batch, drop_last=True, prefetch=prefetch)
 
 
-def peer(folder: ImageFolder, transform: Callable, batch: int, collate: Callable | None = None) -> Iterable:
+def decoding_loader(folder: ImageFolder, transform: Callable, batch: int, collate: Callable | None = None) -> Iterable:
     weights = class_weights(np.array(folder.targets), 0.5)
     sampler = WeightedRandomSampler(weights.tolist(), len(weights))
     dataset = ImageFolder(folder.root, transform)
     return DataLoader(dataset, batch, sampler=sampler, num_workers=0, drop_last=True, collate_fn=collate)
 
 
-def some_batches(feed: Iterable, count: int) -> Callable[[], int]:
+def count_images(feed: Iterable, count: int) -> Callable[[], int]:
     def job() -> int:
         images = 0
         for number, (pixels, *_) in enumerate(feed, 1):
@@ -82,17 +84,17 @@ def pipelines(folder: ImageFolder, size: int, batch: int, cache_dir: str) -> dic
     timm = create_transform(size, is_training=True, auto_augment="rand-m9-inc1", use_prefetcher=True)
     epoch = len(folder) // batch
     return {
-        "litesort": some_batches(ours(folder, size, batch, 2, cache_dir), epoch),
-        "litesort, no thread": some_batches(ours(folder, size, batch, 0, cache_dir), epoch),
-        "torchvision v2 RandAugment": some_batches(peer(folder, torchvision, batch), 1),
-        "timm rand-m9-inc1": some_batches(peer(folder, timm, batch, fast_collate), 1),
+        "litesort": count_images(pixel_loader(folder, size, batch, 2, cache_dir), epoch),
+        "litesort, no thread": count_images(pixel_loader(folder, size, batch, 0, cache_dir), epoch),
+        "torchvision v2 RandAugment": count_images(decoding_loader(folder, torchvision, batch), 1),
+        "timm rand-m9-inc1": count_images(decoding_loader(folder, timm, batch, fast_collate), 1),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of class folders (default: generated images)")
-    parser.add_argument("--photos", type=int, default=1024, help="images to generate")
+    parser.add_argument("--images", type=int, default=1024, help="images to generate")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
@@ -100,21 +102,23 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     with tempfile.TemporaryDirectory() as scratch:
-        root = options.root or write_photos(Path(scratch) / "photos", options.photos)
+        root = options.root or write_images(Path(scratch) / "images", options.images)
         folder = ImageFolder(str(root))
         jobs = pipelines(folder, options.size, options.batch, scratch)
         results = side_by_side(jobs, options.rounds)
-    table = Table(title=f"{len(folder)} photos -> uint8 batches of {options.batch} at {options.size} px, one thread")
-    for column in ("pipeline", "CPU ms/image", "wall ms/image", "CPU, ours = 1", "images/s/core"):
+    table = Table(title=f"{len(folder)} images -> uint8 batches of {options.batch} at {options.size} px, one thread")
+    for column in ("pipeline", "CPU ms/image", "wall ms/image", "CPU, litesort = 1", "images/s/core"):
         table.add_column(column, justify="left" if column == "pipeline" else "right")
     base = next(iter(results.values()))[0]
     for name, (cpu, wall) in results.items():
         table.add_row(name, f"{cpu:.4f}", f"{wall:.4f}", f"{cpu / base:.1f}", f"{1e3 / cpu:,.0f}")
     console = Console()
     console.print(table)
-    least = min(results[name][0] for name in list(results)[2:]) / base
-    console.print(f"ours at most {TARGET_MS} ms an image: {base <= TARGET_MS}")
-    console.print(f"usual pipelines at least {TARGET_RATIO} times ours: {least >= TARGET_RATIO} ({least:.0f} times)")
+    lowest = min(results[name][0] for name in list(results)[2:]) / base
+    console.print(f"litesort takes at most {TARGET_MS} ms per image: {base <= TARGET_MS}")
+    console.print(
+        f"pipelines take at least {TARGET_RATIO} times as long: {lowest >= TARGET_RATIO} ({lowest:.0f} times)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What a GPU does with litesort: one table a claim, in at most `--minutes`.
+"""Benchmarks of litesort on a GPU: one table for each part, in at most `--minutes` minutes.
 
     python benchmarks/gpu.py            # an idle machine with a GPU and 16 cores
     python benchmarks/gpu.py --device cpu --models resnet10t --sizes 32 --batch 8 --steps 3 --images 64 --workers 0
 
 1. Synchronisation: training steps under `torch.cuda.set_sync_debug_mode`, which warns where the host waits.
-2. Augmentation on the device: litesort's and kornia's, plain and compiled.
-3. Feed: batches of the pixel cache up to the device, pinned where there is a GPU.
-4. Training: litesort, ImageFolder with torchvision v2 and timm's loader beside a bare step on one batch.
-5. Settings of the bare step: precision, memory format, compile.
+2. Augmentation on the device: litesort and kornia, plain and compiled.
+3. Feed: transfer of batches from the pixel cache to the device, pinned if there is a GPU.
+4. Training: litesort, ImageFolder with torchvision v2, timm's loader, and a bare step on one batch.
+5. Settings of the bare step: precision, memory format, compilation.
 6. Latency: eager, compiled, ONNX Runtime.
 
-Each figure is of `--steps` steps after `--warmup` steps; the device is waited for at both ends. An error of a compiler,
-a runtime or another package is the content of its cell. On a CPU the script shows that it works.
+Each number is of `--steps` steps after `--warmup` steps, with a synchronisation before and after. If a compiler, a
+runtime or another package fails, the cell contains the error. A run on a CPU only tests the script.
 """
 
 import argparse
@@ -33,7 +33,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from images import write_photos
+from images import write_images
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -50,11 +50,11 @@ from litesort.cli.build import data_builder
 from litesort.cli.compose import CONF
 from train import train
 
-Rows = Iterator[tuple[Any, ...]]  # of a table; the first is its heading
+Rows = Iterator[tuple[Any, ...]]  # rows of a table; the first is the heading
 
 
 class Bench:
-    """Settings of a run, and what its parts share.
+    """Settings, images and methods that all parts share.
 
     Args:
         options: The command line.
@@ -64,7 +64,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options, self.scratch = options, scratch
         self.device = torch.device(options.device)
-        self.root = options.root or write_photos(scratch / "photos", options.images)
+        self.root = options.root or write_images(scratch / "images", options.images)
         self.classes = sorted(folder.name for folder in self.root.iterdir() if folder.is_dir())
         self.precision = supported_precision("auto", options.device)
 
@@ -123,14 +123,14 @@ def wait(device: torch.device) -> None:
 
 
 class Measured(Exception):
-    """Ends a training; carries its images a second."""
+    """Ends a training; its argument is the throughput, images per second."""
 
 
 class Clock(pl.Callback):
     """Measure the steps of a training, then end it.
 
     Args:
-        warmup, steps, batch: Steps before the clock starts, steps on it, images a step.
+        warmup, steps, batch: Number of steps before the measurement, number of measured steps, images per step.
         sync: Let torch warn where a measured step waits for the GPU.
     """
 
@@ -154,7 +154,7 @@ class Clock(pl.Callback):
 
 
 def litesort(bench: Bench, model: str, size: int, sync: bool = False) -> float:
-    """Images a second of `train.train`, with its callbacks."""
+    """Images per second of `train.train`, with its callbacks."""
     cfg = bench.config(f"model.name={model}", f"data.size={size}", "epochs=100000")
     clock = {"_target_": f"{Clock.__module__}.Clock", "warmup": bench.options.warmup, "steps": bench.options.steps}
     OmegaConf.update(cfg, "callbacks.clock", {**clock, "batch": bench.options.batch, "sync": sync}, force_add=True)
@@ -169,7 +169,7 @@ def litesort(bench: Bench, model: str, size: int, sync: bool = False) -> float:
 def bare_step(
     bench: Bench, model: str, size: int, precision: str, channels_last: bool = True, compiled: bool = False
 ) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """Return litesort's training step without litesort: network, loss, clipping, optimiser, schedule."""
+    """Return the training step of litesort in plain PyTorch: network, loss, clipping, optimiser, schedule."""
     cfg = bench.config(f"model.name={model}", f"data.size={size}")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = instantiate(cfg.model, num_classes=len(bench.classes)).to(bench.device, memory_format=layout).train()
@@ -204,28 +204,28 @@ def one_batch(bench: Bench, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bare(bench: Bench, model: str, size: int, **settings: Any) -> float:
-    """Images a second of the bare step on one batch."""
+    """Images per second of the bare step on one batch."""
     step = bare_step(bench, model, size, settings.pop("precision", bench.precision), **settings)
     return bench.images_per_second(functools.partial(step, *one_batch(bench, size)))
 
 
-def usual(bench: Bench, name: str, model: str, size: int) -> float:
-    """Images a second of the bare step, fed by ImageFolder with worker processes."""
+def with_pipeline(bench: Bench, name: str, model: str, size: int) -> float:
+    """Images per second of the bare step, fed by ImageFolder with worker processes."""
     files = [(str(file), bench.classes.index(file.parent.name)) for file in sorted(bench.root.glob("*/*"))]
     task = Task({}, str(bench.root), files, [], size, bench.options.batch, bench.options.workers, 1, 1)
     loader = pipeline(name, task, create_backbone(model, len(bench.classes), pretrained=False))
     batches = chain.from_iterable(repeat(loader))  # epoch after epoch
     step = bare_step(bench, model, size, bench.precision)
 
-    def one() -> None:
+    def next_step() -> None:
         images, targets = next(batches)
         step(images.to(bench.device, non_blocking=True), targets.to(bench.device, non_blocking=True))
 
-    return bench.images_per_second(one)
+    return bench.images_per_second(next_step)
 
 
 def synchronisation(bench: Bench) -> Rows:
-    """Where the host waits for the GPU in a training step."""
+    """Lines at which the host waits for the GPU in a training step."""
     yield "network", "waits in the measured steps"
     for model in bench.options.models:
         if bench.device.type != "cuda":
@@ -246,7 +246,7 @@ def augmentation(bench: Bench) -> Rows:
     for size in bench.options.sizes:
         data = bench.data(size)
         batch = bench.on_device(next(iter(data.train_dataloader())))
-        kornias = nn.Sequential(
+        kornia_pipeline = nn.Sequential(
             kornia.augmentation.auto.RandAugment(n=2, m=14),
             kornia.augmentation.RandomHorizontalFlip(p=0.5),
             kornia.augmentation.RandomErasing(p=0.25),
@@ -254,15 +254,15 @@ def augmentation(bench: Bench) -> Rows:
         images = data.on_after_batch_transfer(batch._replace(draws=None), 0).images
         calls: list[Callable[[], Any]] = [
             functools.partial(data.on_after_batch_transfer, batch, 0),
-            functools.partial(kornias, images),
+            functools.partial(kornia_pipeline, images),
         ]
         calls += [torch.compile(call) for call in calls if bench.options.compile]
         yield size, *(attempt(bench.images_per_second, call) for call in calls)
 
 
 def feed(bench: Bench) -> Rows:
-    """Batches of the pixel cache up to the device, augmentation parameters included."""
-    yield "pixels", "images/s", "ms a batch", "pinned"
+    """Transfer of batches from the pixel cache to the device, augmentation parameters included."""
+    yield "pixels", "images/s", "ms/batch", "pinned"
     for size in bench.options.sizes:
         loader = bench.data(size).train_dataloader()
         batches = chain.from_iterable(repeat(loader))
@@ -271,17 +271,17 @@ def feed(bench: Bench) -> Rows:
 
 
 def training(bench: Bench) -> Rows:
-    """Images a second in training; the claim is at least 95 % of the bare step."""
+    """Images per second in training; the target is at least 95 % of the bare step."""
     yield "network", "pixels", "bare step", "litesort", "litesort / bare", "torchvision v2", "timm"
     for model in bench.options.models:
         for size in bench.options.sizes:
-            alone, ours = bare(bench, model, size), litesort(bench, model, size)
-            others = [attempt(usual, bench, name, model, size) for name in (TORCHVISION, TIMM)]
-            yield model, size, alone, ours, f"{ours / alone:.1%}", *others
+            bare_speed, speed = bare(bench, model, size), litesort(bench, model, size)
+            others = [attempt(with_pipeline, bench, name, model, size) for name in (TORCHVISION, TIMM)]
+            yield model, size, bare_speed, speed, f"{speed / bare_speed:.1%}", *others
 
 
 def settings(bench: Bench) -> Rows:
-    """Images a second of the bare step, by one setting at a time."""
+    """Images per second of the bare step, with one setting changed at a time."""
     variants: dict[str, dict[str, Any]] = {
         "32-true": {"precision": "32-true"},
         "bf16-mixed": {"precision": "bf16-mixed"},
@@ -318,7 +318,7 @@ def latency(bench: Bench) -> Rows:
 
 @torch.inference_mode()
 def milliseconds(bench: Bench, call: Any) -> str:
-    """Time a call; text passes through."""
+    """Time a call, ms; text, which is an error, is returned unchanged."""
     speed = attempt(bench.images_per_second, call, 1) if callable(call) else call
     return speed if isinstance(speed, str) else f"{1e3 / speed:.2f}"
 
@@ -345,7 +345,7 @@ def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """Call a function; an error becomes the content of the cell."""
     try:
         return function(*arguments, **named)
-    except Exception as error:  # a compiler, a runtime or a package of others
+    except Exception as error:  # of a compiler, a runtime or another package
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60] if str(error).strip() else ''}"
 
 
@@ -353,7 +353,7 @@ PARTS = (synchronisation, augmentation, feed, training, settings, latency)
 
 
 def run(options: argparse.Namespace) -> list[Table]:
-    """Make the tables, as far as the time reaches."""
+    """Print the tables of the chosen parts until the time limit; returns them."""
     console, start, tables = Console(width=140), time.perf_counter(), []
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, Path(scratch))
@@ -367,7 +367,7 @@ def run(options: argparse.Namespace) -> list[Table]:
             for row in rows:
                 table.add_row(*(f"{cell:,.0f}" if isinstance(cell, float) else str(cell) for cell in row))
                 if time.perf_counter() - start > 60 * options.minutes:
-                    table.caption = "not complete: the time is over"
+                    table.caption = "incomplete: the time limit was reached"
                     break
             console.print(table)
             tables.append(table)
@@ -389,7 +389,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=16, help="processes of the usual pipelines")
+    parser.add_argument("--workers", type=int, default=16, help="worker processes of the other pipelines")
     parser.add_argument("--images", type=int, default=2400, help="images to generate")
     parser.add_argument("--root", type=Path, help="folder of class folders (default: generated images)")
     parser.add_argument("--parts", nargs="+", default=[part.__name__ for part in PARTS])

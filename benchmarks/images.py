@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 
-def write_photos(root: Path, count: int, classes: int = 6, size: tuple[int, int] = (512, 384)) -> Path:
-    """Write JPEGs with the detail and file size of photos (about 60 KB) into class folders."""
+def write_images(root: Path, count: int, classes: int = 6, size: tuple[int, int] = (512, 384)) -> Path:
+    """Write JPEGs with the detail and file size of camera images (about 60 KB) into class folders; returns `root`."""
     rng = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % classes}"
@@ -28,7 +28,7 @@ def write_photos(root: Path, count: int, classes: int = 6, size: tuple[int, int]
 def side_by_side(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
     """Run all jobs once per round, in turn, so that other load affects all of them.
 
-    A job returns how many images it handled. Returns name -> median ms an image: process CPU time, wall time.
+    A job returns the number of its images. Returns name -> median ms per image: process CPU time, wall time.
     """
     for job in jobs.values():
         job()  # warm up: files into the page cache, lazy imports

@@ -1,11 +1,11 @@
-"""Peak memory of trainings beside the page cache, and the memory that several of them share.
+"""Peak memory of trainings without the page cache, and the memory that several of them share.
 
     python benchmarks/memory.py                              # one training at 224 px on generated images
     python benchmarks/memory.py --root photos --jobs 10 --model lcnet_050
 
-Builds the pixel cache, starts `python train.py` --jobs times and reads /proc while they run, evaluation included. Own
-memory is RssAnon + RssShmem: what stays when the system takes back the pages of files. Pss gives the share of the
-pixel cache: a page that n processes map counts as 1/n for each.
+The script builds the pixel cache, starts `python train.py` --jobs times and reads /proc while they run, evaluation
+included. Own memory is RssAnon + RssShmem, which remains when the system frees the pages of files. Pss gives the share
+of the pixel cache: a page that n processes map counts as 1/n for each.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from images import write_photos
+from images import write_images
 from rich.console import Console
 from rich.table import Table
 
@@ -27,16 +27,16 @@ MB, GB = 1e6, 1e9
 
 
 class Watch(threading.Thread):
-    """Sample processes until `stop`; `peaks` holds bytes by (process id, what)."""
+    """Sample the memory of processes until `stopped` is set; `peaks` holds bytes by (process id, kind of memory)."""
 
-    def __init__(self, every: float) -> None:
+    def __init__(self, interval: float) -> None:
         super().__init__(daemon=True)
-        self.every, self.pids, self.stopped = every, list[int](), threading.Event()
+        self.interval, self.pids, self.stopped = interval, list[int](), threading.Event()
         self.peaks: dict[tuple[int, str], float] = defaultdict(float)
         self.shared = {"all maps": 0.0, "counted once": 0.0, "processes": 0.0}
 
     def run(self) -> None:
-        while not self.stopped.wait(self.every):
+        while not self.stopped.wait(self.interval):
             maps = []
             for pid in self.pids:
                 try:
@@ -63,13 +63,13 @@ def fields(path: str) -> dict[str, float]:
 
 
 def pixel_maps(pid: int) -> tuple[float, float]:
-    """Bytes of the pixel cache in a process: resident, and its share of them."""
+    """Bytes of the pixel cache in a process: resident bytes (Rss), and its share of them (Pss)."""
     rss = pss = 0.0
-    ours = False
+    in_cache = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            ours = "/pixels/" in line
-        elif ours and line.startswith(("Rss:", "Pss:")):
+            in_cache = "/pixels/" in line
+        elif in_cache and line.startswith(("Rss:", "Pss:")):
             size = 1024.0 * int(line.split()[1])
             rss, pss = (rss + size, pss) if line.startswith("Rss:") else (rss, pss + size)
     return rss, pss
@@ -91,10 +91,10 @@ def start(line: list[str], log: Path) -> subprocess.Popen:
 
 
 def run(options: argparse.Namespace, root: Path, scratch: Path) -> tuple[Watch, list[int]]:
-    """Build the cache by a training of one step, then train --jobs times at once and watch."""
+    """Build the cache by a training of one step, then run --jobs trainings at once and sample their memory."""
     first = start(command(options, root, scratch, 0, "epochs=1", "trainer.limit_train_batches=1"), scratch / "0.log")
     finish(first, scratch / "0.log")
-    watch = Watch(options.every)
+    watch = Watch(options.interval)
     watch.start()
     jobs = range(1, options.jobs + 1)
     started = [(start(command(options, root, scratch, job), scratch / f"{job}.log"), job) for job in jobs]
@@ -114,19 +114,19 @@ def finish(process: subprocess.Popen, log: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of class folders (default: generated images)")
-    parser.add_argument("--photos", type=int, default=1024, help="images to generate")
+    parser.add_argument("--images", type=int, default=1024, help="images to generate")
     parser.add_argument("--model", default="resnet18d")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20, help="steps per epoch")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
-    parser.add_argument("--every", type=float, default=0.1, help="seconds between two readings")
+    parser.add_argument("--interval", type=float, default=0.1, help="seconds between two readings")
     options = parser.parse_args()
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        root = options.root or write_photos(scratch / "photos", options.photos)
+        root = options.root or write_images(scratch / "images", options.images)
         watch, pids = run(options, root, scratch)
         cache = sum(file.stat().st_size for file in (scratch / "cache" / "pixels").rglob("*") if file.is_file())
     table = Table(title=f"{options.model}, {options.size} px, batch {options.batch}: peaks in MB")
@@ -138,7 +138,7 @@ def main() -> None:
     console.print(table)
     maps, once, count = watch.shared.values()
     console.print(f"pixel cache: {cache / MB:,.0f} MB on disk; mapped by {count:.0f} at once: {maps / MB:,.0f} MB")
-    console.print(f"counted once: {once / MB:,.0f} MB of memory ({time.perf_counter() - begun:.0f} s)")
+    console.print(f"counted once: {once / MB:,.0f} MB of memory ({time.perf_counter() - start_time:.0f} s)")
 
 
 if __name__ == "__main__":

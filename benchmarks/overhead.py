@@ -44,7 +44,7 @@ class TinyNet(nn.Module):
 
 
 class Clock(pl.Callback):
-    """Wall and CPU seconds of training steps alone, from the first batch's start to the last batch's end."""
+    """Wall and CPU seconds of the training steps of an epoch, from the start of the first to the end of the last."""
 
     def on_train_epoch_start(self, *_: object) -> None:
         self.start = now()
@@ -63,7 +63,7 @@ def make_net() -> Backbone:
 
 
 def bare(batches: DataLoader) -> np.ndarray:
-    """Seconds a step of a minimal loop that trains the same network."""
+    """Wall and CPU seconds per step of a minimal loop that trains the same network."""
     net = make_net().train()
     objective = CrossEntropy(label_smoothing=0.1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
@@ -76,7 +76,7 @@ def bare(batches: DataLoader) -> np.ndarray:
 
 
 def lightning(train: DataLoader, val: DataLoader, folder: str) -> np.ndarray:
-    """Seconds a step of ImageClassifier under a Trainer with everything switched on."""
+    """Wall and CPU seconds per step of ImageClassifier in a Trainer with logger, progress bar and clipping."""
     module = ImageClassifier(
         make_net(), CrossEntropy(label_smoothing=0.1), functools.partial(configure, lr=1e-3), CLASSES
     )
@@ -111,8 +111,8 @@ def main() -> None:
         for _ in range(args.repeats):
             times["bare loop"].append(1e3 * bare(train))
             times["litesort"].append(1e3 * lightning(train, val, folder))
-    times["overhead"] = [ours - plain for ours, plain in zip(times["litesort"], times["bare loop"], strict=True)]
-    table = Table("ms a step", "wall", "min", "max", "CPU", title=f"{args.steps} steps x {args.repeats}, 1 thread")
+    times["overhead"] = [step - plain for step, plain in zip(times["litesort"], times["bare loop"], strict=True)]
+    table = Table("ms per step", "wall", "min", "max", "CPU", title=f"{args.steps} steps x {args.repeats}, 1 thread")
     for name, pairs in times.items():
         wall, cpu = np.array(pairs).T
         table.add_row(name, *(f"{v:.2f}" for v in (np.median(wall), wall.min(), wall.max(), np.median(cpu))))

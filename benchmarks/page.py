@@ -1,12 +1,12 @@
-"""Leaderboard page of many runs: time to build it, its size, and the time that a browser takes to open it.
+"""Leaderboard page of many runs: build time, size, and the time that a browser takes to open it.
 
     python benchmarks/page.py                        # 300 generated runs
     python benchmarks/page.py --runs 1000 --keep /tmp/runs
 
-The runs are folders as `train.py` writes them: 100 settings of three seeds, six classes, 40 epochs, the same 500 test
-images, all wrong ones of which are stored, 24 with heat maps; one in 30 has failed. Opening is timed in headless
-Chromium, from navigation to two frames after the load event (`CHROMIUM=/path/to/chromium`, else the usual names on the
-PATH).
+The runs are folders like those of `train.py`: 100 settings with three seeds, six classes, 40 epochs and the same 500
+test images. All wrong images are stored, 24 of them with heat maps. One run in 30 has failed. Opening is timed in
+headless Chromium, from navigation to two frames after the load event. `CHROMIUM=/path/to/chromium` names the browser;
+otherwise it is searched on the PATH.
 """
 
 import argparse
@@ -41,10 +41,10 @@ SIZES, AUGMENTS = (96, 128, 160, 192, 224), ("light", "randaugment")
 
 
 def write_runs(folder: Path, count: int) -> Path:
-    """Write `count` run folders that look like a sweep's."""
+    """Write `count` run folders as a sweep does; returns `folder`."""
     rng = np.random.default_rng(0)
     base = _config()
-    pictures = [_picture(rng) for _ in range(IMAGES)]
+    images = [_image_and_heat_map(rng) for _ in range(IMAGES)]
     labels = rng.integers(0, 6, IMAGES)
     settings = [(m, s, a) for m in MODELS for s in SIZES for a in AUGMENTS]
     for number in range(count):
@@ -85,15 +85,15 @@ def write_runs(folder: Path, count: int) -> Path:
         config = base | chosen | {"seed": seed, "run_dir": str(run)}
         (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         _history(run / "history.csv", by_class, rng)
-        shares = _predictions(run / "predictions.csv", labels, by_class, rng)
+        probabilities = _predictions(run / "predictions.csv", labels, by_class, rng)
         files = [f"{i}.jpg" for i in range(IMAGES)]
         found = [
             {
                 **mistake._asdict(),
-                "image": pictures[mistake.row][0],
-                "map": pictures[mistake.row][1] if i < 24 else None,
+                "image": images[mistake.row][0],
+                "map": images[mistake.row][1] if i < 24 else None,
             }
-            for i, mistake in enumerate(worst_mistakes(shares, labels, CLASSES, files, 200))
+            for i, mistake in enumerate(worst_mistakes(probabilities, labels, CLASSES, files, 200))
         ]
         _write(run / "mistakes.json", {"format": 1, "mistakes": found})
     return folder
@@ -108,14 +108,14 @@ def _config() -> dict:
         return plain(compose("train", overrides=["run_dir=here", "augment=randaugment"]))
 
 
-def _picture(rng: np.random.Generator) -> tuple[str, str]:
-    """A smooth photo with grain, of the bytes that a real one takes, and a heat map."""
+def _image_and_heat_map(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw a smooth image with grain, which has the file size of a camera image, and a heat map; returns data URLs."""
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
         (128, 128), Image.Resampling.BICUBIC
     )
-    photo = np.clip(np.asarray(coarse) + rng.normal(0, 6, (128, 128, 3)), 0, 255).astype(np.uint8)
+    image = np.clip(np.asarray(coarse) + rng.normal(0, 6, (128, 128, 3)), 0, 255).astype(np.uint8)
     heat = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((24, 24), Image.Resampling.BICUBIC)
-    return data_url(photo), data_url(np.asarray(heat))
+    return data_url(image), data_url(np.asarray(heat))
 
 
 def _history(path: Path, by_class: np.ndarray, rng: np.random.Generator) -> None:
@@ -143,13 +143,13 @@ def _predictions(path: Path, labels: np.ndarray, by_class: np.ndarray, rng: np.r
     """Write predictions.csv; returns probabilities (N, 6)."""
     logits = rng.normal(0, 1, (len(labels), 6))
     logits[np.arange(len(labels)), labels] += 6 * by_class[labels] - 2.5
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "prediction", *(f"p_{name}" for name in CLASSES)])
-        for i, (label, row) in enumerate(zip(labels, shares, strict=True)):
+        for i, (label, row) in enumerate(zip(labels, probabilities, strict=True)):
             writer.writerow([f"{i}.jpg", CLASSES[label], CLASSES[row.argmax()], *(f"{value:.6f}" for value in row)])
-    return shares
+    return probabilities
 
 
 def _write(path: Path, data: dict) -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--keep", type=Path, help="folder to make the runs and the page in (default: a temporary one)")
+    parser.add_argument("--keep", type=Path, help="folder for the runs and the page (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_runs(options.keep or Path(scratch) / "sweep", options.runs)

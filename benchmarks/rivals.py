@@ -1,4 +1,4 @@
-"""A plain PyTorch loop in its own process, fed from memory or by the usual pipelines; used by training.py."""
+"""A plain PyTorch loop in its own process, fed from memory or by common pipelines; used by training.py and gpu.py."""
 
 import multiprocessing
 import os
@@ -28,7 +28,19 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Task:
-    """Training task: `cfg` has the plain nodes model, objective and optimizer; `files` are those of one turn."""
+    """Task of a training loop.
+
+    Attributes:
+        cfg: Plain configs of model, objective and optimizer.
+        root: Folder of the images.
+        files: Path and label of each image of one turn.
+        class_counts: Number of training images of each class.
+        size: Side of the images, px.
+        batch: Images per batch.
+        workers: Worker processes of a pipeline.
+        threads: Threads of PyTorch.
+        turns: Number of turns.
+    """
 
     cfg: dict[str, Any]
     root: str
@@ -42,7 +54,7 @@ class Task:
 
 
 class Rival:
-    """A process that trains during its turn and waits otherwise."""
+    """A process that trains when `take_turn` is called, and otherwise waits."""
 
     def __init__(self, name: str, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
@@ -62,7 +74,7 @@ class Rival:
 
 
 def now() -> np.ndarray:
-    """Wall and CPU seconds, the latter of this process and its workers."""
+    """Wall seconds, and CPU seconds of this process and its workers."""
     return np.array([time.perf_counter(), time.process_time() + sum(map(_cpu_of, multiprocessing.active_children()))])
 
 
@@ -73,13 +85,13 @@ def _cpu_of(process: Any) -> float:
 
 def _serve(name: str, task: Task, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
-    multiprocessing.set_start_method("fork", force=True)  # for the workers, as on any Linux: ours was spawned
+    multiprocessing.set_start_method("fork", force=True)  # for the workers, as is the default on Linux
     net = instantiate(task.cfg["model"], num_classes=len(task.class_counts)).to(memory_format=torch.channels_last)
     objective = instantiate(task.cfg["objective"], class_counts=task.class_counts)
     steps = len(task.files) // task.batch
     learning = instantiate(task.cfg["optimizer"])(net, total_steps=steps * task.turns, steps_per_epoch=steps)
     feed = pipeline(name, task, net)
-    # the pipelines normalise themselves
+    # the pipelines normalise the images, so they skip the normalisation of the network
     turn = partial(_epoch, net if name == BARE else net.net, objective, *learning, feed)
     while True:
         try:
@@ -92,12 +104,12 @@ def _serve(name: str, task: Task, pipe: Connection) -> None:
 
 
 def pipeline(name: str, task: Task, net: nn.Module) -> Iterable:
-    """Return what yields a turn's batches: images (B, 3, S, S) float32 and targets (B,)."""
+    """Return an iterable over the batches of a turn: images (B, 3, S, S) float32 and targets (B,) int64."""
     return {BARE: _one_batch, TORCHVISION: _torchvision, TIMM: _timm}[name](task, net)
 
 
 def _epoch(net: nn.Module, objective: nn.Module, optimizer: Any, schedule: Any, batches: Iterable) -> None:
-    """Take one step a batch and nothing else: images (B, 3, S, S) float32, targets (B,) int64."""
+    """Take one step for each batch: images (B, 3, S, S) float32, targets (B,) int64."""
     net.train()
     parameters = list(net.parameters())
     for pixels, targets in batches:

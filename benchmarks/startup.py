@@ -1,9 +1,9 @@
-"""Start-up time of the command line, beside the imports that it needs.
+"""Start-up time of the commands, compared with the imports that they need.
 
     python benchmarks/startup.py
 
-Each command is its own process; all are started in turn in every round; medians. Showing the configuration must not
-load PyTorch.
+Each command runs in its own process. In every round, all are started one after the other; the table has medians.
+`--help` and `--cfg` must not import PyTorch.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def main() -> None:
     clocks: dict[str, list[np.ndarray]] = {name: [] for name in COMMANDS}
     for turn in track(range(options.rounds + 1), "measuring", transient=True):
         for name, arguments in COMMANDS.items():
-            took = seconds(arguments, ROOT)
-            if turn:
-                clocks[name].append(took)
+            times = seconds(arguments, ROOT)
+            if turn:  # the first round is a warm-up
+                clocks[name].append(times)
     table = Table(title=f"seconds, median of {options.rounds} rounds")
-    for column in ("", "wall", "least", "CPU", "import hydra = 1"):
+    for column in ("", "wall", "min", "CPU", "import hydra = 1"):
         table.add_column(column, justify="right" if column else "left")
     base = np.array(clocks["import hydra"])
     for name, rows in clocks.items():

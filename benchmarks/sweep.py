@@ -1,10 +1,11 @@
-"""Six trainings of lcnet_050 at 64 px on one cache, one by one and two at a time, and what a job costs beside training.
+"""Sweep of six trainings of lcnet_050 at 64 px, one by one and two at a time, and the time of a job outside training.
 
     python benchmarks/sweep.py
 
-Sweeps are timed from the command to its end, imports included. The cost of a job is the time from its start (for the
-first job: of the process) to its first training step, measured by a callback; and the time from its start to that of
-the next one, less the seconds of its training. Evaluation and latency benchmark have their default settings.
+All trainings use one pixel cache. A sweep is timed from the start of the command to its end, imports included. Two
+times of a job are reported: from its start (for the first job, that of the process) to its first training step,
+measured by a callback; and from its start to the start of the next job, without the seconds of its training. Evaluation
+and latency benchmark have their default settings.
 """
 
 import argparse
@@ -25,7 +26,7 @@ TINY = (
     "model=lcnet_050", "model.pretrained=false", "data.size=64", "data.batch_size=16",
     "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "logger=none", "seed=0,1,2,3,4,5",
 )  # fmt: skip
-# Notes when the process began, and when each job began and made its first step.
+# Code that logs the time of the first training step of each job.
 SITE = """
 import json, os, sys, time
 from pathlib import Path
@@ -60,14 +61,14 @@ def sweep(folder: Path, *arguments: str, **environment: str) -> float:
     return time.perf_counter() - start
 
 
-def costs(folder: Path, log: Path, began: float) -> tuple[list[float], list[float]]:
-    """Seconds from the start of each job to its first step; seconds beside its training of each job but the last."""
+def costs(folder: Path, log: Path, start_time: float) -> tuple[list[float], list[float]]:
+    """Seconds from the start of each job to its first step, and seconds outside training of each job but the last."""
     steps = [json.loads(line)[1] for line in log.read_text().splitlines()]
     jobs = sorted(folder.glob("[0-9]*-*"))
-    starts = [began, *((job / ".hydra" / "asked.json").stat().st_mtime for job in jobs[1:])]
+    starts = [start_time, *((job / ".hydra" / "asked.json").stat().st_mtime for job in jobs[1:])]
     trained = [json.loads((job / "metrics.json").read_text())["train_seconds"] for job in jobs]
-    beside = [end - start - training for start, end, training in zip(starts, starts[1:], trained, strict=False)]
-    return [step - start for step, start in zip(steps, starts, strict=True)], beside
+    outside = [end - start - training for start, end, training in zip(starts, starts[1:], trained, strict=False)]
+    return [step - start for step, start in zip(steps, starts, strict=True)], outside
 
 
 def main() -> None:
@@ -76,26 +77,26 @@ def main() -> None:
     options = parser.parse_args()
     epochs = f"epochs={options.epochs}"
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        (place / "site").mkdir()
-        (place / "site" / "sitecustomize.py").write_text(SITE)
-        os.environ["LITESORT_CACHE"] = str(place / "cache")
-        sweep(place / "warm", "epochs=1", "seed=0")  # the cache is built, files are read
-        began, log = time.time(), place / "log"
-        alone = sweep(place / "alone", epochs, BENCH_LOG=str(log), PYTHONPATH=str(place / "site"))
-        took, beside = costs(place / "alone", log, began)
-        pair = sweep(place / "pair", epochs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+        folder = Path(temporary)
+        (folder / "site").mkdir()
+        (folder / "site" / "sitecustomize.py").write_text(SITE)
+        os.environ["LITESORT_CACHE"] = str(folder / "cache")
+        sweep(folder / "warm", "epochs=1", "seed=0")  # the cache is built, files are read
+        start_time, log = time.time(), folder / "log"
+        alone = sweep(folder / "alone", epochs, BENCH_LOG=str(log), PYTHONPATH=str(folder / "site"))
+        to_first_step, outside = costs(folder / "alone", log, start_time)
+        pair = sweep(folder / "pair", epochs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     table = Table(title=f"6 jobs of {options.epochs} epochs")
     for column in ("", "seconds", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("one after the other", f"{alone:.1f}", "1")
     table.add_row("joblib, 2 processes", f"{pair:.1f}", f"{alone / pair:.2f}")
-    table.add_row("first job, start to first step", f"{took[0]:.1f}", "")
-    table.add_row("later jobs, start to first step (median)", f"{np.median(took[1:]):.2f}", "")
-    table.add_row("... the slowest", f"{max(took[1:]):.2f}", "")
-    table.add_row("first job, beside its training", f"{beside[0]:.1f}", "")
-    table.add_row("later jobs, beside their training (median)", f"{np.median(beside[1:]):.2f}", "")
-    table.add_row("... the slowest", f"{max(beside[1:]):.2f}", "")
+    table.add_row("first job, start to first step", f"{to_first_step[0]:.1f}", "")
+    table.add_row("later jobs, start to first step (median)", f"{np.median(to_first_step[1:]):.2f}", "")
+    table.add_row("... the slowest", f"{max(to_first_step[1:]):.2f}", "")
+    table.add_row("first job, outside training", f"{outside[0]:.1f}", "")
+    table.add_row("later jobs, outside training (median)", f"{np.median(outside[1:]):.2f}", "")
+    table.add_row("... the slowest", f"{max(outside[1:]):.2f}", "")
     Console().print(table)
 
 

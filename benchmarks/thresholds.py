@@ -1,14 +1,14 @@
-"""How often a rejection threshold keeps its promise on images that did not choose it.
+"""How often a rejection threshold reaches its target accuracy on images that it was not chosen on.
 
     python benchmarks/thresholds.py RUN/best.ckpt
     python benchmarks/thresholds.py RUN/exported/model-int8.onnx --target 0.9
 
-The validation and test images of a run, none of which it was trained on, are predicted once, pooled, and halved at
-random 1,000 times: one half chooses the threshold, the other evaluates it. The halves of one pool are harder than new
-images: where the first half is easier than the pool, the second is as much more difficult.
+The validation and test images of a run, which it was not trained on, are predicted once, pooled, and halved at random
+1,000 times: the threshold is chosen on one half and evaluated on the other. This test is harder than new images: if the
+first half is easier than the pool, the second half is more difficult by the same amount.
 
-Each row is one rule: the lowest confidence at which a lower bound of the accuracy, of the given confidence, reaches the
-target. "none" is the accuracy itself. The default of litesort is target_confidence=0.975.
+Each row is one rule. A rule takes the lowest confidence at which a lower bound of the accuracy, at the given confidence
+level, reaches the target. "none" uses the accuracy itself. The default of litesort is target_confidence=0.975.
 """
 
 import argparse
@@ -31,31 +31,31 @@ from reports.rejection import choose_threshold, evaluate_threshold
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
 
 
-class Promise(NamedTuple):
-    """How a rule does over the resamplings.
+class RuleResult(NamedTuple):
+    """Result of a rule over the resamplings.
 
     Attributes:
-        given: Share of the resamplings in which there is a threshold.
-        broken: Share of the resamplings in which the judging half is below the target.
-        coverage: Mean share of images that are kept; 0 without a threshold.
-        accuracy: Mean accuracy of these; NaN if there is never a threshold.
+        given: Share of the resamplings in which there is a threshold, in [0, 1].
+        missed: Share of the resamplings in which the accuracy on the second half is below the target, in [0, 1].
+        coverage: Mean share of images that are kept, in [0, 1]; 0 without a threshold.
+        accuracy: Mean accuracy of the kept images, in [0, 1]; NaN if there is never a threshold.
     """
 
     given: float
-    broken: float
+    missed: float
     coverage: float
     accuracy: float
 
 
 def resample(
     probabilities: np.ndarray, targets: np.ndarray, target: float, confidence: float | None, count: int
-) -> Promise:
-    """Choose a threshold on a random half of the images and judge it on the other, `count` times.
+) -> RuleResult:
+    """Choose a threshold on a random half of the images and evaluate it on the other half, `count` times.
 
     Args:
         probabilities: (N, C) float in [0, 1].
         targets: (N,) int, true classes.
-        target: Accuracy that is promised.
+        target: Target accuracy, in (0, 1).
         confidence: Confidence of the lower bound; None takes the accuracy itself.
         count: Number of resamplings.
     """
@@ -71,16 +71,16 @@ def resample(
         coverage.append(evaluated.get("coverage", 0.0))
         if evaluated and evaluated["coverage"] > 0:
             accuracy.append(evaluated["kept_accuracy"])
-    broken = sum(value < target for value in accuracy) / count
+    missed = sum(value < target for value in accuracy) / count
     mean = float(np.mean(accuracy)) if accuracy else float("nan")
-    return Promise(len(accuracy) / count, broken, float(np.mean(coverage)), mean)
+    return RuleResult(len(accuracy) / count, missed, float(np.mean(coverage)), mean)
 
 
 def _by_accuracy(probabilities: np.ndarray, targets: np.ndarray, target: float) -> float | None:
     """Lowest confidence at which the accuracy itself reaches the target."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     order = np.argsort(-confidence)
-    good = np.flatnonzero(np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= target)
+    good = np.flatnonzero(np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= target)
     return float(confidence[order[good[-1]]]) if len(good) else None
 
 
@@ -100,16 +100,17 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ckpt", help="best.ckpt of a run, or a file of export.py")
     parser.add_argument("overrides", nargs="*", help="settings of evaluate.py, e.g. data.root=photos")
-    parser.add_argument("--target", type=float, nargs="+", default=[0.95, 0.9], help="promised accuracies")
+    parser.add_argument("--target", type=float, nargs="+", default=[0.95, 0.9], help="target accuracies")
     parser.add_argument("--resamples", type=int, default=1000)
     options = parser.parse_args(arguments)
     probabilities, targets = pool(options.ckpt, options.overrides)
-    right = (probabilities.argmax(1) == targets).mean()
+    correct = (probabilities.argmax(1) == targets).mean()
     table = Table(
-        title=f"{options.resamples} halvings of {len(targets)} images, {right:.1%} of them right", title_justify="left"
+        title=f"{options.resamples} halvings of {len(targets)} images, {correct:.1%} of them correct",
+        title_justify="left",
     )
-    for column in ("target", "bound", "threshold given", "kept", "right", "promise broken", "holds"):
-        table.add_column(column, justify="right")
+    for column in ("target", "bound", "threshold given", "kept", "correct", "target missed", "target reached"):
+        table.add_column(column, justify="correct")
     for target in options.target:
         for confidence in (None, *CONFIDENCES):
             found = resample(probabilities, targets, target, confidence, options.resamples)
@@ -117,8 +118,8 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
                 f"{target:.0%}",
                 "none" if confidence is None else f"{confidence:g}",
                 *(f"{value:.1%}" for value in (found.given, found.coverage, found.accuracy)),
-                f"{found.broken:.1%}",
-                f"{1 - found.broken:.1%}",
+                f"{found.missed:.1%}",
+                f"{1 - found.missed:.1%}",
             )
         table.add_section()
     (console or Console(width=100)).print(table)

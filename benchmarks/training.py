@@ -1,4 +1,4 @@
-"""Training throughput: litesort with its defaults, a bare loop, and the usual pipelines feeding the same bare loop.
+"""Training throughput: litesort with its defaults, a bare loop, and common pipelines that feed the same bare loop.
 
     python benchmarks/training.py                                  # generated JPEGs of 512 x 384 px
     python benchmarks/training.py --root photos --models lcnet_050
@@ -6,9 +6,9 @@
 litesort is `train.train` with its default configuration (Lightning, sampler, metrics, progress bar, csv logger,
 checkpoints) and two of 14 operations per image. The bare loop takes the same step (network, channels_last, objective,
 optimiser, clipping, schedule) on one batch in memory. The pipelines read the same images with worker processes:
-torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has its own process.
-In every round all take as many steps in turn. The warm-up round, validation and checkpoints are excluded. CPU time
-includes the workers.
+torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has its own process. In
+every round, all take the same number of steps, one after the other. The warm-up round, validation and checkpoints are
+excluded. CPU time includes the workers.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
-from images import write_photos
+from images import write_images
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -37,16 +37,16 @@ RIVALS = {"resnet18d": (BARE,), "mobilenetv3_small": ALL, "lcnet_050": ALL}
 
 
 class Measured(Exception):
-    """Ends the training when all rounds are done; carries name -> one row (wall, CPU seconds) a round."""
+    """Ends the training after all rounds; its argument is name -> one row (wall, CPU seconds) for each round."""
 
 
 class Turns(pl.Callback):
-    """Clock each epoch's steps and, at its end, let every rival take as many.
+    """Time the steps of each epoch. At its end, every other loop takes the same number of steps.
 
     Args:
-        rivals: who; names as in `RIVALS`.
-        rounds: epochs that count, after one that does not.
-        workers: processes of a pipeline.
+        rivals: Names of the other loops, as in `RIVALS`.
+        rounds: Number of measured epochs, after one warm-up epoch.
+        workers: Worker processes of a pipeline.
     """
 
     def __init__(self, rivals: list[str], rounds: int, workers: int) -> None:
@@ -90,7 +90,7 @@ class Turns(pl.Callback):
 
 
 def drawn_files(data: ImageDataModule, count: int) -> list[tuple[str, int]]:
-    """Files and labels of one epoch of training photos, drawn with the weights of the default sampler."""
+    """Files and labels of one epoch of training images, drawn with class-balanced weights."""
     rows = data.splits["train"]
     weights = class_weights(data.labels[rows], 1.0)
     chosen = np.random.default_rng(0).choice(rows, count, p=weights / weights.sum())
@@ -99,7 +99,7 @@ def drawn_files(data: ImageDataModule, count: int) -> list[tuple[str, int]]:
 
 def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, list[np.ndarray]]:
     """Seconds of each round by name."""
-    root = options.root or write_photos(Path(scratch) / "photos", 1200)
+    root = options.root or write_images(Path(scratch) / "images", 1200)
     rivals = ",".join(f"'{name}'" for name in RIVALS.get(model, ALL))
     turns = f"_target_:__main__.Turns,rounds:{options.rounds},workers:{options.workers},rivals:[{rivals}]"
     overrides = [
@@ -122,16 +122,16 @@ def rows(clocks: dict[str, list[np.ndarray]], images: int) -> Iterator[list[str]
     ours = np.array(clocks[OURS])
     for name, seconds in clocks.items():
         wall, cpu = np.median(seconds, axis=0)
-        faster = np.array(seconds) / ours  # per round: other load affects both
-        low, (by_wall, by_cpu), high = np.quantile(faster, (0.25, 0.5, 0.75), axis=0)
+        ratios = np.array(seconds) / ours  # within a round, other load affects both
+        low, (by_wall, by_cpu), high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0)
         yield [name, f"{images / wall:.1f}", f"{images / cpu:.1f}", f"{by_wall:.2f}", f"{low[0]:.2f} - {high[0]:.2f}",
                f"{by_cpu:.2f}"]  # fmt: skip
 
 
-def report(model: str, options: argparse.Namespace, clocks: dict[str, list[np.ndarray]]) -> Table:
+def make_table(model: str, options: argparse.Namespace, clocks: dict[str, list[np.ndarray]]) -> Table:
     sizes = f"{options.size} px, batch {options.batch}, {torch.get_num_threads()} thread(s)"
     table = Table(title=f"{model}, {sizes}, {options.rounds} rounds of {options.steps} steps")
-    for column in ("", "images/s", "images/CPU s", "litesort: times", "quartiles", "by CPU"):
+    for column in ("", "images/s", "images/CPU s", "time, litesort = 1", "quartiles", "CPU time"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in rows(clocks, options.steps * options.batch):
         table.add_row(*row)
@@ -154,7 +154,7 @@ def main() -> None:
     tables = []
     for model in options.models:
         with tempfile.TemporaryDirectory() as scratch:
-            tables.append(report(model, options, measure(model, options, scratch)))
+            tables.append(make_table(model, options, measure(model, options, scratch)))
     console = Console(width=100)
     for table in tables:
         console.print(table)

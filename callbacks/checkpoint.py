@@ -58,11 +58,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._fitting = stage == "fit"
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        # Lightning's setup is not called: it warns about a folder that is not empty, and a run folder never is.
+        # Lightning's setup is not called: it warns about a folder that is not empty, and a run folder is never empty.
         self.dirpath = trainer.strategy.broadcast(self.dirpath)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_global_step_saved = -1  # each epoch is saved, those of a linear probe, without steps, too
+        self._last_global_step_saved = -1  # save each epoch, also of a linear probe, which makes no steps
         if self._should_skip_saving_checkpoint(trainer):
             return
         candidates = self._monitor_candidates(trainer)
@@ -142,8 +142,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except RuntimeError as error:
             if shutil.disk_usage(target.parent).free > 1 << 16:  # measured before the unfinished file is removed
                 raise
-            raise OSError(
-                errno.ENOSPC, "the disk is full", str(target)
-            ) from error  # torch raises a RuntimeError without the reason
+            # torch raises a RuntimeError that does not name the reason
+            raise OSError(errno.ENOSPC, "the disk is full", str(target)) from error
         finally:
             part.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from callbacks.checkpoint import was_validated
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """Stop when the monitored metric has not improved for `patience` validated epochs.
 
-    Lightning's own also counts epochs without a validation, with the old value or an error, and lets a run that had
-    stopped train one more epoch when it is resumed. Here such a run stays stopped, unless `patience` was raised.
-    Parameters as in Lightning; the check is always at the end of the training epoch, like the checkpoint's.
+    Lightning's `EarlyStopping` also counts epochs without a validation, with an old value or an error. If a stopped run
+    is resumed, it trains one more epoch. With this class, the run stays stopped unless `patience` is raised. Parameters
+    are those of Lightning. The check is at the end of a training epoch, as for the checkpoint.
     """
 
     def __init__(self, monitor: str, patience: int = 3, min_delta: float = 0.0, mode: str = "min", **rest: Any) -> None:

@@ -51,10 +51,10 @@ class EMA(WeightAveraging):
     ) -> None:
         step = trainer.global_step
         if step > self._latest_update_step:  # else gradients are accumulated
-            (average, weights), (kept, copied) = self._pairs
+            (average, weights), (average_integers, integers) = self._pairs
             torch._foreach_lerp_(average, weights, 1 - min(self.decay, step / (9 + step)))
-            if kept:
-                torch._foreach_copy_(kept, copied)
+            if integers:
+                torch._foreach_copy_(average_integers, integers)
             self._latest_update_step = step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -42,7 +42,9 @@ class FindBatchSize(BatchSizeFinder):
 
 
 class FindLearningRate(LearningRateFinder):
-    """Try rising learning rates on a few batches, then train with that of the steepest loss; arguments as in Lightning.
+    """Try rising learning rates on a few batches, then train with the one where the loss falls fastest.
+
+    Arguments are those of Lightning.
 
     Lightning sets the rate of the optimiser only, and the schedule overwrites it at the first step. This class rebuilds
     both. A resumed run continues its schedule without a search.
@@ -58,7 +60,7 @@ class FindLearningRate(LearningRateFinder):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # trainer.ckpt_path is no sign of a resume: the batch size finder restores a checkpoint of step 0.
+        # trainer.ckpt_path does not show a resume: the batch size finder restores a checkpoint of step 0.
         self._resumed = self._resumed or checkpoint["global_step"] > 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

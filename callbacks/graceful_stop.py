@@ -15,13 +15,13 @@ class StopAfterEpoch(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._requested = self._over = False
-        self._before: Any = None
+        self._requested = self._failed = False
+        self._old_handler: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._over = False
+        self._failed = False
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._old_handler = signal.signal(signal.SIGINT, self._on_signal)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop(trainer)
@@ -33,10 +33,10 @@ class StopAfterEpoch(pl.Callback):
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._over = True  # no teardown follows, and Lightning then restores this handler
+        self._failed = True  # no teardown follows, and Lightning then restores this handler
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._over:
+        if self._failed:
             self._restore()
             signal.raise_signal(number)
             return
@@ -50,6 +50,6 @@ class StopAfterEpoch(pl.Callback):
             raise KeyboardInterrupt
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
+            self._old_handler = None

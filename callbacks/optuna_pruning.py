@@ -17,7 +17,7 @@ class TrialReport(pl.Callback):
 
     Args:
         trial: JSON of the study's `storage` and `name`, the trial's `number`, and `startup_trials` and `warmup_epochs`
-            if trials may be pruned. None: the run belongs to no study.
+            if trials may be pruned. None: the run is not part of a study.
         monitor: Logged metric, higher is better.
 
     Raises:
@@ -45,8 +45,8 @@ class TrialReport(pl.Callback):
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a resumed run reports its last epoch again
         pruner = optuna.pruners.MedianPruner(self.trial["startup_trials"], self.trial["warmup_epochs"])
         study = optuna.load_study(study_name=self.trial["name"], storage=self.trial["storage"], pruner=pruner)
-        mine = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == self.trial["number"])
-        trial = optuna.trial.Trial(study, mine._trial_id)
+        own = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == self.trial["number"])
+        trial = optuna.trial.Trial(study, own._trial_id)
         trial.report(value, epoch)
         if not trial.should_prune():
             return None

@@ -19,7 +19,7 @@ def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
 class _Bar(TQDMProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Values logged with sync_dist are reduced when they are first read, by all processes together. Lightning's bar
-        # reads them in the first process only, which would wait for ever in a run of several.
+        # reads them in the first process only, which would wait forever in a run with several processes.
         self.get_metrics(trainer, pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 

@@ -45,8 +45,8 @@ class StructuredPruning(pl.Callback):
         steps: Number of pruning steps.
         interval_epochs: Epochs between two steps.
         ckpt: Checkpoint of a resumed run, whose network is already pruned; None for a new run.
-        clock: Function of the network, the reference network and the side of the image; returns their times. None:
-            measured in `runtime`.
+        clock: Called with the network, the reference network and the image size in px; returns their times. None
+            measures them in `runtime`.
 
     Raises:
         ModelError: A setting is invalid, has no effect, or cannot be met with this network.
@@ -141,7 +141,7 @@ class StructuredPruning(pl.Callback):
 def _training_batches(trainer: pl.Trainer) -> Iterable[Any]:
     """Training batches of all classes, preprocessed for the network, without augmentation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train", mixed=True))
+    return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train", shuffle=True))
 
 
 def _rebuild_optimizer(trainer: pl.Trainer) -> None:
@@ -206,7 +206,7 @@ def print_pruning(
         small: Network after it.
         protected: Unprunable layers and the reasons.
         before: `params` and `macs` of the network before any pruning of the run.
-        after: The same of `small`.
+        after: `params` and `macs` of `small`.
         times: Times per image of `small` and of the unpruned network, measured in turn.
         runtime: Runtime of the times.
     """
@@ -214,7 +214,7 @@ def print_pruning(
     from rich.table import Table
 
     table = Table(title=f"pruned {net.name}: output channels", title_justify="left")
-    for heading in ("layer", "before", "after", "left"):
+    for heading in ("layer", "before", "after", "kept"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     old, new = widths(net), widths(small)
     for name, channels in old.items():

@@ -12,7 +12,7 @@ from litesort.errors import ModelError
 class CacheTeacher(pl.Callback):
     """Repeat the batches of the first `epochs` epochs and reuse the teacher outputs of the first round.
 
-    Epoch i shows the batches of epoch i modulo `epochs`, augmented and mixed alike. The teacher runs in the first round
+    Epoch i has the batches, augmentation and mixing of epoch i modulo `epochs`. The teacher runs in the first round
     and in the first validation only; later epochs cost as much as without a teacher. A resumed run computes the outputs
     again and gets equal values. Source: FKD (Shen and Xing 2022), which stores teacher outputs of several crops.
 

@@ -51,16 +51,16 @@ class ImageDataModule(pl.LightningDataModule):
         source: Source of the images and labels.
         size: Side of the square that the network receives, px, at least 1.
         resize: Conversion to a square: "pad" (grey bars), "squash" or "crop" (the central square).
-        batch_size: Images a training batch and process. It can change at any time, as a batch-size finder does.
+        batch_size: Images in a training batch of one process. A batch-size finder changes it during a run.
         eval_batch_size: Images a batch in validation, test and prediction.
         sampler: Called with labels (n,) and seed, rank, world_size; returns the order of training images. None
             shuffles.
         augment: Augmentation of training images; None for no augmentation.
-        num_workers: Threads that fill the cache, or processes that decode batches without a cache. "auto" is one a
+        num_workers: Threads that fill the cache, or processes that decode batches without a cache. "auto" is one per
             core.
         cache: Settings of the pixel cache.
         split: Settings of the split. Its seed is also that of the order and of the augmentation.
-        edits: Images to leave out or to relabel. The split of the other images does not change.
+        edits: Images to leave out or to relabel. Edits do not change the split of the other images.
         quarantine: What to do with broken images.
         classes: Class names in the order of a trained network. The source's classes are mapped by name.
         stored_split: Split of an earlier run, from its checkpoint. Images in it keep their split.
@@ -106,12 +106,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
         self.cache_config, self.split_config = cache, split
         self.stored_split = as_stored_split(stored_split)
-        self._whole = source  # the split is drawn over all samples, including those in `exclude`
+        self._unedited = source  # the split is drawn over all samples, including those that `edits` leaves out
         self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
         self.classes, self.labels = named(self.source, classes)
         self.quarantine = Quarantine(self.samples, quarantine)
-        self._any_class = classes is not None  # an evaluation set can lack some classes of the network
+        self._may_lack_classes = classes is not None  # an evaluation set can lack some classes of the network
         self._pixels: Pixels | None = None
         self._opened = self._ready = False
 
@@ -127,7 +127,7 @@ class ImageDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the pixels and quarantine broken images. The split is computed on first use, or here for stage "fit"."""
         if not self._ready:
-            self.prepare_data()  # a Trainer has called it before; then it returns at once
+            self.prepare_data()  # returns at once if a Trainer has called it before
             self.quarantine.add(self._pixels.broken if self._pixels is not None else {})
             self._ready = True
         if stage == "fit":
@@ -175,9 +175,9 @@ class ImageDataModule(pl.LightningDataModule):
     def splits(self) -> Indices:
         """Rows of `samples` in train, val and test, (n,) int64 each, without broken images."""
         chosen = {name: self._readable(self._bits & bit > 0) for name, bit in NAMES.items()}
-        if not self._any_class:
+        if not self._may_lack_classes:
             check_classes(self.labels[self.rows], self.classes)
-            self._say(gaps(self.labels, self.classes, chosen))
+            self._warn(gaps(self.labels, self.classes, chosen))
         return chosen
 
     @cached_property
@@ -186,10 +186,10 @@ class ImageDataModule(pl.LightningDataModule):
         return self._readable(self.known_bits & (TRAIN | VAL) == 0)
 
     def _readable(self, mask: np.ndarray) -> np.ndarray:
-        return self.rows[mask[self._place_in_whole[self.rows]]]
+        return self.rows[mask[self._unedited_rows[self.rows]]]
 
     @cached_property
-    def _place_in_whole(self) -> np.ndarray:
+    def _unedited_rows(self) -> np.ndarray:
         """Row in the unedited source of each of `samples`, (N,) int64."""
         source = self.source
         return np.asarray(source.rows if isinstance(source, EditedSource) else range(len(self.samples)), np.int64)
@@ -201,13 +201,13 @@ class ImageDataModule(pl.LightningDataModule):
         folder = pixel_dir(self.cache_config.cache_dir)
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        return sample_keys(DigestIndex(self._whole, folder), self._workers, first_process())
+        return sample_keys(DigestIndex(self._unedited, folder), self._workers, first_process())
 
     @cached_property
     def known_bits(self) -> np.ndarray:
         """Split bits of the unedited source's samples in `stored_split`, (M,) uint8; `NEW` (0) for images not in it."""
         if self.stored_split is None:
-            return np.zeros(len(self._whole.samples), np.uint8)
+            return np.zeros(len(self._unedited.samples), np.uint8)
         return self.stored_split.look_up(self.sample_keys)
 
     @property
@@ -222,7 +222,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def trained_on(self, other: StoredSplit) -> dict[str, int]:
         """Count the images of val and test that are training images of another split."""
-        trained = other.look_up(self.sample_keys)[self._place_in_whole] & TRAIN > 0
+        trained = other.look_up(self.sample_keys)[self._unedited_rows] & TRAIN > 0
         return {name: int(trained[self.splits[name]].sum()) for name in ("val", "test")}
 
     @cached_property
@@ -231,8 +231,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.setup()
         if not self.is_own:
             chosen, notes = self._draw(self.split_config, None)
-            self._say(notes)
-            drawn, known = split_bits(chosen, len(self._whole.samples)), self.known_bits
+            self._warn(notes)
+            drawn, known = split_bits(chosen, len(self._unedited.samples)), self.known_bits
             return np.where(known == NEW, drawn, known)
         bits = self.known_bits.copy()
         assert self.stored_split is not None
@@ -241,12 +241,12 @@ class ImageDataModule(pl.LightningDataModule):
             bits = self._thinned(self._bits_of_new(bits) if new else bits)
         if missing or new:
             trained = int((self.known_bits[bits & TRAIN > 0] == NEW).sum())
-            use = f"{trained} of them are trained on" if trained else "left out"
+            use = f"{trained} of them are used for training" if trained else "left out"
             first = (
-                f", the first {self._whole.samples[int((self.known_bits == NEW).argmax())].path:.100}" if new else ""
+                f", the first {self._unedited.samples[int((self.known_bits == NEW).argmax())].path:.100}" if new else ""
             )
             count = self.stored_split.count
-            self._say(
+            self._warn(
                 [
                     f"the split of the checkpoint is used: {count - missing} of its {count} images are present, "
                     f"{missing} are missing; {new} images are new" + (f" ({use}{first})" if new else "")
@@ -256,7 +256,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _bits_of_new(self, bits: np.ndarray) -> np.ndarray:
         """Split bits (M,) uint8 with new images in train, except for those of a group in val or test."""
-        groups = self.split_config.groups(self._whole.samples, self._duplicate_ids(self.split_config))
+        groups = self.split_config.groups(self._unedited.samples, self._duplicate_ids(self.split_config))
         bits = bits.copy()
         held_out = {int(group): int(bit) for group, bit in zip(groups, bits, strict=True) if bit & (VAL | TEST)}
         for row in np.flatnonzero(bits == NEW):
@@ -267,11 +267,11 @@ class ImageDataModule(pl.LightningDataModule):
         """Split bits (M,) uint8 with the `class_fraction` of this run in place of that of the stored split."""
         bits = bits.copy()
         rows = np.flatnonzero(bits & (TRAIN | UNUSED))
-        left = thinned(
-            rows, self._whole_labels, self.classes, self.split_config.class_fraction or {}, self.split_config.seed
+        kept = thinned(
+            rows, self._unedited_labels, self.classes, self.split_config.class_fraction or {}, self.split_config.seed
         )
         bits[rows] = UNUSED
-        bits[left] = TRAIN
+        bits[kept] = TRAIN
         return bits
 
     def split_with(self, config: SplitConfig, duplicate_ids: np.ndarray | None = None) -> tuple[Indices, list[str]]:
@@ -279,39 +279,39 @@ class ImageDataModule(pl.LightningDataModule):
 
         Args:
             config: The settings.
-            duplicate_ids: (N,) int64, equal for samples that show the same; None computes them if they are needed.
+            duplicate_ids: (N,) int64, equal for duplicates; None computes them if they are needed.
 
         Returns:
             Rows of `samples` in each split, and messages for the user.
         """
         if duplicate_ids is not None:
-            whole = np.arange(len(self._whole.samples)) + duplicate_ids.max(initial=0) + 1
-            whole[self._place_in_whole] = duplicate_ids
-            duplicate_ids = whole
+            unedited_ids = np.arange(len(self._unedited.samples)) + duplicate_ids.max(initial=0) + 1
+            unedited_ids[self._unedited_rows] = duplicate_ids
+            duplicate_ids = unedited_ids
         chosen, notes = self._draw(config, duplicate_ids)
-        masks = split_bits(chosen, len(self._whole.samples))
+        masks = split_bits(chosen, len(self._unedited.samples))
         return {name: self._readable(masks & bit > 0) for name, bit in NAMES.items()}, notes
 
     def _draw(self, config: SplitConfig, duplicate_ids: np.ndarray | None) -> tuple[Indices, list[str]]:
         """Split the unedited source: rows of each split, and messages for the user."""
-        labels, classes = self._whole_labels, self.classes
-        if self._any_class:
+        labels, classes = self._unedited_labels, self.classes
+        if self._may_lack_classes:
             present, labels = np.unique(labels, return_inverse=True)
             classes = [classes[label] for label in present]
         duplicate_ids = self._duplicate_ids(config) if duplicate_ids is None else duplicate_ids
-        return config.split(self._whole.samples, labels, classes, duplicate_ids)
+        return config.split(self._unedited.samples, labels, classes, duplicate_ids)
 
     @cached_property
-    def _whole_labels(self) -> np.ndarray:
-        """Labels of the unedited source, (M,) int64. The split uses these, so that `relabel` does not change it."""
-        return named(self._whole, self.classes)[1]
+    def _unedited_labels(self) -> np.ndarray:
+        """Labels of the unedited source, (M,) int64. The split uses them, so that `relabel` does not change it."""
+        return named(self._unedited, self.classes)[1]
 
     def _duplicate_ids(self, config: SplitConfig) -> np.ndarray | None:
         if not config.by_similarity:
             return None
-        return duplicate_groups(self._whole, self.cache_config, first_process())
+        return duplicate_groups(self._unedited, self.cache_config, first_process())
 
-    def _say(self, notes: Sequence[str]) -> None:
+    def _warn(self, notes: Sequence[str]) -> None:
         for note in notes if first_process() else ():
             log.warning("data: %s", note)
 
@@ -322,7 +322,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def drawn_counts(self) -> list[int]:
-        """Expected number of images of each class in an epoch, after the sampler. Objectives correct this imbalance."""
+        """Expected number of images of each class that the sampler draws in an epoch. Objectives correct for it."""
         labels = self.labels[self.splits["train"]]
         weights = getattr(self.sampler(labels, seed=self.split_config.seed), "weights", None)
         if weights is None:
@@ -331,29 +331,29 @@ class ImageDataModule(pl.LightningDataModule):
         return np.rint(shares * len(labels)).astype(int).tolist()
 
     def train_dataloader(self) -> Loader:
-        rows, (rank, world_size) = self.splits["train"], self._place()
+        rows, (rank, world_size) = self.splits["train"], self._rank_and_world_size()
         sampler = self.sampler(self.labels[rows], seed=self.split_config.seed, rank=rank, world_size=world_size)
         sampler.repeat_after = self.repeat_after
         draw = self.augment.draw if self.augment is not None else None
-        # batch norm needs more than one or two images: the last, smaller batch is dropped
+        # the last batch is dropped if it is smaller, since batch norm fails or is noisy on one or two images
         return self._load(rows, sampler, self.batch_size, drop_last=True, draw=draw)
 
     def val_dataloader(self) -> Loader:
-        return self._in_order(self.splits["val"], *self._place())
+        return self._in_order(self.splits["val"], *self._rank_and_world_size())
 
     def test_dataloader(self) -> Loader:
-        return self._in_order(self.splits["test"], *self._place())
+        return self._in_order(self.splits["test"], *self._rank_and_world_size())
 
     def predict_dataloader(self) -> Loader:
         return self.test_dataloader()
 
-    def loader(self, split: str, mixed: bool = False) -> Loader:
+    def loader(self, split: str, shuffle: bool = False) -> Loader:
         """Return a loader that yields each image of a split once, without augmentation, in one process.
 
         Args:
             split: "train", "val", "test", "unseen" (see `unseen`) or "all".
-            mixed: Shuffle, in batches of `batch_size`. By default, the order is that of `samples`, which may be sorted
-                by class.
+            shuffle: Shuffle the images and use batches of `batch_size`. By default, the order is that of `samples`,
+                which may be sorted by class, and batches have `eval_batch_size` images.
 
         Raises:
             DataError: The split is unknown.
@@ -364,7 +364,7 @@ class ImageDataModule(pl.LightningDataModule):
         if split not in NAMES:
             raise DataError(f"split={split} is invalid: expected train, val, test, unseen or all")
         rows = self.splits[split]
-        if mixed:
+        if shuffle:
             return self._load(rows, ShuffleSampler(self.labels[rows], seed=self.split_config.seed), self.batch_size)
         return self._in_order(rows)
 
@@ -380,7 +380,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=self.num_workers, on_broken=lambda row, reason: self.quarantine.add({row: reason}), **options,
         )  # fmt: skip
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -15,7 +15,7 @@ from datamodules.sources.folder import images_below
 from litesort.errors import DataError
 
 
-class Read(NamedTuple):
+class FileBatch(NamedTuple):
     """A batch of files.
 
     Attributes:
@@ -60,7 +60,7 @@ def find_images(source: str | Path | None) -> Iterator[Path]:
 
 def read_batches(
     files: Iterator[Path], size: int, resize: str, batch_size: int = 32, workers: int = 2, ahead: int = 2
-) -> Iterator[Read]:
+) -> Iterator[FileBatch]:
     """Decode images in threads, at most `ahead` batches in advance.
 
     Args:
@@ -96,14 +96,14 @@ def read_batches(
             pixels = [result for result in results if isinstance(result, np.ndarray)]
             empty = np.empty((0, size, size, 3), np.uint8)
             reasons = [result if isinstance(result, str) else "" for result in results]
-            yield Read(batch, np.stack(pixels) if pixels else empty, reasons)
+            yield FileBatch(batch, np.stack(pixels) if pixels else empty, reasons)
 
 
 def calibration_images(loader: Iterable[Any], count: int, batch_size: int = 8) -> list[np.ndarray]:
-    """Copy images at equal distances from all batches of a loader, so that all classes are represented.
+    """Copy images at regular intervals from all batches of a loader, so that all classes are represented.
 
     Args:
-        loader: Batches that begin with images (B, S, S, 3) uint8; it has a length.
+        loader: Yields tuples whose first item is images (B, S, S, 3) uint8. It has a length.
         count: Number of images, at least 1. If the loader has fewer, all are used.
         batch_size: Images a batch of the result.
 
@@ -115,13 +115,13 @@ def calibration_images(loader: Iterable[Any], count: int, batch_size: int = 8) -
     """
     if count < 1:
         raise DataError(f"calibration_images={count} is invalid: expected an integer of at least 1")
-    taken = [np.asarray(image).copy() for batch, *_ in loader for image in _every(batch, len(loader), count)]  # type: ignore[arg-type]
+    taken = [np.asarray(image).copy() for batch, *_ in loader for image in _take_evenly(batch, len(loader), count)]  # type: ignore[arg-type]
     places = np.linspace(0, len(taken) - 1, min(count, len(taken))).round().astype(int)
     chosen = [taken[place] for place in places]
     return [np.stack(chosen[place : place + batch_size]) for place in range(0, len(chosen), batch_size)]
 
 
-def _every(images: Any, batches: int, count: int) -> Any:
-    """Take the share of a batch, or slightly more."""
+def _take_evenly(images: Any, batches: int, count: int) -> Any:
+    """Return at least count / batches images of one batch, at regular intervals."""
     share = -(-count // max(batches, 1))
     return images[:: max(1, len(images) // share)]

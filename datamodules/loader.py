@@ -19,6 +19,8 @@ from datamodules.samplers import Sampler
 from litesort.errors import DataError
 from litesort.system import available_cpus
 
+log = logging.getLogger(__name__)
+
 Draw = Callable[[np.ndarray, int], Any]  # keys (B,) uint64, side of the images -> augmentation parameters
 
 
@@ -81,9 +83,6 @@ class EpochBatches:
         return Batch(pixels, targets, indices, draws)
 
 
-log = logging.getLogger(__name__)
-
-
 def auto_workers(num_workers: int | str) -> int:
     """Return the number of worker processes that decode without a cache.
 
@@ -102,9 +101,7 @@ def auto_workers(num_workers: int | str) -> int:
 
 
 class _Buffers:
-    """Memory for batches, reused once a batch is no longer referenced. Newly allocated pages double the cost of a
-    copy.
-    """
+    """Memory for batches, reused once a batch is no longer referenced. Copying into new pages takes twice the time."""
 
     def __init__(self, keep: int) -> None:
         self.free: deque[np.ndarray] = deque(maxlen=keep)
@@ -117,10 +114,10 @@ class _Buffers:
             buffer = np.empty(0, np.uint8)
         if buffer.size < size:
             buffer = np.empty(size, np.uint8)
-        lent = buffer[:size].reshape(shape)
-        # A tensor that shares memory with `lent`, and any view of it, keeps `lent` alive.
-        weakref.finalize(lent, self.free.append, buffer).atexit = False
-        return lent
+        array = buffer[:size].reshape(shape)
+        # Tensors that share memory with `array`, and their views, keep `array` alive.
+        weakref.finalize(array, self.free.append, buffer).atexit = False
+        return array
 
 
 class PixelLoader(EpochBatches):
@@ -222,21 +219,21 @@ class DecodingLoader(EpochBatches):
         self._loader = DataLoader(
             _DecodeDataset(source, size, policy),
             batch_sampler=_BatchIndices(self),
-            collate_fn=_same,
+            collate_fn=_identity,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.pin,
-            generator=torch.Generator(),  # its own: the global state must not depend on whether there is a cache
+            generator=torch.Generator(),  # so that the global random state does not depend on the cache setting
         )
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self.batches()
-        for (rows, keys), (pixels, good, reasons) in zip(batches, self._loader, strict=True):
+        for (rows, keys), (pixels, readable, reasons) in zip(batches, self._loader, strict=True):
             for row, reason in reasons.items():
                 self._record(row, reason)
-            if len(good):
-                keep = good.numpy()
-                yield self.batch(pixels, rows[keep], keys[keep], self.pin)
+            if len(readable):
+                places = readable.numpy()
+                yield self.batch(pixels, rows[places], keys[places], self.pin)
 
     def _record(self, row: int, reason: str) -> None:
         if row in self.broken:
@@ -252,14 +249,14 @@ class DecodingLoader(EpochBatches):
 class _BatchIndices:
     """Batch sampler of the DataLoader: the rows of each batch of the current epoch."""
 
-    def __init__(self, plan: EpochBatches) -> None:
-        self.plan = plan
+    def __init__(self, epoch: EpochBatches) -> None:
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (rows.tolist() for rows, _ in self.plan.batches())
+        return (rows.tolist() for rows, _ in self.epoch.batches())
 
 
 class _DecodeDataset(Dataset):
@@ -269,19 +266,19 @@ class _DecodeDataset(Dataset):
         self.source, self.size, self.policy = source, size, policy
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, str]]:
-        """Return pixels (G, S, S, 3) uint8, positions in `rows` (G,) of the readable images, and reasons of the
-        others.
+        """Return pixels (n, S, S, 3) uint8 and positions in `rows` (n,) int64 of the readable images, and the reason
+        for each of the others.
         """
-        pixels, good, reasons = [], [], {}
+        pixels, readable, reasons = [], [], {}
         for place, row in enumerate(rows):
             try:
                 pixels.append(images.resize(self.source.read(row, self.size), self.size, self.policy))
-                good.append(place)
+                readable.append(place)
             except images.BrokenImage as error:
                 reasons[row] = error.reason
         stack = np.stack(pixels) if pixels else np.empty((0, self.size, self.size, 3), np.uint8)
-        return torch.from_numpy(stack), torch.tensor(good, dtype=torch.int64), reasons
+        return torch.from_numpy(stack), torch.tensor(readable, dtype=torch.int64), reasons
 
 
-def _same(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -61,28 +61,28 @@ class Quarantine:
         new = {row: reason for row, reason in broken.items() if row not in self.broken}
         if not new:
             return
-        first = "{}: {}".format(*self._line(*next(iter(new.items()))))
+        first = "{}: {}".format(*self._csv_row(*next(iter(new.items()))))
         if self.on_error == "raise":
             raise DataError(f"data.on_error=raise, and an image cannot be read: {first}: repair or remove it")
-        quiet = bool(self.broken)
+        warned = bool(self.broken)
         self.broken |= new
         if len(self.broken) == len(self.samples):
             raise DataError(f"data: none of the {len(self.samples)} images can be read; the first is {first}")
         if not first_process():
             return
-        where = f"the first is {first}" if self.folder is None else f"listed in {self._list(self.folder)}"
-        if not quiet:
+        where = f"the first is {first}" if self.folder is None else f"listed in {self._write_list(self.folder)}"
+        if not warned:
             count = f"{len(self.broken)} of {len(self.samples)}"
             log.warning("data: %s images cannot be read and are left out: %s", count, where)
 
-    def _line(self, row: int, reason: str) -> tuple[str, str]:
+    def _csv_row(self, row: int, reason: str) -> tuple[str, str]:
         return self.samples[row].path, reason
 
-    def _list(self, folder: Path) -> Path:
+    def _write_list(self, folder: Path) -> Path:
         """Write the list atomically."""
         file = folder / "quarantine.csv"
         with replacing(file) as temporary, open_text(temporary) as handle:
-            csv.writer(handle).writerows([("path", "reason"), *(self._line(*item) for item in self.broken.items())])
+            csv.writer(handle).writerows([("path", "reason"), *(self._csv_row(*item) for item in self.broken.items())])
         return file
 
 

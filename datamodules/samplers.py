@@ -111,8 +111,8 @@ class _Strided:
 
 
 class ShuffleSampler(_Strided):
-    """Each image once an epoch, in a new random order. If n is not divisible by the ranks, the first few are
-    repeated.
+    """Each image once per epoch, in a new random order. If n is not divisible by the number of ranks, the first images
+    of the order are repeated.
     """
 
     def order(self) -> np.ndarray:
@@ -156,8 +156,8 @@ class WeightedSampler(_Strided):
 class OrderedSampler(_Strided):
     """Each image exactly once, in order, in every epoch: for evaluation.
 
-    If n is not divisible by the ranks, their shares differ by one image, and no image is evaluated twice. The loaders
-    still make the same number of steps on each rank.
+    If n is not divisible by the number of ranks, some ranks get one image more than others, and no image is evaluated
+    twice. The loaders still make the same number of steps on each rank.
     """
 
     def __len__(self) -> int:

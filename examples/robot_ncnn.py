@@ -12,27 +12,27 @@ import numpy as np
 from PIL import Image, ImageOps
 
 path = Path(sys.argv[1])
-about = json.loads(path.with_suffix(".json").read_text())
-side, policy = about["preprocessing"]["size"], about["preprocessing"]["resize"]
-threshold = about["exported"].get("threshold") or 0  # predictions of lower confidence are rejected
+card = json.loads(path.with_suffix(".json").read_text())
+side, policy = card["preprocessing"]["size"], card["preprocessing"]["resize"]
+threshold = card["exported"].get("threshold") or 0  # predictions of lower confidence are rejected
 net = ncnn.Net()
-if about["exported"]["precision"] == "fp32":  # otherwise ncnn uses half precision where the CPU supports it
+if card["exported"]["precision"] == "fp32":  # otherwise ncnn uses half precision where the CPU supports it
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
 if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
     sys.exit(f"{path} cannot be loaded by ncnn {ncnn.__version__}")
 for name in sys.argv[2:]:
-    photo = Image.open(name)
-    shrink = next(n for n in (8, 4, 2, 1) if n == 1 or min(photo.size) // n >= 2 * side)
-    photo.draft(None, (photo.width // shrink, photo.height // shrink))  # decodes a large JPEG smaller, as in training
-    photo = ImageOps.exif_transpose(photo).convert("RGB")
+    image = Image.open(name)
+    shrink = next(n for n in (8, 4, 2, 1) if n == 1 or min(image.size) // n >= 2 * side)
+    image.draft(None, (image.width // shrink, image.height // shrink))  # decodes a large JPEG smaller, as in training
+    image = ImageOps.exif_transpose(image).convert("RGB")
     if policy == "crop":  # centre square; "squash" needs no step
-        photo = ImageOps.fit(photo, (min(photo.size),) * 2)
-    shape = [max(1, round(x * side / max(photo.size))) for x in photo.size] if policy == "pad" else [side, side]
+        image = ImageOps.fit(image, (min(image.size),) * 2)
+    shape = [max(1, round(x * side / max(image.size))) for x in image.size] if policy == "pad" else [side, side]
     square = Image.new("RGB", (side, side), (128, 128, 128))  # "pad": the whole image on grey
-    small = photo.resize(tuple(shape), Image.Resampling.BILINEAR)
+    small = image.resize(tuple(shape), Image.Resampling.BILINEAR)
     square.paste(small, ((side - shape[0]) // 2, (side - shape[1]) // 2))
     extractor = net.create_extractor()
     extractor.input("images", ncnn.Mat.from_pixels(np.array(square), ncnn.Mat.PixelType.PIXEL_RGB, side, side))
     probabilities = np.array(extractor.extract("probabilities")[1]).ravel()
     rejected = " rejected" if probabilities.max() < threshold else ""
-    print(f"{name}: {about['classes'][probabilities.argmax()]} {probabilities.max():.4f}{rejected}")
+    print(f"{name}: {card['classes'][probabilities.argmax()]} {probabilities.max():.4f}{rejected}")

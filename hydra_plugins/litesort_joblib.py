@@ -43,13 +43,13 @@ class OwnConfigs(SearchPathPlugin):
 class SlotsLauncher(Launcher):
     """Run `n_jobs` jobs at once; each slot keeps one joblib worker process for all its jobs.
 
-    hydra-joblib-launcher, whose `execute_job` runs the jobs, has one pool, and a killed process ends the whole sweep.
-    Here the job becomes a failed row with its reason, and the slot gets a new process. Ctrl-C reaches each job once,
-    so that it can save its epoch.
+    The jobs run with `execute_job` of hydra-joblib-launcher. That launcher has one pool, and a killed process ends the
+    whole sweep. With this class, the job becomes a failed row with its reason, and the slot gets a new process. Ctrl-C
+    reaches each job once, so that it can save its epoch.
 
     Args:
-        n_jobs: Number of processes; -1: one a core.
-        threads: Threads of each process; None: the cores divided by the processes.
+        n_jobs: Number of processes; -1 is one per core.
+        threads: Threads of each process; None divides the cores by the number of processes.
     """
 
     def __init__(self, n_jobs: int = -1, threads: int | None = None) -> None:
@@ -97,11 +97,11 @@ class SlotsLauncher(Launcher):
         from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
         environment = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        me, executor = threading.get_ident(), None
-        for number, overrides in itertools.takewhile(lambda _: not self.stopped, _in_turn(jobs, lock)):
+        slot_id, executor = threading.get_ident(), None
+        for number, overrides in itertools.takewhile(lambda _: not self.stopped, _next_jobs(jobs, lock)):
             if executor is None:
-                executor = ProcessPoolExecutor(1, env=environment, initializer=_begin, initargs=(os.getpid(),))
-                workers[me] = executor
+                executor = ProcessPoolExecutor(1, env=environment, initializer=_init_worker, initargs=(os.getpid(),))
+                workers[slot_id] = executor
             try:
                 returned[number] = executor.submit(
                     _run, number, list(overrides), self.hydra_context, self.config, self.task_function, state
@@ -112,12 +112,14 @@ class SlotsLauncher(Launcher):
                 self.stopped |= isinstance(error, KeyboardInterrupt)
                 if not self.stopped:
                     with lock:
-                        returned[number] = self._lost(sweep, number, list(overrides), error)
+                        returned[number] = self._result_of_dead_worker(sweep, number, list(overrides), error)
         if executor is not None:
             executor.shutdown(wait=True)
 
-    def _lost(self, sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
-        """Return the result of a job without an answer: its values if it had finished, else a failed row and NaN."""
+    def _result_of_dead_worker(self, sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
+        """Return the result of a job whose process returned none: its values if it had finished, else NaN and a failed
+        row.
+        """
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from litesort.io import write_text
@@ -129,7 +131,11 @@ class SlotsLauncher(Launcher):
             values = [done.get(key) for key in returned_keys(self.config.hydra.sweeper)]
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=values)
         killed = isinstance(error, TerminatedWorkerError)
-        reason = "its process was killed: out of memory?" if killed else f"{type(error).__name__}: {one_line(error)}"
+        reason = (
+            "its process was killed, possibly for lack of memory"
+            if killed
+            else f"{type(error).__name__}: {one_line(error)}"
+        )
         write_failure(folder, resume.summarize_config(config), resume.strip_resume(overrides), reason)
         write_text(folder / "error.log", f"{reason}\n{''.join(traceback.format_exception(error))}")
         print(f"error: job {number} ({' '.join(overrides)}): {reason}", file=sys.stderr)
@@ -148,7 +154,7 @@ class SlotsLauncher(Launcher):
             HydraConfig.instance().cfg = before
 
 
-def _in_turn(jobs: Iterator[Any], lock: Any) -> Iterator[Any]:
+def _next_jobs(jobs: Iterator[Any], lock: Any) -> Iterator[Any]:
     while True:
         with lock:
             job = next(jobs, None)
@@ -157,8 +163,8 @@ def _in_turn(jobs: Iterator[Any], lock: Any) -> Iterator[Any]:
         yield job
 
 
-def _begin(parent: int) -> None:
-    """Set up a worker: it gets Ctrl-C from the launcher only, and ends when the launcher ends for any reason."""
+def _init_worker(parent: int) -> None:
+    """Set up a worker, which gets Ctrl-C from the launcher only, and ends when the launcher ends for any reason."""
     os.setpgrp()
 
     def watch() -> None:

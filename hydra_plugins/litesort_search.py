@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 SEARCH = "search.json"  # beside the leaderboard
-LEAST_VALUES = 5  # different results that importances need
+MIN_RESULTS = 5  # smallest number of different results for which importances are computed
 
 
 class StudySweeper(Sweeper):
@@ -39,7 +39,7 @@ class StudySweeper(Sweeper):
         params: Setting -> search space in Hydra's grammar: `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`,
             `tag(log,interval(1e-4,1e-2))`, `int(interval(4,32))`. `{when: {augment: [randaugment]}, space: ...}` is
             only sampled if earlier or fixed settings have these values. The command line adds settings and wins.
-        goals: Keys of metrics.json, in the order that a job returns them.
+        goals: Keys of metrics.json, in the order in which a job returns their values.
         direction: "maximize" or "minimize"; a list with one value a goal if there are several.
         n_trials: Number of finished trials, including those of earlier runs.
         n_jobs: Trials launched at once; more than one needs a launcher that runs jobs in parallel.
@@ -76,7 +76,9 @@ class StudySweeper(Sweeper):
         self.constraints = {str(key): value for key, value in (constraints or {}).items()}
         for key, bound in self.constraints.items():
             if not _finite(bound):
-                raise HydraException(f"hydra.sweeper.constraints.{key}={bound} is no bound: give the largest value")
+                raise HydraException(
+                    f"hydra.sweeper.constraints.{key}={bound} is invalid: expected the largest allowed value, a number"
+                )
         if len(self.directions) != len(self.goals) or set(self.directions) - {"maximize", "minimize"}:
             raise HydraException("hydra.sweeper.direction: give maximize or minimize for each of hydra.sweeper.goals")
         if pruning and self.directions != ["maximize"]:
@@ -101,11 +103,13 @@ class StudySweeper(Sweeper):
             storage=self.storage, study_name=self.study_name, directions=self.directions, load_if_exists=True
         )
         study.sampler = self.sampler(seed=self.seed + len(study.trials))
-        self._run(study, fixed, [(t.number, t.user_attrs.get("overrides")) for t in _running(study) if not _copied(t)])
-        while (left := self.n_trials - sum(trial.state.is_finished() for trial in study.trials)) > 0:
-            asked = [self._ask(study, space, fixed) for _ in range(min(left, self.n_jobs))]
-            self._run(study, fixed, [job for job in asked if job is not None])
-        _tell_best(study, self.goals)
+        self._run(
+            study, fixed, [(t.number, t.user_attrs.get("overrides")) for t in _running(study) if not _is_repeated(t)]
+        )
+        while (remaining := self.n_trials - sum(trial.state.is_finished() for trial in study.trials)) > 0:
+            jobs = [self._ask(study, space, fixed) for _ in range(min(remaining, self.n_jobs))]
+            self._run(study, fixed, [job for job in jobs if job is not None])
+        _print_best(study, self.goals)
         return _best(study)
 
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -156,7 +160,7 @@ class StudySweeper(Sweeper):
         try:
             self.validate_batch_is_legal([[*before, f"{key}={value}"]])
         except Exception as error:
-            # Without the cause, whose text the line already holds.
+            # Without the cause, since the line already contains its text.
             raise HydraException(f"hydra.sweeper.params: {key}={value} cannot be composed: {reason(error)}") from None
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
@@ -169,10 +173,10 @@ class StudySweeper(Sweeper):
         overrides = [f"{key}={value}" for key, value in chosen.items() if key in space]
         trial.set_user_attr("overrides", overrides)
         known = (_states().COMPLETE, _states().PRUNED, _states().RUNNING)
-        others = (t for t in study.trials if t.state in known and t.number < trial.number and not _copied(t))
+        others = (t for t in study.trials if t.state in known and t.number < trial.number and not _is_repeated(t))
         if (same := next((t for t in others if t.params == trial.params), None)) is not None:
             trial.set_user_attr("same_as", same.number)
-            return None  # `_run` gives it the result of the other, once that has one
+            return None  # `_run` copies the result of the other trial when that trial has finished
         try:
             self.validate_batch_is_legal([[*fixed, *overrides]])
         except Exception as error:
@@ -192,12 +196,12 @@ class StudySweeper(Sweeper):
         for number, overrides in jobs:
             if overrides is None:  # killed before its job started
                 study.tell(number, state=_states().FAIL)
-        for numbers, batch in _neighbours([(number, o) for number, o in jobs if o is not None]):
+        for numbers, batch in _consecutive([(number, o) for number, o in jobs if o is not None]):
             returned = self.launcher.launch([[*fixed, *o] for o in batch], initial_job_idx=numbers[0])
             for number, job in zip(numbers, returned, strict=True):
                 values = job.return_value if isinstance(job.return_value, list) else [job.return_value]
                 self._tell(study, number, values)
-        for trial in filter(_copied, _running(study)):
+        for trial in filter(_is_repeated, _running(study)):
             same = study.trials[trial.user_attrs["same_as"]]
             for key, value in same.constraints.items():
                 _trial(study, trial).set_constraint(key, value)
@@ -215,7 +219,7 @@ class StudySweeper(Sweeper):
             return
         trial = _trial(study, study.trials[number])
         for (key, bound), value in zip(self.constraints.items(), values[len(self.goals) :], strict=True):
-            trial.set_constraint(key, value - bound)  # kept where it is 0 or less
+            trial.set_constraint(key, value - bound)  # the constraint is met if this is at most 0
         study.tell(number, values[: len(self.goals)])
 
 
@@ -229,7 +233,7 @@ def suggest(trial: "Trial", key: str, override: Override) -> Any:
         whole = isinstance(where.start, int) and isinstance(where.end, int)
         return (trial.suggest_int if whole else trial.suggest_float)(key, where.start, where.end, log=log)
     if isinstance(where, RangeSweep) and isinstance(where.start, int) and isinstance(where.step, int):
-        values = sorted(int(value) for value in where.range())  # a range may fall
+        values = sorted(int(value) for value in where.range())  # a range may be descending
         return trial.suggest_int(key, values[0], values[-1], step=abs(where.step))
     return trial.suggest_categorical(key, list(override.sweep_string_iterator()))
 
@@ -270,7 +274,7 @@ def _importances(study: "Study", goal: int) -> dict[str, float]:
     import optuna
 
     done = [trial for trial in study.trials if trial.state == _states().COMPLETE]
-    if len({tuple(trial.values) for trial in done}) < LEAST_VALUES:
+    if len({tuple(trial.values) for trial in done}) < MIN_RESULTS:
         return {}
     sign = -1.0 if study.directions[goal] == optuna.study.StudyDirection.MAXIMIZE else 1.0  # lower is better there
     with warnings.catch_warnings():
@@ -298,7 +302,7 @@ def _running(study: "Study") -> "list[FrozenTrial]":
     return [trial for trial in study.trials if not trial.state.is_finished()]
 
 
-def _copied(trial: "FrozenTrial") -> bool:
+def _is_repeated(trial: "FrozenTrial") -> bool:
     return "same_as" in trial.user_attrs
 
 
@@ -313,9 +317,9 @@ def _feasible(trial: "FrozenTrial") -> bool:
 
 
 def _best(study: "Study") -> "list[FrozenTrial]":
-    """Return the trials that no other beats, among those within all constraints; a repeated trial counts once."""
+    """Return the Pareto-optimal trials among those that meet all constraints; a repeated trial counts once."""
     done = [t for t in study.trials if t.state == _states().COMPLETE and _feasible(t)]
-    return [trial for trial in study.best_trials if not _copied(trial)] if done else []
+    return [trial for trial in study.best_trials if not _is_repeated(trial)] if done else []
 
 
 def _states() -> Any:
@@ -336,7 +340,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], list[list[str]]]]:
+def _consecutive(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], list[list[str]]]]:
     """Group jobs by consecutive numbers, as launchers require."""
     group: list[tuple[int, list[str]]] = []
     for job in jobs:
@@ -348,11 +352,11 @@ def _neighbours(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int], 
         yield [number for number, _ in group], [overrides for _, overrides in group]
 
 
-def _tell_best(study: "Study", goals: list[str]) -> None:
-    """Print the best trials, or that none is within the constraints."""
+def _print_best(study: "Study", goals: list[str]) -> None:
+    """Print the best trials, or that no trial meets the constraints."""
     best = _best(study)
     if not best and any(trial.state == _states().COMPLETE for trial in study.trials):
-        print("no trial is within hydra.sweeper.constraints")
+        print("no trial meets hydra.sweeper.constraints")
     for trial in best:
         reached = ", ".join(f"{goal} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
         print(f"job {trial.number}: {reached} with {' '.join(trial.user_attrs['overrides'])}")

@@ -16,7 +16,7 @@ from typing import IO, Any
 def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside `path`; it is renamed to `path` if nothing is raised.
 
-    Missing folders are made.
+    Missing folders are created.
 
     Raises:
         FileExistsError: `path` exists at the end, and `overwrite` is False.
@@ -31,7 +31,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
         if overwrite:
             temporary.replace(path)
         else:
-            _name_new(temporary, path)
+            _rename_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -99,7 +99,7 @@ def open_text(path: Path) -> IO[str]:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def _name_new(temporary: Path, path: Path) -> None:
+def _rename_new(temporary: Path, path: Path) -> None:
     """Rename a file to a new name; FileExistsError if the name is taken."""
     try:
         os.link(temporary, path)

@@ -22,7 +22,7 @@ def mix64(values: np.ndarray) -> np.ndarray:
 
 
 def uniforms(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """Return `count` numbers a key: keys (B,) uint64 -> (B, count) float64 in [0, 1).
+    """Return `count` numbers for each key: keys (B,) uint64 -> (B, count) float64 in [0, 1).
 
     Each use has its own `stream`, so that enabling one use does not change the numbers of another.
     """

@@ -1,7 +1,7 @@
 """Check the metadata of checkpoints and exported files: classes, network, preprocessing, config.
 
-Both kinds of file use the same check. Later code can rely on the type of every value, and on network arguments that
-name no file, folder or address.
+Both kinds of file use the same check. After it, every value has the expected type, and no argument of the network names
+a file, folder or address.
 """
 
 import math
@@ -33,14 +33,14 @@ def fault(record: Any, complete: bool = False) -> str | None:
     except ValueError as error:
         return str(error)
     if not isinstance(record, Mapping):
-        return "it is no mapping"
-    if odd := _not_plain(record, "it"):
-        return odd
+        return "it is not a mapping"
+    if reason := _not_plain(record, "it"):
+        return reason
     checks: dict[str, Callable[[Any], str | None]] = {
         "classes": _classes,
         "model": lambda model: _model(model, len(record["classes"])),
         "preprocessing": lambda values: _preprocessing(values, complete),
-        "config": lambda config: None if isinstance(config, dict) else "is no mapping",
+        "config": lambda config: None if isinstance(config, dict) else "is not a mapping",
         "versions": _versions,
     }
     for key, check in checks.items():
@@ -62,14 +62,14 @@ def arguments_fault(arguments: Any) -> str | None:
     "must not have the argument 'checkpoint_path'"
     """
     if not isinstance(arguments, Mapping):
-        return "is no mapping"
+        return "is not a mapping"
     for name, value in arguments.items():
         if not isinstance(name, str) or not name.isidentifier():
-            return f"has an argument that is no name: {str(name)[:40]!r}"
+            return f"has an argument that is not a name: {str(name)[:40]!r}"
         if name in REFUSED_ARGUMENTS or REFUSED_WORDS.search(HARMLESS_PATHS.sub("", name)):
             return f"must not have the argument {name!r}"
         if not _is_plain_argument(value):
-            return f"has the argument {name!r}, which is no number, word, or list of these"
+            return f"has the argument {name!r}, which is not a number, a word, or a list of these"
     return None
 
 
@@ -87,11 +87,11 @@ def _not_plain(value: Any, where: str) -> str | None:
         for key, item in value.items():
             if type(key) not in (str, int):
                 return f"{where} has a key of type {type(key).__name__}"
-            if odd := _not_plain(item, f"{where}.{key}"):
-                return odd
+            if reason := _not_plain(item, f"{where}.{key}"):
+                return reason
         return None
     if type(value) in (list, tuple):
-        return next((odd for item in value if (odd := _not_plain(item, where))), None)
+        return next((reason for item in value if (reason := _not_plain(item, where))), None)
     if value is None or type(value) in (bool, int, float, str):
         return None
     return f"{where[:80]} is of type {type(value).__name__}, not plain data"
@@ -99,35 +99,35 @@ def _not_plain(value: Any, where: str) -> str | None:
 
 def _classes(names: Any) -> str | None:
     if not isinstance(names, list | tuple) or not 1 < len(names) <= MAX_CLASSES:
-        return "is no list of two names or more"
+        return "is not a list of at least two names"
     if not all(type(name) is str for name in names):
-        return "holds something that is not text"
-    return None if len(set(names)) == len(names) else "holds a name twice"
+        return "contains a value that is not text"
+    return None if len(set(names)) == len(names) else "contains a name twice"
 
 
 def _model(model: Any, classes: int) -> str | None:
     if not isinstance(model, dict):
-        return "is no mapping"
+        return "is not a mapping"
     name = model.get("name")
     if type(name) is not str or not re.fullmatch(r"[\w.-]{1,200}", name):
-        return "has no name that timm could know"
+        return "has no valid name of a timm network"
     if type(model.get("num_classes")) is not int or model["num_classes"] != classes:
-        return f"has not the {classes} classes that are named"
+        return f"does not have {classes} classes, as many as the class names"
     reason = arguments_fault(model.get("kwargs"))
     return reason and f"kwargs {reason}"
 
 
 def _preprocessing(values: Any, complete: bool) -> str | None:
     if not isinstance(values, dict):
-        return "is no mapping"
-    if ("size" in values or complete) and not _is_whole(values.get("size"), 1, MAX_SIZE):
-        return f"size is no whole number from 1 to {MAX_SIZE}"
+        return "is not a mapping"
+    if ("size" in values or complete) and not _is_integer(values.get("size"), 1, MAX_SIZE):
+        return f"size is not an integer from 1 to {MAX_SIZE}"
     if ("resize" in values or complete) and values.get("resize") not in RESIZE:
-        return f"resize is none of {', '.join(RESIZE)}"
+        return f"resize is not one of {', '.join(RESIZE)}"
     for key in ("mean", "std"):
         numbers = values.get(key)
         if not isinstance(numbers, list | tuple) or len(numbers) != 3 or not all(map(_is_finite, numbers)):
-            return f"{key} is no list of three numbers"
+            return f"{key} is not a list of three numbers"
         if key == "std" and min(numbers) <= 0:
             return "std is not above 0"
     return None
@@ -135,12 +135,12 @@ def _preprocessing(values: Any, complete: bool) -> str | None:
 
 def _versions(versions: Any) -> str | None:
     ok = isinstance(versions, dict) and all(type(part) is str for item in versions.items() for part in item)
-    return None if ok else "is no mapping of text to text"
+    return None if ok else "is not a mapping of text to text"
 
 
 def _counts(counts: Any) -> str | None:
-    ok = counts is None or (isinstance(counts, list | tuple) and all(_is_whole(n, 0, 1 << 53) for n in counts))
-    return None if ok else "is no list of whole numbers"
+    ok = counts is None or (isinstance(counts, list | tuple) and all(_is_integer(n, 0, 1 << 53) for n in counts))
+    return None if ok else "is not a list of integers"
 
 
 def _origin(origin: Any) -> str | None:
@@ -150,7 +150,7 @@ def _origin(origin: Any) -> str | None:
 def _pruning(steps: Any) -> str | None:
     """Check that each step is {"sizes": {module: {attribute: number(s)}}, "shapes": {tensor: numbers}}."""
     if not isinstance(steps, list | tuple):
-        return "is no list"
+        return "is not a list"
     for number, step in enumerate(steps):
         sizes, shapes = (step.get("sizes"), step.get("shapes")) if isinstance(step, dict) else (None, None)
         if not isinstance(sizes, dict) or not isinstance(shapes, dict):
@@ -158,18 +158,20 @@ def _pruning(steps: Any) -> str | None:
         if not all(
             isinstance(changed, dict) and all(map(_are_channels, changed.values())) for changed in sizes.values()
         ):
-            return f"step {number} has a size that is no whole number"
+            return f"step {number} has a size that is not an integer"
         if not all(isinstance(shape, list | tuple) and _are_channels(shape) for shape in shapes.values()):
-            return f"step {number} has a shape that is no list of whole numbers"
+            return f"step {number} has a shape that is not a list of integers"
     return None
 
 
 def _are_channels(value: Any) -> bool:
-    return all(_is_whole(number, 0, MAX_CHANNELS) for number in (value if isinstance(value, list | tuple) else [value]))
+    return all(
+        _is_integer(number, 0, MAX_CHANNELS) for number in (value if isinstance(value, list | tuple) else [value])
+    )
 
 
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
+def _is_integer(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How an image file becomes the input of a network."""
+"""Preprocessing: size and resize policy that turn an image file into the input of a network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ def dataclass_parameters(target: Any) -> dict[str, type]:
 
 
 def group_settings(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a callable, of which some are dataclasses, from flat settings.
+    """Return the arguments of a callable from flat settings; fields of its dataclass parameters are grouped.
 
     A user sets `fold=0`, and the callable takes `split: SplitConfig`, which has the field `fold`.
 
@@ -30,8 +30,8 @@ def group_settings(target: Callable[..., Any], settings: Mapping[str, Any]) -> d
     >>> group_settings(load, {"root": "images", "fold": 0})
     {'root': 'images', 'split': Split(fold=0)}
     """
-    left, groups = dict(settings), {}
+    ungrouped, groups = dict(settings), {}
     for name, kind in dataclass_parameters(target).items():
-        given = {field.name: left.pop(field.name) for field in fields(kind) if field.name in left}
+        given = {field.name: ungrouped.pop(field.name) for field in fields(kind) if field.name in ungrouped}
         groups[name] = kind(**given)
-    return left | groups
+    return ungrouped | groups

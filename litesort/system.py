@@ -9,7 +9,7 @@ from typing import Any
 
 PACKAGES = ["litesort", "torch", "torchvision", "pytorch-lightning", "hydra-core"]
 PACKAGES += ["timm", "torchmetrics", "kornia", "numpy"]
-# What the speed of a network depends on, of x86 and Arm, as /proc/cpuinfo names them.
+# Instruction sets of x86 and Arm that affect the speed of a network, by their names in /proc/cpuinfo.
 INSTRUCTION_SETS = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 INSTRUCTION_SETS += ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"]
 
@@ -20,24 +20,24 @@ def available_cpus() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what times depend on.
+    """Return the properties of this machine that measured times depend on.
 
     Returns:
         `cpu` (model), `cores` that this process may use, `instruction_sets`, `governor` of the clock frequency (None
         where it cannot be read) and `load`: processes that ran or waited in the last minute, on average.
     """
-    name, sets = platform.processor() or platform.machine(), set[str]()
+    cpu, sets = platform.processor() or platform.machine(), set[str]()
     for line in _lines(Path("/proc/cpuinfo")):
         key, _, value = (part.strip() for part in line.partition(":"))
         if key in ("model name", "Model"):  # "Model" names a board, e.g. a Raspberry Pi
-            name = value
+            cpu = value
         elif key in ("flags", "Features"):
             sets.update(value.split())
     governor = _lines(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
     return {
-        "cpu": name,
+        "cpu": cpu,
         "cores": available_cpus(),
-        "instruction_sets": [one for one in INSTRUCTION_SETS if one in sets],
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in sets],
         "governor": governor[0] if governor else None,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from reports.run_folder import read_mistakes
 
-MISTAKES = 12  # images side by side, at most
+MAX_MISTAKES = 12  # largest number of images side by side
 FILES = {"confusion_matrix": "confusion.png", "reliability": "reliability.png"}
 
 
@@ -30,7 +30,7 @@ def log_image(loggers: Iterable[Logger], key: str, image: np.ndarray, step: int 
             logger.experiment.log_image(logger.run_id, Image.fromarray(image), artifact_file=f"{key}.png")
 
 
-def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -> None:
+def log_figures(loggers: Iterable[Logger], folder: Path, split: str = "test") -> None:
     """Log the figures of an evaluation in `folder`.
 
     Keys: `<split>/confusion_matrix`, `<split>/reliability`, `<split>/mistakes` (the worst mistakes side by side).
@@ -43,7 +43,7 @@ def log_pictures(loggers: Iterable[Logger], folder: Path, split: str = "test") -
             with Image.open(folder / name) as image:
                 log_image(chosen, f"{split}/{key}", np.asarray(image.convert("RGB")))
     images = []
-    for mistake in read_mistakes(folder)[:MISTAKES]:
+    for mistake in read_mistakes(folder)[:MAX_MISTAKES]:
         with Image.open(io.BytesIO(base64.b64decode(mistake["image"].partition(",")[2]))) as image:
             images.append(np.asarray(image.convert("RGB")))
     if images:

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from reports.results import newest_export, one_line
 
 DATA_DIR = "WANDB_DATA_DIR"
-HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # names of the public server, the older first
+HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # URLs of the public server, the older first
 
 
 class Wandb(WandbLogger):
@@ -34,10 +34,11 @@ class Wandb(WandbLogger):
         job_type: "train", "evaluate", ...
         tags: Tags for filtering.
         notes: Description of the run.
-        offline: "auto": offline without an API key (`WANDB_API_KEY`, netrc) or if `WANDB_MODE` says so.
+        offline: True or False. "auto" is offline without an API key (`WANDB_API_KEY`, netrc), or if `WANDB_MODE` is
+            set to another mode than "online".
         init_timeout: Seconds to wait for the server; after that the run continues offline.
-        log_model: Log the best checkpoint and its exported files as artifacts; "all": also every other checkpoint when
-            it is written, online only.
+        log_model: Log the best checkpoint and its exported files as artifacts. "all" also logs every other checkpoint
+            when it is written, if the run is online.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Wandb(WandbLogger):
         )
         del self._wandb_init["anonymous"]  # W&B removed this argument and warns about it, even for None
         self.works_offline = works_offline
-        self.keeps_model = bool(log_model)
+        self.logs_model = bool(log_model)
         self.init_timeout = init_timeout
 
     @property
@@ -100,9 +101,9 @@ class Wandb(WandbLogger):
         os.environ[DATA_DIR] = str(folder / "wandb")
         if wandb.run is not None:
             wandb.finish()  # a failed run in this process may have left it open
-        note = folder / "wandb" / "id"  # a resumed run continues its curves
-        self._id = self._id or (note.read_text() if note.exists() else secrets.token_hex(4))
-        note.write_text(self._id)
+        id_file = folder / "wandb" / "id"  # a resumed run continues its curves
+        self._id = self._id or (id_file.read_text() if id_file.exists() else secrets.token_hex(4))
+        id_file.write_text(self._id)
         self._wandb_init["id"] = self._id
         if not self.works_offline:
             try:
@@ -197,7 +198,7 @@ def log_results(loggers: Iterable[Logger], results: Mapping[str, Any], checkpoin
     """
     if checkpoint is not None:
         log_models(loggers, Path(checkpoint), results)
-    known = _known(results)
+    known = _loggable(results)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger | MLFlowLogger):
             numbers = {k: float(v) for k, v in known.items() if not isinstance(v, str | bool)}
@@ -219,7 +220,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
         results: As in `log_results`.
     """
     logger = next((logger for logger in loggers if isinstance(logger, Wandb)), None)
-    run = find_run(loggers) if logger is not None and logger.keeps_model else None
+    run = find_run(loggers) if logger is not None and logger.logs_model else None
     if run is None:
         return
     import wandb
@@ -228,7 +229,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
     for name, (kind, path) in parts.items():
         if not path.exists():
             continue
-        artifact = wandb.Artifact(f"{run.id}-{name}", type=kind, metadata=_known(results))
+        artifact = wandb.Artifact(f"{run.id}-{name}", type=kind, metadata=_loggable(results))
         if path.is_dir():
             artifact.add_dir(str(path))
         else:
@@ -243,6 +244,6 @@ def finish(loggers: Iterable[Logger], failed: bool = False) -> None:
             logger.finish(failed)
 
 
-def _known(results: Mapping[str, Any]) -> dict[str, Any]:
+def _loggable(results: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in results.items() if isinstance(value, str | int | float | bool)}
     return {key: value for key, value in plain.items() if isinstance(value, str) or math.isfinite(value)}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WANTED = ("entity", "project", "name", "classes")
+KEYS = ("entity", "project", "name", "classes")
 
 
 def build(entity: str, project: str, name: str = "litesort", classes: Sequence[str] = ()) -> Any:
@@ -86,8 +86,8 @@ def has_key() -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the dashboard and save it if there is an API key; returns the exit code."""
     given = dict(item.partition("=")[::2] for item in (sys.argv[1:] if arguments is None else arguments))
-    if unknown := [key for key in given if key not in WANTED]:
-        print(f"{unknown[0]} is unknown: expected one of {', '.join(WANTED)}", file=sys.stderr)
+    if unknown := [key for key in given if key not in KEYS]:
+        print(f"{unknown[0]} is unknown: expected one of {', '.join(KEYS)}", file=sys.stderr)
         return 2
     if not given.get("entity") or not given.get("project"):
         print(

@@ -29,4 +29,4 @@ def test_gpu_benchmark_fills_every_table_on_a_cpu(gpu, capsys):
 def test_gpu_benchmark_stops_when_its_time_is_over(gpu):
     (table,) = gpu.run(gpu.arguments([*SMALL.split(), "--parts", "feed", "--sizes", "32", "48", "--minutes", "0"]))
     assert table.row_count == 1
-    assert "not complete" in table.caption
+    assert "incomplete" in table.caption

@@ -251,7 +251,7 @@ def test_a_folder_that_is_named_is_not_replaced_unless_said(ckpt, tmp_path):
     assert str(refused.value) == line
     assert exported(ckpt, out, overwrite=True) == "out"
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"out=.*file cannot be written into: .*: give another out"):
+    with pytest.raises(ModelError, match=r"out=.*file cannot be written: .*: give another out"):
         exported(ckpt, str(tmp_path / "file"))
 
 

@@ -168,7 +168,7 @@ def test_two_goals_end_in_the_front_of_what_is_fast_enough(app):
 WRONG = {
     "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.goals",
     "hydra.sweeper.direction=minimize": "set it to null",
-    "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is no bound",
+    "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is invalid",
     "x=tag(log,interval(0,1))": "x=tag(log,interval(0,1)) cannot be searched: ",
     "x=interval(1,0)": "x=interval(1,0) cannot be searched: ",
     "x=glob(*)": "list them in choice(...)",

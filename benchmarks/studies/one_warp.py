@@ -1,4 +1,4 @@
-"""Effect of joining neighbouring geometric operations into one warp: on pixels, and on trained networks.
+"""Effect of merging neighbouring geometric operations into one warp, on pixels and on trained networks.
 
     python benchmarks/studies/one_warp.py                        # pixels
     python benchmarks/studies/one_warp.py --seeds 0 1 2          # and trainings on generated images, both ways
@@ -31,17 +31,17 @@ ROOT = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Run each warp as its own pass."""
-    merged = draw_plan.ALONE
-    draw_plan.ALONE = np.where(np.array(KINDS) == WARP, True, merged)
+    """Run each warp as a separate pass."""
+    merged = draw_plan.SEPARATE
+    draw_plan.SEPARATE = np.where(np.array(KINDS) == WARP, True, merged)
     try:
         yield
     finally:
-        draw_plan.ALONE = merged
+        draw_plan.SEPARATE = merged
 
 
 def pixels(count: int, size: int) -> None:
-    """Print how many photos differ, and by how much."""
+    """Print how many images differ, and by how much."""
     augment = Augment({"ops": RandAugment()})
     images = torch.from_numpy(example_images(count, size)).permute(0, 3, 1, 2)
     keys = splitmix64(np.arange(count, dtype=np.uint64))
@@ -51,12 +51,12 @@ def pixels(count: int, size: int) -> None:
     difference = 255 * (merged - apart).abs().amax(1)  # (B, S, S), the channel that differs most
     other = difference.mean((1, 2)) > 0.01
     mean, far = difference[other].mean(), (difference[other] > 16).float().mean()
-    print(f"{count} photos of {size} px: {other.float().mean():.1%} differ;")
+    print(f"{count} images of {size} px: {other.float().mean():.1%} differ;")
     print(f"of those, pixels by {mean:.1f} of 255 on average, {far:.1%} of them by more than 16")
 
 
 def trained(seed: int, epochs: int, folder: Path) -> float:
-    """Macro F1 on the test photos of a resnet18d on the built-in photos."""
+    """Macro F1 of a resnet18d on the synthetic test images."""
     overrides = [
         "augment=randaugment", f"seed={seed}", f"epochs={epochs}", f"run_dir={folder}", "logger=none", "name=one_warp",
         "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.end_to_end=false", "mistakes=0",
@@ -67,12 +67,12 @@ def trained(seed: int, epochs: int, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=512)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of trainings, two trainings per seed")
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
-    pixels(options.photos, options.size)
+    pixels(options.images, options.size)
     results: dict[str, list[float]] = {"one warp": [], "one at a time": []}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:

@@ -2,8 +2,8 @@
 
     python benchmarks/studies/planted_faults.py --root photos          # one sub-folder per class
 
-Plants in disjoint sets of images: 3 % exact copies, 3 % copies that are re-encoded, cropped or brightened, 5 % wrong
-labels and 1 % broken files. The images' own faults are unknown and count as false alarms.
+The faults are planted in disjoint sets of images: 3 % exact copies, 3 % copies that are re-encoded, cropped or
+brightened, 5 % wrong labels and 1 % broken files. Faults of the original images are unknown and count as false alarms.
 """
 
 import argparse
@@ -28,23 +28,23 @@ SHARES = {"exact copies": 0.03, "changed copies": 0.03, "wrong labels": 0.05, "b
 TARGETS = {"exact copies": 0.99, "changed copies": 0.95, "wrong labels": 0.6, "broken files": 1.0}
 
 
-def changed(photo: Image.Image, kind: int, random: np.random.Generator) -> Image.Image:
+def changed(image: Image.Image, kind: int, random: np.random.Generator) -> Image.Image:
     """Re-encode at 3/4 of the size and quality 25 to 60, keep 85 to 95 % of each side, or change the light."""
     if kind == 0:
         stream = io.BytesIO()
-        small = photo.resize((photo.width * 3 // 4, photo.height * 3 // 4))
+        small = image.resize((image.width * 3 // 4, image.height * 3 // 4))
         small.save(stream, "JPEG", quality=int(random.integers(25, 61)))
         return Image.open(stream).convert("RGB")
     if kind == 1:
         share = random.uniform(0.85, 0.95)
-        width, height = round(photo.width * share), round(photo.height * share)
-        left, top = random.integers(0, photo.width - width + 1), random.integers(0, photo.height - height + 1)
-        return photo.crop((int(left), int(top), int(left) + width, int(top) + height))
-    return ImageEnhance.Brightness(photo).enhance(float(random.choice([0.7, 0.8, 1.2, 1.35])))
+        width, height = round(image.width * share), round(image.height * share)
+        left, top = random.integers(0, image.width - width + 1), random.integers(0, image.height - height + 1)
+        return image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    return ImageEnhance.Brightness(image).enhance(float(random.choice([0.7, 0.8, 1.2, 1.35])))
 
 
 def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, str]]:
-    """Copy the photos to `root` with faults; returns kind -> path of the fault -> what it is about (path or class)."""
+    """Copy the images to `root` with faults; returns kind -> path of the fault -> original path or class."""
     random = np.random.default_rng(seed)
     for sample in source.samples:
         (root / sample.path).parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, st
                 shutil.copyfile(root / name, root / copy)
                 planted[kind][copy] = name
             elif kind == "changed copies":
-                with Image.open(root / name) as photo:
-                    changed(photo.convert("RGB"), number % 3, random).save(root / copy, quality=85)
+                with Image.open(root / name) as image:
+                    changed(image.convert("RGB"), number % 3, random).save(root / copy, quality=85)
                 planted[kind][copy] = name
             elif kind == "wrong labels":
                 others = [label for label in source.classes if label != source.classes[source.samples[row].label]]
@@ -77,12 +77,12 @@ def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, st
 
 
 def detection_rates(found: dict, planted: dict[str, dict[str, str]]) -> dict[str, tuple[float, float]]:
-    """Kind -> share of the planted faults that were found, and share of what was found that was planted."""
-    photos = found["images"]
-    pairs = {frozenset(photos[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
-    exact = {two for two, pair in pairs.items() if pair["equal"]}
-    issues = {photos[one["row"]]["path"] for one in found["label_issues"]}
-    broken = {photo["path"] for photo in photos if photo["broken"] is not None}
+    """Kind -> recall and precision of the report: share of planted faults found, and share of findings planted."""
+    images = found["images"]
+    pairs = {frozenset(images[row]["path"] for row in pair["rows"]): pair for pair in found["pairs"]}
+    exact = {paths for paths, pair in pairs.items() if pair["equal"]}
+    issues = {images[issue["row"]]["path"] for issue in found["label_issues"]}
+    broken = {image["path"] for image in images if image["broken"] is not None}
     wanted = {kind: {frozenset(item) for item in planted[kind].items()} for kind in ("exact copies", "changed copies")}
     sets = {
         "exact copies": (wanted["exact copies"], exact),
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / "photos"
+        root = Path(scratch) / "images"
         planted = plant(FolderSource(options.root), root, options.seed)
         data = ImageDataModule(FolderSource(root), size=64, cache=CacheConfig(cache_dir=Path(scratch) / "cache"))
         data.setup()
@@ -108,7 +108,7 @@ def main() -> None:
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     console = Console()
     table = Table(title=f"{len(found['images']):,} images, compared by {found['features']}")
-    for column in ("planted", "photos", "found", "asked for", "precision"):
+    for column in ("planted", "images", "found", "target", "precision"):
         table.add_column(column, justify="left" if column == "planted" else "right")
     for kind, (recall, precision) in detection_rates(found, planted).items():
         table.add_row(kind, str(len(planted[kind])), f"{recall:.1%}", f"{TARGETS[kind]:.0%}", f"{precision:.0%}")

@@ -2,9 +2,9 @@
 
     python benchmarks/studies/split_leakage.py --root trashnet
 
-Prints macro F1 on the test images (15 %), mean and standard deviation over seeds, of a logistic regression and of the
-nearest training image, which measures memorisation. Then the pairs of near-duplicates (by pixels, and by pixels or
-features), and the share of them that each split keeps together.
+The table has macro F1 on the test images (15 %), mean and standard deviation over seeds, of a logistic regression and
+of the nearest training image, which measures memorisation. The last columns are of near-duplicate pairs (by pixels, and
+by pixels or features): the share of them that each split keeps together.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from datamodules.splits.config import SplitConfig
 from lightning_modules.backbones.embedder import default_embedder
 
 NUMBER = r"([a-z]+)(\d+)\.jpg$"
-WAYS = {
+SPLITS = {
     "random": {},
     "blocks of ten numbers": {"group_by": NUMBER, "group_block": 10},
     "duplicates": {"group_by": "duplicates"},
@@ -34,16 +34,17 @@ WAYS = {
 }
 
 
-def f1_macro(truth: np.ndarray, answers: np.ndarray) -> float:
+def f1_macro(targets: np.ndarray, predictions: np.ndarray) -> float:
+    """Macro F1 of predictions (N,) int for targets (N,) int."""
     scores = []
-    for label in np.unique(truth):
-        hits = np.sum((truth == label) & (answers == label))
-        scores.append(2 * hits / max(1, np.sum(truth == label) + np.sum(answers == label)))
+    for label in np.unique(targets):
+        hits = np.sum((targets == label) & (predictions == label))
+        scores.append(2 * hits / max(1, np.sum(targets == label) + np.sum(predictions == label)))
     return float(np.mean(scores))
 
 
 def evaluated(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Macro F1 of the probe and of the nearest training photo, on the test photos."""
+    """Macro F1 of the probe and of the nearest training image, on the test images."""
     train, test = rows["train"], rows["test"]
     weights = fit(found[train], labels[train], int(labels.max()) + 1).numpy()
     nearest = train[(found[test] @ found[train].T).argmax(1)]
@@ -61,27 +62,29 @@ def main() -> None:
     data = ImageDataModule(FolderSource(options.root), size=64, cache=CacheConfig(cache_dir=options.cache_dir))
     data.setup()
     labels, count = data.labels, len(data.samples)
-    found, made_by = features(data, embed or HistogramEmbedder(), np.arange(count))
-    one, other, similarity = similar_pairs(small_images(data.source, data.cache_config, False).array)
-    by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(one, other, strict=True)]
-    sure = {(int(a), int(b)) for a, b, like in zip(one, other, similarity, strict=True) if like > 0.9}
+    found, embedder = features(data, embed or HistogramEmbedder(), np.arange(count))
+    first, second, similarity = similar_pairs(small_images(data.source, data.cache_config, False).array)
+    by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(first, second, strict=True)]
+    similar = {(int(a), int(b)) for a, b, value in zip(first, second, similarity, strict=True) if value > 0.9}
     near = {(a, b) for a, b, _ in knn_distances(found, NEAR)[1]}
     both = {tuple(pair["rows"]) for pair in by_pixels} | near
     groups = duplicate_ids(count, by_pixels)
-    table = Table("split", "probe", "nearest photo", f"{len(sure)} pairs > 0.9", f"{len(both)} by pixels or features")
-    for name, settings in WAYS.items():
+    table = Table(
+        "split", "probe", "nearest image", f"{len(similar)} pairs > 0.9", f"{len(both)} by pixels or features"
+    )
+    for name, settings in SPLITS.items():
         scores, kept = [], []
         for seed in range(options.seeds):
-            sides = SplitConfig(seed=seed, **settings)
-            rows, _ = sides.split(data.samples, labels, data.classes, groups)
-            side = {int(row): split for split, own in rows.items() for row in own}
-            kept.append([np.mean([side[a] == side[b] for a, b in pairs]) for pairs in (sure, both)])
+            config = SplitConfig(seed=seed, **settings)
+            rows, _ = config.split(data.samples, labels, data.classes, groups)
+            split_of = {int(row): split for split, own in rows.items() for row in own}
+            kept.append([np.mean([split_of[a] == split_of[b] for a, b in pairs]) for pairs in (similar, both)])
             scores.append(evaluated(found, labels, rows))
         mean, spread, together = np.mean(scores, 0), np.std(scores, 0), np.mean(kept, 0)
         cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)]
         table.add_row(name, *cells, *(f"{share:.1%}" for share in together))
     Console().print(table)
-    print(f"{count} photos, compared by {made_by.name}, {options.seeds} seeds")
+    print(f"{count} images, compared by {embedder.name}, {options.seeds} seeds")
 
 
 if __name__ == "__main__":

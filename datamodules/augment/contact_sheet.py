@@ -51,7 +51,7 @@ def contact_sheet(images: np.ndarray, columns: Mapping[str, np.ndarray]) -> Imag
 
 
 def augmented(augment: Augment, images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Augment images (N, S, S, 3) uint8, with mixup and cutmix; returns the same."""
+    """Augment images (N, S, S, 3) uint8, with mixup and cutmix; returns (N, S, S, 3) uint8."""
     batch, size = torch.from_numpy(images).permute(0, 3, 1, 2), images.shape[1]
     draws = augment.draw(splitmix64(np.arange(len(images), dtype=np.uint64) + np.uint64(1000 * seed)), size)
     changed, _ = augment.mix(augment(batch, draws), torch.zeros(len(images), dtype=torch.int64), 1, draws)
@@ -64,7 +64,7 @@ def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: f
     Args:
         augment: The pipeline.
         images: (N, S, S, 3) uint8.
-        draws: Columns of a sheet: the images, augmented with other random numbers each.
+        draws: Number of columns with augmented images, each with other random numbers.
         step: Difference of levels between the columns of an operation.
 
     Returns:
@@ -72,17 +72,17 @@ def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: f
         entries name, at its levels.
     """
 
-    def drawn(pipeline: Augment) -> Image.Image:
+    def sheet_of(pipeline: Augment) -> Image.Image:
         columns = {f"draw {number}": augmented(pipeline, images, number) for number in range(draws)}
         return contact_sheet(images, columns)
 
-    sheets = {"pipeline": drawn(augment)}
+    sheets = {"pipeline": sheet_of(augment)}
     module: Any
     for name, module in augment.transforms.items():
         probability = getattr(module, "p", None)
         if probability is not None:
             module.p = 1.0
-        sheets[name] = drawn(Augment({name: module}))
+        sheets[name] = sheet_of(Augment({name: module}))
         if probability is not None:
             module.p = probability
         if isinstance(module, RandAugment):
@@ -105,8 +105,8 @@ def _operation_sheets(module: RandAugment, images: np.ndarray, step: float) -> d
                 "magnitude_std": 0.0,
                 "p": 1.0,
             }
-            one: dict[str, nn.Module] = {"op": RandAugment(**settings)}
-            columns[f"{name} {level:g}"] = augmented(Augment(one), images)
+            transforms: dict[str, nn.Module] = {"op": RandAugment(**settings)}
+            columns[f"{name} {level:g}"] = augmented(Augment(transforms), images)
             if name in OPERATIONS and name in ("Identity", "AutoContrast", "Equalize"):
                 break  # no levels
         sheets[name] = contact_sheet(images, columns)

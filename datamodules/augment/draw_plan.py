@@ -84,10 +84,10 @@ def draw_plan(slots: Slots) -> Plan:
     return planner.plan()
 
 
-# Passes of a block repeat this order. Samples with two operations, in any order, need few places of it.
+# Passes of a block repeat this order. In it, two operations of a sample, in any order, are only a few passes apart.
 _ORDER = (COLOR, SHARPNESS, WARP, TABLES, WARP, SHARPNESS)
-# kinds of which each slot is a pass of its own
-ALONE = np.isin(KINDS, (COLOR, SHARPNESS))
+# by kind: whether each slot is a separate pass
+SEPARATE = np.isin(KINDS, (COLOR, SHARPNESS))
 # distance from each place of the order to the next place of each kind
 _STEPS = np.array(
     [
@@ -149,18 +149,18 @@ def _plan_block(planner: _Planner, slots: Slots, start: int, stop: int) -> None:
 def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Merge flips into the nearest warp of their sample, in place; return the other flips, (B, 2) bool.
 
-    The merged flips leave empty slots. The other flips, of samples without a warp, are across the width and the height.
+    A merged flip leaves an empty slot. The returned flips, of samples without a warp, are across width and height.
     """
     length = kinds.shape[1]
     flips = np.zeros((len(kinds), 2), dtype=bool)
     for column in range(length):
-        left = kinds[:, column] == FLIP
-        if not left.any():
+        unmerged = kinds[:, column] == FLIP
+        if not unmerged.any():
             continue
-        signs = np.where(left[:, None], numbers[:, column, [0, 4]], 1.0)
-        kinds[left, column] = NONE
+        signs = np.where(unmerged[:, None], numbers[:, column, [0, 4]], 1.0)
+        kinds[unmerged, column] = NONE
         for other in (*range(column - 1, -1, -1), *range(column + 1, length)):
-            here = np.flatnonzero(left & (kinds[:, other] == WARP))
+            here = np.flatnonzero(unmerged & (kinds[:, other] == WARP))
             if not len(here):
                 continue
             matrices = numbers[here, other, :9].reshape(-1, 3, 3)
@@ -169,8 +169,8 @@ def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             else:
                 matrices[:, :2] *= signs[here][:, :, None]
             numbers[here, other, :9] = matrices.reshape(-1, 9)
-            left[here] = False
-        flips[left] ^= signs[left] < 0
+            unmerged[here] = False
+        flips[unmerged] ^= signs[unmerged] < 0
     return flips
 
 
@@ -179,14 +179,14 @@ def _places(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
     Slots of a sample that form one pass have the same place, later ones the first place of their kind after it.
     """
-    # Contrast needs the pixels before it
-    alone = ALONE[kinds] | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
+    # Contrast depends on the result of the steps before it
+    separate = SEPARATE[kinds] | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
     full = kinds != NONE
     places = np.full(kinds.shape, -1)
     place, last = np.full(len(kinds), -1), np.zeros(len(kinds), dtype=int)
     for slot in range(kinds.shape[1]):
         kind = kinds[:, slot]
-        begins = full[:, slot] & ((kind != last) | alone[:, slot])
+        begins = full[:, slot] & ((kind != last) | separate[:, slot])
         place = place + begins * _STEPS[place % len(_ORDER), kind]
         places[:, slot] = np.where(full[:, slot], place, -1)
         last = np.where(full[:, slot], kind, last)
@@ -223,9 +223,9 @@ def _plan_tables(planner: _Planner, rows: np.ndarray, numbers: np.ndarray, here:
     contrast = (steps[..., ABOUT_MEAN] > 0).any(axis=1)
     counts = (steps[..., STATISTIC] > 0).any(axis=1)
     # order: Contrast only, both, histogram only, neither; so each property is a slice
-    kin = np.where(contrast, counts, 3 - counts)
-    order = np.argsort(kin, kind="stable")
-    ends = np.bincount(kin, minlength=4).cumsum().tolist()
+    category = np.where(contrast, counts, 3 - counts)
+    order = np.argsort(category, kind="stable")
+    ends = np.bincount(category, minlength=4).cumsum().tolist()
     steps = steps[order]
     tables, composed = _compose(steps)
     planner.add(
@@ -243,8 +243,8 @@ def _compose(steps: np.ndarray) -> tuple[list[np.ndarray], tuple[bool, ...]]:
     """Compose the steps (N, L, 5) that need no pixels.
 
     Returns:
-        Tables (N, 256), whole numbers: those before the first step that needs pixels, then those of later steps; and
-        for each step whether it has some of the latter.
+        Tables (N, 256), whole numbers: one of the steps before the first step that needs pixels, then one of each later
+        step with tables; and for each step whether it has such a later table.
     """
     pixels = (steps[..., ABOUT_MEAN] > 0) | (steps[..., STATISTIC] > 0)
     first = pointwise_tables(steps[:, 0])

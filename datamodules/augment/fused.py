@@ -9,10 +9,10 @@ from torch import nn
 from datamodules.augment.colour import apply_color, apply_sharpness
 from datamodules.augment.draw_plan import Pass, Plan
 from datamodules.augment.geometry import apply_erase, apply_flip, apply_warp, grid_lines
-from datamodules.augment.pixel_rows import PixelRows, fresh, rows_at_once
+from datamodules.augment.pixel_rows import PixelRows, batch_memory, rows_at_once
 from datamodules.augment.tables import build_tables, histograms, look_up, mean_luma, table_places
 
-# numbers a sample
+# parameters of one sample
 _COLUMNS = {"warp": 7, "erase": 6, "noise": 6, "color": 1, "sharpness": 1}
 
 
@@ -30,26 +30,26 @@ def run_plan(images: torch.Tensor, plan: Plan, modules: Sequence[nn.Module] = ()
     if not plan.passes:
         return images
     pixels = images.permute(0, 2, 3, 1)
-    pixels = fresh(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
+    pixels = batch_memory(pixels.shape, torch.uint8, pixels.device).copy_(pixels)
     drawn = iter(plan.modules)
     rows = plan.rows.split([group.rows for group in plan.passes])
     numbers = plan.numbers.split([group.rows * _columns(group) for group in plan.passes])
     changed = PixelRows(pixels)
-    for group, some, its_numbers in zip(plan.passes, rows, numbers, strict=True):
+    for group, group_rows, group_numbers in zip(plan.passes, rows, numbers, strict=True):
         if group.kind == "module":
-            changed.change_whole(some, partial(_apply_module, modules[group.module], next(drawn)))
+            changed.change_whole(group_rows, partial(_apply_module, modules[group.module], next(drawn)))
         else:
-            _run(group, changed, some, its_numbers)
+            _run(group, changed, group_rows, group_numbers)
     return pixels.permute(0, 3, 1, 2)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """Convert images (B, 3, H, W) uint8 to float32 in [0, 1], channels_last."""
     pixels = images.permute(0, 2, 3, 1)
-    out = fresh(pixels.shape, torch.float32, pixels.device)
+    out = batch_memory(pixels.shape, torch.float32, pixels.device)
     at_once = rows_at_once(pixels)
-    for some, part in zip(out.split(at_once), pixels.split(at_once), strict=True):
-        some.copy_(part).div_(255)
+    for target, part in zip(out.split(at_once), pixels.split(at_once), strict=True):
+        target.copy_(part).div_(255)
     return out.permute(0, 3, 1, 2)
 
 

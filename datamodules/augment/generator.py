@@ -1,4 +1,4 @@
-"""Random numbers of torch operations from a generator of one's own."""
+"""Let torch operations draw from a separate random generator, without a change of the global state."""
 
 import hashlib
 from typing import Any

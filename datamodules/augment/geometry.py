@@ -22,8 +22,8 @@ def pixel_matrices(matrices: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
         matrices: (B, 3, 3) float64, from output to input coordinates in [-1, 1] between the edges of the image.
-        height: Of the images, in pixels.
-        width: The same.
+        height: Height of the images, px.
+        width: Width of the images, px.
 
     Returns:
         (B, 3, 3) float64; pixel (0, 0) is the centre of the top left pixel.

@@ -62,9 +62,9 @@ class _BetaGenerator(MixupGenerator):
 
 
 class RandomCutMix(RandomCutMixV2):
-    """kornia's cutmix (Yun et al., 2019) without waiting for the device.
+    """kornia's cutmix (Yun et al., 2019) without synchronisation with the device.
 
-    RandomCutMixV2 copies pixels by a mask as index, for which the host waits until the device has counted them.
+    RandomCutMixV2 copies pixels by a boolean index, and the host waits until the device has counted the pixels.
 
     Args:
         alpha: The uncut share is drawn from Beta(alpha, alpha); above 0.
@@ -77,7 +77,7 @@ class RandomCutMix(RandomCutMixV2):
     def apply_transform(
         self, input: torch.Tensor, params: dict[str, torch.Tensor], maybe_flags: dict[str, Any] | None = None
     ) -> torch.Tensor:
-        """Paste the box of each sample's partner: (B, C, H, W) float -> the same."""
+        """Paste the box of each sample's partner: (B, C, H, W) float -> (B, C, H, W) float."""
         # corners are pixels inside of the box
         (corner, *_), opposite = params["crop_src"][0].unbind(1), params["crop_src"][0, :, 2]
         across, down = (torch.arange(side, device=input.device) for side in (input.shape[-1], input.shape[-2]))

@@ -1,6 +1,6 @@
 """The operations of RandAugment: one table of name, kind, amount at a level, and parameters.
 
-A further operation is one entry of `OPERATIONS`.
+To add an operation, add one entry to `OPERATIONS`.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Operation(NamedTuple):
 
     Attributes:
         kind: One of `slots.KINDS`.
-        amount: Strengths (N,) in [-1, 1], which are level / highest level with a sign, and ranges -> amounts (N,).
+        amount: Function of strengths (N,) in [-1, 1] (signed level / highest level) and ranges; returns amounts (N,).
         write: Fills the numbers (N, 10) of its slots, in place, from amounts (N,) and the images' height / width.
     """
 
@@ -67,7 +67,7 @@ def _bits(strengths: np.ndarray, ranges: Ranges) -> np.ndarray:
 
 
 def _step(*columns: int, value: float | None = None) -> Write:
-    """Write table steps that differ from the identity: the first column holds `value` or the amount, others 1."""
+    """Write table steps. Of the given columns, the first gets `value` or the amount, and the others 1."""
 
     def write(numbers: np.ndarray, amounts: np.ndarray, aspect: float) -> None:
         numbers[:, :5] = IDENTITY_STEP

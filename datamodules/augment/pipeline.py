@@ -40,7 +40,7 @@ class Draws(NamedTuple):
     mix: MixDraws | None = None
 
     def pin_memory(self) -> "Draws":
-        """The same draws in page-locked memory, which are copied to a GPU without waiting."""
+        """Return the same draws in page-locked memory, so that the copy to a GPU is asynchronous."""
         pinned: Draws = apply_to_collection(self, torch.Tensor, torch.Tensor.pin_memory)
         return pinned
 
@@ -58,16 +58,17 @@ class Augment(nn.Module):
     An entry is one of litesort's augmentations, any augmentation of kornia that keeps the size, or another module from
     (B, 3, H, W) float in [0, 1] to the same. Neighbouring augmentations of litesort run as fused passes.
 
-    Litesort's own draw from the key of each sample, and kornia's from the keys of the whole batch, both on the host.
-    Other modules draw while they run, from torch's generators, which are seeded by the keys of the batch and restored
-    afterwards. Each entry has its own random numbers, by its name: adding or removing one changes no other.
+    litesort's augmentations draw from the key of each sample, and kornia's from the keys of the whole batch, both on
+    the host. Other modules draw while they run, from torch's generators, which are seeded by the keys of the batch and
+    restored afterwards. The random numbers of an entry depend on its name, so adding or removing an entry does not
+    change those of the others.
 
     Args:
         transforms: Name -> module. None leaves an entry out.
         mixing: Mixup and cutmix, or None.
 
     Raises:
-        DataError: An entry is no module, or blends several images.
+        DataError: An entry is not a module, or blends several images.
     """
 
     def __init__(self, transforms: Mapping[str, nn.Module | None] | None = None, mixing: Mixing | None = None) -> None:
@@ -235,7 +236,7 @@ class _Kornia(_Step):
     def forward(self, images: torch.Tensor, params: Any) -> torch.Tensor:
         images = to_float(images) if images.dtype == torch.uint8 else images
         changed: torch.Tensor = self.module(images, params=params.params if isinstance(params, OnHost) else params)
-        # noise is added without a limit, as to the light on a sensor, which saturates
+        # kornia adds noise without clipping; values outside of [0, 1] are clipped, as a sensor saturates
         return changed.clamp(0, 1) if isinstance(self.module, RandomGaussianNoise) else changed
 
     def check(self, images: torch.Tensor) -> None:
@@ -256,7 +257,7 @@ class _Plain(_Step):
 
     def forward(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         images = to_float(images) if images.dtype == torch.uint8 else images
-        # MPS has one generator, which fork_rng cannot restore: it goes on from the seed
+        # fork_rng does not restore the generator of MPS, which continues from the seed
         with torch.random.fork_rng([images.device.index or 0] if images.device.type == "cuda" else []):
             torch.manual_seed(seed)
             changed: torch.Tensor = self.module.to(images.device)(images)
@@ -267,16 +268,16 @@ class _Plain(_Step):
 
 
 def runs_on_device(module: Any, shape: Sequence[int]) -> bool:
-    """Tell whether a kornia augmentation can take its parameters on the device.
+    """Return whether a kornia augmentation can take its parameters on the device.
 
-    Some classes read parameters as Python values, for which a GPU would have to be waited. The meta device has no
-    values, so that reading one fails there.
+    Some classes read parameters as Python values, which would synchronise with a GPU. Tensors on the meta device have
+    no values, so reading one fails.
     """
     with OwnGenerator(0):
         params = module.forward_parameters(torch.Size(shape))
     try:
-        there = apply_to_collection(params, torch.Tensor, lambda tensor: tensor.to("meta"))
-        module(torch.empty(*shape, device="meta"), params=there)
+        meta_params = apply_to_collection(params, torch.Tensor, lambda tensor: tensor.to("meta"))
+        module(torch.empty(*shape, device="meta"), params=meta_params)
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return False
     return True
@@ -298,7 +299,7 @@ def _salt(name: str) -> np.uint64:
 
 def _check_kind(name: str, module: Any) -> None:
     if not isinstance(module, nn.Module):
-        raise DataError(f"{_KEY}.{name} is no module: give it a _target_, or null to leave it out")
+        raise DataError(f"{_KEY}.{name} is not a module: give it a _target_, or null to leave it out")
     if isinstance(module, MixAugmentationBaseV2) and not isinstance(module, RandomJigsaw):
         raise DataError(
             f"{_KEY}.{name}: {type(module).__name__} needs several images at once: use augment.mixing, or remove it"
@@ -306,7 +307,7 @@ def _check_kind(name: str, module: Any) -> None:
 
 
 def _check_result(name: str, module: nn.Module, images: torch.Tensor, step: _Step) -> None:
-    """Run a module on all of two images, whatever its probability."""
+    """Run a module on two images, with a probability of 1 where the module has one."""
     where, size = f"{_KEY}.{name}: {type(module).__name__}", images.shape[-1]
     try:
         drawn = step.draw(mix64(np.arange(2, dtype=np.uint64)), size)

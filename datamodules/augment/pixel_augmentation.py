@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 
 class PixelAugmentation2D(GeometricAugmentationBase2D):
-    """A kornia augmentation that draws for each sample and calculates as Pillow does, on uint8 pixels.
+    """A kornia augmentation that draws for each sample and computes the same pixels as Pillow, on uint8.
 
     Images are (B, 3, H, W), (3, H, W) or (B, 3, H, W) uint8, or float in [0, 1], which is rounded to uint8 and back. A
     subclass implements `slots`; `forward`, boxes, masks, keypoints, `params=` and `transform_matrix` follow from it.
@@ -125,7 +125,7 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
                 rows = np.flatnonzero((kinds == MODULE) & (numbers[:, 0] == module))
                 chosen, its_params = self.chosen_modules[module], drawn[column, module]
                 if isinstance(chosen, RigidAffineAugmentationBase2D):
-                    matrix = chosen.generate_transformation_matrix(to_unit(input[rows]), its_params, chosen.flags)
+                    matrix = chosen.generate_transformation_matrix(as_float(input[rows]), its_params, chosen.flags)
                     total[rows] = matrix.to("cpu", torch.float64) @ total[rows]
         return total.to(dtype).to(input.device)  # MPS has no float64
 
@@ -137,11 +137,11 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
     def apply_transform_mask(
         self, input: torch.Tensor, params: Params, flags: dict[str, Any], transform: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Move masks (B, C, H, W) as the images, by the nearest pixel; 0 outside."""
+        """Move masks (B, C, H, W) like the images, with nearest-neighbour interpolation; 0 outside."""
         matrix = self.compute_transformation(input, params, flags) if transform is None else transform
         moved = warp_affine(
-            to_unit(input),
-            matrix[:, :2].to(input.device, to_unit(input).dtype),
+            as_float(input),
+            matrix[:, :2].to(input.device, as_float(input).dtype),
             (input.shape[-2], input.shape[-1]),
             mode="nearest",
             padding_mode="zeros",
@@ -168,16 +168,16 @@ def draw_modules(plan: Plan, modules: Sequence[Any], batch_shape: Sequence[int])
     )
 
 
-def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Return float images; uint8 ones as float32 of the same values."""
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """Return images as float: float images unchanged, others as float32 with the same values."""
     return images if images.is_floating_point() else images.float()
 
 
 def within(name: str, value: float, low: float, high: float) -> float:
-    """Return a number.
+    """Return a number after a check of its range.
 
     Raises:
-        ValueError: It is not from `low` to `high`.
+        ValueError: The number is not from `low` to `high`.
     """
     if not low <= value <= high:
         raise ValueError(f"{name}={value} is invalid: expected a number from {low:g} to {high:g}")
@@ -185,10 +185,10 @@ def within(name: str, value: float, low: float, high: float) -> float:
 
 
 def bounds(name: str, values: Sequence[float], high: float = 100) -> tuple[float, float]:
-    """Return the two ends of a range.
+    """Return the two ends of a range after a check.
 
     Raises:
-        ValueError: They are not in order, or not above 0 and at most `high`.
+        ValueError: The ends are not in order, or not above 0 and at most `high`.
     """
     if len(values) != 2 or not 0 < values[0] <= values[1] <= high:
         raise ValueError(f"{name}={list(values)} is invalid: expected [low, high] with 0 < low <= high <= {high:g}")

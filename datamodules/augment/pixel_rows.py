@@ -13,7 +13,7 @@ _FREE: dict[torch.dtype, deque[np.ndarray]] = {torch.uint8: deque(maxlen=1), tor
 
 
 class PixelRows:
-    """Pixels (B, H, W, 3) uint8, contiguous, of which operations change some rows."""
+    """Contiguous pixels (B, H, W, 3) uint8. Operations read or change the pixels of some of the B samples (rows)."""
 
     def __init__(self, pixels: torch.Tensor) -> None:
         self.height, self.width = pixels.shape[1:3]
@@ -51,16 +51,16 @@ class PixelRows:
 
 
 def rows_at_once(pixels: torch.Tensor) -> int:
-    """Number of samples a block of pixels (B, H, W, 3): as many as a CPU's cache holds as float32; all on other
-    devices.
+    """Number of samples in a block of pixels (B, H, W, 3): those that fit into a CPU's cache as float32; on other
+    devices all.
     """
     return max(1, _CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else max(1, len(pixels))
 
 
-def fresh(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def batch_memory(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Allocate memory for a batch. On a CPU, reuse that of an earlier batch that is no longer referenced.
 
-    The system clears new memory page by page, which takes longer than the warp of a batch of 64 images of 224 px.
+    The system clears new memory page by page. For 64 images of 224 px, this takes longer than their warp.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)

@@ -17,14 +17,15 @@ _CHOICES, _LEVELS = range(2)
 class RandAugment(PixelAugmentation2D):
     """RandAugment (Cubuk et al., 2020): `num_ops` operations a sample, drawn with replacement, at one level.
 
-    kornia's class of this name draws once for the batch. Neighbouring geometric operations of a sample are one warp:
-    pixels that one operation moves out of the image can return by the next, where Pillow has filled them. Everything
-    else equals one operation of Pillow after the other. See `PixelAugmentation2D` for images, boxes and masks.
+    kornia's class of this name draws once for the batch. Neighbouring geometric operations of a sample are merged into
+    one warp, so pixels that one operation moves out of the image can return with the next one; Pillow fills them
+    instead. All other results equal those of Pillow's operations in sequence. See `PixelAugmentation2D` for images,
+    boxes and masks.
 
     Args:
         num_ops: Operations a sample, in the drawn order.
         magnitude: Level of all operations, 0 to num_levels - 1.
-        ops: What is drawn from: names from `OPERATIONS`, or kornia augmentations that keep the size, with p=1.
+        ops: Operations to draw from: names from `OPERATIONS`, or kornia augmentations that keep the size, with p=1.
         magnitude_std: Standard deviation of normal noise on the level. inf draws the level uniformly from 0 to
             magnitude.
         num_levels: Number of levels.
@@ -103,7 +104,7 @@ class RandAugment(PixelAugmentation2D):
         choices, strengths = self.choose(keys)
         if self.magnitude_std > 0:
             return self._write(choices, strengths, aspect)
-        both = self._at_both_signs(aspect)  # the only strengths
+        both = self._at_both_signs(aspect)  # the level is constant, so only two strengths occur
         places = 2 * choices + (strengths > 0)
         return Slots(both.kinds[places, 0], both.numbers[places, 0])
 
@@ -152,7 +153,7 @@ class RandAugment(PixelAugmentation2D):
 class TrivialAugment(RandAugment):
     """TrivialAugment (Müller and Hutter, 2021): one operation a sample, its level drawn uniformly from wide ranges.
 
-    Args: As `RandAugment`; the defaults are those of the paper.
+    Args: See `RandAugment`. The defaults are those of the paper.
     """
 
     def __init__(

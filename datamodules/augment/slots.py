@@ -9,7 +9,7 @@ import numpy as np
 #   TABLES: the five columns of a table step
 #   WARP, FLIP: a matrix, row by row, from output to input coordinates; at FILL the grey outside of the image
 #   COLOR, SHARPNESS: a factor
-#   ERASE: left, top, width, height of a box in [0, 1], a seed, and a grey; `NOISE` in its place fills with noise
+#   ERASE: left, top, width, height of a box in [0, 1], a seed, and a grey, or `NOISE` to fill with noise
 #   MODULE: the position of another module in `ops`
 KINDS = NONE, TABLES, WARP, COLOR, SHARPNESS, FLIP, ERASE, MODULE = range(8)
 # columns of a table step, with the values of the identity
@@ -18,7 +18,7 @@ THRESHOLD, QUANTUM, FACTOR, ABOUT_MEAN, STATISTIC = range(5)
 AUTOCONTRAST, EQUALIZE = 1, 2
 FILL = 9
 NUMBERS = 10
-NO_FILL = -1.0  # of a warp that never shows what is outside of the image
+NO_FILL = -1.0  # fill of a warp that shows nothing outside of the image
 NOISE = -1.0
 
 

@@ -32,8 +32,8 @@ def build_tables(
         if statistical and counts is not None:
             some, statistic = tables[start:stop], numbers[start:stop, 1 + step].view(-1, 1, 1)
             # before the first step, the tables of these samples are the identity
-            pushed = counts if step == 0 else _pushed(counts, some.long())
-            tables[start:stop] = _statistical(some, pushed, statistic, step == 0)
+            mapped = counts if step == 0 else _mapped_histograms(counts, some.long())
+            tables[start:stop] = _statistical(some, mapped, statistic, step == 0)
     return tables
 
 
@@ -64,37 +64,37 @@ def _contrast(means: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return (_values(means.device) - means).mul_(factors).add_(means).clamp_(0, 255).to(torch.uint8)
 
 
-def _pushed(counts: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _mapped_histograms(counts: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Histograms after tables: counts and tables (N, 3, 256) int64 -> (N, 3, 256) int64."""
     lines = torch.arange(counts.numel() // 256, device=counts.device).mul_(256).view(-1, 3, 1)
-    pushed = torch.zeros_like(counts).view(-1).scatter_add_(0, (places + lines).view(-1), counts.view(-1))
-    return pushed.view_as(counts)
+    mapped = torch.zeros_like(counts).view(-1).scatter_add_(0, (places + lines).view(-1), counts.view(-1))
+    return mapped.view_as(counts)
 
 
 def _statistical(tables: torch.Tensor, counts: torch.Tensor, statistic: torch.Tensor, first: bool) -> torch.Tensor:
     """AutoContrast (1) and Equalize (2) after `tables` (N, 3, 256) uint8, from the histogram of the pixels after them;
     0 is the identity.
     """
-    up_to = counts.cumsum(2)
-    largest = (up_to < up_to[..., -1:]).sum(2, keepdim=True)
+    cumulative = counts.cumsum(2)
+    largest = (cumulative < cumulative[..., -1:]).sum(2, keepdim=True)
     after = torch.where(
-        statistic == EQUALIZE, equalize_tables(counts, up_to, largest), autocontrast_tables(up_to, largest)
+        statistic == EQUALIZE, equalize_tables(counts, cumulative, largest), autocontrast_tables(cumulative, largest)
     )
     return torch.where(statistic > 0, after if first else after.gather(2, tables.long()), tables)
 
 
-def autocontrast_tables(up_to: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+def autocontrast_tables(cumulative: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     """Tables of PIL's ImageOps.autocontrast.
 
     Args:
-        up_to: (N, 3, 256) int64, cumulative counts.
+        cumulative: (N, 3, 256) int64, cumulative counts.
         largest: (N, 3, 1) int64, the largest value present.
 
     Returns:
         (N, 3, 256) uint8.
     """
-    rows = (up_to == 0).sum(2).mul_(256).add_(largest[..., 0])
-    return _stretches(up_to.device).index_select(0, rows.view(-1)).view(up_to.shape)
+    rows = (cumulative == 0).sum(2).mul_(256).add_(largest[..., 0])
+    return _stretches(cumulative.device).index_select(0, rows.view(-1)).view(cumulative.shape)
 
 
 @functools.cache
@@ -112,20 +112,20 @@ def _stretches(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(tables.reshape(-1, 256)).to(device)
 
 
-def equalize_tables(counts: torch.Tensor, up_to: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+def equalize_tables(counts: torch.Tensor, cumulative: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     """Tables of PIL's ImageOps.equalize.
 
     Args:
         counts: (N, 3, 256) int64.
-        up_to: (N, 3, 256) int64, cumulative counts.
+        cumulative: (N, 3, 256) int64, cumulative counts.
         largest: (N, 3, 1) int64, the largest value present.
 
     Returns:
         (N, 3, 256) uint8.
     """
-    # the count of the largest value present: of one value only, all; the step is 0 then and the table the identity
-    step = (up_to[..., -1:] - counts.gather(2, largest)) // 255
-    flat = ((up_to - counts + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    # an image with a single value has a step of 0, and its table is the identity
+    step = (cumulative[..., -1:] - counts.gather(2, largest)) // 255
+    flat = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp_(max=255)
     return torch.where(step > 0, flat, _values(counts.device)).to(torch.uint8)
 
 

@@ -37,14 +37,14 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return the caches in a folder, last used first. A damaged cache has no counts."""
+    """Return the caches in a folder, most recently used first. A damaged cache has no counts."""
     found = []
     for path in folder.glob("[!.]*px-*"):
         with suppress(OSError):
             if path.is_dir():
                 pixels = store.read(path)
                 images, side = pixels.array.shape[:2] if pixels else (None, None)
-                root = pixels.root if pixels else "damaged: is built again at next use"
+                root = pixels.root if pixels else "damaged: built again at next use"
                 size = sum(file.stat().st_size for file in path.iterdir())
                 found.append(Entry(path, images, side, root, size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
@@ -68,16 +68,15 @@ def remove(entry: Entry) -> bool:
     try:
         with lock.acquire(timeout=0):
             shutil.rmtree(entry.path)
-            Path(lock.lock_file).unlink(
-                missing_ok=True
-            )  # while the lock is held: waiting processes then lock a new file
+            # while the lock is held, so that waiting processes lock a new file
+            Path(lock.lock_file).unlink(missing_ok=True)
     except (Timeout, OSError):
         return False
     return True
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left: unfinished caches without an active lock, and their lock files."""
+    """Delete unfinished caches of killed processes, which hold no active lock, and their lock files."""
     for scratch in folder.glob(".*px-*.tmp"):
         lock = FileLock(str(folder / f"{scratch.name[1:].removesuffix('.tmp')}.lock"))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
@@ -91,7 +90,7 @@ def verify(found: list[Entry]) -> list[Entry]:
     return [entry for entry in bars if store.damaged_rows(entry.path) != []]
 
 
-def table(found: list[Entry], gone: list[Entry], folder: Path, now: float) -> Table:
+def table(found: list[Entry], removed: list[Entry], folder: Path, now: float) -> Table:
     """Return the table for the terminal."""
     shown = Table(title=f"Pixel caches in {folder}", title_justify="left")
     for name in ("cache", "images", "px", "MB", "unused for", "source", ""):
@@ -102,7 +101,7 @@ def table(found: list[Entry], gone: list[Entry], folder: Path, now: float) -> Ta
             entry.path.name,
             *("?" if value is None else f"{value:,}" for value in (entry.images, entry.pixels)),
             *(f"{entry.size / 1e6:,.1f}", f"{unused:.1f} days", entry.source),
-            "removed" if entry in gone else "",
+            "removed" if entry in removed else "",
         )
     return shown
 
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dir", metavar="FOLDER", help="value of data.cache_dir (default: the default cache folder)")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="delete caches that were not used for DAYS")
     parser.add_argument(
-        "--max-gb", type=float, metavar="GB", help="keep the last used caches up to GB, delete the others"
+        "--max-gb", type=float, metavar="GB", help="keep the most recently used caches up to GB, delete the others"
     )
     options = parser.parse_args(argv)
     limited = options.older_than is not None or options.max_gb is not None
@@ -127,16 +126,16 @@ def main(argv: list[str] | None = None) -> None:
         chosen = verify(found)
     elif options.command == "clean":
         chosen = unneeded(found, options.older_than, options.max_gb, now) if limited else found
-    gone = [entry for entry in chosen if remove(entry)]
+    removed = [entry for entry in chosen if remove(entry)]
     if options.command == "clean":
         for index in [] if limited else [*folder.glob("digests-*.json"), *folder.glob(".digests-*.tmp")]:
             index.unlink(missing_ok=True)
         remove_leftovers(folder)
     console = Console()
-    console.print(table(found, gone, folder, now) if found else f"No pixel caches in {folder}.")
+    console.print(table(found, removed, folder, now) if found else f"No pixel caches in {folder}.")
     if found:
-        kept = sum(entry.size for entry in found if entry not in gone)
-        console.print(f"{(sum(entry.size for entry in gone)) / 1e6:,.1f} MB removed, {kept / 1e6:,.1f} MB kept.")
+        kept = sum(entry.size for entry in found if entry not in removed)
+        console.print(f"{(sum(entry.size for entry in removed)) / 1e6:,.1f} MB removed, {kept / 1e6:,.1f} MB kept.")
     if options.command == "verify":
         console.print(f"{len(chosen)} of {len(found)} damaged.")
         raise SystemExit(1 if chosen else 0)

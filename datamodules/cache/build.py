@@ -13,7 +13,7 @@ from datamodules import images
 from datamodules.cache.store import Store
 from litesort.system import available_cpus
 
-CHUNK = 8  # images a task: few enough for a smooth bar, many enough to keep the overhead small
+CHUNK = 8  # images a task: few, so that the bar is smooth, but enough to keep the overhead small
 
 
 class ImageSource(Protocol):
@@ -39,7 +39,7 @@ def parallel(
             task(index)
         return len(chunk)
 
-    shape = (
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -48,10 +48,10 @@ def parallel(
     )
     pool = ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="images")
     try:
-        with Progress(*shape, console=Console(stderr=True), disable=not progress) as bar:
-            shown = bar.add_task(label, total=len(indices))
+        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+            bar_task = bar.add_task(label, total=len(indices))
             for done in pool.map(run, chunks):
-                bar.advance(shown, done)
+                bar.advance(bar_task, done)
     finally:
         pool.shutdown(cancel_futures=True)
 

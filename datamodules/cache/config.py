@@ -9,13 +9,14 @@ from litesort.errors import DataError
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where decoded images are kept.
+    """Settings of the pixel cache.
 
     Attributes:
         cache: "disk" (decoded once, shared by all runs), "memory" (decoded once a run) or "off" (decoded in each
             epoch).
         cache_dir: Folder of the cache; None is the default folder.
-        cache_budget_gb: Largest cache, GB, at least 0. Images of a larger one are decoded in each epoch.
+        cache_budget_gb: Largest size of the cache, GB, at least 0. If the cache would be larger, images are decoded in
+            each epoch.
 
     Raises:
         DataError: A setting is invalid.

@@ -1,4 +1,4 @@
-"""Key of a pixel cache: a hash of the contents of the images. A changed image never gets outdated pixels."""
+"""Key of a pixel cache: a hash of the contents of the images. A changed image gives a new key."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from datamodules.cache.build import ImageSource, parallel
 from datamodules.cache.store import FORMAT
 from litesort.io import replacing
 
-SETTLED_NS = 2_000_000_000  # a file that is younger can change again without a new time stamp
+SETTLED_NS = 2_000_000_000  # a file that was modified more recently can change again without a new time stamp
 UNREADABLE = b"unreadable"
 
 
@@ -60,7 +60,7 @@ class DigestIndex:
 
         missing = [index for index, digest in enumerate(digests) if digest is None]
         parallel(compute, missing, "Reading images", workers, progress)
-        self._remember(missing, states, digests)
+        self._save(missing, states, digests)
         return [digest or UNREADABLE for digest in digests]
 
     def _state(self, index: int) -> tuple[str, list[int] | None]:
@@ -74,17 +74,17 @@ class DigestIndex:
             return name, None
         return name, [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
-    def _remember(
+    def _save(
         self, missing: list[int], states: list[tuple[str, list[int] | None]], digests: list[bytes | None]
     ) -> None:
-        fresh: dict[str, list[Any]] = {}
+        new: dict[str, list[Any]] = {}
         for index in missing:
             (name, state), digest = states[index], digests[index]
             if state is None or digest is None or digest == UNREADABLE or self._state(index)[1] != state:
                 continue
             if time.time_ns() - max(state[1], state[2]) > SETTLED_NS:
-                fresh[name] = [*state, digest.hex()]
-        self.known |= fresh
-        if fresh:
+                new[name] = [*state, digest.hex()]
+        self.known |= new
+        if new:
             with contextlib.suppress(OSError), replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(self.known))

@@ -75,7 +75,7 @@ def write(folder: Path, shape: Shape, root: str, decode: Decode, is_current: Cal
 
 
 def _allocate(file: Path) -> None:
-    """Reserve the disk space. Without this, a full disk is a bus error while the map is written."""
+    """Reserve the disk space. Without this, a full disk causes a bus error while the map is written."""
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -20,12 +20,12 @@ def widened(edges: tuple[float, float, float, float], margin: float, size: Size)
     (0, 18, 115, 42)
     """
     left, top, right, bottom = edges
-    aside, above = margin * (right - left), margin * (bottom - top)
+    horizontal, vertical = margin * (right - left), margin * (bottom - top)
     return (
-        max(0, math.floor(left - aside)),
-        max(0, math.floor(top - above)),
-        min(size[0], math.ceil(right + aside)),
-        min(size[1], math.ceil(bottom + above)),
+        max(0, math.floor(left - horizontal)),
+        max(0, math.floor(top - vertical)),
+        min(size[0], math.ceil(right + horizontal)),
+        min(size[1], math.ceil(bottom + vertical)),
     )
 
 
@@ -33,8 +33,8 @@ def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
     """Map a box from the annotated image to the upright image on disk.
 
     The file may have been scaled after annotation, and some annotation tools ignore the EXIF orientation. The recorded
-    size shows which: it matches the image before or after rotation. For upside-down or square images, the sizes are the
-    same; their boxes are assumed to refer to the upright image.
+    size shows whether a box refers to the image before or after rotation. For square images and rotations by 180
+    degrees, both sizes are the same; the boxes are assumed to refer to the upright image.
 
     Args:
         box: In px of the annotated image.
@@ -53,11 +53,11 @@ def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
     >>> placed((0, 0, 100, 50), (400, 200), (200, 400), 6)
     (150, 0, 200, 100)
     """
-    if not _alike(recorded, upright) and orientation in (5, 6, 7, 8):
-        box, recorded = _turned(box, recorded, orientation), (recorded[1], recorded[0])
-    if not _alike(recorded, upright):
-        told, got = " x ".join(map(str, recorded)), " x ".join(map(str, upright))
-        raise BrokenImage(f"has {got} pixels, but its boxes were drawn on {told}")
+    if not _same_aspect_ratio(recorded, upright) and orientation in (5, 6, 7, 8):
+        box, recorded = _rotated(box, recorded, orientation), (recorded[1], recorded[0])
+    if not _same_aspect_ratio(recorded, upright):
+        expected, actual = " x ".join(map(str, recorded)), " x ".join(map(str, upright))
+        raise BrokenImage(f"has {actual} pixels, but its boxes refer to {expected} pixels")
     left, top, right, bottom = (round(edge * upright[i % 2] / recorded[i % 2]) for i, edge in enumerate(box))
     left, top = min(left, upright[0] - 1), min(top, upright[1] - 1)  # at least one pixel remains
     return left, top, max(right, left + 1), max(bottom, top + 1)
@@ -70,13 +70,13 @@ def orientation(data: bytes) -> int:
     return 1
 
 
-def _alike(recorded: Size, size: Size) -> bool:
+def _same_aspect_ratio(recorded: Size, size: Size) -> bool:
     """Whether the aspect ratios are equal up to rounding to whole pixels."""
     scale = max(size) / max(recorded)
-    return all(abs(got - told * scale) <= 2 for got, told in zip(size, recorded, strict=True))
+    return all(abs(actual - expected * scale) <= 2 for actual, expected in zip(size, recorded, strict=True))
 
 
-def _turned(box: Box, size: Size, orientation: int) -> Box:
+def _rotated(box: Box, size: Size, orientation: int) -> Box:
     """Map a box from the stored image to the displayed image."""
     left, top, right, bottom = box
     width, height = size

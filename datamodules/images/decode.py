@@ -21,7 +21,7 @@ try:  # optional: libjpeg-turbo as in Pillow, with equal pixels (tested), but fa
 except ImportError:
     simplejpeg = None
 
-# Pillow warns about metadata; what matters becomes the reason of a BrokenImage
+# Pillow warns about metadata; errors become the reason of a BrokenImage
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px of the upright image
@@ -58,15 +58,15 @@ def read_image(
 ) -> np.ndarray:
     """Decode an image of any format of Pillow to (H, W, 3) uint8 RGB, upright according to EXIF.
 
-    Grey, palette, 1-bit and CMYK images become RGB. 16-bit values are scaled to 8 bits. Floats are read as [0, 1] or
-    [0, 255], otherwise stretched. Of an animation, the first frame is read. Transparent areas become grey 128, like
-    padding, since the colour below full transparency is arbitrary.
+    Grey, palette, 1-bit and CMYK images become RGB. 16-bit values are scaled to 8 bits. Float values are scaled from
+    [0, 1], kept in [0, 255], and otherwise stretched from their minimum and maximum. The first frame of an animation is
+    read. Transparent areas become grey 128, like padding, since the colour of a transparent pixel is arbitrary.
 
     Args:
         file: Path, or content of a file.
         box: Part to keep, clipped to the image.
-        min_side: Target size. A JPEG of at least four times this size is decoded at 1/2, 1/4 or 1/8 scale, never below
-            twice `min_side`, which is several times faster. None decodes at full size.
+        min_side: Target size, px. A JPEG of at least four times this size is decoded at 1/2, 1/4 or 1/8 scale, but to
+            at least twice `min_side`. This is several times faster. None decodes at full size.
         max_pixels: Images with more pixels (width * height) are rejected before decoding.
 
     Raises:
@@ -79,10 +79,10 @@ def read_image(
             image = _decode_pil(data, box, min_side, max_pixels)
     except BrokenImage:
         raise
-    except Exception as error:  # Pillow raises nearly any exception on damaged files
+    except Exception as error:  # Pillow raises many types of exceptions on damaged files
         raise BrokenImage(_one_line(error)) from error
     if not image.size:
-        raise BrokenImage(f"holds no pixels (box {box})" if box else "holds no pixels")
+        raise BrokenImage(f"contains no pixels (box {box})" if box else "contains no pixels")
     return image
 
 
@@ -124,8 +124,8 @@ def _one_line(error: Exception) -> str:
         return f"is too large: {error}"
     # any other exception is a failure of the reader on damaged data
     known = isinstance(error, OSError | ValueError | SyntaxError | EOFError)
-    said = "cannot be decoded" if known else "is damaged"
-    return " ".join(f"{said} ({type(error).__name__}: {error})".split())[:200]
+    problem = "cannot be decoded" if known else "is damaged"
+    return " ".join(f"{problem} ({type(error).__name__}: {error})".split())[:200]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -164,7 +164,7 @@ def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels:
         if any(word in str(error) for word in ("remature end", "Huffman", "instead of RST")):
             raise BrokenImage(f"is truncated or damaged: {error}") from error
         return None
-    if image.shape[2] == 4:  # complete, but Pillow converts the inks
+    if image.shape[2] == 4:  # a complete CMYK image, which Pillow converts to RGB
         return None
     if _may_have_exif(data):
         image = _upright(image, data)
@@ -172,13 +172,13 @@ def _decode_jpeg(data: bytes, box: Box | None, min_side: int | None, max_pixels:
 
 
 def _may_have_exif(data: bytes) -> bool:
-    """Walk the segments before the pixels. A search through all bytes costs as much as a small resize."""
-    place = 2
-    while data[place : place + 1] == b"\xff" and (marker := data[place + 1 : place + 2]) != b"\xda":
-        if marker == b"\xe1" and data[place + 4 : place + 10] == b"Exif\0\0":
+    """Search the segments before the pixels. A search through all bytes takes as long as a small resize."""
+    offset = 2
+    while data[offset : offset + 1] == b"\xff" and (marker := data[offset + 1 : offset + 2]) != b"\xda":
+        if marker == b"\xe1" and data[offset + 4 : offset + 10] == b"Exif\0\0":
             return True
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return data[place : place + 1] != b"\xff"  # unknown structure: Pillow decides
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+    return data[offset : offset + 1] != b"\xff"  # unknown structure: Pillow decides
 
 
 def _upright(image: np.ndarray, data: bytes) -> np.ndarray:

@@ -5,9 +5,7 @@ import torch
 from torch.nn import functional as F
 
 POLICIES = ("pad", "squash", "crop")
-
-
-GREY = 128  # neutral: close to the mean of images, unlike black or white
+GREY = 128  # close to the mean of images, unlike black or white
 
 
 def resize(image: np.ndarray, size: int, policy: str) -> np.ndarray:
@@ -43,7 +41,7 @@ def resize(image: np.ndarray, size: int, policy: str) -> np.ndarray:
 
 
 def _interpolate(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    image = image if image.flags.writeable else image.copy()  # torch has no read-only arrays
+    image = image if image.flags.writeable else image.copy()  # torch does not support read-only arrays
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels_last; permute()[None] takes twice the time
     resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0]
     return resized.permute(1, 2, 0).contiguous().numpy()

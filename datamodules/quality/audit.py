@@ -14,7 +14,7 @@ from datamodules.splits.config import DUPLICATES
 from datamodules.splits.groups import components
 from litesort.errors import DataError
 
-NEAR = 0.72  # cosine similarity of standardised features from which two images show the same
+NEAR = 0.72  # smallest cosine similarity of the standardised features of duplicates
 
 
 def audit(
@@ -35,25 +35,26 @@ def audit(
         leakage: split -> see `leakage`.
     """
     rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
-    found, how = features(data, embed or HistogramEmbedder(), rows, progress)
+    found, embedder = features(data, embed or HistogramEmbedder(), rows, progress)
     labels = data.labels[rows]
-    distances, near = knn_distances(found, 2.0 if isinstance(how, HistogramEmbedder) else NEAR)
+    distances, near = knn_distances(found, 2.0 if isinstance(embedder, HistogramEmbedder) else NEAR)
     known = {tuple(pair["rows"]) for pair in pairs}
-    for one, other, cosine in near:
-        two = int(rows[one]), int(rows[other])
-        if two not in known:
-            pairs.append({"rows": list(two), "similarity": round(cosine, 3), "equal": False, "by": "features"})
+    for first, second, cosine in near:
+        pair = int(rows[first]), int(rows[second])
+        if pair not in known:
+            pairs.append({"rows": list(pair), "similarity": round(cosine, 3), "equal": False, "by": "features"})
     groups = duplicate_ids(len(data.samples), pairs)[rows]
     present, inner = np.unique(labels, return_inverse=True)
-    answers = out_of_fold(found, inner, groups)
-    places, likely = label_issues(inner, answers)
+    probabilities = out_of_fold(found, inner, groups)
+    places, likely = label_issues(inner, probabilities)
     return {
-        "features": how.name,
+        "features": embedder.name,
         "method": "cleanlab" if has_cleanlab() else "the plain formula",
         "label_issues": [
             {
                 "row": int(rows[place]), "given": data.classes[labels[place]], "likely": data.classes[present[label]],
-                "own": round(float(answers[place, inner[place]]), 4), "other": round(float(answers[place, label]), 4),
+                "own": round(float(probabilities[place, inner[place]]), 4),
+                "other": round(float(probabilities[place, label]), 4),
             }
             for place, label in zip(places, likely, strict=True)
         ],
@@ -77,10 +78,10 @@ def duplicate_ids(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
 def _leakage(data: ImageDataModule, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Leakage of the current split and of the split with `data.group_by=duplicates`."""
     present = {"present": leakage(data.splits, pairs)}
-    ways = [DUPLICATES, *(way for way in data.split_config.ways if way != DUPLICATES)]
+    rules = [DUPLICATES, *(rule for rule in data.split_config.group_rules if rule != DUPLICATES)]
     by_pixels = duplicate_ids(len(data.samples), [pair for pair in pairs if pair["by"] == "pixels"])
     try:
-        other, _ = data.split_with(replace(data.split_config, group_by=ways), by_pixels)
+        other, _ = data.split_with(replace(data.split_config, group_by=rules), by_pixels)
     except DataError as error:
         return present | {"group_by=duplicates": {"impossible": str(error)}}
     return present | {"group_by=duplicates": leakage(other, pairs)}
@@ -94,15 +95,14 @@ def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> di
         pairs: Duplicates.
 
     Returns:
-        photos: images of each split. crossing: pairs across splits. by_pixels: those found by pixels. leaked: share of
-            test
-        images with a duplicate in train, in [0, 1].
+        images: number of images of each split. crossing: number of pairs across splits. by_pixels: number of these
+        pairs that were found by pixels. leaked: share of test images with a duplicate in train, in [0, 1].
     """
-    side = {int(row): name for name, rows in splits.items() for row in rows}
-    across = [pair for pair in pairs if side.get(pair["rows"][0]) != side.get(pair["rows"][1])]
-    both = [two for pair in across for two in (pair["rows"], pair["rows"][::-1])]
-    leaked = {a for a, b in both if (side.get(a), side.get(b)) == ("test", "train")}
-    photos = {name: len(rows) for name, rows in splits.items()}
+    split_of = {int(row): name for name, rows in splits.items() for row in rows}
+    across = [pair for pair in pairs if split_of.get(pair["rows"][0]) != split_of.get(pair["rows"][1])]
+    both = [rows for pair in across for rows in (pair["rows"], pair["rows"][::-1])]
+    leaked = {a for a, b in both if (split_of.get(a), split_of.get(b)) == ("test", "train")}
+    images = {name: len(rows) for name, rows in splits.items()}
     by_pixels = sum(pair["by"] == "pixels" for pair in across)
-    share = len(leaked) / max(1, photos["test"])
-    return {"images": photos, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}
+    share = len(leaked) / max(1, images["test"])
+    return {"images": images, "crossing": len(across), "by_pixels": by_pixels, "leaked": share}

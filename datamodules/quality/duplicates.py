@@ -1,12 +1,12 @@
-"""Duplicates: images that show the same. Copies, also re-encoded, brightened or cropped, and repeated shots of a scene.
+"""Duplicates: copies of an image (also re-encoded, brightened or cropped), and repeated shots of one scene.
 
 An image is resized to 64 x 64 px. Slow variation (light, shadows, background colour) is removed, and the contrast is
 equalised. The result is reduced to 16 x 16 numbers, so that the similarity of two images is a scalar product, and one
 matrix product finds all candidates. Five windows of each image are described too, so that cropped copies are found.
 Candidates are compared again with 32 x 32 numbers, at several small shifts.
 
-Images on one plain background share light and shadow. Mean or difference hashes compare brightness only, so all these
-images look similar to them, and groups grow through the whole set.
+Mean and difference hashes are not used: they compare brightness only. Images of different objects on the same plain
+background have similar hashes, since light and shadow are the same, and would form one large group.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ SIDE = 64  # px of the image that is described
 COARSE, FINE = 16, 32  # numbers a side of the coarse and the fine description
 RADIUS = 3  # of 32: slower variation is treated as light, not content
 FLOOR = 4.0  # levels of contrast that are treated as noise
-LIKELY = 0.6  # coarse similarity above which a pair is compared again
-LIKE = 0.75  # fine similarity above which two images show the same; choice: docs/lab/experiments.md
+COARSE_SIMILARITY = 0.6  # coarse similarity above which a pair is compared again
+SIMILARITY = 0.75  # fine similarity above which two images are duplicates; measured in docs/lab/experiments.md
 SHIFT = 2  # of 32: largest shift between two images
-TINT = 0.08  # largest colour difference in the coarse comparison, as a share of the light
+COARSE_COLOUR = 0.08  # largest colour difference in the coarse comparison, as a share of the light
 COLOUR = 0.06  # largest colour difference in the fine comparison, where there is content
 WINDOW = 0.9  # side of a window, as a share of the side of the image
 BATCH = 512  # images that are compared with all others at once
@@ -70,9 +70,9 @@ def small_images(source: Source, cache: CacheConfig, progress: bool) -> Pixels:
 
 
 def similar_pairs(
-    pixels: np.ndarray, similarity: float = LIKE, skip: dict[int, str] | None = None
+    pixels: np.ndarray, similarity: float = SIMILARITY, skip: dict[int, str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find pairs of images that show the same.
+    """Find pairs of duplicates.
 
     Args:
         pixels: (N, 64, 64, 3) uint8.
@@ -92,12 +92,12 @@ def similar_pairs(
     return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
 
 
-def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, np.ndarray]:
+def candidates(pixels: np.ndarray, likely: float = COARSE_SIMILARITY) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (P,) int64 of pairs with a high coarse similarity. All pairs are compared, in blocks of the
     matrix.
     """
     views = [torch.cat(parts) for parts in zip(*map(_coarse_views, _batches(pixels)), strict=True)]
-    whole, tint = views[0], torch.cat([_tint(batch) for batch in _batches(pixels)])
+    whole, colours = views[0], torch.cat([_colours(batch) for batch in _batches(pixels)])
     found = [torch.empty(0, 2, dtype=torch.int64)]
     for start in range(0, len(whole), BATCH):
         rows, later = slice(start, start + BATCH), slice(start, None)
@@ -105,20 +105,25 @@ def candidates(pixels: np.ndarray, likely: float = LIKELY) -> tuple[np.ndarray, 
         for window in views[1:]:  # either image can be the cropped one
             torch.maximum(best, window[rows] @ whole[later].T, out=best)
             torch.maximum(best, whole[rows] @ window[later].T, out=best)
-        best[torch.cdist(tint[rows], tint[later], p=1) > TINT * tint.shape[1]] = 0
+        best[torch.cdist(colours[rows], colours[later], p=1) > COARSE_COLOUR * colours.shape[1]] = 0
         found.append(torch.nonzero(best.triu(1) > likely) + start)
     pairs = torch.cat(found).numpy()
     return pairs[:, 0], pairs[:, 1]
 
 
-class Look(NamedTuple):
-    """Fine description of images or windows: content (B, 1, 32, 32) and colour (B, 512), float32."""
+class Description(NamedTuple):
+    """Fine description of B images or windows.
+
+    Attributes:
+        content: (B, 1, 32, 32) float32.
+        colours: (B, 512) float32.
+    """
 
     content: torch.Tensor
-    tint: torch.Tensor
+    colours: torch.Tensor
 
-    def of(self, rows: torch.Tensor) -> "Look":
-        return Look(self.content[rows], self.tint[rows])
+    def of(self, rows: torch.Tensor) -> "Description":
+        return Description(self.content[rows], self.colours[rows])
 
 
 def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -127,20 +132,25 @@ def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nda
     for start in range(0, len(first), BATCH):
         pairs = np.stack([rows[start : start + BATCH] for rows in (first, second)])
         rows, places = np.unique(pairs, return_inverse=True)  # an image of several pairs is described once
-        looks = [Look(_describe(part), _tint(part, COARSE)) for part in _windows(_to_float(pixels[rows]))]
-        one, other = ([look.of(place) for look in looks] for place in torch.from_numpy(places.reshape(pairs.shape)))
-        ways = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
-        found.append(torch.stack([_similarity(*way) for way in ways]).amax(0).numpy())
+        descriptions = [
+            Description(_describe(part), _colours(part, COARSE)) for part in _windows(_to_float(pixels[rows]))
+        ]
+        one, other = (
+            [description.of(place) for description in descriptions]
+            for place in torch.from_numpy(places.reshape(pairs.shape))
+        )
+        comparisons = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
+        found.append(torch.stack([_similarity(*comparison) for comparison in comparisons]).amax(0).numpy())
     return np.concatenate(found)
 
 
-def _similarity(one: Look, other: Look) -> torch.Tensor:
-    """Similarity (B,) of images or windows; 0 if the colours differ."""
-    apart = _colours_apart(one.tint, other.tint, torch.maximum(one.content.abs(), other.content.abs()))
-    return torch.where(apart > COLOUR, 0, _moved(one.content, other.content))
+def _similarity(one: Description, other: Description) -> torch.Tensor:
+    """Similarity (B,) float32 of images or windows; 0 if the colours differ."""
+    apart = _colour_difference(one.colours, other.colours, torch.maximum(one.content.abs(), other.content.abs()))
+    return torch.where(apart > COLOUR, 0, _best_shift(one.content, other.content))
 
 
-def _moved(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _best_shift(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the common part."""
     best = torch.full((len(one),), -1.0)
     for down in range(-SHIFT, SHIFT + 1):
@@ -187,7 +197,7 @@ def _windows(images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _describe(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32: content without light; 0 where there is none."""
+    """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32: content without slow variation, 0 in flat regions."""
     shrink, blur = _shrink(images.shape[-1]), _blur()
     grey = torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]), images)
     small = shrink @ grey @ shrink.T
@@ -210,15 +220,15 @@ def _blur() -> torch.Tensor:
     return lines[0].T.contiguous()
 
 
-def _tint(images: torch.Tensor, grid: int = 2) -> torch.Tensor:
-    """Colour without light, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
+def _colours(images: torch.Tensor, grid: int = 2) -> torch.Tensor:
+    """Colour without brightness, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
     red, green, blue = F.adaptive_avg_pool2d(images, grid).flatten(2).unbind(1)
     light = red + green + blue + 30
     return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)
 
 
-def _colours_apart(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """Mean difference of tints (B, 512) where there is content (B, 1, 32, 32), without the global colour shift."""
+def _colour_difference(one: torch.Tensor, other: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Mean difference (B,) of colours (B, 512), weighted by content (B, 1, 32, 32), without the global colour shift."""
     apart = (one - other).unflatten(1, (2, COARSE * COARSE))
     apart = (apart - apart.median(2, keepdim=True).values).abs().mean(1)
     weight = F.avg_pool2d(content, FINE // COARSE).flatten(1).square() + 1e-6

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 SMALL = 24  # px, shorter side
-LONG = 4.0  # aspect ratio; a more extreme image is small in a square
+LONG = 4.0  # aspect ratio above which an image fills only a small part of a padded square
 PLAIN = 2.0  # standard deviation in levels, below which an image has one colour
 UPRIGHT = 1  # EXIF orientation of an upright image
 _MODES = {"CMYK": "CMYK colours", "LAB": "LAB colours", "1": "black and white only", "F": "floating point values"}
@@ -20,8 +20,8 @@ def image_issues(file: Path) -> list[str]:
     """
     with Image.open(file) as opened:
         found = []
-        called = Image.registered_extensions().get(file.suffix.lower())
-        if called != opened.format and {called, opened.format} != {"JPEG", "MPO"}:  # MPO is a JPEG with several images
+        expected = Image.registered_extensions().get(file.suffix.lower())
+        if expected != opened.format and {expected, opened.format} != {"JPEG", "MPO"}:  # MPO: JPEG with several images
             found.append(f"{opened.format} with suffix {file.suffix or 'none'}")
         if opened.format != "MPO" and getattr(opened, "is_animated", False):
             found.append("animation: only the first frame is used")

@@ -4,7 +4,7 @@ import numpy as np
 
 BLOCK = 512  # images that are compared with all others at once
 NEIGHBOURS = 10
-RARE = 3.5  # robust standard deviations (1.4826 * median absolute deviation) above the median
+MAX_DEVIATION = 3.5  # above the median, in robust standard deviations (1.4826 * median absolute deviation)
 
 
 def knn_distances(
@@ -40,12 +40,20 @@ def knn_distances(
 
 
 def outliers(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return indices (R,) int64 of images that are unusually far from all others for their class, furthest first."""
-    beyond = np.full(len(distances), -np.inf)
+    """Find images that are far from their nearest neighbours, compared with other images of their class.
+
+    Args:
+        distances: (N,) float32, from `knn_distances`.
+        labels: (N,) int64.
+
+    Returns:
+        Indices (R,) int64, furthest first.
+    """
+    deviations = np.full(len(distances), -np.inf)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
-        middle = np.median(distances[own])
-        spread = 1.4826 * np.median(np.abs(distances[own] - middle))
-        beyond[own] = (distances[own] - middle) / max(spread, 1e-6)
-    order = np.argsort(-beyond, kind="stable")
-    return order[beyond[order] > RARE]
+        median = np.median(distances[own])
+        spread = 1.4826 * np.median(np.abs(distances[own] - median))
+        deviations[own] = (distances[own] - median) / max(spread, 1e-6)
+    order = np.argsort(-deviations, kind="stable")
+    return order[deviations[order] > MAX_DEVIATION]

@@ -25,65 +25,65 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
         embed: A frozen network that computes image features; None uses histograms.
 
     Returns:
-        Plain data. `photos`: one row a sample (path, label, split, width and height in px, bytes, brightness and colour
-        in [0, 255], broken: reason or None, odd: issues of a readable file). `pairs`: duplicates (both rows,
-        similarity, whether the files are equal, found by "pixels" or "features"). `classes`: class names. And the
-        results of `audit.audit`.
+        Plain data. images: one row a sample (path, label, split, width and height in px, bytes, brightness and colour
+        in [0, 255], broken: reason or None, odd: issues of a readable file). pairs: duplicates (both rows, similarity,
+        whether the files are equal, found by "pixels" or "features"). classes: class names. Also the results of
+        `audit.audit`.
     """
     source, small = data.source, duplicates.small_images(data.source, data.cache_config, progress)
-    side = {int(row): name for name, rows in data.splits.items() for row in rows}
+    split_of = {int(row): name for name, rows in data.splits.items() for row in rows}
     broken = {**small.broken, **data.broken}
-    sizes, lengths, digests, odd = _files(source, progress)
-    light, colour, blank = _looks(small.array)
-    photos = [
+    sizes, lengths, digests, issues = _files(source, progress)
+    brightness, colour, blank = _measure(small.array)
+    images = [
         {
-            "path": sample.path, "label": data.classes[data.labels[row]], "split": side.get(row),
+            "path": sample.path, "label": data.classes[data.labels[row]], "split": split_of.get(row),
             "width": sizes[row][0], "height": sizes[row][1], "bytes": lengths[row],
-            "brightness": light[row], "colour": colour[row], "broken": broken.get(row),
-            "odd": [] if row in broken else odd[row] + ["of one colour"] * blank[row],
+            "brightness": brightness[row], "colour": colour[row], "broken": broken.get(row),
+            "odd": [] if row in broken else issues[row] + ["of one colour"] * blank[row],
         }
         for row, sample in enumerate(data.samples)
     ]  # fmt: skip
     pairs = _pairs(small.array, digests, broken)
     audited = audit(data, pairs, broken, embed, progress)
-    return {"classes": data.classes, "images": photos, "pairs": pairs, **audited}
+    return {"classes": data.classes, "images": images, "pairs": pairs, **audited}
 
 
 def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[bytes], list[list[str]]]:
     """Width and height in px (of the box, if there is one), bytes, digest and issues of each sample; 0 if unknown."""
     count = len(source.samples)
     sizes: list[Size] = [(0, 0)] * count
-    lengths, digests, odd = [0] * count, [b""] * count, [list[str]() for _ in range(count)]
+    lengths, digests, issues = [0] * count, [b""] * count, [list[str]() for _ in range(count)]
 
-    def look(row: int) -> None:
+    def read_file(row: int) -> None:
         box = source.samples[row].box
         try:
             file = source.file(row)
             lengths[row], digests[row] = file.stat().st_size, source.digest(row)
             sizes[row] = header(file) if box is None else (box[2] - box[0], box[3] - box[1])
-            odd[row] = image_issues(file) if box is None else []  # issues of a file do not apply to its boxes
+            issues[row] = image_issues(file) if box is None else []  # issues of a file do not apply to its boxes
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return  # a broken image: the decoder reports the reason
 
-    parallel(look, range(count), "Looking at files", progress=progress)
-    return sizes, lengths, digests, odd
+    parallel(read_file, range(count), "Reading files", progress=progress)
+    return sizes, lengths, digests, issues
 
 
-def _looks(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
+def _measure(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
     """Mean brightness and mean colourfulness (largest minus smallest channel), in [0, 255]; whether it has one
     colour.
     """
-    light, colour, blank = np.empty(len(pixels)), np.empty(len(pixels)), np.empty(len(pixels), bool)
+    brightness, colour, blank = np.empty(len(pixels)), np.empty(len(pixels)), np.empty(len(pixels), bool)
     for start in range(0, len(pixels), 512):
         part = pixels[start : start + 512]
-        light[start : start + 512] = part.mean((1, 2, 3))
+        brightness[start : start + 512] = part.mean((1, 2, 3))
         colour[start : start + 512] = (part.max(3) - part.min(3)).mean((1, 2))
         blank[start : start + 512] = plain(part)
-    return light.round(1).tolist(), colour.round(1).tolist(), blank.tolist()
+    return brightness.round(1).tolist(), colour.round(1).tolist(), blank.tolist()
 
 
 def _pairs(pixels: np.ndarray, digests: list[bytes], broken: dict[int, str]) -> list[dict[str, Any]]:
-    """Duplicates: equal files, each paired with the first of them, and images that show the same."""
+    """Duplicates: equal files, each paired with the first of them, and duplicates by pixels."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if digest and row not in broken:

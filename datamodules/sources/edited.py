@@ -78,12 +78,12 @@ def edited(source: Source, edits: EditConfig) -> Source:
     if exclude is None and relabel is None:
         return source
     known = {sample.path for sample in source.samples}
-    out = set(_paths("exclude", exclude, ["path"], known))
+    excluded = set(_paths("exclude", exclude, ["path"], known))
     labels = {path: row["label"] for path, row in _paths("relabel", relabel, ["path", "label"], known).items()}
     if first_process():
-        changed = len(labels.keys() - out)
-        log.info("data: left out by data.exclude: %d, relabelled by data.relabel: %d", len(out), changed)
-    return EditedSource(source, out, labels)
+        changed = len(labels.keys() - excluded)
+        log.info("data: left out by data.exclude: %d, relabelled by data.relabel: %d", len(excluded), changed)
+    return EditedSource(source, excluded, labels)
 
 
 def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str]) -> dict[str, dict[str, str]]:
@@ -98,13 +98,13 @@ def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str
         if rows.setdefault(row["path"], row) != row:
             raise DataError(f"{file}, line {line}: {row['path']} is named twice, with two labels: keep one")
     found = {path: row for path, row in rows.items() if path in known}
-    strange = next((path for path in rows if path not in known), None)
+    unknown = next((path for path in rows if path not in known), None)
     if not found:
-        first = f", the first {strange!r:.100}" if strange else ""
+        first = f", the first {unknown!r:.100}" if unknown else ""
         raise DataError(f"data.{key}={file} contains none of the images{first}: write paths as in {min(known)!r:.100}")
-    if strange is not None and first_process():
+    if unknown is not None and first_process():
         count = len(rows) - len(found)
-        log.warning("data.%s=%s: %d of %d paths are not among the images, as %s", key, file, count, len(rows), strange)
+        log.warning("data.%s=%s: %d of %d paths are not among the images, as %s", key, file, count, len(rows), unknown)
     return found
 
 

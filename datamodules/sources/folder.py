@@ -43,9 +43,8 @@ class FolderSource(Source):
             )
         tops = _split_folders(self.root) or {self.root.absolute(): None}
         folders = [(split, folder) for top, split in tops.items() for folder in _folders(top)]
-        above = {
-            _identity(folder) for folder in (self.root, *tops)
-        }  # a link to a parent folder would list all images as one class
+        # a link to a parent folder would list all images as one class
+        above = {_identity(folder) for folder in (self.root, *tops)}
         self.classes = sorted({folder.name for _, folder in folders}, key=natural)
         self.samples = [
             Sample(file.relative_to(self.root.absolute()).as_posix(), self.classes.index(folder.name), split)

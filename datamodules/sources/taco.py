@@ -22,9 +22,9 @@ from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 
-ADDRESSES = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
-NOTE = "unavailable.csv"  # list of images that the server no longer provides
-AT_ONCE = 4  # parallel downloads: few enough for the server, enough to fill a home connection
+URL_KEYS = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
+UNAVAILABLE_LIST = "unavailable.csv"  # images that the server no longer provides
+PARALLEL_DOWNLOADS = 4  # few enough for the server, enough to use a home connection fully
 
 
 class TacoSource(CocoSource):
@@ -35,10 +35,10 @@ class TacoSource(CocoSource):
 
     Args:
         file: Annotations; None is annotations.json in the folder.
-        root: Folder as TACO's own script fills it; None downloads.
+        root: Folder in the layout of TACO's download script; None downloads the set.
         cache_dir: Folder of the downloaded set; None is the default cache folder.
         url: URL of the annotations; None downloads nothing, images included.
-        images: "original", or "small": 640 px if available, with a fiftieth of the bytes and coarse crops.
+        images: "original", or "small": 640 px if available, about 2 % of the bytes, with coarse crops.
         categories, margin, min_side: See `CocoSource`.
         timeout: Seconds without a response.
 
@@ -58,8 +58,8 @@ class TacoSource(CocoSource):
         min_side: float = 16,
         timeout: float = 30,
     ) -> None:
-        if images not in ADDRESSES:
-            raise DataError(f"data.source.images={images} is invalid: expected {' or '.join(ADDRESSES)}")
+        if images not in URL_KEYS:
+            raise DataError(f"data.source.images={images} is invalid: expected {' or '.join(URL_KEYS)}")
         self.downloaded, self.images, self.timeout, self.offline = root is None, images, timeout, url is None
         parent = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
         home = parent / f"taco-{images}" if root is None else Path(root).expanduser()
@@ -84,29 +84,31 @@ class TacoSource(CocoSource):
 
     def prepare(self) -> None:
         """Download missing images, then log the number of crops."""
-        if self.offline and self.downloaded and (missing := self._missing(set(_read_note(self.root / NOTE)))):
-            count = f"{len(missing)} images of TACO are"
-            raise DataError(f"data: {count} not in the cache, {self.root}: add data=taco, which downloads them")
+        if self.offline and self.downloaded:
+            unavailable = _read_unavailable(self.root / UNAVAILABLE_LIST)
+            if missing := self._missing(set(unavailable)):
+                count = f"{len(missing)} images of TACO are"
+                raise DataError(f"data: {count} not in the cache, {self.root}: add data=taco, which downloads them")
         if not self.offline and self.downloaded and self._missing(set()):
             with FileLock(f"{self.root}.lock"):  # concurrent jobs download once
                 self._download_images()
         super().prepare()
 
-    def _missing(self, gone: set[str]) -> list[CocoImage]:
-        """Return the images that have a crop and are not on disk."""
+    def _missing(self, unavailable: set[str]) -> list[CocoImage]:
+        """Return the images that have a crop, are not on disk and are not `unavailable`."""
         needed = {sample.group: self.image(index) for index, sample in enumerate(self.samples)}
-        return [i for i in needed.values() if i.name not in gone and not (self.root / i.name).exists()]
+        return [i for i in needed.values() if i.name not in unavailable and not (self.root / i.name).exists()]
 
     def _download_images(self) -> None:
-        note = self.root / NOTE
-        gone = _read_note(note)
-        missing, lock, progress = self._missing(set(gone)), threading.Lock(), first_process()
+        note = self.root / UNAVAILABLE_LIST
+        unavailable = _read_unavailable(note)
+        missing, lock, progress = self._missing(set(unavailable)), threading.Lock(), first_process()
         hint = f"run the command again to continue, or set data.root={self.root} to use the images that are there"
 
-        def one(index: int) -> None:
+        def download_image(index: int) -> None:
             image, path = missing[index], self.root / missing[index].name
             reason = "has no URL"
-            for url in [image.urls[key] for key in ADDRESSES[self.images] if key in image.urls]:
+            for url in [image.urls[key] for key in URL_KEYS[self.images] if key in image.urls]:
                 try:
                     download(url, path, hint=hint, timeout=self.timeout, progress=False)
                 except NotFoundError as error:
@@ -114,23 +116,25 @@ class TacoSource(CocoSource):
                 else:
                     return
             with lock:
-                gone[image.name] = reason
-                _write_note(note, gone)
+                unavailable[image.name] = reason
+                _write_unavailable(note, unavailable)
 
-        parallel(one, range(len(missing)), f"Downloading images to {self.root}", AT_ONCE, progress)
-        if gone and progress:
-            log.warning("data: %d images are no longer available and are left out; list: %s", len(gone), note)
+        parallel(
+            download_image, range(len(missing)), f"Downloading images to {self.root}", PARALLEL_DOWNLOADS, progress
+        )
+        if unavailable and progress:
+            log.warning("data: %d images are no longer available and are left out; list: %s", len(unavailable), note)
 
 
-def _read_note(note: Path) -> dict[str, str]:
+def _read_unavailable(note: Path) -> dict[str, str]:
     if not note.exists():
         return {}
     with note.open(newline="", encoding="utf-8") as file:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def _write_note(note: Path, gone: Mapping[str, str]) -> None:
+def _write_unavailable(note: Path, unavailable: Mapping[str, str]) -> None:
     scratch = note.with_name(f".{note.name}")
     with scratch.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "reason"), *gone.items()])
+        csv.writer(file).writerows([("path", "reason"), *unavailable.items()])
     scratch.replace(note)

@@ -23,7 +23,7 @@ class SplitConfig:
             source does not define.
         fold, folds: k-fold cross-validation: test on fold `fold` (from 0) of `folds`. `test_fraction` is not used then.
         group_by: Images of one group stay in one split. A regular expression on the path (equal captures form a group),
-            "duplicates" (images that show the same), or a list of these.
+            "duplicates" (see `quality.duplicates`), or a list of these.
         group_block: The last captured number is divided by this, so that neighbouring numbers share a group.
         seed: Seed of the split.
         class_fraction: Class name -> share of its training images that is used, in (0, 1]. Other classes are complete.
@@ -43,23 +43,23 @@ class SplitConfig:
     new_images: Literal["exclude", "train"] = "exclude"
 
     @property
-    def ways(self) -> list[str]:
+    def group_rules(self) -> list[str]:
         """The grouping rules as a list."""
         return [self.group_by] if isinstance(self.group_by, str) else list(self.group_by or [])
 
     @property
     def by_similarity(self) -> bool:
-        """Whether images that show the same stay in one split."""
-        return DUPLICATES in self.ways
+        """Whether duplicates stay in one split."""
+        return DUPLICATES in self.group_rules
 
     def groups(self, samples: Sequence[Sample], duplicate_ids: np.ndarray | None) -> np.ndarray:
         """Return the group of each sample, (N,) int64. Samples of one group stay in one split.
 
         Args:
             samples: N samples.
-            duplicate_ids: (N,) int64, equal for images that show the same. Only used if `by_similarity`.
+            duplicate_ids: (N,) int64, equal for duplicates. Only used if `by_similarity`.
         """
-        patterns = [way for way in self.ways if way != DUPLICATES]
+        patterns = [rule for rule in self.group_rules if rule != DUPLICATES]
         names, paths = [sample.group for sample in samples], [sample.path for sample in samples]
         return group_ids(paths, patterns, self.group_block, names, duplicate_ids if self.by_similarity else None)
 
@@ -72,7 +72,7 @@ class SplitConfig:
             samples: N samples.
             labels: (N,) int64. Every class needs an image.
             classes: Name of each label.
-            duplicate_ids: (N,) int64, equal for images that show the same. Required if `by_similarity`.
+            duplicate_ids: (N,) int64, equal for duplicates. Required if `by_similarity`.
 
         Returns:
             Indices into `samples` for each split, and messages for the user.
@@ -123,6 +123,6 @@ def thinned(
                 f"data.class_fraction={{{name}: {share}}} is invalid: expected a number above 0 and up to 1"
             )
         own = rows[labels[rows] == list(classes).index(name)]
-        left = random.permutation(own)[max(1, round(share * len(own))) :]
-        rows = np.setdiff1d(rows, left)
+        removed = random.permutation(own)[max(1, round(share * len(own))) :]
+        rows = np.setdiff1d(rows, removed)
     return rows

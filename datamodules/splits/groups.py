@@ -25,7 +25,7 @@ def group_ids(
         patterns: Regular expressions, searched in each path. The captures, or the whole match, name the group.
         block: The last captured number is replaced by `number // block`, so that neighbours share a group.
         names: Group of each image as the source gives it, or None.
-        duplicate_ids: (N,) int64, equal for images that show the same.
+        duplicate_ids: (N,) int64, equal for duplicates; None for no grouping of duplicates.
 
     Raises:
         DataError: A pattern is invalid, does not match a path, or captures no number although `block` is set.

@@ -33,11 +33,11 @@ def plan_split(
         groups: (N,) int64.
         classes: Name of each label.
         given: Split of each image as the source defines it, or None.
-        val_fraction: See `SplitConfig`, also for the following arguments.
-        test_fraction: Share of test.
-        fold: Fold of test.
-        folds: Number of folds.
-        seed: Seed.
+        val_fraction: Share of all images in val, as in `SplitConfig`.
+        test_fraction: Share of all images in test.
+        fold: Fold that is the test split, from 0; None for no folds.
+        folds: Number of folds; None for no folds.
+        seed: Seed of the split.
 
     Returns:
         The split, and messages for the user.
@@ -70,7 +70,7 @@ def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
 def split(
     labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> Indices:
-    """Split by fractions, stratified by class. The rest is the training set.
+    """Split by fractions, stratified by class. Images in no other split are training images.
 
     >>> labels = np.repeat([0, 1], 20)
     >>> rows = split(labels, np.arange(40), ["can", "bag"], {"val": 0.2, "test": 0.2}, seed=0)
@@ -224,19 +224,19 @@ def _greedy(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator)
     counts: (G, C), images of each group and class. If each group has one class, no split exceeds its share by more than
     the largest group.
     """
-    totals, waiting = counts.sum(0), (counts > 0).sum(0)
-    room = shares[:, None] * totals  # (splits, C): images that each split still needs
-    bare = np.ones(room.shape, bool)  # (splits, C): the split has no image of the class yet
+    totals, remaining = counts.sum(0), (counts > 0).sum(0)
+    needed = shares[:, None] * totals  # (splits, C): images that each split still needs
+    empty = np.ones(needed.shape, bool)  # (splits, C): the split has no image of the class yet
     assigned = np.empty(len(counts), np.int64)
     order = random.permutation(len(counts))
     for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
         own = np.flatnonzero(counts[group])
-        score = (room[:, own] * counts[group, own] / totals[own]).sum(1)
-        urgent = own[waiting[own] <= bare[:, own].sum(0)]
+        score = (needed[:, own] * counts[group, own] / totals[own]).sum(1)
+        urgent = own[remaining[own] <= empty[:, own].sum(0)]
         if len(urgent):  # each remaining group of these classes must fill an empty split
-            score = np.where(bare[:, urgent].any(1), score, -np.inf)
+            score = np.where(empty[:, urgent].any(1), score, -np.inf)
         assigned[group] = score.argmax()
-        room[assigned[group]] -= counts[group]
-        bare[assigned[group], own] = False
-        waiting[own] -= 1
+        needed[assigned[group]] -= counts[group]
+        empty[assigned[group], own] = False
+        remaining[own] -= 1
     return assigned

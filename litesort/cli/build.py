@@ -57,11 +57,11 @@ def is_sweep() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAndLatency:
-    """The score, and the benchmark that measures the time it depends on.
+    """The score, and the benchmark that measures the times of the score.
 
     Attributes:
-        score: Combines macro F1 and time.
-        benchmark: Times candidates beside the score's reference.
+        score: Computes the score from macro F1 and time.
+        benchmark: Measures the times of candidates and of the reference network of the score.
     """
 
     score: "Score"
@@ -74,8 +74,8 @@ class ScoreAndLatency:
 
         Args:
             models: Name -> network or predictor, and its image size in pixels.
-            data: Names the resize policy.
-            files: Images for the end-to-end clock.
+            data: Data module, for its resize policy.
+            files: Images that are read for the end-to-end time.
         """
         from datamodules.cache import default_cache_dir
         from datamodules.images.decode import load
@@ -93,7 +93,7 @@ class ScoreAndLatency:
 
 @lru_cache(maxsize=1)
 def _reference_network(name: str) -> "nn.Module":
-    """Build the reference network, once a process; its weights are random, and the same on every call."""
+    """Build the reference network, once per process, with the same random weights on every call."""
     import torch
 
     from lightning_modules.backbones.backbone import create_backbone
@@ -104,7 +104,7 @@ def _reference_network(name: str) -> "nn.Module":
 
 
 def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
-    """Build the score and the latency benchmark; a training builds them first, so that mistakes in them cost nothing.
+    """Build the score and the latency benchmark. A training builds them first, so that invalid settings fail early.
 
     Raises:
         DeploymentError: A setting is out of range, the score needs a time that is not measured, or its reference is
@@ -123,7 +123,7 @@ def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
 
 
 def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageDataModule") -> "Precision":
-    """Choose the precision of a training; on a CPU by measurement, which the cache folder keeps."""
+    """Choose the precision of a training. On a CPU it is measured, and the cache folder stores the result."""
     from datamodules.cache import default_cache_dir
     from lightning_modules.precision import choose_precision
 
@@ -144,9 +144,9 @@ def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageD
 
 
 def export_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return what the export at the end of a run takes from it: the data, if its source is the user's own.
+    """Return the settings that the export after a training gets: `data`, if its source is a class of the user.
 
-    A checkpoint may name only sources of litesort, so an export cannot build another source from it.
+    An export reads the data from the checkpoint, which may name only sources of litesort.
     """
     if "format" not in cfg.export or str(cfg.data.source._target_).startswith("datamodules."):
         return {}
@@ -185,7 +185,7 @@ def load_data(card: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule",
         The data module, set up; the name of the split to evaluate on; and the run info: `name` and `data`.
 
     Raises:
-        UserError: The data cannot be built, or the command line asks for another split.
+        UserError: The data cannot be built, or the command line defines another split.
     """
     from litesort.errors import DataError
 

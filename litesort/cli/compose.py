@@ -12,7 +12,7 @@ from litesort.cli.paths import CONF as CONF
 from litesort.cli.resume import unnamed_keys
 from litesort.cli.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
 
-# Settings of the split that a run takes over from the checkpoint it starts from, unless the command line sets them.
+# Settings of the split. A run that starts from a checkpoint gets them from it, unless the command line sets them.
 TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "class_fraction")
 
 
@@ -72,7 +72,7 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
     Args:
         composed: The config of the command line.
         stored: The config of a checkpoint, as `portable` returned it.
-        overrides: `key=value` as typed; keys must exist and hold single values.
+        overrides: Overrides of the command line, `key=value`; keys must exist and have single values.
 
     Raises:
         ModelError: An override cannot change a stored config, or the stored config names a class that is not allowed.
@@ -89,31 +89,31 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
             continue
         if key == "imports":
             continue
-        if key == "data" and _kind(own) == _kind(known):
+        if key == "data" and _source_class(own) == _source_class(known):
             if "url" in own["data"]["source"]:
                 values["data"]["source"]["url"] = own["data"]["source"]["url"]
             continue
         before = lookup(known, key) if re.fullmatch(r"[\w.]+", key) else ...
         if isinstance(before, list) and before == lookup(own, key):
-            continue  # the stored list, said again
+            continue  # the same list as the stored one
         if before is ... or isinstance(before, dict | list):
             raise ModelError(
                 f"{override} cannot change in a resumed run: leave it out, or start a new run without ckpt"
             )
-        _put(values, key, lookup(own, key))
-    return _checked(values, own, [str(key) for key in stored])
+        _set(values, key, lookup(own, key))
+    return _check(values, own, [str(key) for key in stored])
 
 
 def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Make the config of a new run that starts from the network of a checkpoint.
+    """Build the config of a new run that starts from the network of a checkpoint.
 
-    The model is the checkpoint's. So are images, image size and seed, unless the command line sets them: training
-    images of the checkpoint must not become test images.
+    The model is that of the checkpoint. Images, image size and seed are also those of the checkpoint, unless the
+    command line sets them, so that training images of the checkpoint do not become test images.
 
     Args:
         cfg: The config of the new run, as composed.
         stored: The config of the checkpoint, as `portable` returned it.
-        overrides: `key=value` as typed for the new run.
+        overrides: Overrides of the command line of the new run, `key=value`.
 
     Raises:
         ModelError: The command line sets a model, or the stored config names a class that is not allowed.
@@ -122,7 +122,7 @@ def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str])
 
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     if models := [key for key in given if key.split(".")[0] == "model"]:
-        raise ModelError(f"{models[0]} does nothing with ckpt_init, which brings its network: leave one of them out")
+        raise ModelError(f"{models[0]} does nothing with ckpt_init, which defines the network: leave one of them out")
     own = portable(cfg)
     fresh = localised(stored, own)
     values = {**own, "model": fresh.get("model")}
@@ -136,12 +136,12 @@ def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str])
         values["seed"] = fresh.get("seed")
     for key in given:
         if key.startswith("data."):
-            _put(values, key, lookup(own, key))
-    return _checked(values, own, ["model", "data", "seed"])
+            _set(values, key, lookup(own, key))
+    return _check(values, own, ["model", "data", "seed"])
 
 
-def _checked(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) -> DictConfig:
-    """Return the config of values that may be built.
+def _check(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) -> DictConfig:
+    """Check that all classes of a config may be built, and return it as a DictConfig.
 
     References are kept, so that a later run can override them again. OmegaConf must resolve them to the same values
     as `resolve`, which allows plain references only.
@@ -155,11 +155,11 @@ def _checked(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) 
     return cfg
 
 
-def _kind(values: dict[str, Any]) -> Any:
+def _source_class(values: dict[str, Any]) -> Any:
     return lookup(values, "data.source._target_")
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a value in nested dicts; parents that are not dicts become dicts."""
     *parents, last = key.split(".")
     for name in parents:

@@ -11,33 +11,33 @@ from omegaconf import DictConfig, OmegaConf
 
 from litesort.cli.resume import LOCK
 
-RESULTS = ("metrics.json", "last.ckpt", "best.ckpt")  # in the folder of a run: what another run must not replace
+RESULTS = ("metrics.json", "last.ckpt", "best.ckpt")  # files in the folder of a run that another run must not replace
 EXPORT = "export.json"  # in an export folder: written after all other files
 
 
 def fresh_dir(name: str, *, _root_: DictConfig) -> str:
-    """Make the folder of a new run or sweep: `name`, or `name-2`, `name-3`, ... if it exists; returns its path.
+    """Create the folder of a new run or sweep: `name`, or `name-2`, `name-3`, ... if it exists; returns its path.
 
-    The path is cached in the config, like Hydra's `now`, so all jobs of a sweep get the same one in any process. A
-    config that is only shown (`--cfg`, where `hydra.mode` is null) makes no folder. The processes of one run that
-    torchrun starts make none either, since all of them need the same path.
+    The path is cached in the config, like Hydra's `now`, so all jobs of a sweep get the same one in any process. No
+    folder is created for a config that is only shown (`--cfg`, where `hydra.mode` is null), or in the processes of a
+    run that torchrun starts, since all of them need the same path.
     """
     shown = OmegaConf.select(_root_, "hydra.mode") is None
     if shown or "LOCAL_RANK" in os.environ:
         return name
-    answers = OmegaConf.get_cache(_root_)["fresh_dir"]
-    if name not in answers:
-        answers[name] = claim(name)
-    return str(answers[name])
+    paths = OmegaConf.get_cache(_root_)["fresh_dir"]
+    if name not in paths:
+        paths[name] = claim(name)
+    return str(paths[name])
 
 
 def resume_dir(ckpt: str | None, fresh: str, *, _root_: DictConfig) -> str:
-    """Return the folder of a resumed run, which is the checkpoint's, or make a fresh one."""
+    """Return the folder of the checkpoint for a resumed run, or create a new folder."""
     return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh_dir(fresh, _root_=_root_)
 
 
 def claim(name: str) -> str:
-    """Make a new folder: the first of `name`, `name-2`, `name-3`, ... that does not exist; returns its path.
+    """Create a new folder: the first of `name`, `name-2`, `name-3`, ... that does not exist; returns its path.
 
     `mkdir` is atomic, so processes that call this at the same time get different folders.
     """
@@ -49,7 +49,7 @@ def claim(name: str) -> str:
             except FileExistsError:
                 continue
             return str(folder)
-    except OSError:  # Hydra fails in the same way, and `litesort.cli.launch` shows its error in one line
+    except OSError:  # Hydra then raises the same error, and `litesort.cli.launch` shows it in one line
         pass
     return name
 
@@ -60,7 +60,7 @@ def refuse_used(folder: Path, ckpt: str | None, resumes: bool) -> None:
     Args:
         folder: Folder of the run; it need not exist.
         ckpt: Checkpoint of the command line.
-        resumes: Whether the command continues the run of `ckpt`, which is in that run's folder.
+        resumes: Whether the command continues the run of `ckpt`, in the folder of `ckpt`.
 
     Raises:
         UserError: The folder holds results or checkpoints of another run.
@@ -87,16 +87,16 @@ def export_folder(ckpt: str, out: str | None, overwrite: bool) -> Iterator[Path]
         overwrite: Replace a finished export in `out`, or in `exported`.
 
     Raises:
-        ModelError: `out` holds a finished export, is locked by another process, or cannot be made.
+        ModelError: `out` holds a finished export, is locked by another process, or cannot be created.
     """
     first = Path(out or Path(ckpt).parent / "exported")
     folders = iter([first]) if out or overwrite else _numbered(first)
-    held = next(filter(None, (_hold(folder, overwrite) for folder in folders)), None)
-    if held is None:
+    locked = next(filter(None, (_lock(folder, overwrite) for folder in folders)), None)
+    if locked is None:
         if (first / EXPORT).is_file() and not overwrite:
             raise _refusal(f"out={first} holds an export: give another out, or overwrite=true to replace it")
         raise _refusal(f"out={first} is locked by another export: wait until it ends, or give another out")
-    folder, lock = held
+    folder, lock = locked
     try:
         (folder / EXPORT).unlink(missing_ok=True)  # it describes the files that are replaced
         yield folder
@@ -106,8 +106,8 @@ def export_folder(ckpt: str, out: str | None, overwrite: bool) -> Iterator[Path]
         lock.release()
 
 
-def _hold(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
-    """Make and lock the folder of an export; None if it is locked or holds a finished export."""
+def _lock(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
+    """Create and lock the folder of an export; None if it is locked or holds a finished export."""
     try:
         if (folder / EXPORT).is_file() and not overwrite:
             return None
@@ -117,7 +117,7 @@ def _hold(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
     except Timeout:
         return None
     except OSError as error:
-        raise _refusal(f"out={folder} cannot be written into: {error.strerror or error}: give another out") from error
+        raise _refusal(f"out={folder} cannot be written: {error.strerror or error}: give another out") from error
     if (folder / EXPORT).is_file() and not overwrite:  # another process has just finished it
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()

@@ -1,4 +1,4 @@
-"""Records of a job: the request that a resumed sweep reads, and what a search tells it and wants back."""
+"""Requests of jobs: the request file of a resumed sweep, the settings of a trial, and the keys of returned values."""
 
 import json
 import os
@@ -16,8 +16,8 @@ def save_job_request(folder: Path, number: int, overrides: Sequence[str], config
     Args:
         folder: Folder of the job.
         number: Number of the job in its sweep.
-        overrides: Its overrides.
-        config: Its config, with interpolations.
+        overrides: Overrides of the job.
+        config: Config of the job, with interpolations.
     """
     from litesort.io import write_json
 
@@ -25,20 +25,20 @@ def save_job_request(folder: Path, number: int, overrides: Sequence[str], config
     if row.get("status") == "failed":
         for name in ("metrics.json", "error.log"):
             (folder / name).unlink(missing_ok=True)
-    asked = {"num": number, "pid": os.getpid(), "overrides": resume.strip_resume(overrides), "config": config}
-    write_json(folder / resume.REQUEST, asked)
+    request = {"num": number, "pid": os.getpid(), "overrides": resume.strip_resume(overrides), "config": config}
+    write_json(folder / resume.REQUEST, request)
 
 
 def trial_settings(sweeper: dict[str, Any], number: int) -> str:
-    """Return the trial for `callbacks.optuna_pruning` as JSON; empty if the sweep is no search.
+    """Return the trial for `callbacks.optuna_pruning` as JSON; empty if the sweep is not a search.
 
     >>> trial_settings({"max_batch_size": None}, 3)
     ''
     """
     if "study_name" not in sweeper:
         return ""
-    place = {"storage": sweeper["storage"], "name": sweeper["study_name"], "number": number}
-    return json.dumps(place | (sweeper.get("pruning") or {}))
+    trial = {"storage": sweeper["storage"], "name": sweeper["study_name"], "number": number}
+    return json.dumps(trial | (sweeper.get("pruning") or {}))
 
 
 def returned_keys(sweeper: Mapping[str, Any]) -> list[str]:
@@ -51,10 +51,10 @@ def returned_keys(sweeper: Mapping[str, Any]) -> list[str]:
 
 
 def leave_group(before: dict[str, str | None]) -> None:
-    """Destroy the process group of a job, so that the next job makes its own; Lightning keeps it until exit.
+    """Destroy the process group of a job, which Lightning keeps until exit, so that the next job can create one.
 
     Args:
-        before: Environment variables as they were when the job started; None: not set.
+        before: Environment variables to restore: name -> value before the job, None if it was not set.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():

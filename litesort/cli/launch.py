@@ -1,4 +1,4 @@
-"""Start an entry point, and show mistakes of the command line in one line instead of Hydra's report."""
+"""Start an entry point, and show errors of the command line in one line instead of Hydra's report."""
 
 import difflib
 import os
@@ -38,7 +38,7 @@ def launch(main: Callable[[], Any]) -> None:
         composing |= "Unknown plugin class" in str(error)
         if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
-        folder = "" if composing else "the run folder cannot be made, choose another with hydra.run.dir: "
+        folder = "" if composing else "the run folder cannot be created, choose another with hydra.run.dir: "
         print(f"error: {folder}{reason(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
@@ -53,7 +53,7 @@ def composed() -> None:
 
 @contextmanager
 def phase(text: str) -> Iterator[None]:
-    """Say on the terminal what a command does while it shows nothing else; no progress bar may run inside."""
+    """Show a status line on the terminal during a step without other output. No progress bar may run inside."""
     from rich.console import Console
 
     with Console(stderr=True).status(text):

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     for `python train.py`.
 
     Args:
-        arguments: Command and its arguments; None: those of the process.
+        arguments: Command and its arguments; None uses those of the process.
         root: Folder of the scripts.
     """
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]

@@ -1,4 +1,4 @@
-"""Rewrite command lines whose plain form has another meaning in Hydra's grammar."""
+"""Rewrite arguments that have another meaning in Hydra's grammar."""
 
 import fnmatch
 import re
@@ -10,7 +10,7 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
     """Quote values for Hydra's grammar.
 
     Args:
-        arguments: As typed; with -m they stay as they are, because a comma then means a sweep.
+        arguments: Arguments of the command line. With -m they are returned unchanged, because a comma means a sweep.
         lists: Keys where `key=a,b` is a list.
         texts: Keys whose value is a path or other text with any characters.
 
@@ -18,7 +18,7 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
         >>> quote_overrides(["format=onnx,ncnn", "source=a b (1).jpg", "seed=1"], lists=["format"], texts=["source"])
         ['format=[onnx,ncnn]', "source='a b (1).jpg'", 'seed=1']
     """
-    typed = []
+    quoted = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and key in lists and "," in value and value[0] not in "[\"'":
@@ -26,15 +26,15 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
         elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
             text = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
             argument = f"{key}='{text}'"
-        typed.append(argument)
-    return list(arguments) if {"-m", "--multirun"} & set(arguments) else typed
+        quoted.append(argument)
+    return list(arguments) if {"-m", "--multirun"} & set(arguments) else quoted
 
 
 def expand_globs(arguments: Sequence[str], conf: Path) -> list[str]:
     """Expand `group=glob(folder/pattern)`; Hydra itself expands patterns without a folder only.
 
     Args:
-        arguments: As typed.
+        arguments: Arguments of the command line.
         conf: The folder of the config groups.
 
     Example:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SWEEP = "sweep.json"  # in the folder of a sweep: its command line
 REQUEST = ".hydra/asked.json"  # in the folder of a job: its command line and its config as first composed
-LOCK = ".lock"  # in the folder of a job: locked by the process that runs it; the system unlocks it if that dies
-LOCK_PID = ".lock.pid"  # the id of that process, for messages
+LOCK = ".lock"  # in the folder of a job: locked by the process that runs it; the system unlocks it if the process dies
+LOCK_PID = ".lock.pid"  # the id of the process that holds the lock, for messages
 # Settings that may change when a sweep is resumed, because no result depends on them.
 MAY_DIFFER = (
     "resume", "run_dir", "tags", "notes", "logger", "callbacks.progress", "trainer.enable_progress_bar",
@@ -27,7 +27,7 @@ MAY_DIFFER = (
 
 
 def may_differ(key: str) -> bool:
-    """Return True for a setting that may change when a sweep is resumed; it does not name the folder of a job either.
+    """Return True for a setting that may change when a sweep is resumed. It is left out of the folder name of a job.
 
     >>> may_differ("trainer.enable_progress_bar"), may_differ("logger.wandb.project"), may_differ("trainer.precision")
     (True, True, False)
@@ -37,7 +37,7 @@ def may_differ(key: str) -> bool:
 
 
 def unnamed_keys(keys: Sequence[str], *, _root_: DictConfig) -> list[str]:
-    """Return the keys that do not name the folder of a job: `keys`, and its overrides that a resume may change."""
+    """Return the keys that are left out of the folder name of a job: `keys`, and overrides that a resume may change."""
     given = [str(item).partition("=")[0].lstrip("+~") for item in _root_.hydra.overrides.task]
     return [*keys, *(key for key in given if may_differ(key))]
 
@@ -59,7 +59,7 @@ def refusal(
     Args:
         folder: The folder of the sweep; it need not exist.
         command: The sweep as `sweep_request` describes it.
-        resume: Whether an existing sweep is resumed; None: the command cannot resume one.
+        resume: Whether an existing sweep is resumed; None if the command cannot resume a sweep.
         compose: Overrides of a job -> its config.
     """
     requests = sorted(folder.glob(f"*/{REQUEST}"))
@@ -85,9 +85,9 @@ def refusal(
 
 
 def sweep_request(overrides: Sequence[str], sweeper: dict[str, Any], subdir: str) -> dict[str, Any]:
-    """Describe a sweep as `refusal` compares it: overrides, order of the swept ones, and settings of the sweeper.
+    """Describe a sweep for `refusal`: overrides, order of the swept settings, and settings of the sweeper.
 
-    The numbers of jobs depend on the order of the settings that have several values, and on no other.
+    The numbers of the jobs depend only on the order of the settings with several values.
 
     >>> sweep_request(["seed=0", "model=a,b"], {}, "x")
     {'seed': '0', 'model': 'a,b', 'order': 'model', 'hydra.sweep.subdir': 'x'}
@@ -156,13 +156,13 @@ def finished_results(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def resume_checkpoint(cfg: DictConfig) -> str | None:
-    """Return the checkpoint that a resumed job continues from; None if it starts anew."""
+    """Return the checkpoint that a resumed job continues from; None if the job starts from the beginning."""
     last = Path(cfg.run_dir) / "last.ckpt"
     return str(last) if cfg.get("resume") and last.is_file() else None
 
 
 @contextmanager
-def lock_folder(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
+def lock_folder(folder: Path, notify: Callable[[str], Any] = print) -> Iterator[None]:
     """Lock the folder of a job; wait while another process has locked it, e.g. a job of a sweep that was killed."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # another process of the run that has locked it
         yield
@@ -172,10 +172,10 @@ def lock_folder(folder: Path, say: Callable[[str], Any] = print) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"{folder} is locked by another process{_holder(folder)}; waiting")
+        notify(f"{folder} is locked by another process{_holder(folder)}; waiting")
         lock.acquire()
     try:
-        with suppress(OSError):  # only a message needs it
+        with suppress(OSError):  # the id is only used in a message
             (folder / LOCK_PID).write_text(f"{os.getpid()}\n")
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The split that a run takes over from the checkpoint it resumes, starts from or is distilled from."""
+"""Origin of a split: a run uses the split of the checkpoint that it resumes, starts from or is distilled from."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Settings that define another split. If one is on the command line, no split is taken over.
+# Settings that define another split. If one is on the command line, the split of the checkpoint is not used.
 SPLIT_SETTINGS = ("seed", "fold", "folds", "group_by", "group_block", "val_fraction", "test_fraction")
 
 
@@ -23,9 +23,9 @@ class SplitOrigin:
     """A trained network that a run starts from or is distilled from.
 
     Attributes:
-        key: Its setting: ckpt, ckpt_init, model.weights or teacher.
-        path: Its file.
-        split: The split it was trained with.
+        key: Setting that names the network: ckpt, ckpt_init, model.weights or teacher.
+        path: File of the network.
+        split: Split of its training.
     """
 
     key: str
@@ -34,7 +34,7 @@ class SplitOrigin:
 
 
 def split_origins(cfg: DictConfig) -> list[SplitOrigin]:
-    """Return the checkpoints of a config that store a split, the one whose split is taken over first."""
+    """Return the checkpoints of a config that store a split. The run uses the split of the first one."""
     from datamodules.splits.stored_split import StoredSplit
 
     teachers = list(cfg.teacher) if isinstance(cfg.teacher, ListConfig) else [cfg.teacher]
@@ -69,7 +69,7 @@ def inherited_split(origins: Sequence[SplitOrigin], overrides: Sequence[str]) ->
 
     Args:
         origins: The result of `split_origins`.
-        overrides: `key=value` as typed.
+        overrides: Overrides of the command line, `key=value`.
     """
     if not origins or (origins[0].key != "ckpt" and split_settings(overrides)):
         return {}
@@ -90,15 +90,15 @@ def split_settings(overrides: Sequence[str]) -> list[str]:
 def check_overlap(
     data: "ImageDataModule", origins: Sequence[SplitOrigin], overrides: Sequence[str], strict: bool = False
 ) -> None:
-    """Compare the val and test images of a run with those that its origins were trained on.
+    """Compare the val and test images of a run with the training images of its origins.
 
     An overlap with the origin of the weights is an error. An overlap with a teacher is a warning.
 
     Args:
         data: The data module, with its split.
         origins: The result of `split_origins`.
-        overrides: `key=value` as typed.
-        strict: An overlap with a teacher is an error too.
+        overrides: Overrides of the command line, `key=value`.
+        strict: Whether an overlap with a teacher is an error.
 
     Raises:
         ModelError: The images overlap.
@@ -120,7 +120,7 @@ def check_overlap(
         parts = " and ".join(f"{counts[name]} of {len(data.splits[name])} {name} images" for name in ("val", "test"))
         given = ", ".join(split_settings(overrides))
         hint = f"leave out {given}" if given else f"give ckpt_init or teacher={origin.path} alone"
-        line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is taken over"
+        line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is used"
         if origin.key != "teacher" or strict:
             raise ModelError(line)
         log.warning("%s (strict=true makes this an error)", line)
@@ -129,7 +129,7 @@ def check_overlap(
 def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dict[str, Any]:
     """Return the split as plain data for the checkpoint of the run.
 
-    A resumed run keeps its split. A run that starts from other weights adds the images that these were trained on.
+    A resumed run keeps its split. A run that starts from other weights adds the training images of these weights.
     """
     if origins and origins[0].key == "ckpt":
         return origins[0].split.pack()
@@ -141,7 +141,7 @@ def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dic
 
 
 def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
-    """Return the split that an evaluation reads; `auto` is test for the images of the training, else unseen.
+    """Return the split to evaluate. `auto` is test for the data set of the training, else unseen.
 
     Args:
         data: The data module, with the split of the checkpoint.
@@ -149,7 +149,7 @@ def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
         other: Whether the command line gives other data.
 
     Raises:
-        DataError: All images were trained on.
+        DataError: All images are training or validation images of the checkpoint.
     """
     from litesort.errors import DataError
 

@@ -43,7 +43,7 @@ KORNIA = re.compile(r"kornia\.augmentation\.(?:auto\.|container\.)?(?!RandomDiss
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 # Part of a config -> other parts whose objects it may hold, by reference.
 HOLDS = {"data": ("sampler", "augment"), "export": ("score", "latency")}
-NAMES_A_FILE = {"logger": ("name", "version", "sub_dir"), "export": ("name",)}  # parts of paths below a folder
+FILE_NAME_KEYS = {"logger": ("name", "version", "sub_dir"), "export": ("name",)}  # parts of paths below a folder
 NO_SOURCE = "give data=folder data.root=..."
 
 
@@ -76,11 +76,11 @@ class _Resolver:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
-        self.left = MAX_VALUES
+        self.remaining = MAX_VALUES
 
     def value(self, node: Any, open_names: tuple[str, ...]) -> Any:
-        self.left -= 1
-        if self.left < 0 or len(open_names) > 32:
+        self.remaining -= 1
+        if self.remaining < 0 or len(open_names) > 32:
             raise ModelError("ckpt: its config is refused: its references lead to too many values")
         if isinstance(node, Mapping):
             return {key: self.value(item, open_names) for key, item in node.items()}
@@ -93,10 +93,10 @@ class _Resolver:
         if whole:
             return self._named(whole[1], open_names)
         if "\\" in text:  # an escape of OmegaConf, which would read the text differently
-            raise _unsettled(text)
+            raise _not_plain(text)
         filled = REFERENCE.sub(lambda found: self._words(found[1], open_names), text)
         if "${" in filled:
-            raise _unsettled(text)
+            raise _not_plain(text)
         return filled
 
     def _words(self, name: str, open_names: tuple[str, ...]) -> str:
@@ -137,11 +137,11 @@ def lookup(values: Any, name: str) -> Any:
     return ... if values is _MISSING else values
 
 
-def _unsettled(text: str) -> ModelError:
+def _not_plain(text: str) -> ModelError:
     return ModelError(f"ckpt: its config holds {text[:60]!r}, which is not a plain reference to a key: it is refused")
 
 
-# An evaluation: the images that a network was trained with.
+# For an evaluation: the data of the training.
 
 
 def stored_data(config: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
@@ -251,14 +251,15 @@ def _data_class(target: Any, base: str) -> type:
     return found
 
 
-# A resumed run, or a run that starts from the network of another run.
+# For a resumed run, or a run that starts from the network of another run.
 
 
 def localised(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Values:
     """Return a stored config with the addresses and folders of this machine.
 
-    Such a key takes its value from the config of the command line if that has the same target there; else from conf/,
-    by target; else it is left out. No source gets an address: a download needs `data=NAME` on the command line.
+    Keys of addresses and folders get the value of the config of the command line, if it has the same `_target_` at this
+    place. Otherwise they get the value of the same `_target_` in conf/, or are left out. Sources get no address, so a
+    download needs `data=NAME` on the command line.
 
     Args:
         stored: Plain data.
@@ -288,15 +289,15 @@ def _localised(node: Any, own: Any, section: str) -> Any:
 
 
 def _is_local(key: str, value: Any) -> bool:
-    """Tell whether a key names an address or a folder; keys of objects do not."""
+    """Return whether a key is that of an address or a folder. Keys of objects are not."""
     return LOCAL_KEYS.fullmatch(key) is not None and not (isinstance(value, dict) and "_target_" in value)
 
 
 def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence[str]) -> Values:
-    """Resolve the config of a run of which parts came in a file, and look at all that it would build.
+    """Resolve the config of a run of which parts come from a file, and check all classes that it would build.
 
     Args:
-        values: The config, nothing of it resolved.
+        values: The config, with unresolved references.
         own: The config of the command line; classes that the user names are allowed.
         parts: Top-level keys that come from the file.
 
@@ -316,8 +317,10 @@ def check_run(values: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence
                     f"ckpt: its {key} would run {str(target)[:80]}, which no file of conf/ names: if you trust it, "
                     "add it to conf/; else start a new run from the weights, model.weights=FILE"
                 )
-            if odd := [name for name in node if re.fullmatch(r"_.*_", str(name)) and name not in HYDRA_KEYS]:
-                raise ModelError(f"ckpt: its {key} has the key {str(odd[0])[:40]}, which Hydra reads: it is refused")
+            if special := [name for name in node if re.fullmatch(r"_.*_", str(name)) and name not in HYDRA_KEYS]:
+                raise ModelError(
+                    f"ckpt: its {key} has the key {str(special[0])[:40]}, which Hydra reads: it is refused"
+                )
             _only_names(key, node)
         if key == "data":
             for name, value in _texts(resolved[key]):
@@ -330,7 +333,7 @@ def _only_names(part: str, node: Values) -> None:
     """Refuse a path in place of a file name."""
     if part == "logger" and not str(node.get("_target_")).startswith("pytorch_lightning.loggers."):
         return  # the name of a W&B run is not a file name
-    for key in NAMES_A_FILE.get(part, ()):
+    for key in FILE_NAME_KEYS.get(part, ()):
         if re.search(r"[/\\:]|^\.\.", str(node.get(key, ""))):
             raise ModelError(f"ckpt: its {part}.{key} is a path, and no folder is taken from a file: it is refused")
 

@@ -25,17 +25,12 @@ from litesort.cli.folders import refuse_used
 from litesort.cli.job_request import leave_group, save_job_request, trial_settings
 from litesort.cli.launch import composed, reason
 
-# Names of error classes, because the import of Lightning takes 6 s.
-MISTAKES = {"UserError", "MisconfigurationException"}
-RANKS = (
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)  # Lightning sets them and does not reset them
+# Names in place of the error classes, because the import of Lightning takes 6 s.
+USER_ERRORS = {"UserError", "MisconfigurationException"}
+# Lightning sets these variables and does not reset them.
+RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PRUNED = "TrialPruned"  # Optuna's exception for a pruned trial
-CONFIG_MISTAKES = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
+CONFIG_ERRORS = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
 
 class SweepCallback(Callback):
@@ -47,8 +42,8 @@ class SweepCallback(Callback):
     `error.log` of the job; `HYDRA_FULL_ERROR=1` prints it.
 
     `on_job_*` run in the process of the job, for every launcher. `on_multirun_*` run in the process of the command
-    line. Code of a job must not raise SystemExit, which Hydra lets through and which would end the sweep. Ctrl-C and
-    SIGTERM during training do so on purpose; the leaderboard of the finished jobs is then written at exit.
+    line. Code of a job must not raise SystemExit, since Hydra does not catch it and the sweep would end. Ctrl-C and
+    SIGTERM during training raise it on purpose; the leaderboard of the finished jobs is then written at exit.
     """
 
     def __init__(self) -> None:
@@ -65,9 +60,9 @@ class SweepCallback(Callback):
             plain(config.hydra.sweeper, resolve=False),
             str(plain(config.hydra.sweep, resolve=False)["subdir"]),
         )
-        again = bool(config.resume) if "resume" in config else None
+        resumed = bool(config.resume) if "resume" in config else None
         try:
-            refusal = resume.refusal(folder, command, again, lambda overrides: _composed(config, overrides))
+            refusal = resume.refusal(folder, command, resumed, lambda overrides: _compose_job(config, overrides))
         except Exception as error:  # a job no longer composes
             refusal = reason(error)
         if refusal:
@@ -84,10 +79,10 @@ class SweepCallback(Callback):
             search, number = plain(config.hydra.sweeper), config.hydra.job.num
             os.environ["LITESORT_TRIAL"] = trial_settings(search, number)
             self._command, self._ranks = sys.argv, {name: os.environ.get(name) for name in RANKS}
-            _job_to_the_command_line(config, inspect.getfile(kwargs["task_function"]))
+            _set_command_line(config, inspect.getfile(kwargs["task_function"]))
             if config.hydra.output_subdir is not None:
                 save_job_request(
-                    Path(str(config.hydra.runtime.output_dir)), number, config.hydra.overrides.task, _task(config)
+                    Path(str(config.hydra.runtime.output_dir)), number, config.hydra.overrides.task, _job_config(config)
                 )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -109,20 +104,20 @@ class SweepCallback(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
         if config.hydra.output_subdir is not None:  # otherwise the command writes requested files only
-            with contextlib.suppress(OSError):  # a full disk, which the message names
+            with contextlib.suppress(OSError):  # a full disk, which the message of the error names
                 write_text(folder / "error.log", "".join(traceback.format_exception(error)))
-        self._message = _mistake(error)
+        self._message = _user_error(error)
         if _is_sweep(config):
             self._fail(config, job_return, folder, error)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
             _exit("resume=true needs a sweep (-m): resume a single run with ckpt=RUN/last.ckpt")
-        for key in ("ckpt", "ckpt_init"):  # checked here, before the folder of the run is made
+        for key in ("ckpt", "ckpt_init"):  # checked here, before the folder of the run is created
             path = OmegaConf.select(config, key)
             if path is not None and not Path(str(path)).exists():
                 _exit(f"{key}={path} does not exist: give the path of a file")
-        # A folder that is named by time is made now, so it is empty; predict and export write no results of a run.
+        # A folder that is named by time is created now, so it is empty. predict and export write no results of a run.
         named = str(plain(config.hydra.run, resolve=False)["dir"])
         timed = named.startswith(("${fresh_dir:", "${resume_dir:"))
         if config.hydra.output_subdir is not None and not timed and not os.environ.get("LOCAL_RANK"):
@@ -147,7 +142,10 @@ class SweepCallback(Callback):
         if failed[0]:
             print(f"{failed[0]} of {len(jobs)} jobs failed; see their error.log", file=sys.stderr)
         if failed[1]:
-            print(f"{failed[1]} of {len(files)} exported files failed; the leaderboard says why", file=sys.stderr)
+            print(
+                f"{failed[1]} of {len(files)} exported files failed; see the leaderboard for the reasons",
+                file=sys.stderr,
+            )
         if any(failed):
             sys.exit(1)
 
@@ -168,7 +166,7 @@ class SweepCallback(Callback):
 class AtExit:
     """Rank the finished jobs of a sweep that is interrupted; Hydra calls no callback then.
 
-    A sweep that ends before its first job leaves no trace, so that a corrected command can use its folder.
+    If a sweep ends before its first job, its file is deleted, so that a corrected command can use the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,7 +183,7 @@ class AtExit:
             (self.folder / resume.SWEEP).unlink(missing_ok=True)
 
 
-def _job_to_the_command_line(config: DictConfig, script: str) -> None:
+def _set_command_line(config: DictConfig, script: str) -> None:
     """Set the command line and `hydra.run.dir` to those of the job, which Lightning's further processes use."""
     sys.argv = [script, *config.hydra.overrides.task]
     known: Any = HydraConfig.instance().cfg  # the whole config, although Hydra's type hint says otherwise
@@ -193,14 +191,14 @@ def _job_to_the_command_line(config: DictConfig, script: str) -> None:
         known.hydra.run.dir = config.hydra.runtime.output_dir
 
 
-def _composed(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+def _compose_job(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """Compose the config of a job of a sweep; raises Hydra's error if it no longer composes."""
     from hydra.core.global_hydra import GlobalHydra
 
-    return _task(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
+    return _job_config(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
 
 
-def _task(config: DictConfig) -> dict[str, Any]:
+def _job_config(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain(config, resolve=False).items() if key != "hydra"}
 
 
@@ -239,18 +237,19 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _mistake(error: BaseException) -> str | None:
+def _user_error(error: BaseException) -> str | None:
     """Return a user error in one line; None if the error may be a bug."""
     cause = root_cause(error)
-    if any(base.__name__ in MISTAKES for base in type(cause).__mro__) or isinstance(cause, CONFIG_MISTAKES):
+    if any(base.__name__ in USER_ERRORS for base in type(cause).__mro__) or isinstance(cause, CONFIG_ERRORS):
         return _one_line(cause)
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
     part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
-    # A class of another package raises it and does not know the name of the setting, so the message adds it.
+    # A class of another package raised the error and does not know the key of the setting, so the key is added.
     if part is None or not isinstance(cause, ValueError | TypeError | ImportError):
         return None
-    return f"{re.sub(r'^data[.](?=(augment|sampler)[.])', '', part[1])}: {_one_line(cause)}"  # data refers to these
+    key = re.sub(r"^data[.](?=(augment|sampler)[.])", "", part[1])  # `data` only refers to these groups
+    return f"{key}: {_one_line(cause)}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -35,15 +35,15 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "threads": (True, 1, float("inf")),
 }
 SWITCHES = ("overwrite",)  # booleans that no type hint describes
-# Key -> a value that leaves the choice to litesort, the runtime or Lightning.
-FREE = {
+# Key -> the value with which litesort, the runtime or Lightning makes the choice.
+AUTOMATIC = {
     "temperature": "auto",
     "min_confidence": "auto",
     "threads": None,
     "trainer.max_epochs": None,
     "trainer.precision": "auto",
 }
-NEEDED = ("checkpoint", "history")  # callbacks that every training needs
+REQUIRED_CALLBACKS = ("checkpoint", "history")  # callbacks that every training needs
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 
 
@@ -55,32 +55,32 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         ModelError: A value has another type than its hint, or is out of its range.
     """
-    _import_own(cfg.get("imports"))
+    _import_modules(cfg.get("imports"))
     raw, values = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
-    for key, (whole, least, most) in RANGES.items():
+    for key, (is_integer, low, high) in RANGES.items():
         value = OmegaConf.select(cfg, key, default=...)  # ...: this command has no such setting
-        if value in (..., FREE.get(key, ...)):
+        if value in (..., AUTOMATIC.get(key, ...)):
             continue
-        if not (fits(value, int if whole else float) and least <= value <= most):
-            limits = f"from {least} to {most}" if most < float("inf") else f"of at least {least}"
-            raise _refusal(key, value, f"{KINDS[int if whole else float]} {limits}")
+        if not (fits(value, int if is_integer else float) and low <= value <= high):
+            limits = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+            raise _refusal(key, value, f"{KINDS[int if is_integer else float]} {limits}")
     for key in SWITCHES:
         if key in cfg and not fits(cfg[key], bool):
             raise _refusal(key, cfg[key], KINDS[bool])
     enabled = [name for name, entry in (cfg.get("callbacks") or {}).items() if entry is not None]
-    missing = [name for name in NEEDED if "callbacks" in cfg and name not in enabled]
+    missing = [name for name in REQUIRED_CALLBACKS if "callbacks" in cfg and name not in enabled]
     if missing:
         raise _refusal("callbacks", f"[{','.join(enabled)}]", f"{' and '.join(missing)} too, as in default")
     if cfg.get("teacher") and "teacher" not in (cfg.get("objective") or {}):
         raise _no_teacher(cfg.teacher)
-    _named("callbacks", cfg.get("callbacks"))
-    _named("logger", cfg.get("logger"))
+    _check_listed("callbacks", cfg.get("callbacks"))
+    _check_listed("logger", cfg.get("logger"))
     _walk(raw, values, "")
-    _unread(raw, values)
+    _check_read(raw, values)
     return cfg
 
 
-def _import_own(names: Any) -> None:
+def _import_modules(names: Any) -> None:
     """Import the modules that `imports` lists, such as one that registers a timm model."""
     from litesort.errors import ModelError
 
@@ -105,7 +105,7 @@ def check_values(values: dict[str, Any], path: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value matches a type hint, without conversion. A value with a `_target_` always does.
+    """Return whether a plain value matches a type hint, without conversion. A value with a `_target_` always does.
 
     >>> fits(3, float), fits("3", float), fits(None, int | None), fits([1, 0.5], list[int])
     (True, False, True, False)
@@ -113,7 +113,7 @@ def fits(value: Any, hint: Any) -> bool:
     from pydantic import ValidationError
 
     if _holds_target(value):
-        return True  # its own parameters are compared
+        return True  # `_walk` compares the parameters of the target
     try:
         _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError:
@@ -149,8 +149,8 @@ def describe(hint: Any) -> str:
     return "null" if hint in (None, type(None)) else KINDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _named(group: str, entries: Any) -> None:
-    """Refuse settings of an entry that the list of the group lacks: it has no `_target_` and would stay a dict."""
+def _check_listed(group: str, entries: Any) -> None:
+    """Refuse settings of an entry that is not in the list of its group; such an entry has no `_target_`."""
     from litesort.errors import ModelError
 
     settings = {name: entry for name, entry in (entries or {}).items() if entry is not None}
@@ -161,15 +161,15 @@ def _named(group: str, entries: Any) -> None:
             raise ModelError(f"{group}.{name} is set, but {group} does not include it: {hint}")
 
 
-def _unread(raw: Any, values: Any) -> None:
-    """Refuse `data.root` or `data.file` where the source reads no such thing."""
+def _check_read(raw: Any, values: Any) -> None:
+    """Refuse `data.root` or `data.file` if the source does not read it."""
     from litesort.errors import ModelError
 
     data = values.get("data") or {}
     for key in ("root", "file"):
         if data.get(key) is None or "source" not in data:
             continue
-        # The config of an export after training holds the value in place of the reference.
+        # The config of an export after training has the value instead of the reference.
         if f"${{data.{key}}}" not in str(raw["data"]["source"]) and data[key] not in (data["source"] or {}).values():
             name = str((data["source"] or {}).get("_target_")).rpartition(".")[2]
             raise ModelError(f"data.{key}={data[key]} is not read by {name}: leave it out, or choose another data=...")
@@ -180,9 +180,9 @@ def _walk(raw: Any, values: Any, path: str) -> None:
         return
     hints = _hints(values.get("_target_"))
     for key, value in values.items():
-        link = re.fullmatch(r"\$\{([\w.]+)\}", raw[key]) if isinstance(raw[key], str) else None
-        name = link[1] if link else f"{path}{key}"  # the key that the user sets, if the value refers to it
-        if key in hints and value not in ("???", FREE.get(name, "???")) and not fits(value, hints[key]):
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", raw[key]) if isinstance(raw[key], str) else None
+        name = reference[1] if reference else f"{path}{key}"  # the key that the user sets, if the value refers to it
+        if key in hints and value not in ("???", AUTOMATIC.get(name, "???")) and not fits(value, hints[key]):
             raise _refusal(name, value, describe(hints[key]))
         _walk(raw[key], value, f"{path}{key}.")
 

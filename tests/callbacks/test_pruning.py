@@ -39,8 +39,8 @@ class Photos(pl.LightningDataModule):
 
     val_dataloader = train_dataloader
 
-    def loader(self, split, mixed):
-        self.asked += (split, mixed) == ("train", True)  # in order, the first batches hold the first classes alone
+    def loader(self, split, shuffle):
+        self.asked += (split, shuffle) == ("train", True)  # in order, the first batches hold the first classes alone
         return self.batches
 
     def on_after_batch_transfer(self, batch, dataloader_idx):

@@ -85,7 +85,7 @@ def test_loader_gives_a_split_once_in_order_and_without_augmentation(make):
     for split in ("train", "val", "test"):
         assert seen(data.loader(split)) == data.splits[split].tolist()
         assert all(batch.draws is None for batch in data.loader(split))
-        assert sorted(seen(data.loader(split, mixed=True))) == data.splits[split].tolist()
+        assert sorted(seen(data.loader(split, shuffle=True))) == data.splits[split].tolist()
     assert seen(data.test_dataloader()) == data.splits["test"].tolist() == seen(data.predict_dataloader())
     in_order, mixed = (next(iter(data.loader("train", mixed))).targets[:8].unique() for mixed in (False, True))
     assert len(in_order) < len(mixed) == 3

@@ -138,7 +138,7 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
     said, entered = [], threading.Event()
 
     def second():
-        with resume.lock_folder(tmp_path, say=said.append):
+        with resume.lock_folder(tmp_path, notify=said.append):
             entered.set()
 
     with resume.lock_folder(tmp_path):

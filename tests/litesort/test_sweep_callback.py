@@ -163,7 +163,7 @@ def test_a_sweep_without_failures_is_status_0(app):
 
 def test_a_failed_file_of_a_sweep_is_a_row_and_an_exit_status(app):
     status, out, err = run(app, "-m", "act=fine,file")
-    assert (status, err) == (1, "1 of 1 exported files failed; the leaderboard says why\n")
+    assert (status, err) == (1, "1 of 1 exported files failed; see the leaderboard for the reasons\n")
     assert [(row["status"], row.get("file")) for row in leaderboard(app)] == [
         ("completed", None), ("completed", None), ("failed", "model-fp32.onnx"),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
-from loggers.images import log_pictures
+from loggers.images import log_figures
 from loggers.wandb import Wandb, finish, log_config, log_models, log_results
 from loggers.wandb_media import WandbMedia
 from loggers.wandb_sweep import write_dashboards
@@ -105,7 +105,7 @@ def run_with(logger, folder, make_module, make_trainer, data):
     photo = lambda row, side: np.full((side, side, 3), 99, np.uint8)  # noqa: E731
     write_mistakes(folder, probabilities, np.array([0, 0]), ["a", "b"], ["x.jpg", "y.jpg"], photo, size=32)
     Image.new("RGB", (40, 30)).save(folder / "confusion.png")
-    log_pictures([logger], folder)
+    log_figures([logger], folder)
     log_results([logger], {"test/f1_macro": 0.7, "latency_ms": 1.5, "model": "tiny", "x": np.nan})
     logger.finalize("success")
 

@@ -11,11 +11,11 @@ from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 
-TRY_AGAIN = (408, 425, 429)  # 4xx status codes that are retried; the others are final
+RETRIED_STATUS = (408, 425, 429)  # 4xx status codes that are retried; the others are final
 
 
 class NotFoundError(DataError):
-    """The server does not provide the file. `reason` is the message without the hint."""
+    """The server does not provide the file. `reason` is the error message without the hint."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(f"{reason}: {hint}")
@@ -67,7 +67,7 @@ def download(
         return path
     scratch = path.with_name(f".{path.name}.part")
     pooch.get_logger().setLevel("WARNING")
-    client = pooch.HTTPDownloader(progress, timeout=timeout, hooks={"response": _check_answer})
+    client = pooch.HTTPDownloader(progress, timeout=timeout, hooks={"response": _check_response})
     fetcher = pooch.create(scratch, "", registry={path.name: sha256}, urls={path.name: url}, retry_if_failed=tries - 1)
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
@@ -75,11 +75,8 @@ def download(
         Path(fetcher.fetch(path.name, downloader=client)).replace(path)
     except _NotFound as error:
         raise NotFoundError(f"{url} {error}", hint) from error
-    except (
-        _Refused,
-        OSError,
-        ValueError,
-    ) as error:  # requests raises an OSError, pooch a ValueError for a wrong checksum
+    # requests raises an OSError, and pooch a ValueError for a wrong checksum
+    except (_Refused, OSError, ValueError) as error:
         raise DataError(f"{url} cannot be downloaded to {path} ({_reason(error)}): {hint}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -88,14 +85,14 @@ def download(
     return path
 
 
-def _check_answer(response: Any, **_: Any) -> None:
+def _check_response(response: Any, **_: Any) -> None:
     """Reject responses that a retry does not change. requests calls this for each response, including redirects."""
     if response.is_redirect:
         return
     if not response.ok:
         response.close()  # raise_for_status does not close it
-    if 400 <= response.status_code < 500 and response.status_code not in TRY_AGAIN:
-        raise _NotFound(f"answers {response.status_code} {response.reason}")
+    if 400 <= response.status_code < 500 and response.status_code not in RETRIED_STATUS:
+        raise _NotFound(f"returns {response.status_code} {response.reason}")
     if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
         response.close()
         raise _Refused("the server sends a web page instead of a file, e.g. for a log-in")

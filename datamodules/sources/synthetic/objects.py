@@ -12,14 +12,14 @@ from datamodules.sources.synthetic.scene import (
     Random,
     Stage,
     backdrop,
+    blend,
     compose,
     image_size,
     noise,
     photograph,
     place,
+    random_colour,
     smoothstep,
-    stain,
-    tint,
 )
 from datamodules.sources.synthetic.textures import beads, blob, creases, lettering, plain, printed, round_light, streak
 
@@ -49,7 +49,7 @@ def metal(stage: Stage, ground: Array) -> Paint:
     rng, r = stage.rng, stage.ratio
     if rng.random() < 0.2:
         facets = creases(stage, 14, 0.33) + 0.12 * noise(rng, stage.u.shape, 14, 2)
-        colour = plain(stage, tint(rng, neutral=0.9, dark=0.45, bright=0.75)) * facets[..., None]
+        colour = plain(stage, random_colour(rng, neutral=0.9, dark=0.45, bright=0.75)) * facets[..., None]
         return Paint(colour, stage.inside(blob(stage, 0.12)), 0.7 * smoothstep(1.15, 1.6, facets))
     dent = rng.uniform(0.0, 0.07) * noise(rng, stage.u.shape, 5, 2)
     u, e = stage.u + dent, r * rng.uniform(0.12, 0.4)
@@ -58,7 +58,7 @@ def metal(stage: Stage, ground: Array) -> Paint:
     sag = e * np.sqrt(1.0 - across * across)
     body = np.maximum(np.abs(u) - taper, np.maximum(-(1 - e) - stage.v, stage.v - (1 - e) - sag))
     lid = (np.hypot(u / (0.87 * r), (stage.v + 1 - e) / e) - 1.0) * e
-    colour = plain(stage, tint(rng, neutral=0.7, dark=0.3, bright=0.8))
+    colour = plain(stage, random_colour(rng, neutral=0.7, dark=0.3, bright=0.8))
     if rng.random() < 0.6:
         colour = printed(stage, colour, across * 0.8, stage.v - sag)
     shine = np.zeros_like(u)
@@ -68,11 +68,11 @@ def metal(stage: Stage, ground: Array) -> Paint:
     colour = colour * round_light(stage, across)[..., None]
     rims = streak(stage.v - sag, -(1 - e) + 0.1, 0.02) + streak(stage.v - sag, 1 - e - 0.05, 0.03)
     sheen = np.cos(2 * np.arctan2(stage.v + 1 - e, u * e / r) + rng.uniform(0, 6)) ** 2
-    top = plain(stage, tint(rng, neutral=1.0, dark=0.5, bright=0.8)) * (0.6 + 0.6 * sheen[..., None])
+    top = plain(stage, random_colour(rng, neutral=1.0, dark=0.5, bright=0.8)) * (0.6 + 0.6 * sheen[..., None])
     tab = (np.hypot(u / (0.25 * r), (stage.v + 1 - e) / (0.45 * e)) - 1.0) * e
-    top = stain(top, stage.inside(tab), plain(stage, tint(rng, neutral=1.0, dark=0.1)))
+    top = blend(top, stage.inside(tab), plain(stage, random_colour(rng, neutral=1.0, dark=0.1)))
     on_lid = stage.inside(lid)
-    colour = stain(colour, on_lid, top)
+    colour = blend(colour, on_lid, top)
     shine = np.where(on_lid > 0.5, 0.8 * streak(lid, -0.02, 0.03), shine + 0.3 * rims)
     return Paint(colour, np.maximum(stage.inside(body), on_lid), shine)
 
@@ -80,7 +80,7 @@ def metal(stage: Stage, ground: Array) -> Paint:
 def paper(stage: Stage, ground: Array) -> Paint:
     """A printed, folded sheet or a crumpled ball: matt, flat facets, soft shading."""
     rng, r = stage.rng, stage.ratio
-    colour = plain(stage, tint(rng, neutral=0.75, dark=0.7, bright=1.0))
+    colour = plain(stage, random_colour(rng, neutral=0.75, dark=0.7, bright=1.0))
     skew, lean = rng.normal(0, 0.12, 2)
     x, y = stage.u / (r * (1 + lean * stage.v)), stage.v + skew * stage.u
     if rng.random() < 0.7:
@@ -89,7 +89,9 @@ def paper(stage: Stage, ground: Array) -> Paint:
         corner = rng.choice([-1, 1]) * x + rng.choice([-1, 1]) * y - rng.uniform(1.2, 1.9)
         distance = np.maximum(distance, corner * 0.5)
         if rng.random() < 0.8:
-            colour = stain(colour, 0.75 * lettering(stage, x, y, rng.uniform(8, 22)), tint(rng, dark=0.0, bright=0.4))
+            colour = blend(
+                colour, 0.75 * lettering(stage, x, y, rng.uniform(8, 22)), random_colour(rng, dark=0.0, bright=0.4)
+            )
         if rng.random() < 0.25:
             colour = printed(stage, colour, x, y)
         light = creases(stage, int(rng.integers(1, 5)), 0.13, 0.0) + 0.06 * noise(rng, x.shape, 2)
@@ -112,7 +114,7 @@ def paperpack(stage: Stage, ground: Array) -> Paint:
     roof = rng.uniform(-0.9, -0.75) if brick else rng.uniform(-0.6, -0.4)
     colour = printed(
         stage,
-        plain(stage, tint(rng, neutral=0.25, dark=0.5)),
+        plain(stage, random_colour(rng, neutral=0.25, dark=0.5)),
         np.where(side, (u - ridge) * 1.7 - 0.2, u - ridge) / r,
         v,
     )
@@ -131,7 +133,7 @@ def paperpack(stage: Stage, ground: Array) -> Paint:
         )
     on_top = stage.inside(top)
     lid = colour * np.where(v < -0.83, 1.1, np.where(side, 0.8, 1.25))[..., None]
-    colour = stain(colour * light[..., None], on_top, lid)
+    colour = blend(colour * light[..., None], on_top, lid)
     edge = 0.12 * streak(u, ridge, 0.02) * (v > roof) - 0.25 * streak(v, roof, 0.015) - 0.2 * streak(v, -0.83, 0.012)
     return Paint(colour, np.maximum(stage.inside(body), on_top), edge)
 
@@ -154,19 +156,19 @@ def plastic(stage: Stage, ground: Array) -> Paint:
     lid = np.maximum(np.abs(u) - cap_width, np.maximum(-1.0 - v, v - cap - sag))
     behind = np.roll(ground[:, ::-1], tuple(rng.integers(-12, 13, 2)), (0, 1))  # the refracted background
     haze = rng.uniform(0.15, 0.75)
-    colour = behind * (1 - haze) + tint(rng) * haze
+    colour = behind * (1 - haze) + random_colour(rng) * haze
     rim = 1.0 - rng.uniform(0.3, 0.6) * smoothstep(0.72, 1.0, np.abs(across))
     colour = colour * (rim * (0.85 + 0.15 * round_light(stage, across)))[..., None]
     if rng.random() < 0.5:
         top, bottom = np.sort(rng.uniform(-0.1, 0.8, 2))
         label = stage.inside(np.maximum(top - v + sag, v - sag - bottom))
-        colour = stain(colour, label, printed(stage, plain(stage, tint(rng)), across, v) * rim[..., None])
+        colour = blend(colour, label, printed(stage, plain(stage, random_colour(rng)), across, v) * rim[..., None])
     fade = smoothstep(-1.0, 0.3, v) * (1 - smoothstep(0.6, 1.0, v))
     shine = rng.uniform(0.3, 0.6) * streak(across, rng.uniform(-0.65, -0.2), rng.uniform(0.06, 0.13)) * fade
     shine += rng.uniform(0.1, 0.35) * streak(across, rng.uniform(0.3, 0.75), rng.uniform(0.04, 0.1)) * fade
     solid = stage.inside(lid)
     ribs = 0.75 + 0.2 * np.sin(across * rng.uniform(12, 30))
-    colour = stain(colour, solid, tint(rng) * (ribs * round_light(stage, across))[..., None])
+    colour = blend(colour, solid, random_colour(rng) * (ribs * round_light(stage, across))[..., None])
     return Paint(colour, np.maximum(stage.inside(body), solid), shine * (1 - 0.6 * solid))
 
 
@@ -185,7 +187,7 @@ def plasticbag(stage: Stage, ground: Array) -> Paint:
     fan = np.arctan2(u, v - pole) * rng.uniform(2.5, 5.0) + 0.9 * warp
     wrinkle = 1.0 - np.abs(np.sin(fan * 2.0 + 0.6 * noise(rng, u.shape, 6)))
     fine = 1.0 - np.abs(np.sin(fan * 5.0 + 4 * warp))
-    colour = plain(stage, tint(rng, neutral=0.5, dark=0.4))
+    colour = plain(stage, random_colour(rng, neutral=0.5, dark=0.4))
     if rng.random() < 0.25:
         colour = printed(stage, colour, u / r + 0.12 * warp, v + 0.12 * warp)
     colour = colour * (0.6 + 0.4 * wrinkle + 0.1 * fine + 0.12 * warp)[..., None]
@@ -202,7 +204,7 @@ def styrofoam(stage: Stage, ground: Array) -> Paint:
     u, v = stage.u, stage.v
     grains = beads(stage, rng.uniform(6, 10))
     crumble = 0.03 * noise(rng, u.shape, 22, 2)
-    colour = plain(stage, tint(rng, neutral=0.9, dark=0.75, bright=1.0))
+    colour = plain(stage, random_colour(rng, neutral=0.9, dark=0.75, bright=1.0))
     box = np.maximum(np.abs(u) - 0.95 * r, np.abs(v + rng.normal(0, 0.15) * u) - 0.93)
     if rng.random() < 0.5:
         ridge, slope = rng.uniform(-0.5, 0.5) * r, rng.normal(0, 0.3)

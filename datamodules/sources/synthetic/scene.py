@@ -19,15 +19,15 @@ RENDER_SIDES = (96, 192)  # px, long side of the rendering, which is then scaled
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where an object is to be painted.
+    """Coordinates of an object in an image, and the direction of the light.
 
     Attributes:
-        rng: random generator of this image.
-        u: across the object; its half width is `ratio`.
-        v: along the object, -1 (top) to 1 (bottom).
-        ratio: half width over half length that the placing made room for.
-        pixel: size of a pixel in units of u and v: what an edge is softened over.
-        light: where the light comes from, -1 (left) to 1 (right) in object coordinates.
+        rng: Random generator of this image.
+        u: (H, W) float32, position across the object, from -`ratio` to `ratio`.
+        v: (H, W) float32, position along the object, from -1 (top) to 1 (bottom).
+        ratio: Width / length of the object.
+        pixel: Size of a pixel in units of u and v. Edges are softened over this distance.
+        light: Direction of the light, from -1 (left) to 1 (right) in object coordinates.
     """
 
     rng: Random
@@ -44,7 +44,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """An object: its colour, how much it covers (H, W), and the light it reflects on top (H, W)."""
+    """A painted object.
+
+    Attributes:
+        colour: (H, W, 3) float32 in [0, 1].
+        cover: (H, W) float32 in [0, 1], opacity.
+        shine: (H, W) float32, reflected light that is added to the colour.
+    """
 
     colour: Array
     cover: Array
@@ -52,7 +58,9 @@ class Paint:
 
 
 def noise(rng: Random, shape: tuple[int, int], cells: float, octaves: int = 1) -> Array:
-    """Smooth noise of about unit variance; `cells` blobs along the long side, octaves halve size and strength."""
+    """Smooth noise (H, W) of about unit variance, with `cells` blobs along the long side. Each further octave has half
+    the size and strength.
+    """
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
         step = max(shape) / (cells * 2**octave)
@@ -68,8 +76,8 @@ def smoothstep(low: float, high: float, value: Array) -> Array:
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
-def tint(rng: Random, neutral: float = 0.4, dark: float = 0.3, bright: float = 0.95) -> Array:
-    """A colour (3,): near grey with probability `neutral`, of brightness `dark` to `bright`.
+def random_colour(rng: Random, neutral: float = 0.4, dark: float = 0.3, bright: float = 0.95) -> Array:
+    """Draw a colour (3,): near grey with probability `neutral`, with a brightness from `dark` to `bright`.
 
     The ranges of the classes overlap widely, so that colour alone does not tell them apart.
     """
@@ -80,14 +88,14 @@ def tint(rng: Random, neutral: float = 0.4, dark: float = 0.3, bright: float = 0
     return (value * (1.0 - saturation * (1.0 - wheel))).astype(np.float32)
 
 
-def stain(image: Array, mask: Array, colour: Array) -> Array:
-    """Paint `colour` (3,) or (H, W, 3) over `image` where `mask` is."""
+def blend(image: Array, mask: Array, colour: Array) -> Array:
+    """Blend `colour` (3,) or (H, W, 3) over `image` (H, W, 3) by `mask` (H, W) in [0, 1]."""
     return image + mask[..., None] * (colour - image)
 
 
 def _ground(rng: Random, shape: tuple[int, int]) -> Array:
-    """Concrete, planks, tiles or grass."""
-    base = np.broadcast_to(tint(rng, neutral=0.9, dark=0.15, bright=0.6), (*shape, 3))
+    """Draw a ground (H, W, 3): concrete, planks, tiles or grass."""
+    base = np.broadcast_to(random_colour(rng, neutral=0.9, dark=0.15, bright=0.6), (*shape, 3))
     kind = rng.integers(4)
     relief = 0.09 * noise(rng, shape, rng.uniform(3, 12), 3)
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / max(shape)
@@ -99,8 +107,8 @@ def _ground(rng: Random, shape: tuple[int, int]) -> Array:
         relief = 0.1 * np.sin(np.floor(planks) * 12.9) + 0.08 * np.sin(40 * along + 6 * relief)
         relief -= 0.3 * (np.abs(planks % 1 - 0.5) > 0.46)
     elif kind == 2:
-        many = rng.uniform(2, 6)
-        joints = np.maximum(np.abs(along * many % 1 - 0.5), np.abs(across * many % 1 - 0.5))
+        tiles = rng.uniform(2, 6)
+        joints = np.maximum(np.abs(along * tiles % 1 - 0.5), np.abs(across * tiles % 1 - 0.5))
         relief = 0.5 * relief + rng.uniform(-0.35, 0.25) * smoothstep(0.44, 0.48, joints)
     elif kind == 3:
         relief = 0.14 * noise(rng, shape, rng.uniform(25, 60), 2)
@@ -108,12 +116,12 @@ def _ground(rng: Random, shape: tuple[int, int]) -> Array:
 
 
 def _clutter(rng: Random, ground: Array, most: int) -> Array:
-    """Leaves, sticks, scraps and shadows of objects outside of the image."""
+    """Draw up to `most` shapes on the ground: leaves, sticks, scraps and shadows of objects outside of the image."""
     height, width = ground.shape[:2]
     layer = Image.fromarray((np.clip(ground, 0, 1) * 255).astype(np.uint8))
     draw = ImageDraw.Draw(layer, "RGBA")
     for _ in range(rng.integers(0, most + 1)):
-        fill = (*(int(255 * c) for c in tint(rng)), int(rng.integers(90, 256)))
+        fill = (*(int(255 * c) for c in random_colour(rng)), int(rng.integers(90, 256)))
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         a, b = rng.uniform(0.05, 0.3, 2) * max(width, height)
         shape = rng.integers(4)
@@ -156,14 +164,14 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     shift = np.rint(rng.uniform(-0.06, 0.06, 2) * side).astype(int)
     shadow = np.roll(_blur(paint.cover, side * rng.uniform(0.01, 0.06)), tuple(shift), (0, 1))
     scene = ground * (1.0 - rng.uniform(0.2, 0.65) * shadow[..., None])
-    scene = stain(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
-    if rng.random() < 0.12:  # something covers it
+    scene = blend(scene, paint.cover, paint.colour) + (paint.shine * (paint.cover > 0))[..., None]
+    if rng.random() < 0.12:  # a strip covers a part of the object
         shape = ground.shape[:2]
         x, y = np.linspace(-1, 1, shape[1], dtype=np.float32), np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
         turn, offset, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(0.02, 0.12)
         strip = np.abs(x * np.cos(turn) + y * np.sin(turn) - offset + 0.05 * noise(rng, shape, 4))
-        scene = stain(
-            scene, (strip < half).astype(np.float32), tint(rng) * (1 + 0.15 * noise(rng, shape, 20)[..., None])
+        scene = blend(
+            scene, (strip < half).astype(np.float32), random_colour(rng) * (1 + 0.15 * noise(rng, shape, 20)[..., None])
         )
     falloff = 1.0 + 0.12 * noise(rng, ground.shape[:2], 1.5)
     cast_light = rng.uniform(0.88, 1.12, 3).astype(np.float32) * rng.uniform(0.8, 1.2)
@@ -180,9 +188,8 @@ def photograph(rng: Random, scene: Array, width: int, height: int) -> bytes:
     picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 1.2)))
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, np.int16)
-    grain = rng.normal(0.0, 256 * rng.uniform(0.3, 9.0), 1 << 14).astype(
-        np.int16
-    )  # a strip of noise, repeated from a random offset
+    # a strip of noise, repeated from a random offset
+    grain = rng.normal(0.0, 256 * rng.uniform(0.3, 9.0), 1 << 14).astype(np.int16)
     grain = np.resize(np.roll(grain, int(rng.integers(1 << 14))), pixels.shape) >> 8
     file = io.BytesIO()
     picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

@@ -17,7 +17,7 @@ from datamodules.sources.synthetic import objects
 from litesort.errors import DataError
 from litesort.system import available_cpus
 
-PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # of the training images in the challenge the classes come from
+PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # training images in the challenge that defines the classes
 MIN_PER_CLASS = 3  # one for each split
 CHUNK = 32  # images a task
 
@@ -43,9 +43,11 @@ class SyntheticSource(Source):
     ) -> None:
         if root is not None:
             raise DataError(f"data.root={root} is not used by data=synthetic: add data=folder")
-        fewest = MIN_PER_CLASS * len(PUBLISHED_COUNTS)
-        if num_images < fewest:
-            raise DataError(f"data.source.num_images={num_images} is invalid: expected an integer of at least {fewest}")
+        minimum = MIN_PER_CLASS * len(PUBLISHED_COUNTS)
+        if num_images < minimum:
+            raise DataError(
+                f"data.source.num_images={num_images} is invalid: expected an integer of at least {minimum}"
+            )
         if seed < 0:
             raise DataError(f"data.source.seed={seed} is invalid: expected an integer of at least 0")
         self.seed = seed
@@ -73,9 +75,8 @@ class SyntheticSource(Source):
             ) from error
 
     def _draw(self) -> None:
-        for leftover in self.root.parent.glob(
-            f".{self.root.name}.*"
-        ):  # left by a killed process: this process holds the lock
+        # folders of killed processes: this process holds the lock, so no other process draws
+        for leftover in self.root.parent.glob(f".{self.root.name}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = self.root.with_name(f".{self.root.name}.{os.getpid()}")
         try:

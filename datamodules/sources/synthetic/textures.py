@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.sources.synthetic.scene import Array, Stage, noise, smoothstep, stain, tint
+from datamodules.sources.synthetic.scene import Array, Stage, blend, noise, random_colour, smoothstep
 
 
 def plain(stage: Stage, colour: Array) -> Array:
@@ -17,7 +17,7 @@ def round_light(stage: Stage, across: Array) -> Array:
 
 
 def streak(position: Array, centre: float, width: float) -> Array:
-    """A line of light: 1 where `position` is `centre`, fading over `width`."""
+    """A line of light: 1 where `position` equals `centre`, fading to 0 over `width`."""
     return np.exp(-(((position - centre) / width) ** 2))
 
 
@@ -27,12 +27,12 @@ def printed(stage: Stage, colour: Array, x: Array, y: Array) -> Array:
     for _ in range(rng.integers(1, 3)):
         edge = y + rng.uniform(-0.7, 0.7) * x - rng.uniform(-0.7, 0.7)
         band = stage.inside(np.abs(edge) - rng.uniform(0.06, 0.4))
-        colour = stain(colour, band, tint(rng))
+        colour = blend(colour, band, random_colour(rng))
     if rng.random() < 0.6:
         disc = np.hypot(x - rng.uniform(-0.4, 0.4), y - rng.uniform(-0.5, 0.5)) - rng.uniform(0.12, 0.4)
-        colour = stain(colour, stage.inside(disc), tint(rng))
+        colour = blend(colour, stage.inside(disc), random_colour(rng))
     if rng.random() < 0.6:
-        colour = stain(colour, 0.8 * lettering(stage, x, y, rng.uniform(8, 16)), tint(rng, dark=0.05))
+        colour = blend(colour, 0.8 * lettering(stage, x, y, rng.uniform(8, 16)), random_colour(rng, dark=0.05))
     return colour
 
 
@@ -70,11 +70,11 @@ def blob(stage: Stage, roughness: float) -> Array:
     return (radius - edge) * min(stage.ratio, 1.0)
 
 
-def beads(stage: Stage, many: float) -> Array:
-    """0 to 1: round grains pressed together, dark where they meet."""
+def beads(stage: Stage, density: float) -> Array:
+    """Brightness (H, W) in [0, 1] of round grains pressed together, dark where they meet; `density` per unit length."""
     rng = stage.rng
     sway = 0.3 * noise(rng, stage.u.shape, 9)
-    u, v = stage.u * many + sway, stage.v * many * 1.1547 - sway
+    u, v = stage.u * density + sway, stage.v * density * 1.1547 - sway
     row = np.floor(v)
     u = u + 0.5 * (row % 2)
     column = np.floor(u)

@@ -289,7 +289,7 @@ def test_modules_that_are_not_kornias_repeat_too() -> None:
         (nn.BatchNorm2d(3), r"one: BatchNorm2d returns values from -.*expected \[0, 1\]"),
         (nn.Conv2d(1, 3, 1), r"one: Conv2d fails on two images of 32 px: Given groups=1"),
         (RandomMosaic(), r"one: RandomMosaic needs several images at once"),
-        ({"p": 0.5}, r"one is no module: give it a _target_"),
+        ({"p": 0.5}, r"one is not a module: give it a _target_"),
         (RandAugment(ops=["Color", CenterCrop(16)]), r"one.ops: CenterCrop returns"),
         (Fade(float("nan")), r"one: Fade returns NaN or infinity"),
     ],

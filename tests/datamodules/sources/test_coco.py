@@ -152,7 +152,7 @@ def test_an_image_of_another_shape_and_a_missing_one_are_broken_by_name(make, ro
     pixels = open_pixels(make(), 8, "pad", cache_dir=tmp_path / "cache", progress=False)
     assert set(pixels.broken) == {0, 1, 2, 3}
     assert pixels.broken[0] == "cannot be read: No such file or directory"
-    assert pixels.broken[2] == "has 100 x 60 pixels, but its boxes were drawn on 60 x 100"
+    assert pixels.broken[2] == "has 100 x 60 pixels, but its boxes refer to 60 x 100 pixels"
 
 
 def test_a_corrected_size_is_not_answered_from_the_cache(make, tmp_path):

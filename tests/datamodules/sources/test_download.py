@@ -129,9 +129,9 @@ def test_a_web_page_is_refused_at_once(get, server, tmp_path):
 
 def test_a_missing_file_is_told_apart_from_a_server_that_fails(get, server):
     del server.files["/file"]
-    error = refused(get, "answers 404 Not Found")
+    error = refused(get, "returns 404 Not Found")
     assert isinstance(error, NotFoundError)
-    assert error.reason == f"{server.address}/file answers 404 Not Found"
+    assert error.reason == f"{server.address}/file returns 404 Not Found"
     assert len(server.requests) == 1
     server.always = {"status": 500}
     assert not isinstance(refused(get, "500 Server Error"), NotFoundError)

@@ -136,7 +136,7 @@ def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(taco_url, se
     note = (tmp_path / "taco-original" / "unavailable.csv").read_text().splitlines()
     assert len(note) == 3
     assert "batch_1/3.jpg,has no URL" in note
-    assert any("answers 404" in line for line in note)
+    assert any("returns 404" in line for line in note)
 
 
 def test_taco_goes_on_where_the_network_failed(taco_url, server, tmp_path, monkeypatch):
