@@ -26,7 +26,7 @@ def test_gpu_benchmark_fills_every_table_on_a_cpu(gpu, capsys):
     assert "litesort / bare" in capsys.readouterr().out
 
 
-def test_gpu_benchmark_stops_when_its_time_is_over(gpu):
+def test_gpu_benchmark_stops_at_the_time_limit(gpu):
     (table,) = gpu.run(gpu.arguments([*SMALL.split(), "--parts", "feed", "--sizes", "32", "48", "--minutes", "0"]))
     assert table.row_count == 1
     assert "incomplete" in table.caption

@@ -29,7 +29,7 @@ def sweep(folder: Path, photos: Path, *more: str) -> subprocess.CompletedProcess
     return entry_points.run("train.py", "-m", *TINY, *own, cwd=folder)
 
 
-def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_path):
+def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(photos, tmp_path):
     done = sweep(tmp_path, photos, STEPS)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "compress"
@@ -70,7 +70,7 @@ def test_later_steps_learn_from_earlier_ones_and_files_are_ranked(photos, tmp_pa
     assert all(again[row["name"], row.get("file")]["test/f1_macro"] == row["test/f1_macro"] for row in rows)
 
 
-def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_path, monkeypatch):
+def test_missing_export_package_is_an_error_before_training(photos, tmp_path, monkeypatch):
     import importlib.util
 
     from export import export_later
@@ -83,7 +83,7 @@ def test_a_package_that_exporting_lacks_is_said_before_the_training(photos, tmp_
 
 
 @pytest.mark.parametrize("setting", ["temperature=0", "max_drop=2", "calibration_images=0", "max_drop=abc"])
-def test_a_setting_that_exporting_refuses_is_said_before_the_training(setting):
+def test_invalid_export_setting_is_an_error_before_training(setting):
     from export import export_later
     from litesort.errors import ModelError
 

@@ -69,7 +69,7 @@ def test_hydra_options_compose(group, option):
     assert "hydra" not in cfg
 
 
-def test_a_glob_names_the_files_of_a_folder():
+def test_glob_expands_to_the_files_of_a_folder():
     (argument,) = expand_globs(["experiment=glob(compress/*)"], CONF)
     files = sorted(file.stem for file in (CONF / "experiment/compress").glob("[0-9]*.yaml"))
     assert argument == "experiment=" + ",".join(f"compress/{name}" for name in files)
@@ -86,7 +86,7 @@ def test_evaluation_composes():
     assert cfg.split == "auto"
 
 
-def test_experiment_wins_over_the_groups_above_it():
+def test_experiment_overrides_the_groups():
     stem = "backbones"
     text = (CONF / "experiment" / f"{stem}.yaml").read_text()
     expected = OmegaConf.create(text)
@@ -110,7 +110,7 @@ def test_unknown_key_is_refused():
         composed("trainer.max_epoch=3")
 
 
-def test_a_list_that_a_resumed_run_already_has_may_be_repeated():
+def test_resumed_run_accepts_an_unchanged_list():
     stored = portable(composed("latency.batches=[1]", "run_dir=x"))
     again = ["latency.batches=[1]", "epochs=3"]
     assert merge_overrides(composed(*again), stored, again).epochs == 3

@@ -42,7 +42,7 @@ def teacher(tmp_path_factory, photos) -> Path:
     return folder / "best.ckpt"
 
 
-def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos, tmp_path):
+def test_student_of_another_family_is_stored_without_its_teacher(teacher, photos, tmp_path):
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=2", "callbacks=[default,ema]")
     objective = ("objective=distill_feature", f"teacher={teacher}", "objective.levels=[-1]")
     results = train(configured(tmp_path, *DATA, f"data.root={photos}", *student, *objective))
@@ -59,7 +59,7 @@ def test_a_student_of_another_family_learns_and_is_judged_alone(teacher, photos,
     assert checkpoint[MODEL_CARD]["config"]["teacher"] == str(teacher)
 
 
-def test_an_exported_file_teaches(teacher, photos, tmp_path):
+def test_exported_file_as_teacher(teacher, photos, tmp_path):
     pytest.importorskip("onnxruntime")
     from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
@@ -77,7 +77,7 @@ def test_an_exported_file_teaches(teacher, photos, tmp_path):
 run = partial(entry_points.run, "train.py")
 
 
-def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teacher, photos, tmp_path):
+def test_pruned_network_trains_with_the_original_as_teacher(teacher, photos, tmp_path):
     pytest.importorskip("torch_pruning")
     begin = (f"ckpt_init={teacher}", "prune=structured", "prune.macs=0.6")
     distil = ("objective=distill_logit", f"teacher={teacher}", "epochs=1", "logger=none")
@@ -111,7 +111,7 @@ def test_a_trained_network_is_pruned_and_trained_on_with_itself_as_teacher(teach
         (["prune=structured", "prune.macs=2"], "prune.macs=2"),
     ],
 )
-def test_mistakes_are_refused_before_training(overrides, message, teacher, photos, tmp_path):
+def test_invalid_settings_are_refused_before_training(overrides, message, teacher, photos, tmp_path):
     overrides = [text.replace("TEACHER", str(teacher)) for text in overrides]
     tiny = ("model=lcnet_050", "model.pretrained=false", "data.source.num_images=40", "data.size=32")
     drawn = [text for text in overrides if text == "data=synthetic"]
@@ -121,14 +121,14 @@ def test_mistakes_are_refused_before_training(overrides, message, teacher, photo
         train(configured(tmp_path, *data, "logger=none", *rest))
 
 
-def test_a_model_beside_a_network_to_start_from_is_refused(teacher):
+def test_model_override_with_ckpt_init_is_refused(teacher):
     stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
     cfg = configured(Path("unused"), "model=lcnet_050", f"ckpt_init={teacher}")
     with pytest.raises(Exception, match="model does nothing with ckpt_init"):
         configs.init_from(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
 
 
-def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
+def test_data_overrides_win_over_ckpt_init(teacher, photos):
     stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
     said = ["data.batch_size=4", "seed=7"]
     begun = configs.init_from(configured(Path("unused"), *said), stored, said)
@@ -157,7 +157,7 @@ def test_what_the_command_line_says_of_the_data_stands(teacher, photos):
         ("export", {"_target_": "export.export_later", "score": "\\${oc.decode:'{_target_: os.system}'}"}),
     ],
 )
-def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, harm, teacher, tmp_path, monkeypatch):
+def test_resumed_run_builds_no_class_that_only_the_checkpoint_names(start, key, harm, teacher, tmp_path, monkeypatch):
     if start == "ckpt_init" and not key.startswith("data"):
         pytest.skip("not taken over")
     monkeypatch.chdir(tmp_path)
@@ -178,7 +178,7 @@ def test_a_run_that_goes_on_builds_nothing_that_only_its_file_names(start, key, 
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "focal", "class_weighted", "logit_adjusted"])
-def test_a_sweeps_teacher_is_passed_over_by_jobs_that_learn_from_labels(objective, teacher, monkeypatch, caplog):
+def test_teacher_of_a_sweep_is_ignored_without_distillation(objective, teacher, monkeypatch, caplog):
     said = [f"objective={objective}", f"teacher={teacher}"]
     with pytest.raises(ModelError, match=r"^teacher=.* does nothing with this objective: choose objective=distill"):
         resumed_config(configured(Path("unused"), *said), said)
@@ -189,7 +189,7 @@ def test_a_sweeps_teacher_is_passed_over_by_jobs_that_learn_from_labels(objectiv
     assert resumed_config(configured(Path("unused"), *said), said).teacher == str(teacher)
 
 
-def test_what_the_command_line_names_may_be_built(teacher, photos):
+def test_class_named_on_the_command_line_may_be_built(teacher, photos):
     own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
     cfg = configured(Path("unused"), *DATA, f"data.root={photos}", *own)
     assert resumed_config(cfg, own).data.source._target_ == "collections.Counter"

@@ -27,7 +27,7 @@ def evaluated(checkpoint, tmp_path):
     return evaluate
 
 
-def test_the_threshold_is_chosen_on_val_and_judged_on_test(evaluated):
+def test_threshold_is_chosen_on_val_and_evaluated_on_test(evaluated):
     quality, data, artifact, test = evaluated("target_accuracy=0.5", "target_confidence=0.5")
     val = predict_split(artifact.predict, data, "val")
     expected = choose_threshold(val.probabilities, val.targets, 0.5, 0.5)
@@ -46,7 +46,7 @@ def test_too_few_validation_images_give_no_threshold(evaluated):
     assert "coverage" not in quality.metrics
 
 
-def test_validation_images_do_not_judge_the_threshold_that_they_chose(evaluated, photos, tmp_path):
+def test_threshold_is_not_evaluated_on_validation_images(evaluated, photos, tmp_path):
     loose = ("target_accuracy=0.5", "target_confidence=0.5")
     quality, *_ = evaluated("split=val", *loose)
     assert quality.rejection["threshold"] is not None
@@ -66,7 +66,7 @@ def test_other_images_have_no_validation_split(evaluated, photos):
     assert "no validation split" in quality.rejection["threshold_note"]
 
 
-def test_a_predicted_class_without_images_is_a_line(evaluated, photos, tmp_path, monkeypatch):
+def test_predicted_class_without_images_is_a_warning(evaluated, photos, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr("evaluate.log.warning", lines.append)
     for name in ("bag", "can"):

@@ -47,7 +47,7 @@ def test_faults_are_counted(looked):
     assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
 
 
-def test_odd_files_are_named(looked):
+def test_image_issues_are_listed(looked):
     results, _, out = looked
     assert results["odd"] == {"transparency": 1}
     with (out / "odd.csv").open(newline="") as file:
@@ -55,7 +55,7 @@ def test_odd_files_are_named(looked):
     assert "bag/<wbr>2.png: transparency</li>" in (out / "explore.html").read_text()
 
 
-def test_classes_are_compared_a_split_and_by_their_looks(looked):
+def test_classes_are_compared_by_split_and_appearance(looked):
     results, _, _ = looked
     for split, ratio in results["imbalance_of"].items():
         counts = [of[split] for of in results["counts"].values()]
@@ -63,7 +63,7 @@ def test_classes_are_compared_a_split_and_by_their_looks(looked):
     assert all(0 < look[key] < 255 for look in results["looks"].values() for key in ("brightness", "colour"))
 
 
-def test_lists_are_what_training_reads(looked):
+def test_training_reads_the_lists(looked):
     from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
@@ -79,7 +79,7 @@ def test_lists_are_what_training_reads(looked):
     assert json.loads((out / "explore.json").read_text())["broken"] == results["broken"]
 
 
-def test_labels_and_splits_are_judged(looked):
+def test_label_issues_and_leakage_are_reported(looked):
     from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
@@ -95,7 +95,7 @@ def test_labels_and_splits_are_judged(looked):
     assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
 
 
-def test_the_page_needs_nothing_else_and_escapes_names(looked):
+def test_page_is_self_contained_and_escapes_names(looked):
     page = (looked[2] / "explore.html").read_text()
     assert "can<b>" not in page
     assert "can&lt;b&gt;" in page
@@ -112,7 +112,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(looked):
     assert [kind for kind, _ in cards] == sorted((kind for kind, _ in cards), reverse=True)  # alarms first
 
 
-def test_one_size_of_all_is_said_as_it_is(looked):
+def test_page_shows_equal_sizes_as_text(looked):
     page = (looked[2] / "explore.html").read_text()
     assert "<h2>width</h2><p>120 px in all images</p>" in page
     assert "The same in all images: width 120, height 90, width / height 1.333" in page

@@ -46,7 +46,7 @@ def exported(checkpoint, tmp_path_factory):
     return folder, export(configured("export", f"ckpt={checkpoint}", f"out={folder}", *choice, *small))
 
 
-def test_every_combination_is_written_proven_and_timed(exported):
+def test_every_combination_is_written_verified_and_timed(exported):
     folder, report = exported
     rows = {row["file"]: row for row in report["rows"]}
     assert list(rows) == [
@@ -104,7 +104,7 @@ def test_every_file_stores_the_threshold_of_its_own_probabilities(exported, caps
             assert "threshold" not in capsys.readouterr().err
 
 
-def test_the_choices_do_not_depend_on_the_judged_images(exported, checkpoint, tmp_path):
+def test_choices_do_not_depend_on_the_evaluated_images(exported, checkpoint, tmp_path):
     """Judged on training images instead of test images, the same files are written, with the same thresholds."""
     _, report = exported
     choice = ("format=onnx", "precision=fp32", "tolerance.fp32=0.01", "target_accuracy=0.5", "target_confidence=0.5")
@@ -120,7 +120,7 @@ def test_the_choices_do_not_depend_on_the_judged_images(exported, checkpoint, tm
 
 
 @pytest.mark.parametrize("name", ["model-fp32.onnx", "model-fp32.xml", "model-fp32.ncnn.param"])
-def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monkeypatch):
+def test_exported_file_has_the_results_of_its_checkpoint(exported, tmp_path, name, monkeypatch):
     folder, report = exported
     for part in folder.glob(f"{name.partition('.')[0]}.*"):
         (tmp_path / part.name).write_bytes(part.read_bytes())
@@ -142,7 +142,7 @@ def test_a_file_alone_is_judged_as_its_checkpoint(exported, tmp_path, name, monk
 @pytest.mark.parametrize(
     ("script", "model"), [("robot.py", "model-fp32.onnx"), ("robot_ncnn.py", "model-fp32.ncnn.param")]
 )
-def test_the_robot_needs_neither_torch_nor_litesort(exported, photos, tmp_path, script, model):
+def test_examples_need_neither_torch_nor_litesort(exported, photos, tmp_path, script, model):
     folder, report = exported
     blocked = {
         "torch",
@@ -185,7 +185,7 @@ def report_classes(predict) -> list[str]:
     return predict.card["classes"]
 
 
-def test_a_file_that_fails_is_an_error_and_ends_no_sweep(checkpoint, tmp_path):
+def test_failed_file_is_an_error_but_does_not_end_a_sweep(checkpoint, tmp_path):
     quick = (f"ckpt={checkpoint}", "format=onnx", "precision=fp32", *QUICK)
     single, sweep = run_all(
         [
@@ -216,13 +216,13 @@ def test_a_file_that_fails_is_an_error_and_ends_no_sweep(checkpoint, tmp_path):
         ("temperature=0", "temperature"),
     ],
 )
-def test_wrong_settings_are_one_line(checkpoint, tmp_path, override, message):
+def test_invalid_settings_are_one_line(checkpoint, tmp_path, override, message):
     with pytest.raises((DeploymentError, ModelError), match=message) as caught:
         export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", override))
     assert "\n" not in str(caught.value)
 
 
-def test_an_export_stands_beside_the_one_that_is_there(checkpoint, tmp_path):
+def test_export_does_not_replace_an_existing_export(checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path)
     arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=onnx", "precision=fp32", "tolerance.fp32=1", *QUICK)
     command = ["export.py", *arguments]
@@ -239,7 +239,7 @@ def test_an_export_stands_beside_the_one_that_is_there(checkpoint, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "exported", "exported-2"}
 
 
-def test_where_the_checkpoint_answers_is_as_said(checkpoint, tmp_path, monkeypatch):
+def test_unavailable_accelerator_is_an_error(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(DeploymentError, match=r"accelerator=cuda is not available here: give auto or one of cpu"):
         export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path}", "accelerator=cuda"))

@@ -84,7 +84,7 @@ def finish(*jobs: subprocess.Popen) -> list[str]:
 
 @given(st.integers(1, 30), st.sampled_from(["a", "a.b", "a-2", "a b", "é"]))
 @settings(max_examples=15, deadline=None)
-def test_every_claim_gets_another_folder(tmp_path_factory, count, name):
+def test_claims_in_threads_get_different_folders(tmp_path_factory, count, name):
     path = tmp_path_factory.mktemp("claims") / "deep" / name
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(claim, [str(path)] * count))
@@ -94,18 +94,18 @@ def test_every_claim_gets_another_folder(tmp_path_factory, count, name):
     assert all(Path(folder).name.startswith(name) for folder in found)
 
 
-def test_every_process_gets_another_folder(tmp_path):
+def test_claims_in_processes_get_different_folders(tmp_path):
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(claim, [str(tmp_path / "run")] * 40))
     assert sorted(found) == sorted([str(tmp_path / "run"), *(str(tmp_path / f"run-{i}") for i in range(2, 41))])
 
 
-def test_a_place_where_no_folder_can_be_made_is_left_to_hydra(tmp_path):
+def test_claim_returns_the_name_if_no_folder_can_be_created(tmp_path):
     (tmp_path / "file").touch()
     assert claim(str(tmp_path / "file" / "run")) == str(tmp_path / "file" / "run")
 
 
-def test_one_config_has_one_folder_and_its_copies_too(tmp_path, monkeypatch):
+def test_config_and_its_copies_have_one_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     text = {"hydra": {"mode": "RUN"}, "dir": f"${{fresh_dir:{tmp_path}/run}}"}
     one, other = OmegaConf.create(text), OmegaConf.create(text)
@@ -115,7 +115,7 @@ def test_one_config_has_one_folder_and_its_copies_too(tmp_path, monkeypatch):
     assert OmegaConf.create(text).dir == str(tmp_path / "run")
 
 
-def test_a_run_that_goes_on_has_its_own_folder(tmp_path):
+def test_resumed_run_uses_the_folder_of_its_checkpoint(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.ckpt").touch()
     text = {
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_has_its_own_folder(tmp_path):
     assert OmegaConf.create({**text, "ckpt": "gone"}).dir == str(tmp_path / "new")
 
 
-def test_commands_that_run_nothing_make_no_folder(tmp_path):
+def test_commands_without_a_run_create_no_folder(tmp_path):
     commands = [
         ["--help"],
         ["--cfg", "job"],
@@ -143,7 +143,7 @@ def test_commands_that_run_nothing_make_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trainings_of_the_same_second_are_two_runs(photos, tmp_path):
+def test_trainings_in_the_same_second_have_two_folders(photos, tmp_path):
     quick = [*TINY, f"data.root={photos}"]
     several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
     train = str(ROOT / "train.py")
@@ -155,7 +155,7 @@ def test_trainings_of_the_same_second_are_two_runs(photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "explore"])
-def test_every_command_that_names_folders_by_time_claims_them(name):
+def test_folders_named_by_time_are_new_folders(name):
     folders = OmegaConf.load(CONF / f"{name}.yaml").hydra
     for place in (folders.run, folders.sweep):
         raw = OmegaConf.to_container(place, resolve=False)["dir"]
@@ -163,7 +163,7 @@ def test_every_command_that_names_folders_by_time_claims_them(name):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_sweeps_of_the_same_second_are_two_sweeps(tmp_path, launcher):
+def test_sweeps_in_the_same_second_have_two_folders(tmp_path, launcher):
     arguments = ["-m", "tag=a,b"]
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
@@ -194,7 +194,7 @@ def exported(ckpt, out=None, overwrite=False):
     return folder.name
 
 
-def test_a_finished_export_stays_as_it_is(ckpt, tmp_path):
+def test_finished_export_is_not_replaced(ckpt, tmp_path):
     assert [exported(ckpt) for _ in range(3)] == ["exported", "exported-2", "exported-3"]
     assert exported(ckpt, overwrite=True) == "exported"
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {EXPORT}
@@ -210,14 +210,14 @@ def stopped(ckpt, overwrite=False):
     return folders[0].name
 
 
-def test_an_export_that_did_not_end_is_done_again(ckpt):
+def test_unfinished_export_is_replaced(ckpt):
     assert [stopped(ckpt), stopped(ckpt), exported(ckpt)] == ["exported"] * 3
     assert stopped(ckpt) == "exported-2"
     assert stopped(ckpt, overwrite=True) == "exported"  # what was there is half replaced, and no longer finished
     assert exported(ckpt) == "exported"
 
 
-def test_exports_at_the_same_time_have_folders_of_their_own(ckpt, tmp_path):
+def test_concurrent_exports_have_different_folders(ckpt, tmp_path):
     hold = f"""
 import sys
 from litesort.cli.folders import export_folder
@@ -242,7 +242,7 @@ with export_folder({ckpt!r}, None, False) as folder:
     assert folders == [f"exported-{number}" for number in range(3, 8)]
 
 
-def test_a_folder_that_is_named_is_not_replaced_unless_said(ckpt, tmp_path):
+def test_named_export_folder_is_replaced_only_with_overwrite(ckpt, tmp_path):
     out = str(tmp_path / "out")
     assert exported(ckpt, out) == "out"
     line = f"out={out} holds an export: give another out, or overwrite=true to replace it"
@@ -255,7 +255,7 @@ def test_a_folder_that_is_named_is_not_replaced_unless_said(ckpt, tmp_path):
         exported(ckpt, str(tmp_path / "file"))
 
 
-def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
+def test_job_with_a_numbered_export_folder_is_finished(tmp_path):
     (tmp_path / "metrics.json").write_text('{"status": "completed"}')
     (tmp_path / "exported").mkdir()
     cfg = OmegaConf.create({"export": {"format": "onnx"}})
@@ -265,7 +265,7 @@ def test_a_job_whose_export_is_beside_another_is_finished(tmp_path):
     assert resume.finished_results(tmp_path, cfg) == {"status": "completed"}
 
 
-def test_a_named_folder_that_holds_a_run_is_refused_before_anything_is_made(tmp_path):
+def test_used_run_folder_is_refused_before_anything_is_written(tmp_path):
     for name in ("finished", "killed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "last.ckpt").touch()

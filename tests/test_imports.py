@@ -207,7 +207,7 @@ def test_each_rule_is_enforced(file, source, rule):
         ("datamodules/augment/__main__.py", "import hydra\nfrom litesort.cli import launch"),
     ],
 )
-def test_what_is_allowed_passes(file, source):
+def test_allowed_imports_pass(file, source):
     assert broken_rules(PurePosixPath(file), source) == []
 
 

@@ -79,7 +79,7 @@ def sweep(app, acts, *arguments):
     return done.returncode, {row["overrides"][0].removeprefix("act="): row for row in rows}, done.stderr
 
 
-def test_a_process_that_dies_before_its_job_wrote_anything_is_a_row_that_goes_when_the_job_is_done(app):
+def test_job_of_a_killed_process_is_a_failed_row_until_it_is_resumed(app):
     status, rows, err = sweep(app, "early,fine,asked,last")
     assert status == 1, err
     assert {act: row["status"] for act, row in rows.items()} == {
@@ -97,13 +97,13 @@ def test_a_process_that_dies_before_its_job_wrote_anything_is_a_row_that_goes_wh
     assert not list(app.glob("sweep/**/error.log"))
 
 
-def test_a_job_that_had_finished_when_its_process_died_keeps_its_result(app):
+def test_finished_job_keeps_its_result_if_its_process_dies(app):
     status, rows, err = sweep(app, "late,fine")
     assert status == 0, err
     assert {act: row["status"] for act, row in rows.items()} == {"late": "completed", "fine": "completed"}
 
 
-def test_a_result_that_does_not_arrive_takes_no_later_job_with_it(app):
+def test_unpicklable_result_does_not_affect_later_jobs(app):
     status, rows, err = sweep(app, "unpicklable,fine")
     assert status == 0, err
     assert {act: row["status"] for act, row in rows.items()} == {"unpicklable": "completed", "fine": "completed"}

@@ -70,7 +70,7 @@ def test_only_the_classifier_changes_and_it_learns(probe):
     assert card["split"]
 
 
-def test_same_seed_gives_the_same_classifier_and_a_resumed_run_too(probe, photos, tmp_path):
+def test_resumed_run_gives_the_same_classifier(probe, photos, tmp_path):
     trained(tmp_path, photos, "experiment=linear_probe", "epochs=1")
     assert len(history(tmp_path)) == 1
     resumed = trained(tmp_path, photos, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
@@ -95,7 +95,7 @@ def test_checkpoint_is_evaluated_exported_and_predicted(probe, photos, tmp_path)
     assert report["rows"][1]["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
 
 
-def test_checkpoint_teaches_and_starts_a_fine_tuning(probe, photos, tmp_path):
+def test_checkpoint_is_a_teacher_and_the_start_of_a_fine_tuning(probe, photos, tmp_path):
     folder, results = probe
     best = folder / "best.ckpt"
     student = trained(tmp_path / "student", photos, "objective=distill_logit", f"teacher={best}", "epochs=1")

@@ -46,7 +46,7 @@ def test_check_accepts_every_option_of_conf(choice):
         "augment.transforms.flip.p=often", "callbacks.progress.refresh_rate=x",
     ],
 )  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_named(override):
+def test_value_of_the_wrong_type_is_named(override):
     key, _, value = override.partition("=")
     with pytest.raises(ModelError, match="is invalid: expected") as caught:
         check(composed(override))
@@ -54,7 +54,7 @@ def test_a_value_of_the_wrong_kind_is_named(override):
     assert value.strip("[]") in str(caught.value)
 
 
-def test_settings_of_what_the_list_leaves_out_are_named():
+def test_settings_of_unlisted_callbacks_are_refused():
     with pytest.raises(
         ModelError, match=r"^callbacks\.finetuning is set, but callbacks does not include it: give .*null$"
     ):
@@ -63,7 +63,7 @@ def test_settings_of_what_the_list_leaves_out_are_named():
     check(composed("experiment=finetune", "callbacks.finetuning=null"))
 
 
-def test_what_a_run_cannot_do_without_is_not_switched_off():
+def test_required_callbacks_cannot_be_disabled():
     with pytest.raises(ModelError, match="expected checkpoint too"):
         check(composed("callbacks.checkpoint=null"))
 
@@ -80,7 +80,7 @@ def test_what_a_run_cannot_do_without_is_not_switched_off():
         ("latency.device=toaster", "latency.device"),
     ],
 )
-def test_what_judges_is_refused_before_a_training(override, key):
+def test_invalid_score_and_latency_settings_are_refused_before_training(override, key):
     with pytest.raises(Exception, match=rf"{key}=.* (is|lacks) "):
         build_score_and_latency(composed(override))
 
@@ -108,14 +108,14 @@ def answers(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arguments", COMMAND_LINES)
-def test_train_names_what_does_not_compose_in_one_line(arguments, answers):
+def test_composition_errors_are_one_line(arguments, answers):
     done = answers[arguments]
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {COMMAND_LINES[arguments]}")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_callbacks_that_every_run_needs_are_asked_for():
+def test_missing_required_callbacks_are_named():
     with pytest.raises(ModelError, match=r"callbacks=.*checkpoint and history"):
         check(composed("callbacks=[ema]"))
 
@@ -134,7 +134,7 @@ def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["data.file=list.csv", "data.root=photos"])
-def test_a_place_that_the_source_does_not_read_is_refused(override):
+def test_root_or_file_that_the_source_does_not_read_is_refused(override):
     kind = ["data=folder", "data.root=photos"] if "file" in override else ["data=folder", "data.source.root=here"]
     with pytest.raises(ModelError, match=rf"^{override} is not read by \w+Source: leave it out"):
         check(composed(*kind, override))

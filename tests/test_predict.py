@@ -78,7 +78,7 @@ def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
     assert sorted(path.name for path in table.parent.iterdir()) == ["answers.csv", "answers.jsonl"]
 
 
-def test_answers_below_the_threshold_are_marked(checkpoint, photos, tmp_path, capsys):
+def test_predictions_below_the_threshold_are_rejected(checkpoint, photos, tmp_path, capsys):
     path = tmp_path / "answers.json"
     answers = predict(
         configured(
@@ -96,7 +96,7 @@ def test_answers_below_the_threshold_are_marked(checkpoint, photos, tmp_path, ca
     assert "11 images: no predictions, 11 rejected" in out  # and no cups
 
 
-def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
+def test_exported_file_gives_the_same_predictions(checkpoint, photos, tmp_path):
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason="the export extra is not installed")
     from deployment.formats import FORMATS
@@ -109,7 +109,7 @@ def test_an_exported_file_gives_the_same_answers(checkpoint, photos, tmp_path):
     assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
 
 
-def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tmp_path):
+def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, belt, tmp_path):
     before = set(tmp_path.iterdir())
     sources = (f"source={belt / 'b.jpg'}", "source=nowhere")
     done, wrong = run_all([["predict.py", f"ckpt={checkpoint}", source] for source in sources], tmp_path)
@@ -136,13 +136,13 @@ def test_the_command_takes_odd_paths_and_says_what_is_wrong(checkpoint, belt, tm
         ("csv=/proc/none/answers.csv", "cannot be written"),
     ],
 )
-def test_wrong_settings_are_one_line(checkpoint, photos, override, message):
+def test_invalid_settings_are_one_line(checkpoint, photos, override, message):
     with pytest.raises((DataError, DeploymentError, ModelError), match=message) as caught:
         predict(configured(f"ckpt={checkpoint}", f"source={photos}", override))
     assert "\n" not in str(caught.value)
 
 
-def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
+def test_existing_output_files_are_not_replaced(checkpoint, photos, tmp_path, monkeypatch):
     one = f"source={photos / 'cup' / 'cup1.jpg'}"
     (tmp_path / "deep").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "deep")
@@ -165,7 +165,7 @@ def test_no_file_of_answers_is_lost(checkpoint, photos, tmp_path, monkeypatch):
     assert "cup1.jpg" in Path("old.csv").read_text()
 
 
-def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos, tmp_path, monkeypatch):
+def test_output_file_created_meanwhile_is_not_replaced(checkpoint, photos, tmp_path, monkeypatch):
     add = PredictionWriter.add
     monkeypatch.setattr(
         PredictionWriter, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
@@ -176,7 +176,7 @@ def test_a_file_that_appears_while_photos_are_labelled_stays(checkpoint, photos,
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
+def test_interrupted_writer_leaves_no_files(tmp_path):
     def stopped():
         with PredictionWriter(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
             answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
@@ -187,7 +187,7 @@ def test_nothing_is_left_under_its_name_when_a_run_stops(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_photos_are_read_no_further_ahead_than_a_few_batches(photos, monkeypatch):
+def test_images_are_read_a_few_batches_ahead(photos, monkeypatch):
     import datamodules.inference_loader as stream
 
     read = []
@@ -212,7 +212,7 @@ def test_sources_in_order(tmp_path):
             next(find_images(empty))
 
 
-def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeypatch):
+def test_unreadable_folder_is_a_broken_image(tmp_path, monkeypatch):
     for name in ("a/1.png", "lost/2.png", "z.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_broken_photo(tmp_path, monkeyp
     assert len(read.pixels) == 2
 
 
-def test_some_photos_come_from_all_over(tmp_path):
+def test_calibration_images_come_from_all_batches(tmp_path):
     batches = [(np.full((4, 2, 2, 3), number, np.uint8),) for number in range(10)]
     some = calibration_images(batches, 10, batch_size=4)
     assert [len(batch) for batch in some] == [4, 4, 2]
@@ -241,7 +241,7 @@ def test_some_photos_come_from_all_over(tmp_path):
 
 
 @pytest.mark.parametrize("count", [20, 100, 128, 130, 500])
-def test_some_photos_reach_to_the_last_class(count):
+def test_calibration_images_include_the_last_class(count):
     """A loader in the order of a folder: class after class, the last of them the smallest."""
     labels = np.repeat(np.arange(6, dtype=np.uint8), [300, 300, 300, 250, 110, 80])
     photos = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))

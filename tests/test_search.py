@@ -89,7 +89,7 @@ def trials(app):
     return optuna.load_study(study_name="litesort", storage=f"sqlite:///{app}/sweep/study.db").trials
 
 
-def test_a_search_goes_on_where_it_was_killed_and_repeats_no_trial(app):
+def test_killed_search_resumes_without_repeated_trials(app):
     (app / "kill").touch()
     status, _, err = search(app, "tpe", "hydra.sweeper.n_trials=5")
     assert status == -9, err
@@ -117,7 +117,7 @@ def test_a_failing_trial_does_not_end_the_study(app):
     assert all(trial.state.name == "FAIL" for trial in found if trial.params["kind"] == "broken")
 
 
-def test_settings_that_were_judged_are_not_run_twice(app):
+def test_finished_settings_are_not_run_twice(app):
     """Not in a later batch, and not beside each other in one: the first batch has four trials and two settings."""
     space = ("kind=flat", "x=choice(0.1,0.2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=4")
     status, _, err = search(app, "tpe", *space)
@@ -128,7 +128,7 @@ def test_settings_that_were_judged_are_not_run_twice(app):
     assert all(trial.params == found[trial.user_attrs.get("same_as", trial.number)].params for trial in found)
 
 
-def test_a_copy_of_a_stopped_or_failed_trial_is_no_result(app):
+def test_copy_of_a_pruned_or_failed_trial_has_no_result(app):
     """A stopped trial has the value of its last epoch in the study, which is not what it would have reached."""
     space = ("kind=choice(hopeless,broken,flat)", "x=0.1", "hydra.sweeper.n_trials=12")
     status, out, err = search(app, "tpe", *space)
@@ -146,7 +146,7 @@ def test_a_copy_of_a_stopped_or_failed_trial_is_no_result(app):
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("job ")] == [f"job {first}"]
 
 
-def test_two_goals_end_in_the_front_of_what_is_fast_enough(app):
+def test_two_goals_give_the_feasible_pareto_front(app):
     """Macro F1 rises up to x = 0.5 and time with x; the budget allows x up to 0.3."""
     arguments = ("kind=flat", "hydra.sweeper.n_trials=12", "hydra.sweeper.constraints={latency_ms: 3}")
     status, out, err = search(app, "pareto", *arguments)
@@ -179,7 +179,7 @@ WRONG = {
 }
 
 
-def test_a_search_that_cannot_begin_is_one_line_and_leaves_no_study(app):
+def test_invalid_search_is_one_line_and_creates_no_study(app):
     (app / "group").mkdir()
     (app / "group" / "a.yaml").touch()
     (app / "app.yaml").write_text(f"defaults: [{{group: a}}, _self_]\n{CONFIG}")

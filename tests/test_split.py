@@ -75,7 +75,7 @@ def copy(images, tmp_path):
     return shutil.copytree(images, tmp_path / "moved")
 
 
-def test_moved_shrunken_and_grown_folders_give_the_same_macro_f1(finished, images, copy, tmp_path):
+def test_macro_f1_is_the_same_after_moving_adding_and_removing_images(finished, images, copy, tmp_path):
     ckpt, trained = finished
     f1 = trained["test/f1_macro"]
     assert evaluated(tmp_path / "a", f"ckpt={ckpt}")["test/f1_macro"] == f1
@@ -92,7 +92,7 @@ def test_moved_shrunken_and_grown_folders_give_the_same_macro_f1(finished, image
     assert (again["test/f1_macro"], again["split"]) == (f1, "test")
 
 
-def test_excluded_and_broken_images_move_no_other(finished, copy, tmp_path):
+def test_excluded_images_do_not_change_the_split_of_others(finished, copy, tmp_path):
     ckpt, _ = finished
     test = {row.split(",")[0] for row in (ckpt.parent / "predictions.csv").read_text().splitlines()[1:]}
     names = sorted(str(file.relative_to(copy)) for file in copy.rglob("*.jpg"))
@@ -104,7 +104,7 @@ def test_excluded_and_broken_images_move_no_other(finished, copy, tmp_path):
     assert found["images"] == len(test) - 1
 
 
-def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp_path, caplog):
+def test_evaluation_of_other_images_leaves_out_training_images(finished, images, tmp_path, caplog):
     ckpt, _ = finished
     split = read_checkpoint(ckpt)["litesort"]["split"]
     other = tmp_path / "other"
@@ -123,14 +123,14 @@ def test_other_images_leave_out_those_that_were_trained_on(finished, images, tmp
     assert "4 of these 64 images are training or validation images of the checkpoint" in caplog.text
 
 
-def test_training_images_are_never_called_test(finished, tmp_path):
+def test_training_images_are_never_reported_as_test(finished, tmp_path):
     found = evaluated(tmp_path / "a", f"ckpt={finished[0]}", "split=train")
     assert found["split"] == "train"
     assert "train/f1_macro" in found
     assert not [key for key in found if key.startswith("test/")]
 
 
-def test_folds_are_no_settings_of_an_evaluation(finished, images, tmp_path):
+def test_evaluation_refuses_folds(finished, images, tmp_path):
     with pytest.raises(DataError, match=r"data\.fold"):
         evaluated(tmp_path, f"ckpt={finished[0]}", "data=folder", f"data.root={images}", "data.fold=1", "data.folds=5")
 
@@ -147,7 +147,7 @@ def test_export_uses_the_same_test_images(finished, copy, tmp_path):
     assert found["images"] == trained["images"]
 
 
-def test_a_resumed_run_keeps_its_split_though_images_were_added(images, copy, tmp_path):
+def test_resumed_run_keeps_its_split_if_images_are_added(images, copy, tmp_path):
     folder = tmp_path / "run"
     start(folder, "data=folder", f"data.root={copy}")
     before = read_checkpoint(folder / "last.ckpt")["litesort"]["split"]
@@ -170,7 +170,7 @@ def test_a_resumed_run_keeps_its_split_though_images_were_added(images, copy, tm
     [["ckpt_init={}"], ["model.weights={}"], ["objective=distill_logit", "teacher={}"]],
     ids=["ckpt_init", "weights", "teacher"],
 )
-def test_a_start_takes_over_the_split_and_refuses_an_overlap(finished, images, tmp_path, start_from, caplog):
+def test_run_from_a_checkpoint_uses_its_split_and_refuses_an_overlap(finished, images, tmp_path, start_from, caplog):
     ckpt, trained = finished
     own = [item.format(ckpt) for item in start_from]
     where = ["data=folder", f"data.root={images}", "seed=1"]
@@ -190,7 +190,7 @@ def test_a_start_takes_over_the_split_and_refuses_an_overlap(finished, images, t
         start(tmp_path / "c", *drawn, "strict=true")
 
 
-def test_settings_of_the_split_are_taken_over_unless_said(finished, images, tmp_path):
+def test_split_settings_come_from_the_checkpoint(finished, images, tmp_path):
     ckpt, _ = finished
     start(tmp_path, f"ckpt_init={ckpt}", "data=folder", f"data.root={images}")
     assert read_checkpoint(tmp_path / "best.ckpt")["litesort"]["config"]["data"]["val_fraction"] == 0.3

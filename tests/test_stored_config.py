@@ -63,7 +63,7 @@ def everything_below(folder: Path) -> set[Path]:
 # References
 
 
-def test_plain_references_are_filled_in():
+def test_plain_references_are_resolved():
     config = {
         "a": {"b": [1, {"c": "x"}], "link": "${d}"}, "d": {"e": None, "f": "${a.b.1.c}"}, "whole": "${a.b}",
         "text": "${d.f}-${a.b.0}/y", "through": "${a.link.f}", "none": "${d.e}", "plain": "$x {y}", 3: 4,
@@ -99,7 +99,7 @@ def test_references_that_multiply_are_refused():
         resolve(config)
 
 
-def test_what_a_run_stores_has_plain_references_alone(monkeypatch):
+def test_stored_config_has_plain_references_only(monkeypatch):
     monkeypatch.setenv("LITESORT_TRIAL", '{"number": 3}')
     cfg = configured("train", "data=folder", "data.root=photos", "run_dir=here", "logger=[csv,mlflow]")
     OmegaConf.update(cfg, "notes", "${oc.env:LITESORT_TRIAL}", force_add=True)
@@ -183,7 +183,7 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, stranger
     assert not any("trashnet" in str(path) for path in everything_below(default_cache_dir()) - cached)
 
 
-def test_a_file_of_our_own_is_judged_as_before(record, photos, tmp_path):
+def test_valid_checkpoint_loads_its_data(record, photos, tmp_path):
     cfg = configured("evaluate", f"run_dir={tmp_path}")
     data, split, facts = load_data(record, cfg)
     assert (data.classes, data.size, data.resize, split) == (["bag", "can", "cup"], 32, "pad", "test")
@@ -201,7 +201,7 @@ def test_the_command_line_wins_over_the_stored_data(record, photos, tmp_path):
         load_data(record, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
 
 
-def test_variables_and_strange_names_on_the_command_line_are_the_users(record, photos, tmp_path, monkeypatch):
+def test_command_line_may_use_variables_and_unusual_names(record, photos, tmp_path, monkeypatch):
     strange = tmp_path / "${x}"
     strange.symlink_to(photos)
     monkeypatch.setenv("MY_PHOTOS", str(photos))
@@ -211,7 +211,7 @@ def test_variables_and_strange_names_on_the_command_line_are_the_users(record, p
         assert facts["data"] in (f"folder {photos}", f"folder {strange}")
 
 
-def test_no_folder_of_the_file_is_used(record):
+def test_folders_of_the_file_are_not_used(record):
     record["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
     record["config"]["data"]["source"] = {
         "_target_": "datamodules.sources.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
@@ -224,7 +224,7 @@ def test_no_folder_of_the_file_is_used(record):
     assert data.source.home == default_cache_dir() / "trashnet"
 
 
-def test_a_set_to_download_wants_to_be_named(record, tmp_path, stranger):
+def test_download_needs_data_on_the_command_line(record, tmp_path, stranger):
     address, asked = stranger
     for source, kind in (("trashnet.TrashnetSource", "trashnet"), ("taco.TacoSource", "taco")):
         record["config"]["data"]["source"] = {
@@ -270,7 +270,7 @@ def going_on(start: str, path: Path, folder: Path, *said: str):
         ("model.name", "${oc.env:FAKE_TOKEN}"),
     ],
 )
-def test_a_run_that_goes_on_reads_no_variable_and_moves_no_object(start, key, value, checkpoint, tmp_path, monkeypatch):
+def test_resumed_run_reads_no_variable_and_builds_no_other_class(start, key, value, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_TOKEN", SECRET)
     monkeypatch.chdir(tmp_path)
     path = stored_with(checkpoint, tmp_path, {key: value})
@@ -294,13 +294,13 @@ def test_a_run_that_goes_on_reads_no_variable_and_moves_no_object(start, key, va
         ({"callbacks.optuna_pruning.trial": {"_target_": "os.system"}}, "its callbacks would run"),
     ],
 )  # fmt: skip
-def test_a_resumed_run_builds_each_part_in_its_place(changes, message, checkpoint, tmp_path):
+def test_resumed_run_builds_allowed_parts_only(changes, message, checkpoint, tmp_path):
     path = stored_with(checkpoint, tmp_path, changes)
     with pytest.raises(ModelError, match=message):
         going_on("ckpt", path, tmp_path)
 
 
-def test_addresses_and_folders_of_a_resumed_run_are_this_computers(checkpoint, tmp_path):
+def test_resumed_run_uses_addresses_and_folders_of_this_machine(checkpoint, tmp_path):
     mlflow = {
         "_target_": "pytorch_lightning.loggers.MLFlowLogger", "experiment_name": "mine", "tracking_uri": "http://x",
         "artifact_location": "/x",
@@ -338,7 +338,7 @@ def test_a_resumed_run_downloads_only_what_the_command_line_names(checkpoint, tm
         going_on("ckpt", path, tmp_path, "data=folder")
 
 
-def test_a_run_goes_on_twice_with_its_references(checkpoint, tmp_path, photos):
+def test_references_survive_two_resumes(checkpoint, tmp_path, photos):
     """What the first run stored reaches all that hangs on it in the third one still."""
     path = stored_with(checkpoint, tmp_path, {})
     first = going_on("ckpt", path, tmp_path, "epochs=5")

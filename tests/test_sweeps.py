@@ -43,7 +43,7 @@ def wait_for(sweep, folder, pattern):
     raise AssertionError(sweep.communicate())
 
 
-def test_a_killed_job_is_a_row_and_goes_on_when_the_sweep_is_resumed(photos, tmp_path):
+def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
     command = (
         "hydra/launcher=joblib",

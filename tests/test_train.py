@@ -54,7 +54,7 @@ def finished(tmp_path_factory, photos):
     return folder, results, printed.getvalue()
 
 
-def test_run_leaves_all_that_it_promises(finished):
+def test_run_writes_all_files_and_metrics(finished):
     folder, results, printed = finished
     for name in (
         "best.ckpt",
@@ -86,7 +86,7 @@ def test_run_leaves_all_that_it_promises(finished):
     assert stored["precision_requested"] == "auto"
 
 
-def test_the_best_epoch_is_named_whatever_chooses_it(finished, photos, tmp_path):
+def test_best_epoch_is_reported_for_any_monitor(finished, photos, tmp_path):
     def row(folder, epoch):
         with (folder / "history.csv").open() as file:
             return next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
@@ -99,7 +99,7 @@ def test_the_best_epoch_is_named_whatever_chooses_it(finished, photos, tmp_path)
     assert results["best_epoch"] == torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"]
 
 
-def test_a_test_by_the_trainer_gives_the_numbers_of_evaluate(finished, tmp_path):
+def test_trainer_test_equals_evaluation(finished, tmp_path):
     folder, results, _ = finished
     net, record = load_net(folder / "best.ckpt")
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -116,7 +116,7 @@ def test_a_test_by_the_trainer_gives_the_numbers_of_evaluate(finished, tmp_path)
         assert tested[key] == pytest.approx(results[key], abs=1e-6), key
 
 
-def test_predictions_name_every_test_photo_once(finished, photos):
+def test_predictions_have_each_test_image_once(finished, photos):
     folder, results, _ = finished
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -128,7 +128,7 @@ def test_predictions_name_every_test_photo_once(finished, photos):
         assert row["prediction"] == max(shares, key=shares.get)
 
 
-def test_same_seed_same_numbers(finished, photos, tmp_path):
+def test_same_seed_gives_the_same_results(finished, photos, tmp_path):
     again = train(configured(tmp_path, photos))
     other = train(configured(tmp_path / "other", photos, "seed=1", "callbacks.progress=null", "logger.csv=null"))
     assert not (tmp_path / "other" / "csv").exists()
@@ -196,7 +196,7 @@ def test_killed_run_resumes_to_the_same_numbers(finished, photos, tmp_path):
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
 
 
-def test_sweep_goes_on_past_a_failing_job_and_ranks_all(photos, tmp_path):
+def test_sweep_continues_after_a_failed_job_and_ranks_all(photos, tmp_path):
     arguments = [
         "-m",
         *TINY,

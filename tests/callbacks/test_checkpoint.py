@@ -64,7 +64,7 @@ def test_metric_that_is_not_logged_is_named_after_the_first_epoch(tmp_path, make
     assert trainer.current_epoch == 0
 
 
-def test_run_without_a_validation_says_so(tmp_path, make_module, make_trainer, data):
+def test_run_without_validation_is_an_error(tmp_path, make_module, make_trainer, data):
     trainer = make_trainer(RunCheckpoint(str(tmp_path)), epochs=1, check_val_every_n_epoch=2)
     with pytest.raises(ModelError, match="no epoch was validated"):
         trainer.fit(make_module(), datamodule=data)
@@ -173,7 +173,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_killed_at_any_moment_the_last_checkpoint_loads(tmp_path):
+def test_last_checkpoint_loads_after_a_kill_at_any_moment(tmp_path):
     script = tmp_path / "save.py"
     script.write_text(
         textwrap.dedent("""
@@ -207,7 +207,7 @@ def test_killed_at_any_moment_the_last_checkpoint_loads(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
-def test_a_signal_ends_the_run_with_its_status_and_says_how_to_go_on(
+def test_signal_sets_the_exit_status_and_prints_how_to_resume(
     tmp_path, capsys, make_module, make_trainer, data, number, status
 ):
     class Signal(pl.Callback):
@@ -226,7 +226,7 @@ def test_a_signal_ends_the_run_with_its_status_and_says_how_to_go_on(
     assert read(tmp_path / "last.ckpt")["epoch"] == 0
 
 
-def test_a_checkpoint_names_no_file_to_copy(tmp_path):
+def test_best_model_path_of_a_checkpoint_is_not_copied(tmp_path):
     private = tmp_path / "private"
     private.write_text("a key")
     checkpoint = RunCheckpoint(str(tmp_path / "run"))

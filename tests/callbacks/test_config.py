@@ -29,7 +29,7 @@ def build(folder, *overrides):
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_callbacks_a_further_one_joins_the_defaults(tmp_path, name):
+def test_callback_option_joins_the_defaults(tmp_path, name):
     default = configured(tmp_path).callbacks
     cfg = configured(tmp_path) if name in default else configured(tmp_path, f"callbacks=[default,{name}]")
     assert cfg.callbacks.keys() == {*default, name}
@@ -43,7 +43,7 @@ def test_logger_options_compose_alone_and_beside_csv(tmp_path, name):
         assert list(configured(tmp_path, f"logger=[csv,{name}]").logger) == list(dict.fromkeys(["csv", *LOGGERS[name]]))
 
 
-def test_the_switch_of_the_bar_is_the_trainers(tmp_path):
+def test_progress_bar_follows_the_switch_of_the_trainer(tmp_path):
     bars = [
         [c for c in build(tmp_path, f"trainer.enable_progress_bar={on}")[0] if isinstance(c, pl.callbacks.ProgressBar)]
         for on in ("true", "false")
@@ -85,7 +85,7 @@ def finders(folder):
     return build(folder, "callbacks=[default,batch_size_finder,lr_finder]", *chosen)[0]
 
 
-def test_what_the_finders_find_reaches_the_schedule(tmp_path, make_module, make_trainer, data):
+def test_results_of_the_finders_reach_the_schedule(tmp_path, make_module, make_trainer, data):
     callbacks = finders(tmp_path)
     trainer, module = make_trainer(*callbacks, epochs=3), make_module(lr=0.5)
     trainer.fit(module, datamodule=data)
@@ -111,13 +111,13 @@ def test_what_the_finders_find_reaches_the_schedule(tmp_path, make_module, make_
     assert trainer.optimizers[0].param_groups[0]["initial_lr"] == found
 
 
-def test_a_search_that_finds_nothing_says_so(tmp_path, make_module, make_trainer, data):
+def test_lr_finder_without_a_result_is_an_error(tmp_path, make_module, make_trainer, data):
     callbacks, _ = build(tmp_path, "callbacks=[default,lr_finder]", "callbacks.lr_finder.num_training_steps=5")
     with pytest.raises(ModelError, match=r"num_training_steps=5 gave too few"):
         make_trainer(*callbacks).fit(make_module(), datamodule=data)
 
 
-def test_the_callback_travels_to_other_processes(tmp_path):
+def test_sweep_callback_can_be_pickled(tmp_path):
     callback = SweepCallback()
     callback._at_exit = AtExit(tmp_path)
     assert pickle.loads(pickle.dumps(callback))._at_exit.folder == tmp_path

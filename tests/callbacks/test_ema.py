@@ -54,7 +54,7 @@ def test_average_is_that_of_the_formula(tmp_path, make_module, make_trainer, dat
     assert module.net.net.bn.num_batches_tracked == 28
 
 
-def test_best_holds_the_average_and_is_what_is_tested(tmp_path, make_module, make_trainer, data):
+def test_best_checkpoint_has_the_average_and_is_tested(tmp_path, make_module, make_trainer, data):
     module, reference = make_module(), Reference(0.9)
     trainer = make_trainer(EMA(0.9), reference, RunCheckpoint(str(tmp_path), "val/loss", "min"), epochs=2)
     trainer.fit(module, datamodule=data)

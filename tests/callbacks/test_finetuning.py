@@ -52,7 +52,7 @@ def test_the_body_is_frozen_and_then_trained(make_module, make_trainer, data, op
     assert changed(snapshots.states[1], snapshots.states[2]) >= set(start) - {"conv.bias"}
 
 
-def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path, make_trainer, data):
+def test_resumed_run_reaches_the_same_weights(tmp_path, make_trainer, data):
     def fit(folder, epochs, ckpt=None):
         module = timm_module(layer_decay=0.8, schedule="constant")  # a cosine would know the length of the first part
         callbacks = (Finetuning(1, 2), EMA(0.9), RunCheckpoint(str(folder)))
@@ -98,18 +98,18 @@ def test_frozen_parameters_are_not_in_the_optimiser(make_trainer):
 
 
 @pytest.mark.parametrize("settings", [(0, 0), (-1, 1), (1, -1)])
-def test_settings_that_make_no_sense(settings):
+def test_invalid_settings_raise_model_error(settings):
     with pytest.raises(ModelError, match=r"^callbacks\.finetuning") as error:
         Finetuning(*settings)
     assert "\n" not in str(error.value)
 
 
-def test_a_network_that_leaves_nothing_to_train(make_trainer, data):
+def test_network_without_trainable_body_is_refused(make_trainer, data):
     with pytest.raises(ModelError, match="frozen_blocks=9 leaves nothing of the body"):
         make_trainer(Finetuning(9), epochs=1).fit(timm_module("resnet10t"), datamodule=data)
 
 
-def test_a_network_without_what_is_needed(make_module, make_trainer, data):
+def test_network_without_required_methods_is_refused(make_module, make_trainer, data):
     class Plain(pl.LightningModule):
         def __init__(self):
             super().__init__()

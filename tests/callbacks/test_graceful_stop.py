@@ -37,7 +37,7 @@ def test_the_first_ctrl_c_saves_the_epoch_and_the_second_stops(
     assert "stopping after this epoch" in capsys.readouterr().out
 
 
-def test_a_run_that_ends_gives_the_signal_back(tmp_path, make_module, make_trainer, data):
+def test_signal_handler_is_restored_after_a_run(tmp_path, make_module, make_trainer, data):
     before = signal.getsignal(signal.SIGINT)
     make_trainer(StopAfterEpoch(), epochs=1).fit(make_module(), datamodule=data)
     assert signal.getsignal(signal.SIGINT) is before

@@ -34,7 +34,7 @@ def report(study, tmp_path, startup=2, warmup=1):
     return TrialReport(json.dumps(place | {"startup_trials": startup, "warmup_epochs": warmup}), monitor="reached")
 
 
-def test_a_hopeless_trial_stops_after_its_warm_up(tmp_path, study, make_module, make_trainer, data):
+def test_bad_trial_is_pruned_after_its_warm_up(tmp_path, study, make_module, make_trainer, data):
     trainer = make_trainer(Scores(0.1, 0.2, 0.9), report(study, tmp_path))
     with pytest.raises(TrialPruned, match=r"after 2 epochs: reached 0\.2000"):
         trainer.fit(make_module(), datamodule=data)
@@ -44,13 +44,15 @@ def test_a_hopeless_trial_stops_after_its_warm_up(tmp_path, study, make_module, 
 
 
 @pytest.mark.parametrize(("scores", "startup"), [((0.9, 0.9, 0.9), 2), ((0.1, 0.1, 0.1), 9)])
-def test_a_good_trial_and_one_of_few_run_to_the_end(tmp_path, study, make_module, make_trainer, data, scores, startup):
+def test_good_trials_and_startup_trials_are_not_pruned(
+    tmp_path, study, make_module, make_trainer, data, scores, startup
+):
     trainer = make_trainer(Scores(*scores), report(study, tmp_path, startup=startup))
     trainer.fit(make_module(), datamodule=data)
     assert trainer.current_epoch == 3
 
 
-def test_a_run_of_no_study_is_left_alone(make_module, make_trainer, data):
+def test_run_without_a_study_is_not_pruned(make_module, make_trainer, data):
     trainer = make_trainer(TrialReport(None), TrialReport(""), epochs=1)
     trainer.fit(make_module(), datamodule=data)
     assert trainer.current_epoch == 1

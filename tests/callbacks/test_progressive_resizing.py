@@ -25,7 +25,7 @@ class Sizes(pl.Callback):
         return [shape[0] for mode, shape in self.seen if mode == training]
 
 
-def test_sides_grow_and_validation_sees_the_full_one(make_module, make_trainer, data):
+def test_sides_grow_and_validation_uses_the_full_side(make_module, make_trainer, data):
     sides = Sizes()
     resizing = ProgressiveResizing(0.5, delay_fraction=0.25, finetune_fraction=0.25, size_increment=2)
     make_trainer(resizing, sides, epochs=8).fit(make_module(), datamodule=data)
@@ -34,7 +34,7 @@ def test_sides_grow_and_validation_sees_the_full_one(make_module, make_trainer, 
     assert set(sides.of(False)) == {8}
 
 
-def test_a_resumed_run_goes_on_at_its_side_and_nothing_stays_in_the_network(tmp_path, make_module, make_trainer, data):
+def test_resumed_run_continues_at_its_side_and_hooks_are_removed(tmp_path, make_module, make_trainer, data):
     def parts():
         return ProgressiveResizing(0.5, 0.5, 0.5, size_increment=4), RunCheckpoint(str(tmp_path))
 
@@ -52,7 +52,7 @@ def test_a_resumed_run_goes_on_at_its_side_and_nothing_stays_in_the_network(tmp_
     assert set(sides.of(True)) == {8}
 
 
-def test_photos_keep_what_antialiasing_keeps(make_module):
+def test_resized_images_keep_their_mean(make_module):
     images = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     module, seen = make_module(), []
     trainer = type("Epoch", (), {"current_epoch": 0, "max_epochs": 2})()
@@ -94,6 +94,6 @@ def test_settings_out_of_range_are_one_line(settings, key):
         ProgressiveResizing(**settings)
 
 
-def test_no_side_left_is_said(make_module, make_trainer, data):
+def test_side_of_0_is_an_error(make_module, make_trainer, data):
     with pytest.raises(ModelError, match="size_increment=32"):
         make_trainer(ProgressiveResizing()).fit(make_module(), datamodule=data)

@@ -63,7 +63,7 @@ def share(net):
     return profile(net, SIZE)["macs"] / full
 
 
-def test_the_run_trains_and_keeps_what_pruning_left(make_trainer, tmp_path, capsys):
+def test_run_trains_and_stores_the_pruned_network(make_trainer, tmp_path, capsys):
     classifier = module()
     make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Photos())
     assert 0.35 < share(classifier.net) <= 0.5
@@ -78,13 +78,13 @@ def test_the_run_trains_and_keeps_what_pruning_left(make_trainer, tmp_path, caps
     assert "latency in openvino, one image: 4.00 ms -> 2.00 ms (0.50 of the unpruned)" in said
 
 
-def test_a_prune_that_is_not_faster_is_said(make_trainer, capsys):
+def test_pruning_without_speedup_prints_a_note(make_trainer, capsys):
     slow = prune(macs=0.7, clock=lambda net, original, size: Times(1.1, 1.1, 1.0))
     make_trainer(slow, epochs=1).fit(module(), datamodule=Photos())
     assert "NOT FASTER" in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_target_may_be_a_time(make_trainer):
+def test_target_may_be_a_latency(make_trainer):
     def measured(net, original, size):
         assert share(original) == 1
         mine, theirs = (profile(one, size)["params"] for one in (net, original))
@@ -95,7 +95,7 @@ def test_the_target_may_be_a_time(make_trainer):
     assert 0.5 < measured(classifier.net, module().net.eval(), SIZE).ratio <= 0.6
 
 
-def test_taylor_reads_training_photos(make_trainer):
+def test_taylor_reads_training_images(make_trainer):
     photos, classifier = Photos(), module()
     make_trainer(prune(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=photos)
     assert photos.asked == 1
@@ -143,7 +143,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
     torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
 
 
-def test_what_was_frozen_stays_so_over_a_step(make_trainer):
+def test_frozen_blocks_stay_frozen_after_a_step(make_trainer):
     classifier = module()
     make_trainer(prune(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Photos())
     assert len(classifier.net.pruning) == 2
@@ -182,6 +182,6 @@ def test_steps_that_do_not_fit_the_run_are_refused(make_trainer):
         make_trainer(prune(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Photos())
 
 
-def test_a_target_out_of_reach_says_what_is_left(make_trainer):
+def test_target_out_of_reach_is_an_error(make_trainer):
     with pytest.raises(ModelError, match=r"prune\.macs=0\.001 is out of reach"):
         make_trainer(prune(macs=0.001), epochs=1).fit(module(), datamodule=Photos())

@@ -59,7 +59,7 @@ def test_a_batch_is_bytes_on_the_host_and_floats_on_the_device(make):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_one_image_is_a_batch_too(make, size):
+def test_batch_of_one_image(make, size):
     data = ready(make(eval_batch_size=1, size=size))
     done = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     assert done.images.shape == (1, 3, size, size)
@@ -136,7 +136,7 @@ def test_broken_images_are_left_out_and_listed_with_one_warning(make, root, tmp_
     assert str(tmp_path / "run" / "quarantine.csv") in lines[0]
 
 
-def test_broken_images_are_fatal_if_wanted(make, root):
+def test_on_error_raise_raises_for_broken_images(make, root):
     spoil(root)
     with pytest.raises(DataError, match=r"on_error=raise, .*bag/3\.png: \w+"):
         ready(make(on_error="raise"))
@@ -150,7 +150,7 @@ def test_no_readable_image_at_all(make, tmp_path):
         ready(make(source=FolderSource(tmp_path / "bad")))
 
 
-def test_a_class_that_broken_images_empty_is_refused(make, root):
+def test_class_with_only_broken_images_is_refused(make, root):
     for file in (root / "cup").iterdir():
         file.write_bytes(b"")
     with pytest.raises(DataError, match="no readable image of class cup"):
@@ -167,7 +167,7 @@ def test_without_a_cache_the_pixels_are_the_same(make):
     assert not list(make(cache="off").broken)
 
 
-def test_without_a_cache_broken_images_are_listed_as_they_are_met(make, root, tmp_path, caplog):
+def test_without_a_cache_broken_images_are_listed_when_read(make, root, tmp_path, caplog):
     broken = spoil(root)
     data = ready(make(cache="off", quarantine_dir=tmp_path))
     with caplog.at_level(logging.WARNING):
@@ -180,7 +180,7 @@ def test_without_a_cache_broken_images_are_listed_as_they_are_met(make, root, tm
         seen(ready(make(cache="off", on_error="raise")).loader("all"))
 
 
-def test_training_holds_no_decoded_image_beside_the_map(make):
+def test_training_uses_the_memory_map_without_a_copy(make):
     data = ready(make())
     array = data.train_dataloader().array
     while not isinstance(array, np.memmap):  # a view of a view of the map, and a copy at no point

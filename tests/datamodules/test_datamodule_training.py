@@ -89,7 +89,7 @@ def test_a_trainer_sees_augmented_images_in_training_only_in_a_new_order_each_ep
 
 
 @lightning
-def test_lightning_can_look_for_a_batch_size(make, tmp_path):
+def test_lightning_finds_a_batch_size(make, tmp_path):
     data, probe = make(batch_size=2), Probe()
     seeker = trainer(tmp_path, max_epochs=1)
     found = Tuner(seeker).scale_batch_size(probe, datamodule=data, mode="power", steps_per_trial=1, max_trials=2)

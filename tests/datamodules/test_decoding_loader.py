@@ -55,7 +55,7 @@ def test_decoding_on_the_fly_gives_the_batches_of_the_cache(files, workers):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_broken_images_are_left_out_recorded_and_said_once(files, caplog):
+def test_broken_images_are_left_out_recorded_and_logged_once(files, caplog):
     whole = {
         row: key
         for b in decoding(files, num_workers=0, draw=lambda keys, size: keys.copy())
@@ -72,7 +72,7 @@ def test_broken_images_are_left_out_recorded_and_said_once(files, caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_batch_of_broken_images_is_skipped_and_they_can_be_made_fatal(files):
+def test_batch_of_broken_images_is_skipped_or_an_error(files):
     for path in files.root.iterdir():
         path.write_bytes(b"gone")
     told = []

@@ -77,7 +77,7 @@ def test_keys_do_not_depend_on_batch_size_or_ranks():
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_all_ranks_take_as_many_steps_and_evaluation_sees_each_image_once(n, batch_size, world_size, drop_last):
+def test_all_ranks_make_equal_steps_and_evaluation_reads_each_image_once(n, batch_size, world_size, drop_last):
     world_size = min(world_size, n)
     ranks = [
         loader(OrderedSampler, batch_size, np.arange(n), rank=r, world_size=world_size, drop_last=drop_last, prefetch=0)

@@ -78,7 +78,7 @@ def test_weights_follow_the_formula(labels, power):
 
 
 @pytest.mark.parametrize(("power", "rare"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
-def test_classes_come_as_often_as_the_power_says(power, rare):
+def test_class_frequencies_follow_the_power(power, rare):
     labels = np.array([0] * 9000 + [1] * 1000)
     sampler = WeightedSampler(labels, power=power, seed=5)
     drawn = sampler.order()

@@ -9,7 +9,7 @@ import pytest
 from litesort.io import replacing, write_csv, write_json, write_text
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+def test_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path):
     path = write_text(tmp_path / "new" / "metrics.json", "old")
 
     def fail():
@@ -23,7 +23,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_target_is_whole_at_every_moment(tmp_path):
+def test_target_is_complete_at_every_moment(tmp_path):
     path = write_text(tmp_path / "a.txt", "old")
     with replacing(path) as temporary:
         temporary.write_text("new")
@@ -33,7 +33,7 @@ def test_the_target_is_whole_at_every_moment(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_new_file_replaces_none_that_appeared_meanwhile(tmp_path, monkeypatch, links):
+def test_overwrite_false_does_not_replace_a_new_file(tmp_path, monkeypatch, links):
     def refuse(*_):
         raise PermissionError("no hard links here")
 

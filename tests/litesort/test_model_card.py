@@ -76,7 +76,7 @@ def spoilt(key: str, value) -> dict:
     return record
 
 
-def test_a_record_of_our_own_has_no_fault():
+def test_valid_card_has_no_fault():
     assert fault(CARD, complete=True) is None
     assert fault(json.loads(json.dumps(CARD)), complete=True) is None
 
@@ -106,7 +106,7 @@ def test_a_bomb_in_a_checkpoint_is_refused(key, tmp_path):
         read_checkpoint(tmp_path / "best.ckpt")
 
 
-def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
+def test_checkpoint_that_contains_itself_is_refused(tmp_path):
     loop: dict = {}
     loop["again"] = [loop]
     torch.save({"state_dict": {}, MODEL_CARD: {**CARD, "config": loop}}, tmp_path / "best.ckpt")
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("version", [TARGET, "1", None, [1]])
-def test_a_format_that_is_no_number_is_refused(version, tmp_path):
+def test_format_that_is_not_a_number_is_refused(version, tmp_path):
     torch.save({"state_dict": {}, MODEL_CARD: {**CARD, "format": version}}, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match="is refused"):
         read_checkpoint(tmp_path / "best.ckpt")
@@ -124,7 +124,7 @@ def test_a_format_that_is_no_number_is_refused(version, tmp_path):
 @pytest.mark.parametrize(
     "name", ["pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir", "weights", "hf_hub_id"]
 )
-def test_no_network_is_built_from_a_place(name):
+def test_network_arguments_that_name_files_are_refused(name):
     assert name in str(arguments_fault({name: "x"}))
     with pytest.raises(ModelError, match=name):
         build_timm("resnet10t", 2, {name: "x"})

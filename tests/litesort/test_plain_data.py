@@ -65,7 +65,7 @@ def test_deep_or_damaged_json_is_refused(text):
         parse_json(text)
 
 
-def test_plain_files_read_as_ever():
+def test_valid_json_and_yaml_are_read():
     data = {"a": [1, 2.5, None, True, "x"], "b": {"c": []}}
     assert parse_json(json.dumps(data)) == data
     assert parse_yaml("a: [1, 2.5, null, true, x]\nb: {c: []}\n") == data

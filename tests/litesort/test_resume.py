@@ -73,7 +73,7 @@ def rows(app):
     return {row["model"]: row for row in json.loads((app / "sweep" / "leaderboard.json").read_text())}
 
 
-def test_only_what_is_not_finished_runs_again(app):
+def test_resume_runs_unfinished_jobs_only(app):
     for flag in ("kill", "fail"):
         (app / flag).touch()
     status, _, ran = sweep(app, "score=1.0", "model=a,c,b")
@@ -93,7 +93,7 @@ def test_only_what_is_not_finished_runs_again(app):
     ]  # of settings with one value, any order
 
 
-def test_a_killed_job_is_a_row_when_the_sweep_goes_on(app):
+def test_killed_job_continues_when_the_sweep_is_resumed(app):
     (app / "kill").touch()
     sweep(app, "model=b,c")
     (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # it has not begun: nothing to mix with
@@ -122,7 +122,7 @@ def test_another_sweep_is_refused_in_one_line(app, again, said):
     assert before == {file: file.read_bytes() for file in (app / "sweep").rglob("*.json")}
 
 
-def test_a_changed_file_of_settings_is_refused(app):
+def test_changed_config_file_is_refused(app):
     sweep(app, "model=a,c")
     (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")
     status, err, ran = sweep(app, "model=a,c", "resume=true")

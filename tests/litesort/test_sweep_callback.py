@@ -94,7 +94,7 @@ def leaderboard(app):
     return json.loads((app / "sweep" / "leaderboard.json").read_text())
 
 
-def test_a_mistake_is_one_line_and_status_2(app):
+def test_user_error_is_one_line_and_status_2(app):
     status, _, err = run(app, "act=mistake")
     assert (status, err) == (2, "error: data.root=/x does not exist: give a folder\n")
     assert "DataError" in (app / "run" / "error.log").read_text()
@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line(app):
     assert (status, err) == (2, "error: export.json cannot be written: the disk is full: free some space\n")
 
 
-def test_a_missing_value_is_a_mistake_too(app):
+def test_missing_value_is_a_user_error(app):
     status, _, err = run(app, "act=missing")
     assert status == 2
     assert err.startswith("error: Missing mandatory value: needed")
@@ -114,7 +114,7 @@ def test_a_missing_value_is_a_mistake_too(app):
 
 
 @pytest.mark.parametrize(("act", "full"), [("bug", "0"), ("mistake", "1")])
-def test_anything_else_keeps_its_traceback(app, act, full):
+def test_other_errors_keep_their_traceback(app, act, full):
     status, _, err = run(app, f"act={act}", HYDRA_FULL_ERROR=full)
     assert status == 1
     assert {"bug": "KeyError: 'key'", "mistake": "DataError"}[act] in err
@@ -122,14 +122,14 @@ def test_anything_else_keeps_its_traceback(app, act, full):
     assert (app / "run" / "error.log").exists()
 
 
-def test_a_run_that_works_leaves_no_trace(app):
+def test_successful_run_writes_no_error_log(app):
     status, out, err = run(app)
     assert (status, err) == (0, "")
     assert "group None" in out
     assert not (app / "run" / "error.log").exists()
 
 
-def test_a_sweep_goes_on_and_ends_with_its_ranking(app):
+def test_sweep_continues_after_failures_and_ranks_the_jobs(app):
     status, out, err = run(app, "-m", "act=mistake,bug,memory,fine,missing", "score=2", "seed=7")
     assert status == 1
     rows = leaderboard(app)
@@ -170,7 +170,7 @@ def test_a_failed_file_of_a_sweep_is_a_row_and_an_exit_status(app):
     assert "failed: differs" in out
 
 
-def test_ctrl_c_leaves_the_ranking_of_what_there_is(app):
+def test_ctrl_c_ranks_the_finished_jobs(app):
     job = start(app, "-m", "act=fine,bug,interrupt,never", PYTHONUNBUFFERED="1")
     while "waiting" not in (job.output / "out").read_text():
         assert job.poll() is None

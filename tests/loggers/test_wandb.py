@@ -36,7 +36,7 @@ def answers():
     return probabilities, rng.integers(0, 3, 60)
 
 
-def test_a_run_reads_back_whole(tmp_path, capsys, make_module, make_trainer, data, answers, offline_run):
+def test_run_is_read_back_completely(tmp_path, capsys, make_module, make_trainer, data, answers, offline_run):
     logger = Wandb(str(tmp_path), name="tiny", group="sweep 1", tags=["a", "b"], notes="a try")
     trainer = make_trainer(WandbMedia(preview=5), epochs=2, logger=[logger])
     log_config([logger], {"model": {"name": "tiny"}, "seed": 3})
@@ -120,7 +120,7 @@ def test_online_only_with_a_key(monkeypatch, environment, netrc, online):
     assert can_be_online() is online
 
 
-def test_a_dead_network_costs_a_line(tmp_path, monkeypatch, capsys, offline_run):
+def test_unreachable_network_prints_one_line(tmp_path, monkeypatch, capsys, offline_run):
     with socket.socket() as held:  # bound and not listening: connections are refused
         held.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{held.getsockname()[1]}")
@@ -137,7 +137,7 @@ def test_a_dead_network_costs_a_line(tmp_path, monkeypatch, capsys, offline_run)
     assert "continues offline" in captured.err
 
 
-def test_runs_of_one_process_are_kept_apart_and_a_resumed_one_keeps_its_id(tmp_path, offline_run):
+def test_runs_of_one_process_are_separate_and_a_resumed_run_keeps_its_id(tmp_path, offline_run):
     for name in ("one", "two"):
         logger = Wandb(str(tmp_path / name))
         logger.log_metrics({name: 1.0})  # never finished, as after an exception

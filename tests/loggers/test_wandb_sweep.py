@@ -91,7 +91,7 @@ def test_a_sweep_is_a_run_with_its_leaderboard(tmp_path, offline_run):
     assert (run.summary["runs"], run.summary["failed"]) == (4, 1)
 
 
-def test_a_sweep_without_wandb_starts_none(tmp_path):
+def test_sweep_without_wandb_starts_no_run(tmp_path):
     make_sweep(tmp_path, wandb_used=False)
     assert [path.name for path in write_dashboards(gather(tmp_path), tmp_path)] == ["leaderboard.html"]
     assert not list(tmp_path.glob("wandb"))

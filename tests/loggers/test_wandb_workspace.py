@@ -18,7 +18,7 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_the_dashboard_holds_what_it_promises():
+def test_dashboard_has_all_sections_and_keys():
     from loggers.wandb_workspace import build
 
     workspace = build("me", "waste", classes=["can", "cup"])
@@ -50,7 +50,7 @@ def test_nothing_is_saved_without_a_key(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "hint"), [(["entity=me"], "project"), (["entity=a", "project=b", "x=1"], "x is")]
 )
-def test_mistakes_are_one_line(capsys, arguments, hint):
+def test_argument_errors_are_one_line(capsys, arguments, hint):
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert hint in line

@@ -84,7 +84,7 @@ def test_whole_pixels_move_exactly(which: str, pixels: int) -> None:
     assert torch.equal(warped(which, pixels / SIZE, fill=7), expected)
 
 
-def test_flips_are_exact_and_as_likely_as_asked() -> None:
+def test_flips_are_exact_and_have_their_probability() -> None:
     np.testing.assert_array_equal(augmented(hflip=1.0), PHOTOS[:, :, ::-1])
     np.testing.assert_array_equal(augmented(vflip=1.0), PHOTOS[:, ::-1])
     np.testing.assert_array_equal(augmented(hflip=1.0, vflip=1.0), PHOTOS[:, ::-1, ::-1])
@@ -94,7 +94,7 @@ def test_flips_are_exact_and_as_likely_as_asked() -> None:
 
 
 @pytest.mark.parametrize("flips", [{"hflip": 1.0}, {"vflip": 1.0}, {"hflip": 1.0, "vflip": 1.0}])
-def test_a_flip_in_a_warp_is_a_flip_at_the_end(flips: dict) -> None:
+def test_flip_merged_into_a_warp_equals_a_flip_at_the_end(flips: dict) -> None:
     """Folded into the last warp, it still acts after all operations."""
     settings = {"num_ops": 3, "magnitude": 20, "crop_p": 0.5}
     keys = splitmix64(np.arange(100, 108, dtype=np.uint64))
@@ -122,7 +122,7 @@ def test_crop_never_shows_fill() -> None:
     assert augment(white, augment.draw(splitmix64(np.arange(64, dtype=np.uint64)), SIZE)).min() == 1
 
 
-def test_boxes_have_the_area_and_ratio_asked() -> None:
+def test_boxes_have_area_and_ratio_in_their_ranges() -> None:
     numbers = uniforms(splitmix64(np.arange(5000, dtype=np.uint64)), 9, 4)
     left, top, width, height = boxes(numbers, (0.1, 0.3), (0.5, 2.0)).T
     area, ratio = width * height, width / height
@@ -138,7 +138,7 @@ def test_boxes_have_the_area_and_ratio_asked() -> None:
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_erasing_takes_one_box_and_nothing_else(noise: bool) -> None:
+def test_erasing_changes_one_box_only(noise: bool) -> None:
     out = augmented(erase_p=1.0, erase_scale=(0.1, 0.3), noise=noise, fill=3)
     for photo, erased in zip(PHOTOS, out, strict=True):
         rows, columns = np.nonzero((photo != erased).any(axis=2))

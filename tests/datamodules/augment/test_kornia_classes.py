@@ -128,7 +128,7 @@ def test_kornia_has_the_classes_of_this_test() -> None:
 
 
 @pytest.mark.parametrize("name", USED)
-def test_a_class_works_in_a_pipeline_and_repeats(name: str) -> None:
+def test_class_works_in_a_pipeline_and_is_reproducible(name: str) -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
     augment = build(name)

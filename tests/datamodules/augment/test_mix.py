@@ -33,7 +33,7 @@ def test_mixing_targets_match_pixel_shares(mode: str, alphas: tuple[float, float
     assert (own.max() - own.min() < 0.05) == (mode == "batch")
 
 
-def test_cutmix_equals_kornias_and_takes_one_box_of_the_partner() -> None:
+def test_cutmix_equals_kornia_and_pastes_one_box() -> None:
     mixing = Mixing(cutmix_alpha=1.0, mode="sample")
     draws = mixing.draw(KEYS, SIZE)
     images, soft = mixing(IMAGES, TARGETS, BATCH, draws)

@@ -118,7 +118,7 @@ def test_geometry_and_values_keep_their_order() -> None:
     ],
     ids=["one value", "grey", "two values"],
 )
-def test_plain_pictures_equal_pillow(photo: np.ndarray) -> None:
+def test_plain_images_equal_pillow(photo: np.ndarray) -> None:
     augment = policy([name for name in OPERATIONS if name not in GEOMETRY], num_ops=2, magnitude=14)
     keys = np.arange(150, dtype=np.uint64)
     photos = np.repeat(photo[None], 150, axis=0)

@@ -57,21 +57,21 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
         assert torch.equal(augmented(augment, IMAGES[row : row + 1], KEYS[row : row + 1])[0], whole[row])
 
 
-def test_keys_decide_and_differ() -> None:
+def test_keys_determine_the_result() -> None:
     augment = policy(**EVERYTHING)
     assert torch.equal(augmented(augment), augmented(policy(**EVERYTHING)))
     same_photo = IMAGES[:1].expand(16, -1, -1, -1)
     assert len(augmented(augment, same_photo).unique(dim=0)) == 16
 
 
-def test_one_draw_for_a_batch_is_that_of_all_its_samples() -> None:
+def test_same_on_batch_draws_once_for_all_samples() -> None:
     augment = Augment({"ops": RandAugment(same_on_batch=True), "flip": RandomHorizontalFlip(same_on_batch=True)})
     batches = [augmented(augment, IMAGES[:1].expand(16, -1, -1, -1), KEYS + np.uint64(batch)) for batch in range(8)]
     assert all(len(batch.unique(dim=0)) == 1 for batch in batches)
     assert len(torch.stack(batches)[:, 0].unique(dim=0)) > 4
 
 
-def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_layout_autocast_and_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     augment = policy(**EVERYTHING)
     expected = augmented(augment)
     assert expected.dtype == torch.float32
@@ -83,13 +83,13 @@ def test_layout_autocast_and_size_of_work_change_nothing(monkeypatch: pytest.Mon
     assert torch.equal(augmented(augment), expected)
 
 
-def test_images_are_left_alone() -> None:
+def test_input_images_do_not_change() -> None:
     before = IMAGES.clone()
     augmented(policy(**EVERYTHING))
     assert torch.equal(IMAGES, before)
 
 
-def test_odd_sizes_and_grey_stay_right() -> None:
+def test_odd_sizes_and_grey_images_are_augmented() -> None:
     grey = np.repeat(example_images(16, 31)[..., :1], 3, axis=3)
     names = [name for name in OPERATIONS if name not in ("Color", "Identity")]
     out = augmented(policy(names, **EVERYTHING | {"noise": False}), torch.from_numpy(grey).permute(0, 3, 1, 2))
@@ -108,7 +108,7 @@ def test_odd_sizes_and_grey_stay_right() -> None:
     seed=st.integers(0, 2**63),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_any_setting_gives_pictures(
+def test_any_setting_gives_valid_images(
     ops: list[str], num_ops: int, magnitude: float, std: float, share: float, size: int, batch: int, seed: int
 ) -> None:
     augment = policy(ops, num_ops, magnitude, std, crop_p=share, hflip=share, vflip=share, erase_p=share, noise=True)
@@ -131,7 +131,7 @@ def test_operations_are_drawn_evenly_and_independently() -> None:
     assert ((pairs - 28_000 / 196) ** 2 / (28_000 / 196)).sum() < 270
 
 
-def test_numbers_are_uniform_and_streams_apart() -> None:
+def test_numbers_are_uniform_and_streams_independent() -> None:
     keys = np.arange(20_000, dtype=np.uint64)
     first, second = uniforms(keys, 1, 2), uniforms(keys, 2, 2)
     columns = np.concatenate([first, second], axis=1)
@@ -154,14 +154,14 @@ def test_levels_follow_their_settings() -> None:
     assert uniform.max() > 29.9
 
 
-def test_switching_one_thing_on_leaves_the_other_draws() -> None:
+def test_adding_an_entry_does_not_change_other_draws() -> None:
     plain, cropped = policy(), policy(crop_p=1, erase_p=1)
     assert drawn_operations(plain, KEYS) == drawn_operations(cropped, KEYS)
     removed = Augment({"crop": None, **{name: plain.transforms[name] for name in ("erase", "ops")}})
     assert drawn_operations(removed, KEYS) == drawn_operations(plain, KEYS)
 
 
-def test_draws_travel_with_the_batch() -> None:
+def test_draws_move_to_the_device_with_the_batch() -> None:
     draws = policy(**EVERYTHING, mixing=Mixing(mixup_alpha=1)).draw(KEYS, SIZE)
     moved = move_data_to_device({"draws": draws}, torch.device("meta"))["draws"]
     assert type(moved) is type(draws)
@@ -262,7 +262,7 @@ class Fade(nn.Module):
         return images * (self.least + (1 - self.least) * torch.rand(len(images), 1, 1, 1, device=images.device))
 
 
-def test_modules_that_are_not_kornias_repeat_too() -> None:
+def test_other_modules_are_reproducible() -> None:
     jitter = v2.ColorJitter(brightness=0.5, saturation=0.5)
     augment = Augment({"flip": RandomHorizontalFlip(), "fade": Fade(), "jitter": jitter, "ops": RandAugment()})
     augment.check(SIZE)
@@ -326,7 +326,7 @@ def test_contact_sheets_show_the_pipeline_its_entries_and_operations(tmp_path: P
     assert not np.array_equal(pages["blur"][-SIZE:, :SIZE], pages["blur"][-SIZE:, SIZE : 2 * SIZE])
 
 
-def test_fresh_reuses_only_unreferenced_memory() -> None:
+def test_batch_memory_reuses_only_unreferenced_memory() -> None:
     augment = policy(num_ops=0)
     first = augmented(augment)
     where, kept = first.data_ptr(), first[3:]

@@ -48,7 +48,7 @@ def test_float_and_uint8_images_give_the_same_pixels(module: kornia.GeometricAug
 
 
 @pytest.mark.parametrize("module", ALL, ids=lambda module: type(module).__name__)
-def test_arguments_of_kornia_mean_the_same(module: kornia.GeometricAugmentationBase2D) -> None:
+def test_arguments_of_kornia_are_supported(module: kornia.GeometricAugmentationBase2D) -> None:
     again = eval(
         repr(module),
         vars(litesort_augment)
@@ -125,7 +125,7 @@ def apart(augment: Augment, images: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def test_fused_equals_one_after_the_other() -> None:
+def test_fused_passes_equal_separate_entries() -> None:
     values = RandAugment(num_ops=3, ops=["Equalize", "Color", "Contrast", "Solarize", "Sharpness", "AutoContrast"])
     entries = {
         "flip": RandomHorizontalFlip(), "values": values, "erase": RandomErasing(fill="noise"),

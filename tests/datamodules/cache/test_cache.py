@@ -46,7 +46,7 @@ def test_the_second_run_decodes_nothing_and_cannot_write(opened):
         pixels.array[0] = 0
 
 
-def test_files_that_did_not_change_are_not_even_read(opened, monkeypatch):
+def test_unchanged_files_are_not_read(opened, monkeypatch):
     source, _ = opened()
     assert set(source.digests) == set(range(6))
     source, _ = opened()
@@ -59,7 +59,7 @@ def test_files_that_did_not_change_are_not_even_read(opened, monkeypatch):
 
 
 @pytest.mark.parametrize("settled", [0, cache_key.SETTLED_NS])
-def test_a_changed_image_is_never_stale(opened, root, monkeypatch, settled):
+def test_changed_image_is_decoded_again(opened, root, monkeypatch, settled):
     monkeypatch.setattr(cache_key, "SETTLED_NS", settled)
     _, before = opened()
     times = (root / "3.png").stat()
@@ -71,7 +71,7 @@ def test_a_changed_image_is_never_stale(opened, root, monkeypatch, settled):
     assert np.array_equal(after.array[2], before.array[2])
 
 
-def test_size_policy_box_order_and_count_have_caches_of_their_own(opened, root, tmp_path):
+def test_size_policy_box_order_and_count_have_separate_caches(opened, root, tmp_path):
     paths = {opened(size=size, policy=policy)[1].path for size in (SIZE, 9) for policy in ("pad", "crop")}
     source = Photos(root)
     whole = source.samples
@@ -99,14 +99,14 @@ def test_cache_marks_broken_images_grey_and_reads_repaired_ones(opened, root):
     assert set(opened()[1].broken) == {3}
 
 
-def test_an_image_that_vanishes_is_broken(root, tmp_path):
+def test_deleted_image_is_broken(root, tmp_path):
     source = Photos(root)
     (root / "4.jpg").unlink()
     pixels = open_pixels(source, SIZE, "pad", cache_dir=tmp_path, progress=False)
     assert "No such file" in pixels.broken[4]
 
 
-def test_an_image_that_changes_during_the_build_is_not_kept_under_its_old_name(root, tmp_path):
+def test_image_changed_during_the_build_gets_a_new_cache(root, tmp_path):
     class Changing(Photos):
         def read(self, index, min_side=None):
             if not self.reads:

@@ -34,7 +34,7 @@ def test_a_damaged_cache_is_built_again(opened, name, harm, caplog):
     assert opened()[0].reads == []
 
 
-def test_a_whole_check_finds_the_row_of_a_flipped_byte(opened):
+def test_full_check_finds_the_row_of_a_flipped_byte(opened):
     _, pixels = opened()
     file, row_bytes = pixels.path / "pixels.npy", SIZE * SIZE * 3
     whole = file.read_bytes()
@@ -59,7 +59,7 @@ def test_damaged_digest_index_is_ignored(opened, content, tmp_path, monkeypatch)
     assert np.array_equal(pixels.array, expected(source))
 
 
-def test_over_budget_means_no_cache_and_one_line(opened, tmp_path, caplog):
+def test_cache_over_budget_is_not_built_and_logs_one_line(opened, tmp_path, caplog):
     source, pixels = opened(budget_gb=1e-6)
     assert pixels is None
     assert source.reads == []
@@ -68,7 +68,7 @@ def test_over_budget_means_no_cache_and_one_line(opened, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
-def test_a_disk_that_cannot_be_written_costs_one_line(opened, monkeypatch, tmp_path, caplog, code):
+def test_unwritable_disk_logs_one_line(opened, monkeypatch, tmp_path, caplog, code):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
@@ -84,7 +84,7 @@ def test_a_disk_that_cannot_be_written_costs_one_line(opened, monkeypatch, tmp_p
     assert "decoding in each epoch" in caplog.text
 
 
-def test_a_disk_that_is_really_full_is_noticed_before_decoding(tmp_path):
+def test_full_disk_is_an_error_before_decoding(tmp_path):
     enough = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     shape = (10, 1, enough // 30 + 10**8, 3)
     with pytest.raises(OSError, match=r"No space left|File too large"):
@@ -92,7 +92,7 @@ def test_a_disk_that_is_really_full_is_noticed_before_decoding(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fails_at_the_end_of_the_build_costs_one_line(opened, monkeypatch, tmp_path, caplog):
+def test_disk_failure_at_the_end_of_the_build_logs_one_line(opened, monkeypatch, tmp_path, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -104,7 +104,7 @@ def test_a_disk_that_fails_at_the_end_of_the_build_costs_one_line(opened, monkey
     assert {path.suffix for path in (tmp_path / "cache/pixels").iterdir()} <= {".lock"}
 
 
-def test_a_folder_that_cannot_be_made_costs_one_line(opened, tmp_path, caplog):
+def test_folder_that_cannot_be_created_logs_one_line(opened, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     source, pixels = opened(cache_dir=tmp_path / "file")
     assert np.array_equal(pixels.array, expected(source))

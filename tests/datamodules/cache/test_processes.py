@@ -106,7 +106,7 @@ def test_a_build_killed_at_ten_points_is_built_again(root, tmp_path):
     assert [reads for _, _, reads in report] == [6] * 9 + [0]
 
 
-def test_four_processes_that_start_together_build_once_and_say_that_they_wait(root, tmp_path):
+def test_four_processes_build_once_and_log_that_they_wait(root, tmp_path):
     statuses, said = script(TOGETHER, root, tmp_path)
     assert statuses == [0] * 4
     assert sorted((tmp_path / "log").read_text().split()) == sorted("012345")
@@ -157,7 +157,7 @@ def test_limits_without_clean_are_refused(tmp_path, capsys):
     assert "require the command clean" in capsys.readouterr().err
 
 
-def test_the_command_verifies_and_removes_what_is_damaged(opened, tmp_path, capsys):
+def test_verify_removes_damaged_caches(opened, tmp_path, capsys):
     whole, harmed = opened(size=8)[1].path, opened(size=9)[1].path
     verify = ["verify", "--dir", str(tmp_path / "cache")]
     with pytest.raises(SystemExit) as caught:
@@ -175,7 +175,7 @@ def test_the_command_verifies_and_removes_what_is_damaged(opened, tmp_path, caps
     assert np.array_equal(pixels.array, expected(source, size=9))
 
 
-def test_cleaning_leaves_a_running_job_its_pixels(opened, tmp_path):
+def test_clean_keeps_the_pixels_of_a_running_job(opened, tmp_path):
     source, pixels = opened()
     cache_clean.main(["clean", "--dir", str(tmp_path / "cache")])
     assert np.array_equal(pixels.array, expected(source))
@@ -187,7 +187,7 @@ def test_a_damaged_cache_is_listed_too(opened, tmp_path):
     assert [entry.images for entry in cache_clean.entries(tmp_path / "cache/pixels")] == [None]
 
 
-def test_the_place_follows_the_environment(monkeypatch, tmp_path):
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LITESORT_CACHE", raising=False)
     assert cache.default_cache_dir() == tmp_path / "litesort"

@@ -33,13 +33,13 @@ def differ(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "PPM", "TGA"])
-def test_a_lossless_file_comes_back_as_it_was(kind):
+def test_lossless_file_is_decoded_exactly(kind):
     assert np.array_equal(read_image(encoded(photo(), kind, **({"lossless": True} if kind == "WEBP" else {}))), photo())
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2}])
-def test_a_jpeg_has_the_pixels_that_pillow_reads(mode, options):
+def test_jpeg_has_the_pixels_of_pillow(mode, options):
     data = encoded(Image.fromarray(photo()).convert(mode), "JPEG", **options)
     assert np.array_equal(read_image(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
@@ -106,12 +106,12 @@ def test_float_pixels_keep_their_range(low, high):
     assert differ(found[..., 0], np.round(ramp * 255)) <= 1
 
 
-def test_a_constant_float_image_is_no_division_by_zero():
+def test_constant_float_image_is_decoded():
     assert read_image(encoded(Image.fromarray(np.full((4, 4), 900, np.float32)), "TIFF")).shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_grey(mode):
+def test_transparent_areas_become_grey(mode):
     pixels = np.dstack([photo(), np.full((48, 64), 255, np.uint8)])
     pixels[:10, :, 3] = 0
     image = Image.fromarray(pixels).convert(mode)
@@ -134,7 +134,7 @@ def test_a_box_is_cut_from_the_upright_image_and_at_its_edge():
         read_image(data, box=(70, 0, 90, 10))
 
 
-def test_a_box_of_a_reduced_image_shows_the_same(tmp_path):
+def test_box_of_a_reduced_image_is_close_to_full_decoding(tmp_path):
     data, box = encoded(photo(512, 768), "JPEG"), (100, 60, 420, 300)
     reduced = read_image(data, box=box, min_side=32)
     assert reduced.shape == (120, 160, 3)
@@ -168,7 +168,7 @@ def test_a_plain_colour_stays_and_only_padding_is_grey(shape, size, value, polic
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (200, 31), (20, 20), (9, 300)])
-def test_resizing_is_what_pillow_does_within_one_level(shape):
+def test_resize_equals_pillow_within_one_level(shape):
     image = photo(*shape)
     height, width = (max(1, round(side * 40 / max(shape))) for side in shape)
     bilinear = Image.Resampling.BILINEAR
@@ -192,7 +192,7 @@ def test_an_unknown_policy_is_named():
         resize(photo(), 8, "stretch")
 
 
-def test_loading_with_reduction_shows_what_full_decoding_shows(tmp_path):
+def test_reduced_decoding_is_close_to_full_decoding(tmp_path):
     path = tmp_path / "large.jpg"
     path.write_bytes(encoded(photo(900, 1200), "JPEG", quality=92))
     assert read_image(path, min_side=96).shape == (225, 300, 3)

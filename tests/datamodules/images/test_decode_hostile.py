@@ -104,7 +104,7 @@ def test_a_hostile_file_is_broken_with_a_reason_and_nothing_else(name, tmp_path)
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20),
     st.floats(0.02, 1),
 )
-def test_whatever_the_bytes_there_are_pixels_or_a_reason(kind, changes, part):
+def test_any_bytes_give_pixels_or_a_reason(kind, changes, part):
     data = bytearray(encoded(photo(), kind))
     for place, value in changes:
         data[int(place * len(data))] = value

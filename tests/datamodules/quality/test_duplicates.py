@@ -56,7 +56,7 @@ def pairs(pixels, **options):
     return set(zip(first.tolist(), second.tolist(), strict=True))
 
 
-def test_different_objects_on_one_background_are_no_duplicates():
+def test_different_objects_on_one_background_are_not_duplicates():
     assert pairs(small(map(scene, range(SCENES)))) == set()
 
 
@@ -83,7 +83,7 @@ def test_similar_pairs_distinguishes_colours():
     assert pairs(small([photo, red])) == set()
 
 
-def test_images_without_content_are_alike_only_where_they_are_equal():
+def test_images_without_content_are_duplicates_only_if_equal():
     flat = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 90, 200)])
     assert pairs(flat) == {(1, 2)}
     assert pairs(flat, skip={2: "broken"}) == set()
@@ -103,7 +103,7 @@ def root(tmp_path):
     return tmp_path / "photos"
 
 
-def test_duplicates_stay_on_one_side_whatever_the_network_sees(root, tmp_path):
+def test_duplicates_stay_in_one_split_for_any_size_and_policy(root, tmp_path):
     sides = []
     for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "memory"}):
         data = data_module(root, tmp_path / "cache", group_by="duplicates", **options)

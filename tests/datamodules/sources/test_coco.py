@@ -120,7 +120,7 @@ def test_a_missing_file_is_named(file, says):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("turned", [True, False])
-def test_a_turned_image_gives_the_crop_that_was_annotated(make, root, orientation, turned):
+def test_rotated_image_gives_the_annotated_crop(make, root, orientation, turned):
     """`turned`: the annotator saw the image upright; else as it is stored, which shows only where sides swap."""
     rng = np.random.default_rng(0)
     stored = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
@@ -155,7 +155,7 @@ def test_an_image_of_another_shape_and_a_missing_one_are_broken_by_name(make, ro
     assert pixels.broken[2] == "has 100 x 60 pixels, but its boxes refer to 60 x 100 pixels"
 
 
-def test_a_corrected_size_is_not_answered_from_the_cache(make, tmp_path):
+def test_corrected_size_gives_a_new_cache(make, tmp_path):
     boxes_of_two = [annotation(1, 2, "bag", [10, 10, 20, 30])]
     cache = {"cache_dir": tmp_path / "cache", "progress": False}
     wrong = open_pixels(make(content(boxes_of_two, [(2, "two.png", 100, 60)])), 8, "pad", **cache)
@@ -176,7 +176,7 @@ def test_the_cache_holds_the_crops_and_decodes_each_image_once(make, root, tmp_p
         np.testing.assert_array_equal(pixels.array[index], expected)
 
 
-def test_a_large_image_is_decoded_small_but_never_below_twice_what_its_smallest_box_needs(make, root):
+def test_large_image_is_decoded_at_twice_the_size_of_its_smallest_box_or_more(make, root):
     ramp = np.repeat(np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None], 1200, 0).repeat(3, 2)
     Image.fromarray(ramp).save(root / "big.jpg", quality=95)
     two = [annotation(1, 1, "bag", [0, 0, 800, 800]), annotation(2, 1, "can", [800, 400, 800, 400])]
@@ -188,14 +188,14 @@ def test_a_large_image_is_decoded_small_but_never_below_twice_what_its_smallest_
     np.testing.assert_allclose(small.mean((0, 2)), full.reshape(400, 100, 8, 3).mean((0, 2, 3)), atol=2)
 
 
-def test_an_image_that_changes_is_never_stale(make, root):
+def test_changed_image_is_read_again(make, root):
     source = make()
     assert (source.read(2) == BLUE).all()
     Image.new("RGB", (60, 100), GREEN).save(root / "two.png")
     assert (source.read(2) == GREEN).all()
 
 
-def test_boxes_of_one_image_stay_on_one_side(root, make, tmp_path):
+def test_boxes_of_one_image_stay_in_one_split(root, make, tmp_path):
     photos, found = [], []
     for number in range(30):
         Image.new("RGB", (40, 40), (number * 8, 60, 60)).save(root / f"{number}.png")

@@ -114,7 +114,7 @@ def test_a_file_that_is_there_is_checked_and_kept(get, server, tmp_path):
     assert server.requests == []
 
 
-def test_without_a_checksum_that_of_the_download_is_logged(get, caplog):
+def test_checksum_of_the_download_is_logged(get, caplog):
     caplog.set_level("INFO")
     get(progress=True)
     assert f"has the SHA-256 {SHA256}" in caplog.text
@@ -127,7 +127,7 @@ def test_a_web_page_is_refused_at_once(get, server, tmp_path):
     assert left(tmp_path) == []
 
 
-def test_a_missing_file_is_told_apart_from_a_server_that_fails(get, server):
+def test_missing_file_differs_from_a_server_error(get, server):
     del server.files["/file"]
     error = refused(get, "returns 404 Not Found")
     assert isinstance(error, NotFoundError)

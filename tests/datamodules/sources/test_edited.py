@@ -43,7 +43,7 @@ def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photo
     np.testing.assert_array_equal(data._pixels.array, everything._pixels.array[place])
 
 
-def test_a_drawn_set_is_still_drawn_as_a_whole(lists, tmp_path):
+def test_edited_source_prepares_all_images(lists, tmp_path):
     first = SyntheticSource(18, cache_dir=tmp_path)
     source = edited(first, EditConfig(exclude=lists("out.csv", "path", first.samples[3].path)))
     source.prepare()

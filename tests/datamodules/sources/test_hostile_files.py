@@ -44,7 +44,7 @@ def ready(root: Path, tmp_path: Path, **options) -> ImageDataModule:
     return data
 
 
-def test_strange_names_are_read_and_listed(root, tmp_path):
+def test_unusual_names_are_read_and_listed(root, tmp_path):
     for number, name in enumerate(NAMES):
         draw(root / "can" / name, 50 + number)
     (root / "can" / NAMES[0]).write_bytes(b"broken")
@@ -55,7 +55,7 @@ def test_strange_names_are_read_and_listed(root, tmp_path):
     assert sum(len(rows) for rows in data.splits.values()) == 11 + len(NAMES)
 
 
-def test_reports_carry_strange_names(root, tmp_path):
+def test_reports_contain_unusual_names(root, tmp_path):
     from datamodules.quality.report import data_report
     from reports.dataset import print_overview, summarize, write_lists
     from reports.html.dataset import write_page
@@ -111,7 +111,7 @@ def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
         data_module(None, tmp_path / "cache", source=source, size=8).setup()
 
 
-def test_a_root_that_vanishes_half_way_costs_the_images_that_are_gone(root, tmp_path):
+def test_images_deleted_during_reading_are_broken(root, tmp_path):
     class Vanishing(FolderSource):
         def read(self, index, min_side=None):
             if index == 6:
@@ -125,14 +125,14 @@ def test_a_root_that_vanishes_half_way_costs_the_images_that_are_gone(root, tmp_
     assert all("No such file" in reason for reason in data.broken.values())
 
 
-def test_a_cached_set_outlives_its_root(root, tmp_path):
+def test_cached_images_are_read_after_the_root_is_deleted(root, tmp_path):
     pixels = [batch.images.numpy() for batch in ready(root, tmp_path).loader("all")]
     data = ready(root, tmp_path)
     shutil.rmtree(root)
     assert all(np.array_equal(a, b.images.numpy()) for a, b in zip(pixels, data.loader("all"), strict=True))
 
 
-def test_a_hundred_thousand_files_are_listed_with_one_look_at_the_folder(root, monkeypatch):
+def test_many_files_are_listed_with_one_scan_of_the_folder(root, monkeypatch):
     class Entry:
         def __init__(self, name: str) -> None:
             self.name = name

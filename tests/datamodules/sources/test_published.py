@@ -70,7 +70,7 @@ def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monk
     assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"images"}
 
 
-def test_trashnet_put_there_by_hand_needs_no_network(zipped, server, tmp_path, nowhere):
+def test_trashnet_archive_in_the_cache_needs_no_network(zipped, server, tmp_path, nowhere):
     (tmp_path / "trashnet").mkdir()
     (tmp_path / "trashnet" / "dataset-resized.zip").write_bytes(server.files["/set.zip"])
     with pytest.raises(DataError, match=r"is not that of .*zip.*data\.source\.sha256=null accepts any"):
@@ -119,7 +119,7 @@ def taco_url(server):
     return server.address + "/annotations.json"
 
 
-def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(taco_url, server, tmp_path):
+def test_taco_is_downloaded_at_first_use_and_lists_unavailable_images(taco_url, server, tmp_path):
     def ready():
         data = data_module(None, tmp_path, source=TacoSource(None, None, tmp_path, taco_url), size=8, batch_size=2)
         data.setup()
@@ -139,7 +139,7 @@ def test_taco_is_downloaded_at_first_use_and_what_is_gone_is_listed(taco_url, se
     assert any("returns 404" in line for line in note)
 
 
-def test_taco_goes_on_where_the_network_failed(taco_url, server, tmp_path, monkeypatch):
+def test_taco_continues_after_a_network_failure(taco_url, server, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     source = TacoSource(None, None, tmp_path, taco_url)
     server.faults = [{}, {}] + [{"status": 503}] * 99

@@ -23,7 +23,7 @@ def paths(source: Source) -> list[str]:
     return [sample.path for sample in source.samples]
 
 
-def test_folder_orders_naturally_and_passes_over_what_is_no_image(tmp_path):
+def test_folder_order_is_natural_and_other_files_are_ignored(tmp_path):
     for name in ("can/img10.jpg", "can/img2.jpg", "can/deep/er/x.PNG", "bag/1.png", ".hidden/a.jpg", "can/.b.jpg"):
         photo(tmp_path / name)
     photo(tmp_path / "__MACOSX" / "a.jpg")
@@ -37,7 +37,7 @@ def test_folder_orders_naturally_and_passes_over_what_is_no_image(tmp_path):
     assert source.file(2) == tmp_path / "can" / "img2.jpg"
 
 
-def test_text_with_a_picture_suffix_is_a_sample_that_turns_out_broken(tmp_path):
+def test_text_file_with_image_suffix_is_a_broken_sample(tmp_path):
     photo(tmp_path / "can" / "1.jpg")
     (tmp_path / "can" / "2.jpg").write_text("I am no photo")
     source = FolderSource(tmp_path)
@@ -86,7 +86,7 @@ def test_folder_errors_are_one_line_that_names_data_root(tmp_path, make, says):
     assert "\n" not in str(caught.value)
 
 
-def test_folder_follows_links_but_not_in_a_circle(tmp_path):
+def test_folder_follows_links_but_not_in_a_cycle(tmp_path):
     photo(tmp_path / "elsewhere" / "1.png")
     root = tmp_path / "root"
     photo(root / "can" / "1.png")
@@ -109,7 +109,7 @@ def test_filelist_reads_columns_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_filelist_takes_other_separators_and_a_root_of_its_own(tmp_path, separator):
+def test_filelist_accepts_other_separators_and_a_root(tmp_path, separator):
     photo(tmp_path / "photos" / "a.png")
     file = tmp_path / "list.csv"
     file.write_text(f"path{separator}label\na.png{separator}can\n")

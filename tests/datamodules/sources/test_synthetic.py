@@ -33,7 +33,7 @@ def test_images_are_drawn_once_into_class_folders(tmp_path):
     assert source.read(3).dtype == np.uint8
 
 
-def test_seed_and_number_of_images_have_folders_of_their_own(tmp_path):
+def test_seed_and_number_of_images_have_separate_folders(tmp_path):
     roots = {SyntheticSource(n, seed, tmp_path).root for n, seed in ((18, 0), (18, 1), (19, 0))}
     assert len(roots) == 3
 

@@ -206,7 +206,7 @@ def test_given_split_reports_groups_across_splits():
     assert notes == [crossing]
 
 
-def test_groups_that_cross_named_train_and_test_folders_are_counted_where_val_is_drawn():
+def test_groups_across_train_and_test_folders_are_counted_if_val_is_drawn():
     labels, marks = np.tile([0, 1], 12), ["train"] * 20 + ["test"] * 4
     groups = np.arange(24)
     groups[20:] = groups[:4]

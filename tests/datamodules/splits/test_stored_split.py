@@ -47,7 +47,7 @@ def test_a_packed_split_is_the_same_split(samples):
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), SIDES), min_size=1, max_size=20), st.randoms())
-def test_every_image_keeps_its_side_in_any_order_and_copies_too(samples, random):
+def test_images_and_copies_keep_their_split_in_any_order(samples, random):
     keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
     split = StoredSplit(keys, own)
     np.testing.assert_array_equal(split.look_up(keys), own)
@@ -59,7 +59,7 @@ def test_every_image_keeps_its_side_in_any_order_and_copies_too(samples, random)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), SIDES), min_size=1, max_size=20), st.lists(st.integers(0, 9), max_size=20))
-def test_an_image_that_was_trained_on_is_never_tested_on(samples, others):
+def test_training_images_are_never_test_images(samples, others):
     keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
     found = StoredSplit(keys, own).look_up(np.array(others, np.uint64))
     copies, stored = Counter(others), Counter(keys.tolist())
@@ -95,7 +95,7 @@ def test_a_damaged_split_is_refused(packed):
 
 
 @pytest.mark.parametrize("group_by", [None, r"^(\w+)/(\d)"])
-def test_a_broken_or_excluded_or_relabelled_image_moves_no_other(make, root, tmp_path, group_by):
+def test_broken_excluded_or_relabelled_image_does_not_change_the_split_of_others(make, root, tmp_path, group_by):
     before = splits(make(root, group_by=group_by))
     gone = next(path for path, own in before.items() if own == ["test"]), next(iter(before))
     (tmp_path / "out.csv").write_text("path\n" + "\n".join(gone))
@@ -110,7 +110,7 @@ def test_a_broken_or_excluded_or_relabelled_image_moves_no_other(make, root, tmp
     assert splits(make(root, group_by=group_by, cache="off")) == before  # found broken when it is read
 
 
-def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, root, tmp_path, caplog):
+def test_known_images_keep_their_split_after_a_move_a_rename_and_changes(make, root, tmp_path, caplog):
     first = make(root)
     before = splits(first)
     stored = first.split_used.pack()
@@ -138,7 +138,7 @@ def test_known_images_keep_their_side_after_a_move_a_rename_and_changes(make, ro
     assert "39 of its 44 images are present, 5 are missing; 5 images are new (left out" in line
 
 
-def test_new_images_train_where_a_run_starts_from_a_checkpoint(make, root):
+def test_new_images_are_training_images_of_a_run_from_a_checkpoint(make, root):
     group_by = r"(\d+)\."
     first = make(root, group_by=group_by)
     before = splits(first)
@@ -150,7 +150,7 @@ def test_new_images_train_where_a_run_starts_from_a_checkpoint(make, root):
     assert after == before | {"bag/977.png": ["train"], f"cup/x{number}.png": ["test"]}
 
 
-def test_other_images_are_drawn_anew_and_known_ones_keep_their_side(make, root, tmp_path):
+def test_other_images_are_split_again_and_known_images_keep_their_split(make, root, tmp_path):
     first = make(root)
     before = splits(first)
     trained = [path for path, own in before.items() if own == ["train"]][:3]
