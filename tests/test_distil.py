@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 QUICK = (
     "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "trainer.log_every_n_steps=2",
-    "score.reference_size=32", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
+    "score.reference=resnet10t", "score.reference_size=32", "trainer.enable_progress_bar=false",
+    "trainer.accelerator=cpu",
 )  # fmt: skip
 DATA = ("data=folder", "data.size=32", "data.batch_size=8")
 

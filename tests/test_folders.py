@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
+import entry_points
 import pytest
 from entry_points import run_all
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from litesort.errors import ModelError
 ROOT = Path(__file__).parents[1]
 CLOCKS = (
     "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "score.reference_size=32", "mistakes=0",
+    "latency.end_to_end=false", "score.reference=resnet10t", "score.reference_size=32", "mistakes=0",
 )  # fmt: skip
 TINY = (
     "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
@@ -40,6 +41,12 @@ class Then(datetime.datetime):
         return cls(2026, 1, 31, 12)
 
 utils.datetime = Then
+"""
+THEN = """
+import runpy, sys
+runpy.run_path("sitecustomize.py")
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 APP = """
 import json
@@ -66,16 +73,15 @@ hydra:
 """
 
 
-def start(cwd: Path, *command: str) -> subprocess.Popen:
-    """Start Python in `cwd`, in the second that all share."""
+def start(cwd: Path, script: str, *arguments: str) -> entry_points.Job:
+    """Start a script in `cwd`, in the second that all share, as all processes that it starts."""
     (cwd / "sitecustomize.py").write_text(SECOND)
+    (cwd / "then.py").write_text(THEN)
     environment = {**os.environ, "PYTHONPATH": f"{cwd}:{ROOT}", "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return entry_points.start(str(cwd / "then.py"), script, *arguments, cwd=cwd, env=environment)
 
 
-def finish(*jobs: subprocess.Popen) -> list[str]:
+def finish(*jobs: entry_points.Job) -> list[str]:
     """Wait until all are done; returns what they printed."""
     outputs = [job.communicate(timeout=300) for job in jobs]
     assert [job.returncode for job in jobs] == [0] * len(jobs), outputs

@@ -2,12 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from entry_points import run_all
+from entry_points import run, run_all
 
 optuna = pytest.importorskip("optuna", reason="hydra/sweeper=tpe needs the extra [search]")
 ROOT = Path(__file__).parents[1]
@@ -80,8 +78,7 @@ def app(tmp_path):
 
 def search(app, sweeper, *arguments):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{app}", "COLUMNS": "200"}
-    command = [sys.executable, "app.py", "-m", f"hydra/sweeper=my_{sweeper}", *arguments]
-    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True)
+    done = run(str(app / "app.py"), "-m", f"hydra/sweeper=my_{sweeper}", *arguments, cwd=app, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 

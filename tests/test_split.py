@@ -23,7 +23,7 @@ CLOCK = (
     "latency.settings.seconds=0",
     "latency.settings.min_rounds=1",
     "latency.batches=[1]",
-    "latency.images=2",
+    "latency.end_to_end=false",
     "score.reference=resnet10t",
     "score.reference_size=32",
 )

@@ -32,7 +32,7 @@ TINY = (
     "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
     "epochs=3", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
     "latency.settings.min_rounds=1", "trainer.log_every_n_steps=2",
-    "latency.batches=[1]", "latency.images=2", "score.reference_size=32",
+    "latency.batches=[1]", "latency.images=2", "score.reference=resnet10t", "score.reference_size=32",
 )  # fmt: skip
 
 

@@ -58,9 +58,13 @@ def prune(**settings):
     return StructuredPruning(**{"clock": lambda net, original, size: Times(0.5, 2.0, 4.0), **settings})
 
 
+@functools.cache
+def unpruned_macs():
+    return profile(module().net, SIZE)["macs"]
+
+
 def share(net):
-    full = profile(module().net, SIZE)["macs"]
-    return profile(net, SIZE)["macs"] / full
+    return profile(net, SIZE)["macs"] / unpruned_macs()
 
 
 def test_run_trains_and_stores_the_pruned_network(make_trainer, tmp_path, capsys):

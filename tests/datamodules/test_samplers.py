@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import entry_points
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,8 +140,9 @@ dist.destroy_process_group()
 
 def test_two_gloo_processes_share_an_epoch(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(datamodules.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    (script := tmp_path / "rank.py").write_text(RANK)
     arguments = [str(tmp_path / "store"), str(tmp_path / "out.json")]
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), *arguments], env=environment) for rank in (0, 1)]
+    ranks = [entry_points.start(str(script), str(r), *arguments, cwd=tmp_path, env=environment) for r in (0, 1)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     result = json.loads((tmp_path / "out.json").read_text())
     for epochs in result.values():

@@ -87,6 +87,7 @@ def run_all(commands: Sequence[Sequence[str]], cwd: Path) -> list[subprocess.Com
 
 
 def _child(command: list[str], cwd: str, environment: dict[str, str], output: str) -> None:
+    multiprocessing.set_start_method(None, force=True)  # as in a new Python: what it starts needs no fork server
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import entry_points
 import pytest
 
 from litesort.cli.main import COMMANDS, main
@@ -77,6 +78,6 @@ def test_package_installs_no_entry_point_as_a_top_level_module():
     ],
 )
 def test_explore_refuses_a_mistake_in_one_line(tmp_path, said, line):
-    result = run(str(ROOT / "explore.py"), said, cwd=tmp_path)
+    result = entry_points.run("explore.py", said, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [line]

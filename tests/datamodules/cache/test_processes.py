@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
+import entry_points
 import numpy as np
 import pytest
 from cache_images import SIZE, Photos, expected
@@ -93,8 +92,10 @@ print(json.dumps([os.waitpid(child, 0)[1] for child in children]))
 
 def script(body: str, root: Path, tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(Path(datamodules.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", PRELUDE + body, str(root), str(tmp_path / "cache"), str(tmp_path / "log")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    (tmp_path / "script.py").write_text(PRELUDE + body)
+    arguments = [str(tmp_path / name) for name in ("script.py", "cache", "log")]
+    arguments.insert(1, str(root))
+    done = entry_points.run(*arguments, cwd=tmp_path, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
