@@ -113,4 +113,4 @@ def test_the_benchmark_counts_promises_on_a_run(checkpoint):
     sure, targets = np.tile([0.9, 0.1], (200, 1)), np.zeros(200, int)
     assert benchmark["resample"](sure, targets, 0.95, 0.975, 10) == (1.0, 0.0, 1.0, 1.0)
     assert benchmark["resample"](sure, 1 - targets, 0.95, 0.975, 10)[:3] == (0.0, 0.0, 0.0)
-    assert benchmark["resample"](*answers(np.random.default_rng(0), 300), 0.95, None, 50).broken > 0.2
+    assert benchmark["resample"](*answers(np.random.default_rng(0), 300), 0.95, None, 50).missed > 0.2
