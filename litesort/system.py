@@ -13,10 +13,23 @@ PACKAGES += ["timm", "torchmetrics", "kornia", "numpy"]
 INSTRUCTION_SETS = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 INSTRUCTION_SETS += ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"]
 
+# How long a thread of OpenMP waits busily for the next parallel region before it sleeps, in loops of libgomp, whose
+# default is 300,000. Beside another process, a waiting thread takes time from the working one: benchmarks/threads.py.
+SPIN_COUNT = 3000
+
 
 def available_cpus() -> int:
     """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wait_briefly() -> None:
+    """Let threads of OpenMP sleep soon after their work, so that two processes can share the cores.
+
+    Call it before torch is imported. It leaves the environment as it is if that already says how threads wait.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 def describe_machine() -> dict[str, Any]:
