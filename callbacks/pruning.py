@@ -11,9 +11,9 @@ from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.finetuning import Finetuning
 from deployment.complexity import profile
-from deployment.latency.benchmark import Clock, Times, clock_in
+from deployment.latency.benchmark import Clock, Times, build_clock
 from lightning_modules.backbones.backbone import Backbone
-from lightning_modules.checkpoint import build_from_card
+from lightning_modules.checkpoint import build_untrained
 from lightning_modules.pruning.structured import (
     IMPORTANCE,
     SCOPES,
@@ -70,7 +70,7 @@ class StructuredPruning(pl.Callback):
         _check(importance, scope, round_to, batches, steps, interval_epochs)
         self.importance, self.scope, self.round_to = importance, scope, round_to
         self.batches, self.steps, self.interval_epochs = batches, steps, interval_epochs
-        self.runtime, self.clock = runtime, clock or clock_in(runtime)
+        self.runtime, self.clock = runtime, clock or build_clock(runtime)
         self._resumes = ckpt is not None  # Lightning reports a resume only after `setup`
         self._done = 0  # steps
         self._before = 0  # pruning steps of the network before this run
@@ -112,7 +112,7 @@ class StructuredPruning(pl.Callback):
 
     def _prune(self, trainer: pl.Trainer, pl_module: Any) -> Backbone:
         net, size = pl_module.net, int(pl_module.model_card["preprocessing"]["size"])
-        original = build_from_card(net, net.pruning[: self._before]).to(net.mean.device)
+        original = build_untrained(net, net.pruning[: self._before]).to(net.mean.device)
         original.to(memory_format=torch.channels_last)
         share = self.target ** ((self._done + 1) / self.steps)
         if self.importance == "taylor":

@@ -70,4 +70,4 @@ class CacheTeacher(pl.Callback):
 
     def _expect(self, place: tuple[Any, ...], mirrored: bool = False) -> None:
         if self._teacher_cache is not None:
-            self._teacher_cache.place, self._teacher_cache.mirrored = place, mirrored
+            self._teacher_cache.key, self._teacher_cache.mirrored = place, mirrored

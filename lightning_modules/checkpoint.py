@@ -91,12 +91,12 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
     reason = _too_large(checkpoint) or fault(card) or (type(version) is not int and "its format is not an integer")
     if reason:
         raise ModelError(f"ckpt={path} is refused: {reason}: give a checkpoint that litesort wrote")
-    checkpoint[MODEL_CARD] = patch_forward(dict(card))
+    checkpoint[MODEL_CARD] = upgrade_card(dict(card))
     return checkpoint
 
 
 def _too_large(checkpoint: Mapping[str, Any]) -> str | None:
-    """Return why a checkpoint is too large to walk through, or None. Lists may be shared, or contain themselves."""
+    """Return why a checkpoint is too large to traverse, or None. Lists may be shared, or contain themselves."""
     try:
         check_size(checkpoint)
     except ValueError as error:
@@ -104,7 +104,7 @@ def _too_large(checkpoint: Mapping[str, Any]) -> str | None:
     return None
 
 
-def patch_forward(card: dict[str, Any]) -> dict[str, Any]:
+def upgrade_card(card: dict[str, Any]) -> dict[str, Any]:
     """Convert an older model card to the current format.
 
     Args:
@@ -114,11 +114,11 @@ def patch_forward(card: dict[str, Any]) -> dict[str, Any]:
         The model card.
     """
     if config := card.get("config"):
-        later = {
+        added_keys = {
             "teacher": None, "ckpt_init": None, "prune": {"_target_": "pytorch_lightning.Callback"},
             "export": {"_target_": "pathlib.Path", "_partial_": True},
         }  # fmt: skip
-        card["config"] = later | dict(config)
+        card["config"] = added_keys | dict(config)
     return card
 
 
@@ -172,20 +172,20 @@ def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
         ModelError: As in `read_checkpoint`, or the network was trained on other classes.
     """
     checkpoint = read_checkpoint(path)
-    known = checkpoint[MODEL_CARD]["classes"]
-    if sorted(known) != sorted(classes):
+    trained_on = checkpoint[MODEL_CARD]["classes"]
+    if sorted(trained_on) != sorted(classes):
         raise ModelError(
-            f"{path} was trained on the classes {', '.join(known)} and the data has {', '.join(classes)}: give its "
-            "training data, or model.weights=FILE instead of ckpt_init, which starts a new head"
+            f"{path} was trained on the classes {', '.join(trained_on)} and the data has {', '.join(classes)}: give "
+            "its training data, or use model.weights=FILE instead of ckpt_init to start with a new classifier"
         )
     net = build_net(checkpoint)
-    order = [known.index(name) for name in classes]
+    order = [trained_on.index(name) for name in classes]
     for parameter in net.head_parameters():
         parameter.data = parameter.data[order]
     return net.train()
 
 
-def build_from_card(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
+def build_untrained(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Backbone:
     """Build a randomly initialised network with the architecture of `net` and other pruning steps.
 
     Args:
@@ -200,7 +200,13 @@ def build_from_card(net: Backbone, pruning: Sequence[Mapping[str, Any]]) -> Back
 
 
 def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
-    """Load the network of a checkpoint in evaluation mode, and its model card.
+    """Load the network of a checkpoint and its model card. Nothing is downloaded.
+
+    Args:
+        path: Path of the checkpoint.
+
+    Returns:
+        The backbone in evaluation mode, and the model card as in `make_model_card`.
 
     Raises:
         ModelError: As in `read_checkpoint` and `build_net`.
@@ -229,7 +235,7 @@ def check_plain(value: Any, where: str) -> None:
             check_plain(item, f"{where}[{i}]")
     elif value is not None and type(value) not in (bool, int, float, str):
         raise ModelError(
-            f"{where} is a {type(value).__name__}: checkpoints take plain data (OmegaConf.to_container, float(), str())"
+            f"{where} is a {type(value).__name__}: give plain data (OmegaConf.to_container, float(), str())"
         )
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.checkpoint import MODEL_CARD, check_plain, make_model_card
-from lightning_modules.host_memory import give_back_memory, keep_freed_memory
+from lightning_modules.host_memory import keep_freed_memory, return_freed_memory
 from lightning_modules.metrics import StageMetrics
 from lightning_modules.objectives.base import Objective
 from litesort.errors import ModelError
 
-# Warnings of Lightning without use to the user: a torch class that torch 2.14 renames, and a hint for tiny data sets.
+# Lightning warnings that do not help the user: a torch class that torch 2.14 renames, and a hint for tiny data sets.
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*", FutureWarning)
 warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
 
@@ -62,7 +62,8 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         if len(classes) != net.num_classes:
             raise ModelError(
-                f"the network has {net.num_classes} classes and the data {len(classes)}: build the network for the data"
+                f"the network has {net.num_classes} classes and the data has {len(classes)}: build it with "
+                f"num_classes={len(classes)}"
             )
         net.match_head(classes)
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
@@ -76,8 +77,9 @@ class ImageClassifier(pl.LightningModule):
         self.lr: float = getattr(optimizer, "keywords", {}).get("lr", 1e-3)
         self._optimizer = optimizer
         self._sums: dict[str, dict[str, Tensor]] = {}
-        self._seen: dict[str, int] = {}
-        self._first_bad = [torch.tensor(math.inf)]  # a list, because setting an attribute of a module takes 10 us
+        self._image_counts: dict[str, int] = {}
+        # a list, because setting an attribute of a module takes 10 us
+        self._first_nonfinite_step = [torch.tensor(math.inf)]
         self._log_every, self._last_logged = 0, -1
         if compile:
             self.net.compile()  # in place, so that names in the checkpoint do not change
@@ -113,15 +115,17 @@ class ImageClassifier(pl.LightningModule):
         terms = self.objective(self(images), targets, images)
         self._add("train", terms, len(targets))
         loss = terms["loss"]
-        step, first = self.global_step, self._first_bad[0]
-        self._first_bad[0] = torch.where(loss.detach().isfinite(), first, first.clamp(max=step))
+        step, first = self.global_step, self._first_nonfinite_step[0]
+        self._first_nonfinite_step[0] = torch.where(loss.detach().isfinite(), first, first.clamp(max=step))
         if self._log_every and (step + 1) % self._log_every == 0 and step != self._last_logged:
             self._last_logged = step  # once per step, for the first of its accumulated batches
             self._log_step_loss(float(loss.detach()))
         return loss
 
     def trial_step(self, net: nn.Module, images: Tensor) -> None:
-        """Do the costly part of a training step, to choose the precision: forward and backward, without the objective.
+        """Run the forward and backward pass of a training step without the objective, to time it.
+
+        The times of both precisions decide which one is used; see `precision.measure_step_ms`.
 
         Args:
             net: Copy of the network.
@@ -149,12 +153,12 @@ class ImageClassifier(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         if self.device.type == "cpu":
-            give_back_memory()
+            return_freed_memory()
 
     def on_train_epoch_start(self) -> None:
         self._log_every, self._last_logged = getattr(self.trainer, "log_every_n_steps", 0), -1
         self._begin("train")
-        self._first_bad[0] = torch.full((), math.inf, device=self.device)
+        self._first_nonfinite_step[0] = torch.full((), math.inf, device=self.device)
 
     def on_validation_epoch_start(self) -> None:
         self._begin("val")
@@ -166,7 +170,7 @@ class ImageClassifier(pl.LightningModule):
         self._log(self._means("train"), on_progress_bar=("train/loss",))
         # the LR finder of Lightning increases the learning rate until the loss diverges
         finding_lr = any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if math.isfinite(step := float(self._first_bad[0])) and not finding_lr:
+        if math.isfinite(step := float(self._first_nonfinite_step[0])) and not finding_lr:
             raise ModelError(
                 f"the loss was not a finite number at step {int(step)}: lower optimizer.lr={self.lr:g}, set "
                 "trainer.gradient_clip_val=1 or use trainer.precision=32-true"
@@ -207,7 +211,7 @@ class ImageClassifier(pl.LightningModule):
         return {"logits": logits, "targets": targets, "indices": indices}
 
     def _begin(self, stage: str) -> None:
-        self._sums[stage], self._seen[stage] = {}, 0
+        self._sums[stage], self._image_counts[stage] = {}, 0
         if stage in self.metrics:
             self.metrics[stage].reset()  # type: ignore[operator]
             self.objective.reset()
@@ -218,12 +222,12 @@ class ImageClassifier(pl.LightningModule):
         for name, value in terms.items():
             part = value.detach() * count
             sums[name] = sums[name] + part if name in sums else part
-        self._seen[stage] += count
+        self._image_counts[stage] += count
 
     def _means(self, stage: str) -> dict[str, Tensor]:
         """Return the means of the loss terms over the images of the epoch, on all ranks."""
         sums = self._sums[stage]
-        totals = torch.stack([torch.tensor(float(self._seen[stage]), device=self.device), *sums.values()])
+        totals = torch.stack([torch.tensor(float(self._image_counts[stage]), device=self.device), *sums.values()])
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         return {f"{stage}/{name}": value / totals[0] for name, value in zip(sums, totals[1:], strict=True)}
 
@@ -236,9 +240,9 @@ class ImageClassifier(pl.LightningModule):
 
     def _log(self, values: dict[str, Tensor], on_progress_bar: tuple[str, ...]) -> None:
         """Log the values of an epoch. They are equal on all ranks; sync_dist prevents a warning of Lightning."""
-        spread = self.trainer.world_size > 1
+        distributed = self.trainer.world_size > 1
         for name, value in values.items():
-            self.log(name, value, prog_bar=name in on_progress_bar, sync_dist=spread)
+            self.log(name, value, prog_bar=name in on_progress_bar, sync_dist=distributed)
 
     def _log_step_loss(self, loss: float) -> None:
         """Log the loss of this step. `self.log` would slow down every step and synchronise with the device."""

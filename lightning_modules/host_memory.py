@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     A training step on a CPU frees hundreds of megabytes of activations, and the next step allocates them again. By
     default glibc returns the memory in between, and the system clears each page again. This costs small networks 10 to
     20 % of the time. Blocks of 32 MiB and more are still returned: keeping them fragments the heap (peak of resnet18d
-    at 224 px: 2.4 GB instead of 1.9 GB). `give_back_memory` returns the kept memory.
+    at 224 px: 2.4 GB instead of 1.9 GB). `return_freed_memory` returns the kept memory.
 
     Returns:
         Whether the C library accepted the settings. Only glibc does.
@@ -26,8 +26,8 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
-def give_back_memory() -> bool:
-    """Return free memory to the operating system, after a training.
+def return_freed_memory() -> bool:
+    """Return freed memory to the operating system at the end of a training.
 
     Returns:
         Whether memory was returned. Only glibc supports it.

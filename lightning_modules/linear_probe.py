@@ -20,17 +20,17 @@ MAX_ITERATIONS = 100  # of L-BFGS
 class LinearProbe(ImageClassifier):
     """Fit the classifier of a pretrained network to the features of all training images.
 
-    An epoch computes the features of each training image once, as the augmentation of the epoch shows it. The
-    validation at its end fits the classifier to the features of all epochs so far, once for each weight decay, and
-    keeps the classifier of the lowest loss on validation. The rest of the network does not change, BatchNorm statistics
-    included. Memory: 4 bytes for a feature, image and epoch.
+    Each epoch computes the features of each training image once, with the augmentation of that epoch. The validation
+    at the end of the epoch fits one classifier for each weight decay to the features of all epochs so far, and keeps
+    the classifier with the lowest validation loss. The rest of the network does not change, BatchNorm statistics
+    included. Memory: 4 bytes per feature, image and epoch.
 
     Args:
         net: Backbone with a linear classifier.
         objective: Objective that needs labels only.
         optimizer: None, because L-BFGS fits the classifier.
         classes: Class names, in the order of the logits.
-        weight_decay: Candidates for the L2 penalty on the weights of standardised features, each above 0.
+        weight_decay: Candidate weights of the L2 penalty, each above 0; see `fit_linear`.
         **settings: See `ImageClassifier`.
 
     Raises:
@@ -51,7 +51,7 @@ class LinearProbe(ImageClassifier):
         super().__init__(net, objective, optimizer, classes, **settings)
         self.automatic_optimization = False
         self.weight_decay = list(weight_decay)
-        self._train: list[tuple[Tensor, Tensor]] = []  # features (B, D) float32 and targets of each batch so far
+        self._train: list[tuple[Tensor, Tensor]] = []  # features (B, D) float32 and targets of each batch
         self._val: list[tuple[Tensor, Tensor]] = []  # the same for validation
 
     @property
@@ -62,7 +62,7 @@ class LinearProbe(ImageClassifier):
         return []
 
     def trial_step(self, net: nn.Module, images: Tensor) -> None:
-        """Do the costly part of a step, to choose the precision: forward alone."""
+        """Run the forward pass of a training step, to time it."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -82,11 +82,11 @@ class LinearProbe(ImageClassifier):
 
     def replace_net(self, net: Backbone) -> None:
         super().replace_net(net)
-        self._forget()
+        self._clear_features()
 
     def on_fit_end(self) -> None:
         super().on_fit_end()
-        self._forget()
+        self._clear_features()
 
     def on_train_epoch_start(self) -> None:
         self.net.eval()
@@ -99,7 +99,7 @@ class LinearProbe(ImageClassifier):
         """Log nothing: the validation has logged the loss of the fit."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        if batch_idx == len(self._val):  # later epochs see the same images
+        if batch_idx == len(self._val):  # the validation images are the same in each epoch
             images, targets, *_ = batch
             self._val.append((self._features(images), targets))
 
@@ -108,8 +108,8 @@ class LinearProbe(ImageClassifier):
         features, targets = map(torch.cat, zip(*self._val, strict=True))
         if self._train:  # none in `trainer.validate`, which evaluates the classifier as it is
             with torch.inference_mode(False), torch.enable_grad():  # Lightning validates in inference mode
-                seen, labels = map(torch.cat, zip(*self._train, strict=True))
-                fits = fit_linear(seen, labels, len(self.classes), self._loss, self.weight_decay)
+                train_features, train_targets = map(torch.cat, zip(*self._train, strict=True))
+                fits = fit_linear(train_features, train_targets, len(self.classes), self._loss, self.weight_decay)
             best = min(fits, key=lambda fit: float(self._loss(fit.logits(features), targets)))
             for head in self._heads:
                 head.weight.data.copy_(best.weight)
@@ -121,7 +121,7 @@ class LinearProbe(ImageClassifier):
         self.metrics["val"].update(logits, targets)  # type: ignore[operator]
         self._finish("val")
 
-    def _forget(self) -> None:
+    def _clear_features(self) -> None:
         self._train, self._val = [], []
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -179,14 +179,15 @@ def fit_linear(
 ) -> list[LinearFit]:
     """Fit one linear classifier for each weight decay by L-BFGS (Liu and Nocedal 1989).
 
-    The features are standardised, so that the same penalties suit all networks. The result takes them as they are.
+    The features are standardised, so that the same penalties suit all networks. The returned classifiers take the
+    features without standardisation.
 
     Args:
         features: (N, D) float32.
         targets: (N,) int64, or (N, C) float probabilities.
         classes: Number of classes C.
         loss: Function of logits (N, C) and targets; its result is a scalar.
-        weight_decay: Factors of half the squared weights.
+        weight_decay: Weights of the L2 penalty, half the sum of the squared classifier weights.
 
     Returns:
         One classifier for each weight decay, largest first.
@@ -196,7 +197,7 @@ def fit_linear(
     weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
     bias = features.new_zeros(classes, requires_grad=True)
     fits = []
-    for decay in sorted(weight_decay, reverse=True):  # each fit starts from the one before
+    for decay in sorted(weight_decay, reverse=True):  # each fit starts from the previous one
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure(optimizer: torch.optim.LBFGS = optimizer, decay: float = decay) -> Tensor:
@@ -207,6 +208,6 @@ def fit_linear(
 
         optimizer.step(closure)
         with torch.no_grad():
-            found = float(loss(standardised @ weight.T + bias, targets))
-            fits.append(LinearFit(weight / std, bias - weight / std @ mean, decay, found))
+            final_loss = float(loss(standardised @ weight.T + bias, targets))
+            fits.append(LinearFit(weight / std, bias - weight / std @ mean, decay, final_loss))
     return fits

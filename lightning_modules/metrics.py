@@ -14,15 +14,15 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-# An update of torchmetrics takes milliseconds and synchronises with the device. It gets this many rows at once.
-_ROWS_AT_ONCE = 4096
+# Number of rows per update of torchmetrics. An update takes milliseconds and synchronises with the device.
+_UPDATE_ROWS = 4096
 
 
 class StageMetrics(nn.Module):
     """Compute macro F1, F1 per class, accuracy, AUROC, calibration error (ECE) and confusion matrix of one stage.
 
     A class without images in the stage has no F1: its key is omitted, and macro F1 and macro AUROC are means over the
-    other classes. An image that is wrongly predicted as such a class still counts as a false negative of its class.
+    other classes. An image that is predicted as such a class still counts as a false negative of its true class.
 
     Args:
         classes: Class names, in the order of the logits.
@@ -67,7 +67,7 @@ class StageMetrics(nn.Module):
         """
         self._pending.append((logits.detach(), targets))
         self._rows += len(targets)
-        if self._rows >= _ROWS_AT_ONCE:
+        if self._rows >= _UPDATE_ROWS:
             self._flush()
 
     def compute(self) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class StageMetrics(nn.Module):
         return result
 
     def reset(self) -> None:
-        """Discard the epoch. `confusion` stays until the next compute."""
+        """Discard the outputs of the epoch. `confusion` stays until the next `compute`."""
         self._pending, self._rows = [], 0
         self.collection.reset()
 

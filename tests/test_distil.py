@@ -107,7 +107,7 @@ def test_pruned_network_trains_with_the_original_as_teacher(teacher, photos, tmp
     [
         (["objective=distill_logit"], "teacher is not given"),
         (["objective=distill_logit", "teacher=nowhere.ckpt"], "teacher=nowhere.ckpt does not exist"),
-        (["objective=distill_logit", "teacher=TEACHER", "data=synthetic"], "does not know the class"),
+        (["objective=distill_logit", "teacher=TEACHER", "data=synthetic"], "has no class"),
         (["objective=distill_logit", "teacher=TEACHER", "objective.alpha=0"], "the teacher does nothing"),
         (["prune=structured", "prune.macs=2"], "prune.macs=2"),
     ],

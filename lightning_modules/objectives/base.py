@@ -24,8 +24,8 @@ class Objective(nn.Module):
 
     1. The constructor gets the keys of its yaml. If it has a parameter `class_counts`, it also gets the number of
        training images of each class per epoch: a list of C integers in the order of the classes. If the yaml has a key
-       `teacher`, it gets the ensemble of `teacher.load_teacher`. Without that key, `teacher=` on the command line is an
-       error.
+       `teacher`, the constructor also gets the ensemble of `teacher.load_teacher`. Without that key, `teacher=` on the
+       command line is an error.
     2. `attach(net, classes)` is called once the network exists, and again after each pruning step.
     3. `forward(output, targets, images)` is called in each step of training, validation and test.
     4. `reset()` is called when a validation or test epoch starts. `compute()` is called when it ends.
@@ -49,7 +49,7 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
-        """Called once the network exists, and again after each pruning step. Override it to size projections."""
+        """Called once the network exists, and again after each pruning step. Override it to build layers."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of one batch.
@@ -190,17 +190,17 @@ class LogitAdjustment(CrossEntropy):
             )
 
 
-def build_objective(make: Callable[..., Objective], class_counts: Sequence[int]) -> Objective:
+def build_objective(factory: Callable[..., Objective], class_counts: Sequence[int]) -> Objective:
     """Build an objective, with `class_counts` if its constructor has a parameter of that name.
 
     Args:
-        make: Class, or partial of one. A parameter of a base class that is reached by `**kwargs` counts too.
+        factory: Class, or partial of one. A parameter of a base class counts too, if `**kwargs` passes it on.
         class_counts: Training images of each class per epoch.
 
     Returns:
         The objective.
     """
-    target = make.func if isinstance(make, functools.partial) else make
+    target = factory.func if isinstance(factory, functools.partial) else factory
     constructors = (
         [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
         if isinstance(target, type)
@@ -209,10 +209,10 @@ def build_objective(make: Callable[..., Objective], class_counts: Sequence[int])
     for constructor in constructors:
         parameters = inspect.signature(constructor).parameters
         if "class_counts" in parameters:
-            return make(class_counts=class_counts)
+            return factory(class_counts=class_counts)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             break
-    return make()
+    return factory()
 
 
 def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
@@ -222,28 +222,28 @@ def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
         )
     if power == 0:
         return None
-    return losses.class_weights(_usable_counts(f"objective.class_weight_power={power}", counts), power)
+    return losses.class_weights(_checked_counts(f"objective.class_weight_power={power}", counts), power)
 
 
 def _log_prior(tau: float, counts: Sequence[int] | None) -> Tensor | None:
     """Return the log of the class frequencies, (C,) float32. Empty classes count as one image, so the log is finite."""
     if not tau >= 0:
-        raise ModelError(f"objective.tau={tau} is out of range: give a positive number, or 0 for no margins")
+        raise ModelError(f"objective.tau={tau} is out of range: give a positive number, or 0 (off)")
     if tau == 0:
         return None
     if counts is None:
         raise ModelError(f"objective.tau={tau} needs the training images per class: give class_counts")
-    known = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
-    return (known / known.sum()).log().float()
+    positive = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    return (positive / positive.sum()).log().float()
 
 
-def _usable_counts(setting: str, counts: Sequence[int] | None) -> list[int]:
+def _checked_counts(setting: str, counts: Sequence[int] | None) -> list[int]:
     """Check class counts. Equal counts are an error, because the setting would have no effect."""
     if counts is None:
         raise ModelError(f"{setting} needs the training images per class: give class_counts")
     if min(counts) < 1:
         empty = [i for i, count in enumerate(counts) if count < 1]
-        raise ModelError(f"{setting} needs a training image of every class, but classes number {empty} have none")
+        raise ModelError(f"{setting} needs a training image of every class, but the classes at index {empty} have none")
     if min(counts) == max(counts):
         even = f"every class is drawn {counts[0]} times per epoch"
         raise ModelError(f"{setting} has no effect, because {even}: use sampler=shuffle, or objective=cross_entropy")

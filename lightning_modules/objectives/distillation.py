@@ -21,9 +21,9 @@ _DISTANCES = {"pearson": distillation_losses.pkd_loss, "cosine": distillation_lo
 class Distillation(CrossEntropy):
     """Base class: cross-entropy with the labels plus the distillation terms of a subclass.
 
-    A distilled DeiT returns a pair of outputs in training: its first head learns the labels, its second the teacher.
-    The loss terms are "labels", those of the subclass, and "loss", the weighted sum. In validation and test, `compute`
-    returns the macro F1 of the teacher and the agreement of student and teacher.
+    A distilled DeiT returns a pair of outputs in training: its first head learns the labels, its second the teacher's
+    outputs. The loss terms are "labels", the terms of the subclass, and "loss", the weighted sum. In validation and
+    test, `compute` returns the macro F1 of the teacher and the agreement of student and teacher.
 
     Args:
         teacher: Frozen teachers; see `teacher.load_teacher`.
@@ -76,7 +76,14 @@ class Distillation(CrossEntropy):
         raise NotImplementedError
 
     def teacher_outputs(self, images: Tensor) -> list[Tensor]:
-        """Run the teacher on images (B, 3, H, W): logits (B, C) float32, and further outputs that a subclass adds."""
+        """Run the teacher.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1].
+
+        Returns:
+            (B, C) float32 logits, followed by the outputs that a subclass adds.
+        """
         return [self.teacher(images)]
 
     def forward(self, output: Output, targets: Tensor, images: Tensor | None = None) -> dict[str, Tensor]:
@@ -257,7 +264,7 @@ class FeatureDistillation(Distillation):
         teacher = self.teacher.members[0].net
         assert teacher is not None
         pairs = zip(channels(net, self._student_hooks), channels(teacher, self._teacher_hooks), strict=True)
-        self.projections = nn.ModuleList(nn.Conv2d(own, theirs, 1, bias=False) for own, theirs in pairs)
+        self.projections = nn.ModuleList(nn.Conv2d(inputs, outputs, 1, bias=False) for inputs, outputs in pairs)
         self.projections.to(net.mean.device)
 
     def teacher_outputs(self, images: Tensor) -> list[Tensor]:
@@ -266,7 +273,7 @@ class FeatureDistillation(Distillation):
     def distillation_terms(self, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, tuple[float, Tensor]]:
         assert self._student_hooks is not None
         pairs = zip(self.projections, self._student_hooks.take(), self._features, strict=True)
-        distances = [self.distance(project(own).float(), theirs.float()) for project, own, theirs in pairs]
+        distances = [self.distance(project(own).float(), target.float()) for project, own, target in pairs]
         self._features = []
         terms = {"features": (self.beta, torch.stack(distances).mean())}
         if self.alpha:

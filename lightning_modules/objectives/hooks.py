@@ -54,10 +54,10 @@ class FeatureHooks:
     def _hook(self, name: str) -> Any:
         features = self._features
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def store(module: nn.Module, inputs: Any, output: Tensor) -> None:
             features[name] = output
 
-        return keep
+        return store
 
 
 def level_modules(net: Backbone) -> list[str]:
@@ -94,14 +94,14 @@ def as_map(features: Tensor, net: Backbone) -> Tensor:
 
 @torch.no_grad()
 def channels(net: Backbone, hooks: FeatureHooks) -> list[int]:
-    """Return the channels of each hooked level.
+    """Return the number of channels of each hooked level.
 
     The function runs the network on one blank image, because `feature_info` is wrong for a pruned network.
     """
     size = getattr(getattr(net.net, "patch_embed", None), "img_size", None) or (64, 64)
-    was = [(module, module.training) for module in net.modules()]
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     net(net.mean.new_zeros(1, 3, *size))
-    for module, training in was:
+    for module, training in modes:
         module.training = training
     return [features.shape[1] for features in hooks.take()]

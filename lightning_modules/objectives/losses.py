@@ -60,8 +60,8 @@ def focal(logits: Tensor, targets: Tensor, gamma: float, class_weights: Tensor |
     """
     log_p = F.log_softmax(logits, dim=1)
     # -expm1(log p) is 1 - p without cancellation near p = 1. The clamp keeps the gradient finite for gamma < 1.
-    missing = (-torch.expm1(log_p)).clamp_min(1e-8)
-    terms = targets * missing.pow(gamma) * log_p
+    one_minus_p = (-torch.expm1(log_p)).clamp_min(1e-8)
+    terms = targets * one_minus_p.pow(gamma) * log_p
     if class_weights is not None:
         terms = terms * class_weights
     return -terms.sum(dim=1).mean()

@@ -64,7 +64,7 @@ class TeacherEnsemble:
         for i, member in enumerate(self.members):
             if missing := [name for name in classes if name not in member.classes]:
                 raise ModelError(
-                    f"teacher={member.name} does not know the class {', '.join(missing)}: it was trained on "
+                    f"teacher={member.name} has no class {', '.join(missing)}: it was trained on "
                     f"{', '.join(member.classes)}; give a teacher of the same classes"
                 )
             if extra := [name for name in member.classes if name not in classes]:
@@ -105,11 +105,11 @@ def resized(images: Tensor, size: int | None) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-Opened = tuple[Callable[[Tensor], Tensor], list[str], int]  # predict function, classes, input size in px
+OpenedFile = tuple[Callable[[Tensor], Tensor], list[str], int]  # predict function, classes, input size in px
 
 
 def load_teacher(
-    paths: str | Sequence[str] | None, open_other: Callable[[str], Opened] | None = None
+    paths: str | Sequence[str] | None, open_other: Callable[[str], OpenedFile] | None = None
 ) -> TeacherEnsemble:
     """Load one or several frozen teachers in evaluation mode.
 
@@ -132,7 +132,7 @@ def load_teacher(
     return TeacherEnsemble([_open(str(name), open_other) for name in names])
 
 
-def _open(path: str, open_other: Callable[[str], Opened] | None) -> Teacher:
+def _open(path: str, open_other: Callable[[str], OpenedFile] | None) -> Teacher:
     if not Path(path).is_file():
         kind = "is a folder" if Path(path).is_dir() else "does not exist"
         raise ModelError(f"teacher={path} {kind}: give the file of a trained network, e.g. teacher=runs/.../best.ckpt")

@@ -14,10 +14,10 @@ class TeacherCache:
     Values are stored in float16 on their device.
 
     Args:
-        max_bytes: Capacity. Outputs beyond it are computed each time.
+        max_bytes: Capacity in bytes. Outputs that do not fit are computed each time.
 
     Attributes:
-        place: Key of the next batch. Batches with the same images and the same augmentation have equal keys. None
+        key: Key of the next batch. Batches with the same images and the same augmentation have equal keys. None
             disables the cache for the batch.
         mirrored: Whether the next batch is flipped left to right.
         size: Bytes in use.
@@ -25,9 +25,9 @@ class TeacherCache:
 
     def __init__(self, max_bytes: float) -> None:
         self.max_bytes, self.size = max_bytes, 0
-        self.place: Hashable | None = None
+        self.key: Hashable | None = None
         self.mirrored = False
-        self._kept: dict[Hashable, list[Tensor]] = {}
+        self._outputs: dict[Hashable, list[Tensor]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TeacherCache":
         return self
@@ -42,12 +42,12 @@ class TeacherCache:
         Returns:
             float32 tensors. Feature maps are flipped back if the batch is mirrored.
         """
-        if self.place is None:
+        if self.key is None:
             return compute(images)
-        place = self.place, images.shape  # progressive resizing changes the shape of the same images
-        values = self._kept.get(place)
+        key = self.key, images.shape  # progressive resizing changes the shape of the same images
+        values = self._outputs.get(key)
         if values is None:
             values = [value.to(torch.float16) for value in compute(images.flip(3) if self.mirrored else images)]
             if self.size + (size := sum(value.nbytes for value in values)) <= self.max_bytes:
-                self._kept[place], self.size = values, self.size + size
+                self._outputs[key], self.size = values, self.size + size
         return [value.float().flip(3) if self.mirrored and value.ndim == 4 else value.float() for value in values]

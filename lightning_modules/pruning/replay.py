@@ -49,9 +49,9 @@ def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
         modules, shapes = dict(net.named_modules()), _shapes(net)
         try:
             for name, sizes in step["sizes"].items():
-                known = _sizes(modules[name])
+                old = _sizes(modules[name])
                 for key, value in sizes.items():
-                    setattr(modules[name], key, _like(known[key], value))
+                    setattr(modules[name], key, _checked_size(old[key], value))
             for key, shape in step["shapes"].items():
                 _reshape(net, key, shapes[key], [int(side) for side in shape])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -72,12 +72,12 @@ def _shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in net.state_dict().items()}
 
 
-def _like(old: Any, new: Any) -> Any:
+def _checked_size(old: Any, new: Any) -> Any:
     if isinstance(old, tuple) and len(new) == len(old) and all(type(v) is int for v in new):
         return tuple(new)
     if isinstance(old, int) and type(new) is int:
         return new
-    raise ValueError(f"{new!r} in place of {old!r}")
+    raise ValueError(f"{old!r} cannot become {new!r}")
 
 
 def _reshape(net: nn.Module, key: str, old: tuple[int, ...], shape: list[int]) -> None:

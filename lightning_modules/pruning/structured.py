@@ -31,7 +31,9 @@ def prune(
     round_to: int = 8,
     protected: Mapping[str, str] | None = None,
 ) -> Backbone:
-    """Copy a network without its least important channels, by the dependency graph of Torch-Pruning (Fang et al. 2023).
+    """Copy a network without its least important channels.
+
+    The dependency graph of Torch-Pruning (Fang et al. 2023) finds the channels that must be removed together.
 
     Args:
         net: Backbone. It is not changed.
@@ -77,37 +79,34 @@ def prune(
     return small
 
 
-def find_ratio(share: Callable[[float], float], target: float, setting: str, trials: int = 7) -> float:
+def find_ratio(relative_cost: Callable[[float], float], target: float, setting: str, trials: int = 7) -> float:
     """Find the smallest pruning ratio whose relative cost is at most the target, by bisection.
 
     Args:
-        share: Maps a ratio to the cost of the pruned network, relative to the unpruned one.
+        relative_cost: Maps a ratio to the cost of the pruned network, relative to the unpruned one.
         target: Relative cost, in (0, 1).
         setting: Config key and value of the target, for the error message.
         trials: Number of bisection steps.
 
     Returns:
-        A ratio for which `share` was evaluated.
+        A ratio for which `relative_cost` was evaluated.
 
     Raises:
         ModelError: The target is not reached at the largest ratio.
     """
     least, low, high = 1.0, 0.0, 0.0
-    for high in (
-        0.5,
-        0.7,
-        MAX_RATIO,
-    ):  # smaller ratios first: the largest ratio skips layers that it would empty, and can cost more
-        if (cost := share(high)) <= target:
+    # Smaller ratios first: the largest ratio skips layers in which no channel would remain, and can cost more.
+    for high in (0.5, 0.7, MAX_RATIO):
+        if (cost := relative_cost(high)) <= target:
             break
         least, low = min(least, cost), high
     else:
         raise ModelError(
-            f"{setting} is out of reach: {least:.2f} is left at the largest pruning ratio; give a larger target"
+            f"{setting} is out of reach: {least:.2f} of the cost is left at the largest ratio; give a larger target"
         )
     for _ in range(trials):
         middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= target else (middle, high)
+        low, high = (low, middle) if relative_cost(middle) <= target else (middle, high)
     return high
 
 
@@ -134,12 +133,12 @@ def unprunable_layers(net: Backbone, size: int) -> dict[str, str]:
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
         touched = [(dep.target.module, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in group]
         widths = [names[m] for m, out in touched if out and isinstance(m, nn.Conv2d | nn.Linear)]
-        tied = next((f"its channels are added to those of {n} ({fixed[n]})" for n in widths if n in fixed), None)
-        spread = next((names[m] for m, _ in touched if _spreads(m)), None)
-        if spread is not None:
-            tied = f"its channels are the input of {spread}, which computes several output channels from each"
-        if tied is not None:
-            reasons |= {name: tied for name in widths if name not in reasons}
+        reason = next((f"its channels are added to those of {n} ({fixed[n]})" for n in widths if n in fixed), None)
+        multiplying = next((names[m] for m, _ in touched if _multiplies_channels(m)), None)
+        if multiplying is not None:
+            reason = f"its channels are the input of {multiplying}, which computes several output channels from each"
+        if reason is not None:
+            reasons |= {name: reason for name in widths if name not in reasons}
     return reasons
 
 
@@ -188,7 +187,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _spreads(module: nn.Module) -> bool:
+def _multiplies_channels(module: nn.Module) -> bool:
     """Return whether a grouped convolution has one input and several output channels per group.
 
     Torch-Pruning treats it as depthwise, which is wrong.
@@ -224,8 +223,8 @@ def _pruner_type() -> Any:
         """
 
         def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-            kept = max(1, round((current_channels - n_pruned) / round_to)) * round_to
-            return max(0, current_channels - kept)
+            remaining = max(1, round((current_channels - n_pruned) / round_to)) * round_to
+            return max(0, current_channels - remaining)
 
     return Pruner
 

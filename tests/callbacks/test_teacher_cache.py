@@ -135,7 +135,7 @@ def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
 
 def test_a_mirrored_round_that_is_resumed_remembers_photos_as_they_lay():
     teacher_cache = TeacherCache(1e6)
-    teacher_cache.place, teacher_cache.mirrored = 0, True
+    teacher_cache.key, teacher_cache.mirrored = 0, True
     images, asked = torch.rand(2, 3, 4, 4), []
 
     def teacher_outputs(photos):
@@ -181,9 +181,9 @@ def test_batches_beyond_the_budget_are_computed_each_time():
     teacher_cache = TeacherCache(max_bytes=2 * 3 * 2)  # two photos of three values
     for _ in range(2):
         for place in range(2):
-            teacher_cache.place = place
+            teacher_cache.key = place
             assert teacher_cache(torch.ones(2, 3, 4, 4), teacher_outputs)[0].dtype == torch.float32
     assert (len(calls), teacher_cache.size) == (3, 12)
-    teacher_cache.place = 0
+    teacher_cache.key = 0
     teacher_cache(torch.ones(2, 3, 2, 2), teacher_outputs)  # smaller photos are others
     assert len(calls) == 4

@@ -145,7 +145,7 @@ def test_load_for_training_reorders_classes(path, net):
         load_for_training(path, ["Glass", "Metal"])
 
 
-def test_patch_forward_adds_missing_keys(path):
+def test_read_checkpoint_adds_missing_config_keys(path):
     config = read_checkpoint(path)[MODEL_CARD]["config"]
     assert config["teacher"] is config["ckpt_init"] is None
     assert config["prune"] == {"_target_": "pytorch_lightning.Callback"}

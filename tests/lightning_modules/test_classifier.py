@@ -126,7 +126,7 @@ def test_classifier_compile_keeps_parameter_names(tiny, monkeypatch):
 
 
 def test_classifier_rejects_invalid_arguments(tiny, tmp_path):
-    with pytest.raises(ModelError, match="3 classes and the data 2"):
+    with pytest.raises(ModelError, match="3 classes and the data has 2"):
         ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
     with pytest.raises(ModelError, match=r"litesort\.config is a Tensor"):
         tiny.module(model_card={"config": torch.zeros(1)})

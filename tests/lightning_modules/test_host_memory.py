@@ -39,7 +39,7 @@ def test_keep_freed_memory_avoids_page_faults():
 
 RESIDENT = """
 import torch
-from lightning_modules.host_memory import give_back_memory, keep_freed_memory
+from lightning_modules.host_memory import return_freed_memory, keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
@@ -48,7 +48,7 @@ kept = keep_freed_memory()
 blocks = [torch.ones(2**18) for _ in range(200)]
 del blocks
 before = resident()
-print(kept and give_back_memory(), before - resident())
+print(kept and return_freed_memory(), before - resident())
 """
 
 

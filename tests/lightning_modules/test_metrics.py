@@ -94,7 +94,7 @@ def test_stage_metrics_of_one_class_have_no_auroc_and_no_nan():
 def test_stage_metrics_are_independent_of_batching(monkeypatch):
     p, y = _predictions(300, present=4)
     whole, _ = _stage(p, y)
-    monkeypatch.setattr(metrics, "_ROWS_AT_ONCE", 32)
+    monkeypatch.setattr(metrics, "_UPDATE_ROWS", 32)
     portions, stage = _stage(p, y)
     assert portions == pytest.approx(whole, abs=1e-6)
     assert not stage.state_dict()

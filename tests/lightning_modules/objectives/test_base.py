@@ -91,7 +91,7 @@ def test_class_weights_are_not_in_state_dict():
             lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 5]),
             "has no effect, because every class is drawn 5",
         ),
-        (lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 0]), r"classes number \[1\] have none"),
+        (lambda: CrossEntropy(class_weight_power=0.5, class_counts=[5, 0]), r"classes at index \[1\] have none"),
         (lambda: Focal(gamma=0.0), "gamma=0.0 has no effect"),
         (lambda: LogitAdjustment(tau=0.0, class_counts=COUNTS), "tau=0.0 has no effect"),
         (lambda: LogitAdjustment(tau=1.0), "needs the training images"),

@@ -68,7 +68,7 @@ def test_teacher_match_reorders_classes():
 @pytest.mark.parametrize(
     ("known", "message"),
     [
-        (["Metal", "Paper"], "does not know the class Plastic"),
+        (["Metal", "Paper"], "has no class Plastic"),
         ([*CLASSES, "Glass"], "was trained on the additional class Glass"),
     ],
 )

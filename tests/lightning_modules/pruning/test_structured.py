@@ -144,7 +144,7 @@ def test_prune_bn_scale_rejects_network_without_batchnorm():
 
 def test_find_ratio_returns_smallest_ratio():
     assert find_ratio(lambda ratio: 1 - ratio, 0.5, "x", trials=12) == pytest.approx(0.5, abs=1e-3)
-    with pytest.raises(ModelError, match=r"prune\.macs=0\.1 is out of reach: 0\.60 is left"):
+    with pytest.raises(ModelError, match=r"prune\.macs=0\.1 is out of reach: 0\.60 of the cost is left"):
         find_ratio(lambda ratio: max(0.6, 1 - ratio), 0.1, "prune.macs=0.1")
 
 
