@@ -86,11 +86,11 @@ def _min_confidence(model: "Artifact", cfg: DictConfig) -> float:
 
 
 def _predicted_rows(model: "Artifact", cfg: DictConfig, min_confidence: float, total: int) -> Iterator[dict[str, Any]]:
-    """Yield one row an image, as `reports.predictions.answer_rows` makes it, with a progress bar."""
+    """Yield one row per image, as `reports.predictions.prediction_rows` makes it, with a progress bar."""
     from rich.progress import track
 
     from datamodules.inference_loader import find_images, read_batches
-    from reports.predictions import answer_rows
+    from reports.predictions import prediction_rows
 
     classes, preprocessing = model.card["classes"], Preprocessing.from_card(model.card)
     batches = read_batches(
@@ -100,7 +100,7 @@ def _predicted_rows(model: "Artifact", cfg: DictConfig, min_confidence: float, t
     def rows() -> Iterator[dict[str, Any]]:
         for files, pixels, reasons in batches:
             probabilities = model.predict(pixels).cpu().numpy() if len(pixels) else pixels
-            yield from answer_rows(files, reasons, probabilities, classes, min_confidence)
+            yield from prediction_rows(files, reasons, probabilities, classes, min_confidence)
 
     yield from track(rows(), description="predicting", total=total, transient=True)
 

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 
 def profile(net: nn.Module, size: int) -> dict[str, int]:
-    """Count the parameters, and the multiply-accumulates of one (1, 3, size, size) float image.
+    """Count the parameters of a network, and the multiply-accumulates of one forward pass.
 
     Convolutions, matrix products and attention count. Norms and activations do not, as is usual in the literature. The
     network keeps its device and training mode. It runs once, on one image, without gradients.
+
+    Args:
+        net: Network that takes a (1, 3, size, size) float image.
+        size: Side of the image in px, above 0.
 
     Returns:
         `params` (trainable or not) and `macs`.
@@ -37,8 +41,8 @@ def profile(net: nn.Module, size: int) -> dict[str, int]:
     if size < 1:
         raise DeploymentError(f"size={size} is out of range: give the side of an image in pixels, at least 1")
     parameters = list(net.parameters())
-    like = parameters[0] if parameters else torch.empty(0)
-    image = torch.zeros(1, 3, size, size, dtype=like.dtype, device=like.device)
+    first = parameters[0] if parameters else torch.empty(0)
+    image = torch.zeros(1, 3, size, size, dtype=first.dtype, device=first.device)
     counter = FlopCounterMode(display=False)
     # The counter has no formula for the fused attention of CPUs. The MATH backend uses matrix products, which count.
     with evaluating(net), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -47,7 +51,15 @@ def profile(net: nn.Module, size: int) -> dict[str, int]:
 
 
 def cost(artifact: "Artifact", size: int) -> dict[str, Any]:
-    """Return `params`, `macs` and `bytes` of a checkpoint or an exported file; the card of a file has the first two."""
+    """Return the size and cost of a checkpoint or an exported file.
+
+    Args:
+        artifact: The checkpoint or exported file. For an exported file, `params` and `macs` are read from its card.
+        size: Side of the input images in px.
+
+    Returns:
+        `params`, `macs` (both None if the card lacks them) and `bytes`; see `profile` and `size_in_bytes`.
+    """
     if artifact.net is not None:
         counts: dict[str, Any] = dict(profile(artifact.net, size))
     else:
@@ -56,11 +68,19 @@ def cost(artifact: "Artifact", size: int) -> dict[str, Any]:
 
 
 def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
-    """Return the bytes of a network's weights and buffers, or of an exported file with its companions."""
+    """Return the size of a network or of an exported file.
+
+    Args:
+        path: Path of the exported file; not used for a network.
+        net: The network; None for an exported file.
+
+    Returns:
+        Bytes of the weights and buffers of the network, or of the exported file and its companion files.
+    """
     if net is not None:
         return sum(tensor.nbytes for tensor in net.state_dict().values())
-    one = find_format(path)
-    files = [Path(path)] if one is None else one.files(path)
+    export_format = find_format(path)
+    files = [Path(path)] if export_format is None else export_format.files(path)
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -15,7 +15,7 @@ class Deployable(nn.Module):
         net: (B, 3, S, S) float32, normalised -> logits (B, C).
         mean: (3,) in [0, 1].
         std: (3,) above 0.
-        temperature: Logits are divided by it.
+        temperature: Divisor of the logits, above 0.
         size: Side S of the images in pixels.
     """
 
@@ -31,29 +31,32 @@ class Deployable(nn.Module):
         self.register_buffer("shift", (-mean / std).float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities."""
+        """Map images (B, S, S, 3) uint8 to probabilities (B, C) float32."""
         return self.classify(images.permute(0, 3, 1, 2).to(self.scale.dtype))
 
     def classify(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 in [0, 255] -> (B, C) float32 probabilities."""
+        """Map images (B, 3, S, S) float32 in [0, 255] to probabilities (B, C) float32."""
         logits = self.net(pixels * self.scale + self.shift).float()
         if self.temperature != 1:
             logits = logits / self.temperature
         return logits.softmax(1)
 
     def example(self, batch: int = 2) -> Tensor:
-        """Images to trace with, (batch, S, S, 3) uint8."""
+        """Return random images to trace the module with, (batch, S, S, 3) uint8."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (batch, self.size, self.size, 3), generator=generator, dtype=torch.uint8)
 
 
 def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployable:
-    """Copy a backbone into the module that is exported; the backbone does not change.
+    """Copy a backbone into the module that is exported. The backbone does not change.
 
     Args:
         net: Backbone with `net`, `mean` and `std`, as lightning_modules.backbones.backbone builds it.
         size: Side of the images in pixels.
-        temperature: Above 0.
+        temperature: Divisor of the logits, above 0.
+
+    Returns:
+        The module on the CPU, float32, in evaluation mode, without gradients.
 
     Raises:
         DeploymentError: The temperature is not above 0.
@@ -69,9 +72,9 @@ def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployabl
 
 
 def fuse_branches(module: nn.Module) -> None:
-    """Merge the parallel branches that some networks train with (RepVGG, FastViT) into one convolution, in place.
+    """Merge parallel training-time branches (RepVGG, FastViT) into one convolution, in place.
 
-    Same as `timm.utils.reparameterize_model`; this package does not depend on timm.
+    The function does the same as `timm.utils.reparameterize_model`, because this package does not depend on timm.
     """
     for name, child in module.named_children():
         if hasattr(child, "fuse") and callable(child.fuse):

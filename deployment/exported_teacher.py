@@ -20,20 +20,20 @@ def open_exported(
         formats: Further formats; see `deployment.formats.register`.
 
     Returns:
-        A function: images (B, 3, S, S) float in [0, 1] on any device -> log-probabilities (B, C) float32 on that
-        device, at the temperature of the file; the names of its classes; and its image size S, px.
+        Three values: a function from images (B, 3, S, S) float in [0, 1] on any device to log-probabilities (B, C)
+        float32 on the same device, at the temperature of the file; the class names (C,); the image size S in px.
 
     Raises:
-        DeploymentError: The file cannot be used; the message begins with `teacher=`.
+        DeploymentError: The file cannot be used. The message begins with `teacher=`.
     """
     register(formats)
     try:
-        predict = load_exported(path, threads=None)
+        predictor = load_exported(path, threads=None)
     except DeploymentError as error:
         raise DeploymentError(str(error).replace("ckpt=", "teacher=", 1)) from error
 
-    def answer(images: Tensor) -> Tensor:
+    def log_probabilities(images: Tensor) -> Tensor:
         pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return predict(pixels).float().clamp_min(1e-12).log().to(images.device)
+        return predictor(pixels).float().clamp_min(1e-12).log().to(images.device)
 
-    return answer, list(predict.card["classes"]), int(predict.card["preprocessing"]["size"])
+    return log_probabilities, list(predictor.card["classes"]), int(predictor.card["preprocessing"]["size"])

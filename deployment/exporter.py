@@ -1,7 +1,7 @@
-"""Export one checkpoint to several files; each is compared with the checkpoint before it gets its name.
+"""Export one checkpoint to several files. Each file must pass a comparison with the checkpoint.
 
-All choices are made on validation images: whether a file is good enough, which layers of an int8 file stay in float,
-and its rejection threshold.
+All choices are made on validation images: whether a file is accurate enough, which layers of an int8 file stay in
+float, and the rejection threshold of a file.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ class Exporter:
         net: Backbone, in evaluation mode.
         card: The checkpoint's metadata, with further values under "exported".
         folder: Folder of the files.
-        expected: (N, C) probabilities of the checkpoint for the validation images, at `temperature`.
+        expected: (N, C) float probabilities of the checkpoint for the validation images, at `temperature`.
         tolerance: Precision -> allowed difference of a file from `expected`.
-        predict_val: Returns a predictor's probabilities of the validation images, (N, C).
-        f1_score: Macro F1 of such probabilities.
-        choose_threshold: Rejection threshold of such probabilities: keys for the metadata of a file, and for its row.
-        calibration_images: Training images: batches (B, S, S, 3) uint8.
+        predict_val: Maps a predictor to its probabilities for the validation images, (N, C) float.
+        f1_score: Maps these probabilities to their macro F1, in [0, 1].
+        choose_threshold: Maps these probabilities to a rejection threshold: keys for the metadata and row of a file.
+        calibration_images: Training images, batches (B, S, S, 3) uint8.
         max_drop: Macro F1 that int8 may lose on the validation images.
-        temperature: Logits are divided by it.
-        name: Stem of the files.
-        threads: Threads of the runtimes.
+        temperature: Divisor of the logits, above 0.
+        name: First part of the file names.
+        threads: Threads of the runtimes; None leaves them to each runtime.
     """
 
     net: nn.Module
@@ -61,52 +61,59 @@ class Exporter:
     threads: int | None = 1
 
     def write(self, name: str, precision: str) -> dict[str, Any]:
-        """Write one file of a format; a file that cannot be written becomes a row with the reason.
+        """Write one file of a format. A file that cannot be written becomes a row with the reason.
+
+        Args:
+            name: Name of the format.
+            precision: One of its precisions, e.g. "fp32".
 
         Returns:
-            Plain data: `file`, `path`, `format`, `precision`, `status` ("completed", "failed", "not offered"), `error`,
-            and of a completed one `val/f1_macro`, `val/f1_lost` (both on validation images), `difference`, `agreement`,
-            `bytes`, `float_layers` and the keys of `choose_threshold`.
+            Plain data: `file`, `path`, `format`, `precision`, `status` ("completed", "failed", "not offered") and
+            `error`. A row with status "completed" also has `val/f1_macro` and `val/f1_lost` (both on validation
+            images), `difference`, `agreement`, `bytes`, `float_layers` and the keys of `choose_threshold`.
         """
-        one = FORMATS[name]
-        path = self.folder / f"{self.name}-{precision}{one.suffix}"
+        export_format = FORMATS[name]
+        path = self.folder / f"{self.name}-{precision}{export_format.suffix}"
         row: dict[str, Any] = {"file": path.name, "path": str(path), "format": name, "precision": precision}
         try:
-            if (reason := one.not_offered(precision)) is not None:
+            if (reason := export_format.not_offered(precision)) is not None:
                 return row | {"status": "not offered", "error": reason}
-            found = self._write(one, precision, path)
-            float_layers = one.load(path, self.threads).card["exported"].get("float_layers", [])
+            measured = self._write(export_format, precision, path)
+            float_layers = export_format.load(path, self.threads).card["exported"].get("float_layers", [])
         except DeploymentError as error:
             return row | {"status": "failed", "error": str(error)}
         return row | {
             "status": "completed",
             "error": None,
-            **found,
+            **measured,
             "bytes": size_in_bytes(path, None),
             "float_layers": float_layers,
         }
 
-    def _write(self, one: Format, precision: str, path: Path) -> dict[str, Any]:
-        """Write a file, and return what was measured on it before it got its name."""
+    def _write(self, export_format: Format, precision: str, path: Path) -> dict[str, Any]:
+        """Write a file, and return the results of its check."""
         if precision not in self.tolerance:
             raise DeploymentError(
                 f"tolerance.{precision} is not given: give +tolerance.{precision}=null and +agreement.{precision}=0.9"
             )
-        found: dict[str, Any] = {}
+        measured: dict[str, Any] = {}
 
         def verify(draft: Path) -> None:
-            found.update(self._measure(one, precision, draft, path.name))
+            measured.update(self._measure(export_format, precision, draft, path.name))
 
         if precision != "int8":
-            one.write(self.net, path, self.card, precision=precision, temperature=self.temperature, verify=verify)
-            if not found:
-                raise DeploymentError(f"format={one.name} did not call `verify` with the file that it wrote")
-            return found
+            export_format.write(
+                self.net, path, self.card, precision=precision, temperature=self.temperature, verify=verify
+            )
+            if not measured:
+                raise DeploymentError(f"format={export_format.name} did not call `verify` with the file that it wrote")
+            return measured
         with tempfile.TemporaryDirectory() as folder:
             _check_space(Path(folder), self.net)
-            source = one.write(self.net, Path(folder) / f"float{one.suffix}", self.card, temperature=self.temperature)
-            with _quantizing(one.name, self.card):
-                one.quantize(
+            float_path = Path(folder) / f"float{export_format.suffix}"
+            source = export_format.write(self.net, float_path, self.card, temperature=self.temperature)
+            with _quantizing(export_format.name, self.card):
+                export_format.quantize(
                     source,
                     path,
                     self.calibration_images,
@@ -114,23 +121,24 @@ class Exporter:
                     max_drop=self.max_drop,
                     verify=verify,
                 )
-        return found
+        return measured
 
-    def _measure(self, one: Format, precision: str, draft: Path, name: str) -> dict[str, Any]:
-        """Compare a draft with the checkpoint, and store the threshold of its own probabilities in it.
+    def _measure(self, export_format: Format, precision: str, draft: Path, name: str) -> dict[str, Any]:
+        """Compare a draft with the checkpoint, and store the threshold of its own probabilities in the draft.
 
         Raises:
-            DeploymentError: It differs too much.
+            DeploymentError: The draft differs too much from the checkpoint.
         """
-        probabilities = self.predict_val(one.load(draft, self.threads))
+        probabilities = self.predict_val(export_format.load(draft, self.threads))
         parity = compare(probabilities, self.expected)
         check(parity, self.tolerance[precision], name)
         threshold = dict(self.choose_threshold(probabilities))
         if threshold["threshold"] is not None:
             try:
-                one.annotate(draft, {key: threshold[key] for key in ("threshold", "threshold_target")})
+                export_format.annotate(draft, {key: threshold[key] for key in ("threshold", "threshold_target")})
             except NotImplementedError:
-                log.warning("%s: format=%s stores no threshold in its files; export.json has it", name, one.name)
+                line = "%s: format=%s stores no threshold in its files; export.json has it"
+                log.warning(line, name, export_format.name)
         f1 = self.f1_score(probabilities)
         return {
             "val/f1_macro": f1,
@@ -143,7 +151,7 @@ class Exporter:
 
 @contextlib.contextmanager
 def _quantizing(name: str, card: Mapping[str, Any]) -> Iterator[None]:
-    """Turn any error of a quantiser into a DeploymentError, and the other files are still written."""
+    """Convert any error of a quantiser to a DeploymentError, so that the other files are still written."""
     try:
         yield
     except (DeploymentError, MemoryError):
@@ -151,43 +159,46 @@ def _quantizing(name: str, card: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:
         model, line = card.get("model", {}).get("name", "this network"), " ".join(str(error).split())[:200]
         raise DeploymentError(
-            f"format={name} precision=int8 cannot be made of {model}: {line or type(error).__name__}: "
+            f"format={name} precision=int8 cannot be made from {model}: {line or type(error).__name__}: "
             "leave it out, or take fp32"
         ) from error
 
 
 def _check_space(folder: Path, net: nn.Module) -> None:
     """Raise DeploymentError if the disk has no space for the float copies that a quantiser makes."""
-    wanted = 4 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
-    if shutil.disk_usage(folder).free < wanted:
+    required = 4 * sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    if shutil.disk_usage(folder).free < required:
         raise DeploymentError(
-            f"precision=int8 needs {wanted / 1e6:.0f} MB of temporary space in {folder.parent}, and the disk is full: "
-            "free some space, or set TMPDIR to another folder"
+            f"precision=int8 needs {required / 1e6:.0f} MB of temporary space in {folder.parent}, but the disk is "
+            "full: free some space, or set TMPDIR to another folder"
         )
 
 
 def combinations(formats: Any, precisions: Any) -> list[tuple[str, str]]:
-    """Return every format with every precision, by name.
+    """Return all pairs of a format and a precision, by name.
 
     Args:
-        formats: One name or several.
-        precisions: One name or several.
+        formats: Name of a format, or a list of names.
+        precisions: Name of a precision, or a list of names.
+
+    Returns:
+        Pairs (format, precision), without repetitions.
 
     Raises:
         DeploymentError: A format or precision is unknown.
     """
-    names = _names("format", formats, list(FORMATS))
+    names = _checked_names("format", formats, list(FORMATS))
     known = dict.fromkeys([*PRECISIONS, *(precision for name in names for precision in FORMATS[name].precisions)])
-    return [(name, precision) for name in names for precision in _names("precision", precisions, list(known))]
+    return [(name, precision) for name in names for precision in _checked_names("precision", precisions, list(known))]
 
 
-def check_packages(wanted: Sequence[tuple[str, str]]) -> None:
-    """Raise DeploymentError if these formats and precisions need a package that is missing; imports none."""
-    for name, precision in wanted:
+def check_packages(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise DeploymentError if a package for these formats and precisions is missing. No package is imported."""
+    for name, precision in pairs:
         get_format(name).check_packages(precision)
 
 
-def _names(key: str, values: Any, known: Sequence[str]) -> list[str]:
+def _checked_names(key: str, values: Any, known: Sequence[str]) -> list[str]:
     names = [values] if isinstance(values, str) else list(values or [])
     for name in names or [""]:
         if name not in known:

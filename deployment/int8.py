@@ -12,18 +12,18 @@ from deployment.metadata import extend
 from deployment.placing import Verify
 from litesort.errors import DeploymentError
 
-# Numbers of first layers that return to float before the search: the stem of a mobile network, then its first block.
+# Before the search, this many first layers return to float: the stem of a mobile network, then also its first block.
 FIRST = (1, 3)
-SLACK = 1e-9  # 0.9 - 0.89 is a little more than 0.01
+SLACK = 1e-9  # for rounding: 0.9 - 0.89 is slightly above 0.01
 
 
 def first_layers(layers: Mapping[str, Any], count: int) -> list[str]:
-    """Return the first `count` layers, but never all."""
+    """Return the names of the first `count` layers, at most all but one."""
     return list(layers)[: min(count, len(layers) - 1)]
 
 
 def describe_int8(card: Mapping[str, Any], float_layers: Sequence[str]) -> dict[str, Any]:
-    """Return the card of an int8 file, from the card of its float file."""
+    """Return the card of an int8 file, given the card of its float file."""
     return extend(card, {"precision": "int8", "float_layers": list(float_layers)})
 
 
@@ -36,16 +36,21 @@ def check_written(
     layers: int,
     verify: Verify | None,
 ) -> Verify:
-    """Return a check that measures the F1 of the written file, since a search may stop early without an error.
+    """Return a function that checks the macro F1 of a written file.
+
+    The search for float layers may stop early without an error, so its result is checked again.
 
     Args:
         path: The final name, for messages.
         load: Opens a file.
-        f1_of: Macro F1 of a predictor; None: only `verify` is called.
-        reference: Macro F1 of the float file.
-        max_drop: Macro F1 that may be lost.
+        f1_of: Maps a predictor to its macro F1, in [0, 1]. With None, only `verify` is called.
+        reference: Macro F1 of the float file, in [0, 1].
+        max_drop: Largest allowed loss of macro F1.
         layers: Number of layers in float, for messages.
-        verify: The caller's own check.
+        verify: Further check, called last.
+
+    Returns:
+        The function. It raises DeploymentError if the file loses more than `max_drop`.
     """
 
     def check(draft: Path) -> None:
@@ -67,7 +72,7 @@ def too_much_lost(path: Path, lost: float, max_drop: float, layers: int) -> Depl
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the log and the warnings of the quantisers."""
+    """Suppress log messages and warnings of the quantisers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,7 +16,7 @@ HINT = "export it again with python export.py ckpt=RUN/best.ckpt"
 
 
 def pack(card: Mapping[str, Any]) -> str:
-    """Return the JSON text of a card; numbers that are not finite become null."""
+    """Return the JSON text of a card. Numbers that are not finite become null."""
     return json.dumps(_finite(dict(card)), ensure_ascii=True, allow_nan=False)
 
 
@@ -56,7 +56,7 @@ def _threshold_fault(exported: Any) -> str | None:
     for key in ("threshold", "threshold_target"):
         value = exported.get(key)
         if not (type(value) in (int, float) and 0 <= value <= 1):
-            return f"exported.{key} is no number from 0 to 1"
+            return f"exported.{key} is not a number from 0 to 1"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The ONNX graph of a network, which several formats start from."""
+"""Trace a network to ONNX. Several formats convert this graph further."""
 
 import io
 from collections.abc import Mapping
@@ -14,13 +14,16 @@ OPSET = 17
 
 
 def trace_onnx(net: nn.Module, card: Mapping[str, Any], temperature: float, name: str) -> bytes:
-    """ONNX bytes of a network: `images` (B, S, S, 3) uint8 -> `probabilities` (B, C) float32, any B.
+    """Trace a network to an ONNX graph from `images` (B, S, S, 3) uint8 to `probabilities` (B, C) float32, for any B.
 
     Args:
         net: Backbone.
-        card: Its metadata.
-        temperature: Logits are divided by it.
+        card: Metadata of the network.
+        temperature: Divisor of the logits, above 0.
         name: Name of the format, for messages.
+
+    Returns:
+        The content of an ONNX file.
 
     Raises:
         DeploymentError: The network cannot be exported.
@@ -28,7 +31,7 @@ def trace_onnx(net: nn.Module, card: Mapping[str, Any], temperature: float, name
     module = deployable(net, image_size(card), temperature)
     buffer = io.BytesIO()
     with converting(name, card):
-        # The dynamo exporter writes the same graph, but needs 20 s a network and another package.
+        # The dynamo exporter writes the same graph, but takes 20 s per network and needs another package.
         torch.onnx.export(
             module,
             (module.example(),),

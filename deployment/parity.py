@@ -26,19 +26,32 @@ class Parity(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """Limits of a Parity: the largest `difference` (None: any) and the smallest `agreement`."""
+    """Limits of a Parity.
+
+    Attributes:
+        difference: Largest allowed difference of a probability, in [0, 1]; None for no limit.
+        agreement: Smallest allowed share of images with the same predicted class, in [0, 1].
+    """
 
     difference: float | None
     agreement: float
 
 
 def tolerances(difference: Mapping[str, float | None], agreement: Mapping[str, float]) -> dict[str, Tolerance]:
-    """Return the tolerance of each precision, from one mapping for each limit."""
+    """Return the tolerance of each precision, given the two limits by precision."""
     return {precision: Tolerance(difference[precision], agreement[precision]) for precision in agreement}
 
 
 def compare(probabilities: np.ndarray, expected: np.ndarray) -> Parity:
-    """Compare probabilities (N, C) with the expected ones; DeploymentError if shapes differ or one is not finite."""
+    """Compare probabilities with the expected ones.
+
+    Args:
+        probabilities: (N, C) float, of the exported file; N above 0.
+        expected: (N, C) float, of the checkpoint.
+
+    Raises:
+        DeploymentError: The shapes differ, there is no image, or a probability is not finite.
+    """
     if probabilities.shape != expected.shape or not len(probabilities):
         raise DeploymentError(
             f"parity: expected probabilities of shape {expected.shape}, but got {probabilities.shape}"
@@ -50,9 +63,9 @@ def compare(probabilities: np.ndarray, expected: np.ndarray) -> Parity:
 
 
 def check(found: Parity, tolerance: Tolerance, name: str) -> None:
-    """Raise DeploymentError, with both numbers, if a parity exceeds a tolerance."""
-    too_far = tolerance.difference is not None and not found.difference <= tolerance.difference
-    if too_far or not found.agreement >= tolerance.agreement:
+    """Raise DeploymentError if `found` exceeds `tolerance`. The message has both values and `name`, the file name."""
+    differs = tolerance.difference is not None and not found.difference <= tolerance.difference
+    if differs or not found.agreement >= tolerance.agreement:
         limit = "any difference" if tolerance.difference is None else f"a difference of {tolerance.difference:g}"
         raise DeploymentError(
             f"{name} differs from the checkpoint: {found}; allowed are {limit} and {tolerance.agreement:.1%}: "

@@ -9,22 +9,22 @@ from pathlib import Path
 
 from litesort.errors import DeploymentError
 
-# Takes the file under its temporary name; an exception keeps it from getting its final name.
+# Checks a file under its temporary name. If the check raises an exception, the file is deleted.
 Verify = Callable[[Path], None]
 
 
 @contextmanager
 def placing(path: Path, verify: Verify | None = None, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a temporary file; it is renamed to `path` once it is written and `verify` returns.
+    """Yield a temporary path. The file is renamed to `path` after it is written and `verify` has returned.
 
     Args:
-        path: Final name; missing folders are made.
+        path: Final name. Missing folders are created.
         verify: Called with the written file.
         companions: Suffixes of further files of the model, e.g. (".bin",), with the same stem in the same folder.
 
     Raises:
-        DeploymentError: The disk is full, or the folder cannot be written to. Then, and if `verify` raises, there is
-            no new file under any of the final names.
+        DeploymentError: The disk is full, or the folder cannot be written to. In this case, and if `verify` raises,
+            no file is renamed.
     """
     folder = None
     try:
@@ -38,7 +38,7 @@ def placing(path: Path, verify: Verify | None = None, companions: Sequence[str] 
         if verify is not None:
             verify(draft)
         if companions:
-            path.unlink(missing_ok=True)  # an old graph must never be beside new weights
+            path.unlink(missing_ok=True)  # so that an old graph is never stored beside new weights
         for file in written:
             file.replace(path.parent / file.name)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Predictors: a checkpoint or an exported file maps images (B, S, S, 3) uint8 to probabilities, whatever runs it."""
+"""Predictors: one interface to checkpoints and exported files, from images (B, S, S, 3) uint8 to probabilities."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,15 +58,18 @@ class Predictions:
 
 
 def best_device(accelerator: str) -> torch.device:
-    """Return the device of a Lightning accelerator; "auto" is CUDA if a GPU is available, else the CPU.
+    """Return the device of a Lightning accelerator.
+
+    Args:
+        accelerator: "auto" (CUDA if it is available, otherwise the CPU), "cpu", "gpu", "cuda", "cuda:0" or "mps".
 
     Raises:
-        DeploymentError: There is no such device, or its name is unknown.
+        DeploymentError: The device is not available, or its name is unknown.
     """
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    wanted = {"gpu": "cuda", "auto": "cuda" if found["cuda"] else "cpu"}.get(accelerator, accelerator)
-    if not found.get(wanted.partition(":")[0]):
-        known = ", ".join(name for name, there in found.items() if there)
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    wanted = {"gpu": "cuda", "auto": "cuda" if available["cuda"] else "cpu"}.get(accelerator, accelerator)
+    if not available.get(wanted.partition(":")[0]):
+        known = ", ".join(name for name, there in available.items() if there)
         raise DeploymentError(f"accelerator={accelerator} is not available here: give auto or one of {known}")
     return torch.device(wanted)
 
@@ -86,7 +89,7 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the device."""
+        """Map images (B, S, S, 3) uint8 to probabilities (B, C) float32, on the device."""
         pixels = torch.as_tensor(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return self.net(pixels.float().div_(255)).float().softmax(1)
 
@@ -94,12 +97,15 @@ class TorchPredictor:
 def load_exported(
     path: str | Path, threads: int | None = 1, options: Mapping[str, Any] | None = None
 ) -> ExportedPredictor:
-    """Open an exported file; its suffix names its format. No code from the file is run.
+    """Open an exported file. Its suffix determines its format. No code from the file is run.
 
     Args:
         path: The file.
         threads: Threads of one call; None leaves them to the runtime.
-        options: Further settings of the runtime.
+        options: Further settings of the runtime, by its own names.
+
+    Returns:
+        Its predictor, with the stored metadata as `card`.
 
     Raises:
         DeploymentError: The suffix is unknown, the file does not exist, the runtime cannot run it, or litesort did not
@@ -109,9 +115,9 @@ def load_exported(
     if (found := find_format(path)) is not None:
         return found.load(path, threads, options)
     if (model := find_model(path)) is not None:
-        raise DeploymentError(f"ckpt={path} is only a part of an exported model: give ckpt={model}")
-    known = ", ".join(one.suffix for one in FORMATS.values())
-    raise DeploymentError(f"ckpt={path} is of an unknown kind: give a .ckpt, {known} file")
+        raise DeploymentError(f"ckpt={path} is a companion file of an exported model: give ckpt={model}")
+    known = ", ".join(export_format.suffix for export_format in FORMATS.values())
+    raise DeploymentError(f"ckpt={path} has an unknown suffix: give a .ckpt, {known} file")
 
 
 def load_artifact(
@@ -126,9 +132,12 @@ def load_artifact(
     Args:
         path: The file.
         load_net: Returns the network and the card of a checkpoint, as `lightning_modules.checkpoint.load_net` does.
-        device: Device of a checkpoint's network; exported files run where their options say.
-        threads: Threads of an exported file's runtime. PyTorch has one setting a process: `torch.set_num_threads`.
+        device: Device of a checkpoint's network. An exported file runs on the device that `options` names.
+        threads: Threads of an exported file's runtime. PyTorch has one setting per process, `torch.set_num_threads`.
         options: Options of an exported file's runtime.
+
+    Returns:
+        The open checkpoint or exported file.
 
     Raises:
         DeploymentError: The file cannot be used, or a checkpoint is given runtime options.

@@ -14,7 +14,7 @@ class Results:
     """Results of one evaluation; `asdict` gives the content of metrics.json.
 
     Attributes:
-        artifact: What was evaluated.
+        artifact: The evaluated checkpoint or exported file.
         run_info: Name, data, seed and further values of the run.
         split: Name of the split.
         images: Number of images.
@@ -38,7 +38,7 @@ class Results:
     score: Mapping[str, Any]
 
     def asdict(self) -> dict[str, Any]:
-        """Return one flat mapping; metrics are named after their split ("test" where no image was trained on)."""
+        """Return one flat mapping. Keys of metrics begin with the split, or "test" for images from outside the run."""
         card = self.artifact.card
         stage = {"unseen": "test"}.get(self.split, self.split)
         return {

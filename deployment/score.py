@@ -19,12 +19,12 @@ class Score:
     Args:
         name: Name of the score in reports.
         time: "relative" (model clock, relative to the reference) or "end_to_end" (seconds for `images` images).
-        base_time: Seconds that cost 0.5.
+        base_time: Seconds that add 0.5 to the score.
         base_f1: Macro F1, in [0, 1], at which the sigmoid is 0.5.
         steepness: Steepness of the sigmoid, above 0.
         images: Number of images of the published test set.
         reference: Model name of the reference.
-        reference_size: Image size of the reference in pixels, whatever the size of the candidate.
+        reference_size: Image size of the reference in pixels. It does not depend on the candidate.
         reference_time: Published seconds of the reference.
 
     Raises:
@@ -65,7 +65,15 @@ class Score:
         self.reference, self.reference_size, self.reference_time = reference, reference_size, reference_time
 
     def __call__(self, f1: float, seconds: float) -> float:
-        """Compute the score of a macro F1 in [0, 1] and a time in seconds above 0; DeploymentError for other values."""
+        """Compute the score.
+
+        Args:
+            f1: Macro F1, in [0, 1].
+            seconds: Time in seconds, above 0; see `seconds`.
+
+        Raises:
+            DeploymentError: A value is out of its range.
+        """
         _check_f1(f1, "f1")
         if not (math.isfinite(seconds) and seconds > 0):
             raise DeploymentError(f"seconds={seconds} is out of range: expected a measured time above 0")
@@ -73,7 +81,7 @@ class Score:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All values that the score depends on beside macro F1 and time; scores of different ones do not compare."""
+        """All values that the score depends on besides macro F1 and time. Scores are comparable if these are equal."""
         names = (
             "time",
             "base_time",
@@ -120,7 +128,7 @@ class Score:
 
         Args:
             f1: Macro F1 in [0, 1].
-            latency: Records of `deployment.latency.timer`; the one with the clock of this score and batch 1 is used.
+            latency: Records of `deployment.latency.timer`. The record with the clock of this score and batch 1 is used.
             model: Name of the entry.
             val_f1: Macro F1 on the validation images, if it is known.
 
@@ -153,5 +161,5 @@ def _check_f1(f1: float, key: str) -> None:
 
 
 def _sigmoid(x: float) -> float:
-    # The exponent is never positive, so that no steepness can overflow.
+    # The exponent is never positive, so that exp does not overflow.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

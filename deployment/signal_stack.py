@@ -26,8 +26,9 @@ def current() -> Stack | None:
 def kept_signal_stack() -> Iterator[None]:
     """Restore the alternate signal stack of the thread at the end.
 
-    OpenVINO's CPU plugin sets a stack of the smallest size (AT_MINSIGSTKSZ), which only holds the frame of a signal.
-    The next Python signal handler (Ctrl-C, SIGTERM, SIGCHLD of a data loader) would crash with a segmentation fault.
+    OpenVINO's CPU plugin sets a stack of the smallest size (AT_MINSIGSTKSZ), which holds only the frame of one
+    signal. The next Python signal handler (Ctrl-C, SIGTERM, SIGCHLD of a data loader) would crash with a segmentation
+    fault.
     """
     before = current()
     try:

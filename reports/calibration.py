@@ -40,22 +40,22 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
     if bins < 1:
         raise ValueError(f"bins={bins} is invalid: expected an integer of at least 1")
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
     full = np.where(counts > 0, counts, np.nan)
     return Reliability(
         edges,
         counts,
-        np.bincount(place, weights=confidence, minlength=bins) / full,
-        np.bincount(place, weights=correct, minlength=bins) / full,
+        np.bincount(index, weights=confidence, minlength=bins) / full,
+        np.bincount(index, weights=correct, minlength=bins) / full,
     )
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: how closely confidence matches accuracy.
+    """Compute the expected calibration error (Guo et al. 2017), in [0, 1].
 
-    It is the mean of |accuracy - confidence| over bins, weighted by their counts; NaN without predictions. Guo et al.,
-    "On Calibration of Modern Neural Networks", 2017. Arguments and errors as in `reliability`.
+    It is the mean of |accuracy - confidence| over bins, weighted by their counts; NaN without predictions. Arguments
+    and errors are those of `reliability`.
 
     Example:
         >>> round(calibration_error(np.array([0.9, 0.9]), np.array([True, False])), 3)
@@ -69,7 +69,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage and accuracy of the kept predictions for every distinct confidence threshold.
+    """Compute coverage and accuracy of the kept predictions for each distinct confidence threshold.
 
     Predictions of equal confidence are kept or rejected together, so D distinct confidences give D points.
 
@@ -78,8 +78,8 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
         correct: (N,) bool.
 
     Returns:
-        coverage (D,), rising to 1; accuracy (D,) of the kept predictions (risk = 1 - accuracy); threshold (D,),
-        falling: keep predictions that are at least as confident.
+        Three arrays. coverage: (D,) float, increasing to 1. accuracy: (D,) float, of the kept predictions; the risk is
+        1 - accuracy. threshold: (D,) float, decreasing; predictions of this or higher confidence are kept.
 
     Raises:
         ValueError: Shapes differ, or a confidence is outside [0, 1].
@@ -93,33 +93,42 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits of probabilities (N, C) by `temperature` (above 0); returns probabilities (N, C).
+    """Divide the logits of probabilities by a temperature.
+
+    Args:
+        probabilities: (N, C) float in [0, 1].
+        temperature: Divisor, above 0.
+
+    Returns:
+        (N, C) float64 probabilities.
 
     Example:
         >>> tempered(np.array([[0.8, 0.2]]), 1.0)
         array([[0.8, 0.2]])
     """
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38)) / temperature
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Temperature in [0.1, 10] that minimises the negative log-likelihood of the true classes.
+    """Fit the temperature that minimises the negative log-likelihood of the true classes (Guo et al. 2017).
 
-    It is above 1 for an overconfident network. Scaling by a temperature changes no predicted class. Guo et al., "On
-    Calibration of Modern Neural Networks", 2017.
+    It is above 1 for an overconfident network. A temperature does not change the predicted classes.
 
     Args:
         probabilities: (N, C) float in [0, 1], of images that were not trained on.
         targets: (N,) int, true classes.
 
+    Returns:
+        The temperature, in [0.1, 10].
+
     Raises:
         ValueError: There is no image, or shapes do not match.
 
     Example:
-        >>> shares = np.array([[0.99, 0.01]] * 4)
-        >>> fit_temperature(shares, np.array([0, 0, 0, 1])) > 1
+        >>> overconfident = np.array([[0.99, 0.01]] * 4)
+        >>> fit_temperature(overconfident, np.array([0, 0, 0, 1])) > 1
         True
     """
     probabilities, targets = np.asarray(probabilities, np.float64), np.asarray(targets)
@@ -127,8 +136,8 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
         raise ValueError(f"expected shapes (N, C) and (N,), N above 0, but got {probabilities.shape}, {targets.shape}")
 
     def loss(log_temperature: float) -> float:
-        shares = tempered(probabilities, math.exp(log_temperature))[np.arange(len(targets)), targets]
-        return float(-np.log(np.maximum(shares, 1e-300)).mean())
+        of_targets = tempered(probabilities, math.exp(log_temperature))[np.arange(len(targets)), targets]
+        return float(-np.log(np.maximum(of_targets, 1e-300)).mean())
 
     # The loss has one minimum in 1 / T, so a golden-section search finds it.
     low, high, golden = math.log(0.1), math.log(10), (math.sqrt(5) - 1) / 2

@@ -30,8 +30,8 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
         imbalance_of: split -> the same. looks: class -> median brightness and colour. quantiles: of width, height,
         aspect (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %. odd: issue -> number of images.
         broken, equal, near: numbers of broken files, of pairs of equal files and of pairs of similar images. crossing,
-        crossing_by_pixels: pairs in two splits. leaked: share of test images with a duplicate in training.
-        disagreeing: pairs with two labels.
+        crossing_by_pixels: numbers of pairs in two splits. leaked: share of test images with a duplicate in training.
+        disagreeing: number of pairs with two labels.
     """
     images, pairs = found["images"], found["pairs"]
     readable = [image for image in images if image["broken"] is None]
@@ -66,12 +66,12 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratio(counts: Sequence[int]) -> float | None:
-    """Largest count over smallest; None if a class has no image."""
+    """Return the largest count divided by the smallest; None if a class has no image."""
     return max(counts) / min(counts) if min(counts) else None
 
 
 def _look(images: Sequence[Mapping[str, Any]], label: str) -> dict[str, float | None]:
-    """Median brightness and colour of a class in grey levels; None if it has no image."""
+    """Return median brightness and colour of a class in grey levels; None if the class has no image."""
     own = [image for image in images if image["label"] == label]
     return {key: median(image[key] for image in own) if own else None for key in ("brightness", "colour")}
 
@@ -81,12 +81,12 @@ def _quantiles(values: Sequence[float]) -> list[float]:
 
 
 def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write CSV lists of problems; returns their paths.
+    """Write CSV lists of problems, and return their paths.
 
     - exclude.csv (path, reason): broken files and repeated copies, for `data.exclude=FILE`.
     - duplicates.csv: all pairs of equal or similar images.
     - relabel.csv (path, label): likely wrong labels, most likely first, for `data.relabel=FILE` after a review.
-    - outliers.csv (path, label, distance): furthest first.
+    - outliers.csv (path, label, distance): largest distance first.
     - odd.csv (path, label, odd): unusual files.
     """
     images = found["images"]
@@ -150,10 +150,10 @@ class Finding(NamedTuple):
     """One line of the summary.
 
     Attributes:
-        title: What was looked at.
-        text: What was found.
+        title: Name of the check.
+        text: Result of the check.
         alarming: Whether it is a problem.
-        section: Section of the page that shows more; "" without one.
+        section: Section of the page with details; "" without one.
     """
 
     title: str
@@ -163,7 +163,7 @@ class Finding(NamedTuple):
 
 
 def findings(results: Mapping[str, Any]) -> list[Finding]:
-    """Summary of a data report, line by line."""
+    """Return the findings of a data report, one per line of its summary."""
     found = [Finding("largest class over smallest", f"{results['imbalance']:.1f}", results["imbalance"] > 10, "counts")]
     for key, unit in (("width", "px"), ("height", "px"), ("aspect", "")):
         if values := results["quantiles"][key]:
@@ -181,14 +181,14 @@ def findings(results: Mapping[str, Any]) -> list[Finding]:
     if results["crossing"]:
         leaked = f"{results['leaked']:.1%} of test images have a duplicate in training"
         hint = "data.group_by=duplicates keeps pairs with similar pixels in one split"
-        if not results["crossing_by_pixels"]:  # grouping by pixels cannot help
+        if not results["crossing_by_pixels"]:  # grouping by pixels cannot keep them together
             hint = "their embeddings are similar, their pixels are not, so data.group_by=duplicates does not help"
         found.append(Finding("pairs in two splits", f"{results['crossing']}; {leaked}: {hint}", True, "duplicates"))
     return found + _label_issues_and_outliers(results)
 
 
 def _label_issues_and_outliers(results: Mapping[str, Any]) -> list[Finding]:
-    """Findings about label issues, outliers and leakage; none without embeddings."""
+    """Return findings about label issues, outliers and leakage; none without embeddings."""
     if "features" not in results:
         return []
     issues, far = len(results["label_issues"]), len(results["outliers"])

@@ -15,7 +15,7 @@ from reports.results import one_line
 def predictions(
     files: Sequence[str], targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per image: file, label, prediction, and `p_<class>`, the probability of each class.
+    """Return one row per image: file, label, prediction, and `p_<class>`, the probability of each class.
 
     Args:
         files: (N,) names of the images.
@@ -31,7 +31,7 @@ def predictions(
 
 
 def absent_classes(targets: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str | None:
-    """Return a line about predicted classes that have no image, which macro F1 leaves out; None without such a class.
+    """Return a line about classes that are predicted but have no image; None if there are none. Macro F1 omits them.
 
     Args:
         targets: (N,) int, true classes.
@@ -60,9 +60,18 @@ def write_evaluation(
     probabilities: np.ndarray,
     classes: Sequence[str],
 ) -> list[Path]:
-    """Write the four files into `folder`. Returns their paths, then those of files that training left there.
+    """Write the four files into `folder`.
 
-    Arguments as in `predictions`.
+    Args:
+        folder: Run folder.
+        metrics: Content of metrics.json, plain data.
+        files: As in `predictions`.
+        targets: As in `predictions`.
+        probabilities: As in `predictions`.
+        classes: As in `predictions`.
+
+    Returns:
+        Paths of these files, then of files that the training wrote into `folder`.
     """
     rows = predictions(files, targets, probabilities, classes)
     columns = ["file", "label", "prediction", *(f"p_{name}" for name in classes)]
@@ -74,5 +83,5 @@ def write_evaluation(
         confusion_matrix(counts, classes, folder / "confusion.png", title=str(metrics.get("name", ""))),
         reliability_diagram(probabilities.max(1), predicted == targets, folder / "reliability.png"),
     ]
-    # metrics.json comes last: a run with this file is complete.
+    # metrics.json is written last, so that a run with this file is complete.
     return [write_json(folder / "metrics.json", metrics), *others, *trained]

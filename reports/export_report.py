@@ -33,16 +33,17 @@ _EXACTNESS = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3}
 def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
     """Choose a fast file that loses at most `max_drop` macro F1 on validation images, and explain the choice.
 
-    Files whose latency interval reaches down to that of the fastest are as fast as it is; among these, the most exact
-    precision wins, then the lower latency. A file that failed or was not measured is never chosen.
+    Files whose latency interval overlaps with that of the fastest file count as equally fast. Of these, the file with
+    the most exact precision is chosen, then the one with the lowest latency. A file that failed or was not measured is
+    never chosen.
 
     Args:
         rows: `status`, `file`, `precision`, `val/f1_lost` against the checkpoint, `latency_ms` (median, batch 1) and
-            its 95 % interval `latency_ms_low`, `latency_ms_high`; without these the median counts as exact.
-        max_drop: Macro F1, 0 or more.
+            its 95 % interval `latency_ms_low`, `latency_ms_high`; without these the median is used.
+        max_drop: Largest allowed loss of macro F1, 0 or more.
 
     Returns:
-        The row, or None without a suitable file, and the reason in one line.
+        The row, or None if no file is suitable, and the reason in one line.
     """
     done = [row for row in rows if row.get("status") == "completed" and math.isfinite(number(dict(row), "latency_ms"))]
     good = [row for row in done if number(dict(row), "val/f1_lost") <= max_drop]
@@ -54,13 +55,13 @@ def recommend(rows: Sequence[Row], max_drop: float) -> tuple[Row | None, str]:
             "train again"
         )
     fastest = min(good, key=lambda row: row["latency_ms"])
-    tied = [row for row in good if number(dict(row), "latency_ms_low", "latency_ms") <= _slowest(fastest)]
+    tied = [row for row in good if number(dict(row), "latency_ms_low", "latency_ms") <= _latency_upper(fastest)]
     best = min(tied, key=lambda row: (_EXACTNESS.get(row["precision"], 9), row["latency_ms"]))
     return best, _reason(best, fastest, done, good, max_drop)
 
 
-def _slowest(row: Row) -> float:
-    """Upper end of a row's latency interval, ms."""
+def _latency_upper(row: Row) -> float:
+    """Return the upper end of a row's latency interval in ms."""
     return number(dict(row), "latency_ms_high", "latency_ms")
 
 
@@ -85,12 +86,12 @@ def _reason(best: Row, fastest: Row, done: Sequence[Row], good: Sequence[Row], m
 
 
 def checkpoint_row(ckpt: str, val_f1: float, size: int) -> dict[str, Any]:
-    """Row of the checkpoint; exported files are compared with it.
+    """Return the row of the checkpoint, which exported files are compared with.
 
     Args:
-        ckpt: Its file.
-        val_f1: Macro F1 on the validation images.
-        size: Bytes of its weights and buffers.
+        ckpt: Path of the checkpoint.
+        val_f1: Macro F1 on the validation images, in [0, 1].
+        size: Bytes of the weights and buffers.
     """
     known = {"file": "checkpoint", "path": str(ckpt), "format": "torch eager", "precision": "fp32", "error": None}
     equal = {"val/f1_macro": val_f1, "val/f1_lost": 0.0, "difference": 0.0, "agreement": 1.0}
@@ -106,7 +107,7 @@ def evaluated_row(
     classes: Sequence[str],
     chosen_here: bool = False,
 ) -> dict[str, Any]:
-    """Add the results on images that no choice was made on to a row.
+    """Add results to a row, measured on images that were not used for any choice.
 
     Args:
         row: Row of a file, or of the checkpoint.
@@ -115,15 +116,15 @@ def evaluated_row(
         probabilities: (N, C) float in [0, 1], of the file.
         reference: (N, C) float in [0, 1], of the checkpoint.
         classes: (C,) names.
-        chosen_here: The images are validation images: they chose the threshold, so they do not judge it.
+        chosen_here: Whether the threshold was chosen on these images. Then the threshold is not evaluated.
 
     Returns:
         The row with `<stage>/f1_macro` and `<stage>/f1_lost`, with their 95 % bootstrap intervals `_low` and `_high`,
-        `<stage>/f1/<class>`, `worst_class` and `worst_class_change`: the class whose F1 falls most against the
-        checkpoint, and by how much (below 0 is worse); and what `threshold` keeps.
+        `<stage>/f1/<class>`, `worst_class` and `worst_class_change` (the class with the largest loss of F1 against the
+        checkpoint, and its change; below 0 is worse), and the values of `reports.rejection.evaluate_threshold`.
     """
     predicted, before, count = probabilities.argmax(1), reference.argmax(1), len(classes)
-    own, base = (_class_f1(targets, answers, classes) for answers in (predicted, before))
+    own, base = (_class_f1(targets, predictions, classes) for predictions in (predicted, before))
     changes = {name: own[name] - base[name] for name in own}
     worst = min(changes, key=lambda name: changes[name])
     f1 = sum(own.values()) / len(own)
@@ -141,7 +142,7 @@ def evaluated_row(
 
 
 def _class_f1(targets: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """F1 of each class that has images."""
+    """Return the F1 of each class that has images."""
     scores = per_class(confusion_counts(targets, predicted, len(classes)), classes)
     return {one.name: one.f1 for one in scores if one.support}
 
@@ -154,8 +155,8 @@ def timed(rows: Sequence[Row], times: Callable[[str], Mapping[str, Any]]) -> lis
     """Add times at batch 1 to rows.
 
     Args:
-        rows: Rows of files; rows that are not completed are unchanged.
-        times: Called with `file`: see `deployment.latency.LatencyReport.row`.
+        rows: Rows of files. Rows that are not completed are unchanged.
+        times: Maps `file` to its times; see `deployment.latency.LatencyReport.row`.
     """
     return [{**row, **times(row["file"])} if row["status"] == "completed" else dict(row) for row in rows]
 
@@ -168,13 +169,13 @@ def print_artifacts(
     report: Mapping[str, Any],
     console: Console | None = None,
 ) -> None:
-    """Print what chose the recommended file and the reason, then the results on images that no choice was made on.
+    """Print the validation results and the recommended file, then the results on images that were not used for choices.
 
     Args:
         rows: Results of `evaluated_row`, and rows that are not completed.
         recommended: Name of the file that `recommend` returned.
         reason: Reason that `recommend` returned.
-        calibration: Dict that `reports.calibration.calibration_change` returned.
+        calibration: Result of `reports.calibration.calibration_change`.
         report: Content of export.json.
         console: Output; the terminal by default.
     """
@@ -226,7 +227,7 @@ def _name(row: Row, recommended: str | None) -> Text:
 
 
 def stage_of(split: str) -> str:
-    """Return the prefix of a split's metrics: "test" for images from outside the run."""
+    """Return the prefix of a split's metrics; it is "test" for images from outside the run."""
     return {"unseen": "test"}.get(split, split)
 
 
@@ -250,6 +251,6 @@ def _result_cells(row: Row, evaluated: str) -> list[str]:
 
 
 def write_artifacts(folder: Path, report: Mapping[str, Any], rows: Sequence[Row]) -> list[Path]:
-    """Write export.json (the whole report) and export.csv (one row per file); returns their paths."""
+    """Write export.json (the whole report) and export.csv (one row per file), and return their paths."""
     classes = dict.fromkeys(key for row in rows for key in row if "/f1/" in key)
     return [write_json(folder / "export.json", report), write_csv(folder / "export.csv", rows, [*COLUMNS, *classes])]

@@ -1,6 +1,7 @@
 """Figures of a run as PNG files: confusion matrix, reliability diagram and Pareto front.
 
-Colours are safe for colour-blind readers. Drawing changes no global state of matplotlib; files are written atomically.
+The colours are distinct for colour-blind readers. Drawing does not change the global state of matplotlib. Files are
+written atomically.
 """
 
 import warnings
@@ -42,13 +43,16 @@ STYLE: Any = {
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> Path:
-    """Draw a confusion matrix. Shades show the share of the row; on the diagonal it is the recall of the class.
+    """Draw a confusion matrix. The shade of a cell is its share of the row; on the diagonal it is the recall.
 
     Args:
         matrix: (C, C) int, row = label, column = prediction.
         classes: (C,) names.
         path: PNG to write.
         title: Title of the figure.
+
+    Returns:
+        `path`.
     """
     matrix = np.asarray(matrix)
     count = len(classes)
@@ -86,7 +90,10 @@ def reliability_diagram(
         correct: (N,) bool.
         path: PNG to write.
         bins: Number of bins.
-        title: Title of the figure; the expected calibration error is appended.
+        title: Title of the figure. The expected calibration error is appended.
+
+    Returns:
+        `path`.
     """
     binned = reliability(confidence, correct, bins)
     width, centres = 1 / bins, (binned.edges[:-1] + binned.edges[1:]) / 2
@@ -117,11 +124,14 @@ def pareto(
     """Draw macro F1 against time, with the Pareto front as a line.
 
     Args:
-        points: (name, time, macro F1); a point with NaN is left out.
+        points: Name, time and macro F1 of each point. A point with NaN is left out.
         path: PNG to write.
         title: Title of the figure.
         time: Label of the time axis.
-        f1: Label of the other axis.
+        f1: Label of the axis of macro F1.
+
+    Returns:
+        `path`.
     """
     points = [points[i] for i in drawable([{"cost": cost, "value": value} for _, cost, value in points])]
     costs, values = [point[1] for point in points], [point[2] for point in points]
@@ -153,7 +163,7 @@ def pareto(
 @contextmanager
 def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings(), replacing(path) as temporary:
-        # The bundled font draws some scripts as boxes. One warning per glyph would hide other messages.
+        # The bundled font lacks the glyphs of some scripts. One warning per glyph would hide other messages.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -37,16 +37,16 @@ class Column(NamedTuple):
     Attributes:
         title: Heading.
         text: Text of a row in this column.
-        leaves: Order of removal on a narrow terminal, the highest number first; 0: never removed.
+        removal: Order of removal on a narrow terminal, the highest number first; 0 for a column that always stays.
     """
 
     title: str
     text: Callable[[Row], str]
-    leaves: int = 0
+    removal: int = 0
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the ranking and its rule; with several seeds or folds, a table of means comes first."""
+    """Print the ranking and its rules. With several seeds or folds, a table of means comes first."""
     console = console or Console()
     grouped = group_seeds(rows)
     if len(grouped) < len(rows):
@@ -85,7 +85,7 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Ranking as Markdown tables; with several seeds or folds, a table of means comes first."""
+    """Return the ranking as Markdown tables. With several seeds or folds, a table of means comes first."""
     grouped = group_seeds(rows)
     parts = ["# Leaderboard\n"]
     if len(grouped) < len(rows):
@@ -95,7 +95,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def rules(rows: Sequence[Row]) -> list[str]:
-    """How the rows are ranked, and what their times are relative to; one sentence or two per line."""
+    """Return lines that explain how the rows are ranked and what their times are relative to."""
     done = [row for row in rank(rows) if not failed(row)]
     kinds = [str(row.get("ranked_by", "macro F1")) for row in done if row["rank"] is not None]
     if not kinds:
@@ -107,25 +107,29 @@ def rules(rows: Sequence[Row]) -> list[str]:
     }
     found = [texts[kinds[0]]]
     if kinds[0] == "val/score" and math.isfinite(max(number(row, "test/f1_macro") for row in done)):
-        found[0] += " The test columns judge the choice."
+        found[0] += " The test columns evaluate the choice."
     later = [kind for kind in dict.fromkeys(kinds) if kind != kinds[0]]
     lacking = "val/score" if kinds[0] == "val/score" else "score"
     if later:
         by = {"score": "the score of their evaluated images", "macro F1": "macro F1"}
-        found.append(f"Rows without {lacking} follow, by {', then '.join(by[kind] for kind in later)}.")
+        found.append(f"Rows without {lacking} follow, ranked by {', then '.join(by[kind] for kind in later)}.")
     shown = axes(done)
     if shown.time != "latency_ms":
         found.append(f"× faster: one over the {shown.time_label}.")
     if any(row.get("file") for row in done):
         if shown.time == "ratio_same_runtime":
-            found.append("The score that ranks an exported file contains this time; in its own score it is × eager.")
+            found.append(
+                "The ranking score of an exported file uses this time; its own score uses the time of × eager."
+            )
     elif any(runs_as(row) == "eager" for row in done):
-        found.append("Times are of eager PyTorch. Exported networks may rank otherwise: export=onnx times the files.")
+        found.append(
+            "Times are those of eager PyTorch. Exported files may rank differently: export=onnx times them too."
+        )
     return found
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Warnings about the ranking: failed and pruned runs, and rows that are not comparable."""
+    """Return warnings about the ranking: failed and pruned runs, and rows that are not comparable."""
     found = []
     for what, part in (("runs", [r for r in rows if "file" not in r]), ("files", [r for r in rows if "file" in r])):
         pruned = sum(row.get("status") == "pruned" for row in part)
@@ -151,13 +155,13 @@ def _incomparable(done: Sequence[Row]) -> Iterator[str]:
             yield f"Times of different {what} are not comparable: {', '.join(values)}."
     machines = {one_line(row["machine"].get("cpu")) for row in done if isinstance(row.get("machine"), dict)}
     if len(machines) > 1:
-        yield f"Times of different machines stand side by side: {', '.join(sorted(machines))}."
+        yield f"Times were measured on different machines: {', '.join(sorted(machines))}."
     if any(row.get("unsteady") for row in done):
-        yield "~: the measurement did not settle; measure again on a quiet machine."
+        yield "~: the measurement did not settle; measure again when the machine is idle."
 
 
 def columns(ranked: Sequence[Row]) -> list[Column]:
-    """Columns that hold a value for at least one row."""
+    """Return the columns that have a value in at least one row."""
     exported = any(row.get("file") for row in ranked)
     settings = {id(row): difference for row, difference in zip(ranked, differences(ranked), strict=True)}
     time = axes(ranked).time
@@ -171,29 +175,31 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
         Column("model", model),
         Column("setting", setting),
-        Column("runs as", runs_as, leaves=0 if exported else 3),
-        Column("seed", lambda row: _several(row, "seeds", row.get("seed", "")), leaves=2),
-        Column("fold", lambda row: _several(row, "folds", "" if fold(row) is None else fold(row)), leaves=2),
+        Column("runs as", runs_as, removal=0 if exported else 3),
+        Column("seed", lambda row: _several(row, "seeds", row.get("seed", "")), removal=2),
+        Column("fold", lambda row: _several(row, "folds", "" if fold(row) is None else fold(row)), removal=2),
         Column("score ↓", lambda row: _measured(row, ".4f", "rank_score")),
-        Column("F1 val", lambda row: _measured(row, ".4f", "val/f1_macro"), leaves=1),
+        Column("F1 val", lambda row: _measured(row, ".4f", "val/f1_macro"), removal=1),
         Column("F1 test", lambda row: _measured(row, ".4f", f"{stage(row)}/f1_macro") if stage(row) != "val" else ""),
-        Column("weakest class", _weakest, leaves=7),
-        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), leaves=9),
+        Column("weakest class", _weakest, removal=7),
+        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), removal=9),
         Column("ms", lambda row: _measured(row, ".2f", "latency_ms") + " ~" * bool(row.get("unsteady"))),
-        Column("× faster", lambda row: _faster(row, time) if time != "latency_ms" else "", leaves=0 if exported else 6),
-        Column("× eager", lambda row: _faster(row, "ratio") if time != "ratio" and exported else "", leaves=5),
-        Column("front", lambda row: "●" if row.get("front") else "", leaves=0 if exported else 6),
-        Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), leaves=11),
-        Column("params M", lambda row: _millions(row, "params"), leaves=10),
-        Column("MACs M", lambda row: _millions(row, "macs"), leaves=8),
-        Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), leaves=4),
-        Column("trained in", lambda row: duration(number(row, "train_seconds")), leaves=5),
+        Column(
+            "× faster", lambda row: _faster(row, time) if time != "latency_ms" else "", removal=0 if exported else 6
+        ),
+        Column("× eager", lambda row: _faster(row, "ratio") if time != "ratio" and exported else "", removal=5),
+        Column("front", lambda row: "●" if row.get("front") else "", removal=0 if exported else 6),
+        Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), removal=11),
+        Column("params M", lambda row: _millions(row, "params"), removal=10),
+        Column("MACs M", lambda row: _millions(row, "macs"), removal=8),
+        Column("weights", lambda row: one_line(row.get("origin") or "", longest=24), removal=4),
+        Column("trained in", lambda row: duration(number(row, "train_seconds")), removal=5),
     ]
     return [column for column in wanted if any(column.text(row) for row in ranked)]
 
 
 def duration(seconds: float) -> str:
-    """Duration as readable text; empty for NaN.
+    """Return a duration as readable text; empty for NaN.
 
     Example:
         >>> duration(3.21), duration(200), duration(7384)
@@ -209,8 +215,8 @@ def duration(seconds: float) -> str:
 
 def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
     shown = columns(ranked)
-    while _least_width(shown, ranked) > console.width and any(column.leaves for column in shown):
-        shown.remove(max(shown, key=lambda column: column.leaves))
+    while _min_width(shown, ranked) > console.width and any(column.removal for column in shown):
+        shown.remove(max(shown, key=lambda column: column.removal))
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in shown:
         free = column.title in ("model", "setting", "weights")
@@ -221,7 +227,7 @@ def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
     return table
 
 
-def _least_width(shown: Sequence[Column], ranked: Sequence[Row]) -> int:
+def _min_width(shown: Sequence[Column], ranked: Sequence[Row]) -> int:
     widths = [max(len(text) for text in (column.title, *(column.text(row) for row in ranked))) for column in shown]
     # Only the setting wraps, to at least 24 characters.
     return sum(min(w, 24) if c.title == "setting" else w for c, w in zip(shown, widths, strict=True)) + 2 * len(shown)
@@ -258,7 +264,7 @@ def _millions(row: Row, key: str) -> str:
 
 
 def _faster(row: Row, key: str) -> str:
-    """Speed relative to the reference."""
+    """Return the speed relative to the reference."""
     ratio = number(row, key)
     return f"{1 / ratio:.1f}" if ratio > 0 else ""
 
@@ -281,7 +287,7 @@ def _weakest(row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the leaderboard from the command line; returns the exit code."""
+    """Write the leaderboard from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m reports.leaderboard", description="Rank runs.")
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="folder of a run, of a sweep, or a parent of these"

@@ -35,7 +35,7 @@ class Mistake(NamedTuple):
 def worst_mistakes(
     probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], files: Sequence[str], count: int
 ) -> list[Mistake]:
-    """List at most `count` wrong predictions, the most confident first; equal confidences keep their order.
+    """List at most `count` wrong predictions, the most confident first. Equal confidences keep their order.
 
     Args:
         probabilities: (N, C) float, rows sum to 1.
@@ -67,8 +67,8 @@ def write_mistakes(
 ) -> Path | None:
     """Write mistakes.json: file, label, prediction, confidence and image of each mistake, with heat maps for some.
 
-    Image and map are square WebP images of equal extent, stored as `data:` URLs. The map is brightest where the
-    evidence for the predicted class is strongest.
+    Image and heat map are square WebP images of the same region, stored as `data:` URLs. The heat map is brightest
+    where the evidence for the predicted class is strongest.
 
     Args:
         folder: The run folder.
@@ -78,10 +78,10 @@ def write_mistakes(
         files: (N,) names of the images.
         image: Row and side -> (side, side, 3) uint8, preprocessed as for the network. Called for mistakes only.
         size: Side of the network's input in pixels.
-        heat_maps: (B, S, S, 3) uint8 images and (B,) predictions -> a map (H, W, 3) uint8 or None for each. None: no
-            maps.
-        count: Largest number of mistakes. With 0 nothing is written.
-        explained: Largest number of heat maps; the most confident mistakes get one.
+        heat_maps: Maps images (B, S, S, 3) uint8 and predictions (B,) int to a list of B heat maps, each
+            (H, W, 3) uint8 or None. With None, no heat maps are stored.
+        count: Largest number of mistakes. With 0, nothing is written.
+        explained: Largest number of heat maps. The most confident mistakes get one.
 
     Returns:
         Path of the file, or None.

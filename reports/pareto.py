@@ -45,9 +45,10 @@ class Label(NamedTuple):
     """Place of a label.
 
     Attributes:
-        box: What the text covers.
-        right: Offset of the anchor from the point; the text extends further in this direction, 0 centres it.
-        up: The same upwards.
+        box: Area of the text.
+        right: Horizontal offset of the text's anchor from the point, in pixels. The text extends away from the point;
+            with 0 it is centred.
+        up: Vertical offset of the anchor, in pixels.
         line: Whether a line joins label and point.
     """
 
@@ -58,7 +59,7 @@ class Label(NamedTuple):
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Positions of the points that no other point dominates.
+    """Return the positions of the points that no other point dominates.
 
     A point dominates another one if it is at least as cheap and at least as good, and better in one of the two.
 
@@ -67,7 +68,7 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         values: (N,) higher is better, e.g. macro F1. A point with NaN is not on the front.
 
     Returns:
-        Positions by rising cost; equal points stand next to each other.
+        Positions in order of increasing cost. Equal points are neighbours.
 
     Example:
         >>> front([1.0, 2.0, 3.0], [0.5, 0.4, 0.9])
@@ -83,7 +84,7 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 def drawable(points: Sequence[Mapping[str, float]]) -> list[int]:
-    """Positions of the points that a chart can show: `cost` finite and above 0, `value` finite."""
+    """Return the positions of the points that a chart can show: `cost` finite and above 0, `value` finite."""
     return [
         i
         for i, point in enumerate(points)
@@ -97,10 +98,10 @@ def needs_log(costs: Sequence[float]) -> bool:
 
 
 def stairs(corners: Sequence[Point]) -> list[Point]:
-    """Outline of the front: between two points the value stays that of the cheaper one.
+    """Return the outline of the front. Between two points it has the value of the cheaper one.
 
     Args:
-        corners: Points of the front, by rising cost.
+        corners: Points of the front, in order of increasing cost.
 
     Example:
         >>> stairs([(0, 0), (2, 1)])
@@ -114,14 +115,14 @@ def place_labels(
 ) -> Iterator[tuple[int, Label]]:
     """Place labels beside their points so that they cover no point, no step of the front and no other label.
 
-    The front is labelled first, then, in a chart of at most 20 points, all others. A label without room next to its
-    point moves away and gets a line. A label without any room is left out.
+    The front is labelled first, then, in a chart of at most 20 points, all others. A label that does not fit
+    next to its point is placed further away, with a line. A label that fits nowhere is left out.
 
     Args:
         spots: (N,) points in pixels, y pointing up.
         sizes: (N,) width and height of the labels in pixels.
-        best: Positions of the front, by rising cost.
-        room: Area that holds the labels.
+        best: Positions of the front, in order of increasing cost.
+        room: Area for the labels.
         unit: Pixels per unit of `PLACES`.
 
     Yields:

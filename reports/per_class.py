@@ -13,7 +13,7 @@ class ClassScores(NamedTuple):
         name: Class name.
         precision: Share of the predictions of this class that are right; 0 without a prediction.
         recall: Share of the images of this class that are found; 0 without an image.
-        f1: Harmonic mean of the two; 0 without an image and a prediction.
+        f1: Harmonic mean of precision and recall; 0 without an image and a prediction.
         support: Number of images of this class.
     """
 
@@ -25,7 +25,7 @@ class ClassScores(NamedTuple):
 
 
 def confusion_counts(targets: np.ndarray, predictions: np.ndarray, count: int) -> np.ndarray:
-    """Confusion matrix (count, count) int64; row = label, column = prediction.
+    """Return the confusion matrix, (count, count) int64; row = label, column = prediction.
 
     Args:
         targets: (N,) int, true classes.
@@ -42,7 +42,7 @@ def confusion_counts(targets: np.ndarray, predictions: np.ndarray, count: int) -
 
 
 def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassScores]:
-    """Precision, recall, F1 and support of each class.
+    """Compute precision, recall, F1 and support of each class.
 
     Args:
         confusion: (C, C) int, row = label, column = prediction.
@@ -70,8 +70,8 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray, points: int) -> t
         points: Largest number of points, at least 2.
 
     Returns:
-        recall, precision: (P,) float each, recall rising. One point per distinct score, as in scikit-learn, without
-        scikit-learn's last point at recall 0.
+        Recall and precision, (P,) float each, in order of increasing recall. There is one point per distinct score, as
+        in scikit-learn, but without scikit-learn's point at recall 0.
     """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positive[order])

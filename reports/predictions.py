@@ -19,17 +19,21 @@ from reports.results import one_line
 REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is the third
 
 
-def answer_rows(
-    files: Sequence[Path], reasons: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], least: float
+def prediction_rows(
+    files: Sequence[Path],
+    reasons: Sequence[str],
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    min_confidence: float,
 ) -> Iterator[dict[str, Any]]:
-    """One row per file: file, prediction, confidence, status (ok, rejected, broken), reason, and `p_<class>`.
+    """Yield one row per file: file, prediction, confidence, status (ok, rejected, broken), reason and `p_<class>`.
 
     Args:
         files: (B,) paths.
         reasons: (B,) error of each unreadable file; "" for a readable one.
         probabilities: (b, C) float in [0, 1], of the readable files, in order.
         classes: (C,) names.
-        least: Predictions of lower confidence get the status rejected.
+        min_confidence: Predictions of lower confidence get the status "rejected".
     """
     remaining = iter(probabilities)
     for file, reason in zip(files, reasons, strict=True):
@@ -39,21 +43,21 @@ def answer_rows(
             continue
         values = next(remaining)
         confidence = float(values.max())
-        low = confidence < least
+        low = confidence < min_confidence
         yield (
             row
             | {
                 "prediction": classes[int(values.argmax())],
                 "confidence": round(confidence, 6),
                 "status": REJECTED if low else "ok",
-                "reason": f"confidence below {least:g}" if low else None,
+                "reason": f"confidence below {min_confidence:g}" if low else None,
             }
             | {f"p_{name}": round(float(share), 6) for name, share in zip(classes, values, strict=True)}
         )
 
 
 class PredictionWriter:
-    """Write rows one by one, keep the first few and count all; memory use is constant.
+    """Write rows one by one, store the first few and count all. The memory use is constant.
 
     A rejected prediction counts as rejected, not as its class.
 
@@ -63,8 +67,8 @@ class PredictionWriter:
         classes: (C,) names.
         csv: CSV file to write, or None.
         json: JSON file to write, or None. A name ending in .jsonl gives one object per line, any other name one array.
-        shown: Rows to print.
-        overwrite: Replace existing files. Without it an existing file raises FileExistsError at the end.
+        shown: Number of rows to print.
+        overwrite: Whether existing files are replaced. Otherwise an existing file raises FileExistsError at the end.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class PredictionWriter:
         return self._stack.__exit__(kind, error, trace)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write and count one row of `answer_rows`."""
+        """Write and count one row of `prediction_rows`."""
         if self._table is not None:
             self._table.writerow([csv_cell(row.get(column)) for column in self.columns])
         if self._lines is not None:

@@ -25,22 +25,22 @@ from reports.results import (
 )
 
 LARGEST = 1e150  # the square of a larger number overflows in the standard deviation
-# Values that runs share if they differ in nothing but the seed or the fold.
+# Values that are equal in runs that differ only in seed or fold.
 SETTING = (
     "name", "model", "data", "size", "origin", "split", "precision", "format", "runtime", "file",
     "score_name", "score_parameters", "threads", "reference",
 )  # fmt: skip
-MACHINE = ("cpu", "cores", "instruction_sets")  # values of `machine` that do not change from hour to hour
+MACHINE = ("cpu", "cores", "instruction_sets")  # values of `machine` that do not change over time
 ADDED = ("rank", "front", "rank_score", "ranked_by")  # keys that `rank` adds
-REPEATED = ("seed=", "data.fold=")  # overrides that average away
+REPEATED = ("seed=", "data.fold=")  # overrides in which averaged rows may differ
 
 
 class Axes(NamedTuple):
-    """What rows are compared by: one time and one macro F1 for table, charts and search alike.
+    """The time and the macro F1 by which table, charts and search compare rows.
 
     Attributes:
         time: Key of the time, lower is better: `ratio_same_runtime`, `ratio` or `latency_ms`.
-        f1: Key of the macro F1: "val/f1_macro", or "" for that of the evaluated split.
+        f1: Key of the macro F1: "val/f1_macro", or "" for the macro F1 of the evaluated split.
         time_label: Text for the axis of the time.
         f1_label: Text for the axis of macro F1.
     """
@@ -51,7 +51,7 @@ class Axes(NamedTuple):
     f1_label: str
 
     def point(self, row: Row) -> tuple[float, float]:
-        """Time and macro F1 of a row; NaN where unknown."""
+        """Return time and macro F1 of a row; NaN where unknown."""
         return number(row, self.time), number(row, self.f1) if self.f1 else f1_macro(row)
 
 
@@ -60,8 +60,8 @@ def axes(rows: Sequence[Row]) -> Axes:
 
     The time is `ratio_same_runtime`, the time divided by that of the reference in the same runtime. If a measured row
     lacks it, it is `ratio`, which divides by the time of the eager reference; without ratios it is `latency_ms`. Ratios
-    cancel differences between machines and moments. Macro F1 is that of the validation images, which choices are made
-    on, if all rows have it.
+    cancel differences between machines and changes over time. Macro F1 is that of the validation images if all
+    rows have it, because choices are made on validation images.
     """
     done = [row for row in rows if not failed(row)]
     timed = [row for row in done if math.isfinite(number(row, "latency_ms"))]
@@ -80,11 +80,11 @@ def axes(rows: Sequence[Row]) -> Axes:
 
 
 def rank(rows: Sequence[Row]) -> list[Row]:
-    """Sort rows by score, lowest (best) first; failed rows come last.
+    """Sort rows by score, lowest (best) first. Failed rows come last.
 
-    Rows are ranked by `val/score`, because a choice belongs to the validation images. Rows without it follow, by
-    `score`; then completed rows without a score, by macro F1. Rows of equal score share a rank and are ordered by
-    macro F1, then latency. The result does not depend on the order of the input.
+    Rows are ranked by `val/score`, because choices are made on validation images. Rows without it follow, ranked by
+    `score`, then completed rows without a score, ranked by macro F1. Rows of equal score share a rank and are ordered
+    by macro F1, then latency. The result does not depend on the order of the input.
 
     Returns:
         Copies with four more keys. `rank` is 1, 2, 2, 4, ..., or None without score and macro F1. `rank_score` is the
@@ -105,25 +105,25 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 
 
 def rank_score(row: Row) -> tuple[str, float]:
-    """Key and value of the score that a row is ranked by; NaN without one.
+    """Return key and value of the score that a row is ranked by; the value is NaN without a score.
 
-    The score of an exported file contains its time relative to the eager reference, most of which is what the runtime
-    gains for any network. For the ranking, the time relative to the reference in the same runtime takes its place. For
-    a checkpoint, which runs eagerly, the two are the same.
+    The score of an exported file depends on its time relative to the eager reference. This ratio includes the speed-up
+    that the runtime gives to any network. For the ranking it is therefore replaced by the time relative to the
+    reference in the same runtime. For a checkpoint, which runs eagerly, the two ratios are equal.
     """
     key = "val/score" if math.isfinite(number(row, "val/score")) else "score"
     value = number(row, key)
     used = row.get("score_parameters")
     used = used if isinstance(used, dict) else {}
-    gained = number(row, "ratio_same_runtime") - number(row, "ratio")
+    difference = number(row, "ratio_same_runtime") - number(row, "ratio")
     weight = 0.5 * number(used, "reference_time") / number(used, "base_time")
-    if used.get("time") == "relative" and math.isfinite(gained * weight):
-        value += weight * gained
+    if used.get("time") == "relative" and math.isfinite(difference * weight):
+        value += weight * difference
     return key, value
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Completed rows on the Pareto front of macro F1 and time, by rising time; see `axes`."""
+    """Return the completed rows on the Pareto front of macro F1 and time, fastest first; see `axes`."""
     done = [row for row in rows if not failed(row)]
     shown = axes(done)
     points = [shown.point(row) for row in done]
@@ -131,16 +131,17 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
 
 
 def group_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Average completed rows of trainings that differ in the seed or the fold only; other rows are unchanged.
+    """Average completed rows of trainings that differ only in seed or fold. Other rows are unchanged.
 
-    Rows that differ in anything else stay apart: overrides, split, machine, threads, reference, precision, format or
-    the evaluated checkpoint. So do evaluations, which have no seed, and a repetition of the same seed and fold.
+    Rows that differ in anything else are not averaged: overrides, split, machine, threads, reference, precision, format
+    or the evaluated checkpoint. Evaluations, which have no seed, and repetitions of the same seed and fold are not
+    averaged either.
 
     Returns:
-        One row per setting. An averaged row holds the mean of every number, its sample standard deviation under
+        One row per setting. An averaged row has the mean of every number, its sample standard deviation under
         `<key>_spread`, `seeds` and `folds` (sorted), `runs`, `folders` (in the order given), `overrides` without seed
-        and fold, and those other values that are equal in all of its rows. Intervals (`*_low`, `*_high`) of single runs
-        are left out; `unsteady` is true if one of its times is.
+        and fold, and the other values that are equal in all of its rows. Intervals (`*_low`, `*_high`) of single runs
+        are left out. `unsteady` is true if it is true in one of the rows.
     """
     groups: dict[str, list[Row]] = {}
     seen: Counter[str] = Counter()
@@ -156,16 +157,15 @@ def group_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def averaged_over(grouped: Sequence[Row]) -> str:
-    """What rows of `group_seeds` are averaged over: "seeds", "folds", or "seeds and folds"."""
+    """Return what rows of `group_seeds` are averaged over: "seeds", "folds" or "seeds and folds"."""
     kinds = [kind for kind in ("seeds", "folds") if any(_several(row.get(kind)) for row in grouped)]
     return " and ".join(kinds) or "seeds"
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
-    """What distinguishes each row: its settings without those that all rows share, and without model, seed and fold.
+    """Return what distinguishes each row: its settings without common ones, and without model, seed and fold.
 
-    Rows of evaluations are distinguished by their checkpoint; all rows by machine, threads and reference if these
-    differ.
+    Rows of evaluations also name their checkpoint. All rows name machine, threads and reference where these differ.
     """
     left_out = ("model=", *REPEATED)
     each = [[item for item in overrides(row) if not item.startswith(left_out)] for row in rows]
@@ -184,7 +184,7 @@ def differences(rows: Sequence[Row]) -> list[str]:
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
-    """Short unique name of each row: what it is, what distinguishes it, and seed, fold or number if names are equal."""
+    """Return a short unique name for each row: model and distinguishing settings, then seed, fold or a number."""
     names = [
         one_line(f"{exported_as(row) or model(row)} {_short_keys(setting)}".strip(), longest=64)
         for row, setting in zip(rows, differences(rows), strict=True)
@@ -206,7 +206,7 @@ def labels(rows: Sequence[Row]) -> list[str]:
 
 
 def _short_keys(setting: str) -> str:
-    """Overrides without the groups of their keys: "optimizer.lr=0.1" becomes "lr=0.1"."""
+    """Remove the groups of keys: "optimizer.lr=0.1" becomes "lr=0.1"."""
     return re.sub(r"(^| )[\w.]+\.(\w+)=", r"\1\2=", setting)
 
 
@@ -264,7 +264,7 @@ def _setting(row: Row) -> str:
 
 
 def _below_common_folder(paths: Sequence[str | None]) -> list[str | None]:
-    """Paths without the folders that all of them share."""
+    """Return paths without the folders that are common to all."""
     parts = [re.split(r"[/\\]", path) if path is not None else None for path in paths]
     known = [part[:-1] for part in parts if part is not None]
     shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*known, strict=False)))
@@ -279,7 +279,7 @@ def _folded(group: Sequence[Row]) -> Row:
             continue
         numbers = [number(row, key) for row in group]
         if all(abs(value) < LARGEST for value in numbers):
-            equal = len(set(numbers)) == 1  # a whole number stays one: threads, images
+            equal = len(set(numbers)) == 1  # equal integers, such as threads, stay integers
             folded[key] = group[0][key] if equal else statistics.fmean(numbers)
             folded[f"{key}_spread"] = statistics.stdev(numbers)
         elif all(key in row and plain(row[key]) == plain(group[0].get(key)) for row in group):
@@ -288,7 +288,7 @@ def _folded(group: Sequence[Row]) -> Row:
     folds = {place for row in group if (place := fold(row)) is not None}
     folders = [row["folder"] for row in group if "folder" in row]
     if chosen := [item for item in overrides(group[0]) if not item.startswith(REPEATED)]:
-        folded["overrides"] = chosen  # equal up to their order, or the rows would not be in one group
+        folded["overrides"] = chosen  # the rows of a group have equal overrides, up to their order
     scores = [rank_score(row)[1] for row in group]
     if all(abs(score) < LARGEST for score in scores):
         folded["rank_score_spread"] = statistics.stdev(scores)

@@ -1,7 +1,8 @@
-"""Reject uncertain predictions: a confidence threshold that promises an accuracy on new images.
+"""Reject uncertain predictions: a confidence threshold for a target accuracy on new images.
 
 Pure numpy functions. The threshold is chosen on validation images by a lower bound of the accuracy, not by the accuracy
-itself: of many thresholds, one looks good by chance. `benchmarks/thresholds.py` counts how often the promise holds.
+itself, because some of many thresholds reach the target by chance. `benchmarks/thresholds.py` measures how often the
+target is reached on other images.
 """
 
 import math
@@ -17,9 +18,9 @@ class Threshold(NamedTuple):
     """A rejection threshold.
 
     Attributes:
-        value: Predictions of lower confidence are rejected; None if no threshold can be promised.
+        value: Predictions of lower confidence are rejected; None if no threshold reaches the target.
         target: Accuracy in [0, 1] of the predictions that are kept.
-        note: Why there is no threshold, in one line; None if there is one.
+        note: Reason why there is no threshold, in one line; None if there is a threshold.
     """
 
     value: float | None
@@ -34,15 +35,18 @@ class Threshold(NamedTuple):
 def choose_threshold(
     probabilities: np.ndarray, targets: np.ndarray, target: float = 0.95, confidence: float = 0.975
 ) -> Threshold:
-    """Choose the threshold that keeps most predictions, with a lower bound of their accuracy of at least `target`.
+    """Choose the threshold that keeps most predictions and whose lower bound of the accuracy is at least `target`.
 
-    The bound is that of Clopper and Pearson (1934) for a share of right predictions.
+    The bound is the one-sided bound of Clopper and Pearson (1934) for the accuracy of the kept predictions.
 
     Args:
-        probabilities: (N, C) float in [0, 1], of images that are neither trained nor reported on.
+        probabilities: (N, C) float in [0, 1], of images that are used neither for training nor for reported results.
         targets: (N,) int, true classes.
         target: Accuracy in [0, 1].
-        confidence: Confidence of the one-sided bound, in (0, 1).
+        confidence: Confidence of the bound, in (0, 1).
+
+    Returns:
+        The threshold, or the reason why there is none.
 
     Raises:
         ValueError: Shapes differ, or a value is outside its range.
@@ -61,16 +65,23 @@ def choose_threshold(
     coverage, accuracy, threshold = risk_coverage(probabilities.max(1), probabilities.argmax(1) == targets)
     kept = np.rint(coverage * total).astype(int)
     right = np.rint(accuracy * kept).astype(int)
-    logs = _log_factorials(total)
+    log_factorials = _log_factorials(total)
     for place in np.flatnonzero((accuracy >= target) & (kept >= least))[::-1]:
-        # the bound is at least `target` exactly if so many right ones are unlikely at an accuracy of `target`
-        if _at_most(kept[place] - right[place], kept[place], 1 - target, logs) <= 1 - confidence:
+        # The bound reaches `target` if, at an accuracy of `target`, so few errors have a probability of at most
+        # 1 - confidence.
+        if _at_most(kept[place] - right[place], kept[place], 1 - target, log_factorials) <= 1 - confidence:
             return Threshold(float(threshold[place]), target)
-    return Threshold(None, target, f"none keeps a lower bound of the accuracy of {target:.0%} on {total} val images")
+    return Threshold(
+        None, target, f"no threshold has a lower accuracy bound of {target:.0%} on {total} validation images"
+    )
 
 
 def least_images(target: float, confidence: float) -> int:
-    """Return how many predictions, all of them right, prove an accuracy of `target`.
+    """Return the smallest number of predictions whose lower bound reaches `target` if all of them are right.
+
+    Args:
+        target: Accuracy in [0, 1].
+        confidence: Confidence of the bound, in (0, 1).
 
     >>> least_images(0.95, 0.975)
     72
@@ -88,14 +99,14 @@ def accuracy_interval(right: int, total: int, level: float = 0.95) -> tuple[floa
     """
     if not total:
         return math.nan, math.nan
-    logs, tail = _log_factorials(total), (1 - level) / 2
-    # both ends solve P(at most k of n) = tail: of the wrong ones for the lower, of the right ones for the upper
-    low = 0.0 if right == 0 else 1 - _largest_share(total - right, total, tail, logs)
-    return low, _largest_share(right, total, tail, logs)
+    log_factorials, tail = _log_factorials(total), (1 - level) / 2
+    # Both ends solve P(at most k of n) = tail. k counts wrong predictions for the lower end, right ones for the upper.
+    low = 0.0 if right == 0 else 1 - _solve_share(total - right, total, tail, log_factorials)
+    return low, _solve_share(right, total, tail, log_factorials)
 
 
 def evaluate_threshold(probabilities: np.ndarray, targets: np.ndarray, threshold: float | None) -> dict[str, float]:
-    """Measure a threshold on images that did not choose it.
+    """Evaluate a threshold on images that were not used to choose it.
 
     Args:
         probabilities: (N, C) float in [0, 1].
@@ -103,8 +114,8 @@ def evaluate_threshold(probabilities: np.ndarray, targets: np.ndarray, threshold
         threshold: Predictions of lower confidence are rejected; None gives an empty result.
 
     Returns:
-        `coverage`, the share of images that are kept, in [0, 1]; `kept_accuracy`, the share of right ones among these,
-        and its 95 % interval `kept_accuracy_low`, `kept_accuracy_high` (NaN if none is kept).
+        `coverage`, the share of images that are kept, in [0, 1]; `kept_accuracy`, the accuracy of their predictions, in
+        [0, 1], and its 95 % interval `kept_accuracy_low`, `kept_accuracy_high` (NaN if no image is kept).
     """
     if threshold is None:
         return {}
@@ -128,27 +139,33 @@ def stored_threshold(card: Mapping[str, Any]) -> Threshold | None:
 
 
 def _log_factorials(most: int) -> np.ndarray:
-    """Logarithms of 0!, 1!, ..., most!, (most + 1,) float."""
+    """Return the logarithms of 0!, 1!, ..., most!, (most + 1,) float."""
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
 
 
-def _at_most(count: int, total: int, share: float, logs: np.ndarray) -> float:
-    """Probability of at most `count` hits in `total` draws that hit with probability `share`."""
+def _at_most(count: int, total: int, share: float, log_factorials: np.ndarray) -> float:
+    """Return the binomial probability of at most `count` hits in `total` draws with hit probability `share`."""
     if share <= 0 or count >= total:
         return 1.0
     if share >= 1:
         return 0.0
     hits = np.arange(count + 1)
-    terms = logs[total] - logs[hits] - logs[total - hits] + hits * math.log(share) + (total - hits) * math.log1p(-share)
+    terms = (
+        log_factorials[total]
+        - log_factorials[hits]
+        - log_factorials[total - hits]
+        + hits * math.log(share)
+        + (total - hits) * math.log1p(-share)
+    )
     return float(min(1.0, np.exp(terms).sum()))
 
 
-def _largest_share(count: int, total: int, tail: float, logs: np.ndarray) -> float:
-    """Largest share at which at most `count` hits in `total` draws have a probability of `tail`."""
+def _solve_share(count: int, total: int, tail: float, log_factorials: np.ndarray) -> float:
+    """Return the hit probability at which at most `count` hits in `total` draws have the probability `tail`."""
     if count >= total:
         return 1.0
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if _at_most(count, total, middle, logs) > tail else (low, middle)
+        low, high = (middle, high) if _at_most(count, total, middle, log_factorials) > tail else (low, middle)
     return (low + high) / 2

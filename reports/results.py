@@ -18,8 +18,9 @@ SHARED = ("name", "overrides", "model", "origin", "seed", "data", "size", "param
 def gather(folder: Path) -> list[Row]:
     """Read metrics.json and exported files of every run below `folder`, in the order of paths.
 
-    An unreadable file becomes a failed row with a reason. So does the folder of a job without metrics.json: no job of a
-    sweep is missing from the result. Rows of exported files have `file` and share other keys with their run.
+    An unreadable file becomes a failed row with a reason. The folder of a job without metrics.json also becomes a
+    failed row, so that no job of a sweep is missing. Rows of exported files have `file` and share other keys with
+    their run.
 
     Args:
         folder: Folder of a run, of a sweep, or a parent of these.
@@ -41,10 +42,10 @@ def gather(folder: Path) -> list[Row]:
 
 
 def gather_all(folders: Sequence[Path]) -> list[Row]:
-    """Read the runs below several folders; a run that is reached twice counts once.
+    """Read the runs below several folders. A run that is found twice counts once.
 
     Returns:
-        Rows as `gather` returns them, with `folder` as a path that holds from the working folder.
+        Rows as `gather` returns them, with `folder` relative to the working folder, or absolute.
 
     Raises:
         FileNotFoundError: One of the folders does not exist.
@@ -52,13 +53,13 @@ def gather_all(folders: Sequence[Path]) -> list[Row]:
     found: dict[tuple[Path, Any], Row] = {}
     for folder in folders:
         for row in gather(folder):
-            place = folder / row["folder"]
-            found.setdefault((place.resolve(), row.get("file")), row | {"folder": str(place)})
+            run = folder / row["folder"]
+            found.setdefault((run.resolve(), row.get("file")), row | {"folder": str(run)})
     return list(found.values())
 
 
 def number(row: Row, *keys: str) -> float:
-    """Value of the first key that holds a finite number; NaN without one."""
+    """Return the value of the first key that has a finite number; NaN without one."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -72,28 +73,28 @@ def number(row: Row, *keys: str) -> float:
 
 
 def stage(row: Row) -> str:
-    """Prefix of a row's metrics: "val", "train" or "all"; "test" also for images from outside the run."""
+    """Return the prefix of a row's metrics: "val", "train", "all", or "test", also for images from outside the run."""
     if row.get("split") in ("train", "val", "all"):
         return str(row["split"])
     return "test" if math.isfinite(number(row, "test/f1_macro")) else "val"
 
 
 def split_name(row: Row) -> str:
-    """Name of the evaluated split in reports."""
+    """Return the name of the evaluated split in reports."""
     if row.get("test_is_val"):
-        return "validation split, the data name no test images"
+        return "validation split, because the data has no test split"
     names = {"all": "all images", "unseen": "images that were not trained on", "val": "validation split"}
     split = row.get("split") or stage(row)
     return names.get(split, f"{split} split")
 
 
 def f1_macro(row: Row) -> float:
-    """Macro F1 on the evaluated split (test if there is one), or NaN."""
+    """Return macro F1 on the evaluated split (test if there is one), or NaN."""
     return number(row, f"{stage(row)}/f1_macro")
 
 
 def f1_by_class(row: Row) -> dict[str, float]:
-    """F1 of each class on the evaluated split."""
+    """Return the F1 of each class on the evaluated split."""
     prefix = f"{stage(row)}/f1/"
     means = (key for key in row if key.startswith(prefix) and key.removesuffix("_spread") not in row.keys() - {key})
     found = {key.removeprefix(prefix): number(row, key) for key in means}
@@ -106,20 +107,20 @@ def failed(row: Row) -> bool:
 
 
 def one_line(value: Any, longest: int = 200) -> str:
-    """Text of a value on one line: line ends become spaces, control characters are removed, long text is cut."""
+    """Return a value as text on one line. Control characters are removed, and long text is cut."""
     text = " ".join(str(value).split())
     text = "".join(character for character in text if character.isprintable())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def overrides(row: Row) -> list[str]:
-    """Command-line overrides of the run, one `key=value` per item."""
+    """Return the command-line overrides of the run, one `key=value` per item."""
     given = row.get("overrides")
     return [one_line(item) for item in given] if isinstance(given, list) else []
 
 
 def fold(row: Row) -> int | None:
-    """Fold that a run of a cross-validation was evaluated on; None for other runs."""
+    """Return the fold that a run of a cross-validation was evaluated on; None for other runs."""
     given = [item.partition("=")[2] for item in overrides(row) if item.startswith("data.fold=")]
     return int(given[-1]) if given and given[-1].isdecimal() else None
 
@@ -130,7 +131,7 @@ def is_evaluation(row: Row) -> bool:
 
 
 def runs_as(row: Row) -> str:
-    """What was timed: an exported file by name, else its runtime; "eager" for a checkpoint; empty without a time."""
+    """Return what was timed: name of the exported file, its runtime, or "eager" for a checkpoint; "" without a time."""
     if row.get("file"):
         return one_line(row["file"], longest=40)
     timed = math.isfinite(number(row, "latency_ms"))
@@ -138,20 +139,20 @@ def runs_as(row: Row) -> str:
 
 
 def model(row: Row) -> str:
-    """Name of the row's model, or the best substitute."""
+    """Return the name of the row's model; if it is unknown, that of the run or its folder."""
     chosen = (item.removeprefix("model=") for item in overrides(row) if item.startswith("model="))
     name = one_line(row.get("model") or next(chosen, None) or row.get("name") or row.get("folder") or "?", longest=60)
     return f"{name} ({split_name(row)})" if row.get("split") in ("train", "val", "all") else name
 
 
 def exported_as(row: Row) -> str:
-    """Run name, format and precision of an exported file; empty for the row of a run."""
+    """Return run name, format and precision of an exported file; "" for the row of a run."""
     parts = (row.get("name"), row.get("format"), row.get("precision")) if row.get("file") else ()
     return one_line(" ".join(str(part) for part in parts if part), longest=60)
 
 
 def newest_export(run: Path) -> Path:
-    """Folder of the latest complete export of a run: `exported`, `exported-2`, ...
+    """Return the folder of the latest complete export of a run: `exported`, `exported-2`, ...
 
     Without a complete export the result is `exported`, which may not exist.
     """
@@ -189,7 +190,7 @@ def _read(run: Path) -> Row:
 
 
 def _exported(run: Path, result: Row) -> list[Row]:
-    """Rows of the files in the latest export.json of a run; none without a readable one."""
+    """Return rows of the files in the latest export.json of a run; none if it is unreadable."""
     report = _report(run)
     shared = (*SHARED, "ckpt") if is_evaluation(result) else SHARED
     known = {key: source[key] for key in shared for source in (report, result) if key in source}
@@ -212,7 +213,7 @@ def _exported_checkpoint(run: Path) -> Row:
 
 
 def _report(run: Path) -> dict[str, Any]:
-    """Content of export.json: the latest below a run, or that of a folder that holds nothing else."""
+    """Return the content of export.json: the latest below a run, otherwise the one in the folder itself."""
     file = newest_export(run) / "export.json"
     try:
         report = parse_json((file if file.is_file() else run / "export.json").read_text(encoding="utf-8"))
@@ -243,7 +244,7 @@ def write_failure(
 
 
 def _requested(run: Path) -> Row:
-    """Overrides of a run without results, and the seed in them; they distinguish its row from others."""
+    """Return the overrides of a run without results, and its seed. They distinguish its row from others."""
     given = _hydra_overrides(run)
     seeds = [item.removeprefix("seed=") for item in given if item.startswith("seed=")]
     return {"overrides": given} | ({"seed": int(seeds[-1])} if seeds and seeds[-1].isdecimal() else {})

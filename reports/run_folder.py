@@ -13,7 +13,7 @@ import numpy as np
 from litesort.io import csv_cell, plain
 from litesort.plain_data import parse_json, parse_yaml
 
-POINTS = 100  # per curve, at most
+POINTS = 100  # largest number of points of a curve
 IMAGE_URL = re.compile(r"data:image/(webp|png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
@@ -36,12 +36,12 @@ class Predictions(NamedTuple):
 
     @property
     def confidence(self) -> np.ndarray:
-        """(N,) probability of the predicted class."""
+        """Probability of the predicted class, (N,) float in [0, 1]."""
         return self.probabilities[np.arange(len(self.files)), self.predictions]
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Curves of history.csv by column name, each a list of at most 100 (epoch, value)."""
+    """Read the curves of history.csv: column name -> at most 100 points (epoch, value)."""
     rows = _csv(folder / "history.csv")
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -49,25 +49,25 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
             value, epoch = _number(text), _number(row.get("epoch"))
             if key and key != "epoch" and math.isfinite(value) and math.isfinite(epoch):
                 curves.setdefault(key, []).append((epoch, value))
-    return {key: _thin(points) for key, points in curves.items()}
+    return {key: _thinned(points) for key, points in curves.items()}
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions | None:
-    """Content of predictions.csv; None without the file, without an image, or if its classes differ."""
-    place = {csv_cell(name): i for i, name in enumerate(classes)}
+    """Read predictions.csv; None if it is missing, has no image, or has other classes."""
+    index = {csv_cell(name): i for i, name in enumerate(classes)}
     columns = [csv_cell(f"p_{name}") for name in classes]
     rows = _csv(folder / "predictions.csv")
-    labels = [place.get(row.get("label") or "") for row in rows]
-    answers = [place.get(row.get("prediction") or "") for row in rows]
+    labels = [index.get(row.get("label") or "") for row in rows]
+    predictions = [index.get(row.get("prediction") or "") for row in rows]
     probabilities = np.array([[_number(row.get(column)) for column in columns] for row in rows])
-    if not rows or None in labels or None in answers or not np.isfinite(probabilities).all():
+    if not rows or None in labels or None in predictions or not np.isfinite(probabilities).all():
         return None
     files = [str(row.get("file")) for row in rows]
-    return Predictions(list(classes), files, np.array(labels), np.array(answers), probabilities.clip(0, 1))
+    return Predictions(list(classes), files, np.array(labels), np.array(predictions), probabilities.clip(0, 1))
 
 
 def read_mistakes(folder: Path) -> list[dict[str, Any]]:
-    """Entries of mistakes.json whose image is a valid `data:` URL; see `reports.mistakes`."""
+    """Read the entries of mistakes.json whose image is a valid `data:` URL; see `reports.mistakes`."""
     try:
         found = parse_json((folder / "mistakes.json").read_text(encoding="utf-8"))["mistakes"]
         return [_mistake(entry) for entry in found if IMAGE_URL.fullmatch(entry["image"])]
@@ -76,7 +76,7 @@ def read_mistakes(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    """Flat config.yaml: keys joined by dots, values as text. Values that contain the run folder's path are left out."""
+    """Read config.yaml as a flat mapping from dotted keys to text. Values with the run folder are left out."""
     try:
         config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def read_config(folder: Path) -> dict[str, str]:
 
 
 def read_importances(folder: Path) -> dict[str, dict[str, float]]:
-    """Importance of each setting for each goal, from search.json of a sweep: goal -> setting -> share in [0, 1]."""
+    """Read the importance of settings from search.json of a sweep: goal -> setting -> share in [0, 1]."""
     try:
         found = parse_json((folder / "search.json").read_text(encoding="utf-8"))["importances"]
         return {
@@ -101,7 +101,7 @@ def read_importances(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def read_error(folder: Path, longest: int = 4000) -> str:
-    """Last `longest` characters of error.log; empty without the file."""
+    """Return the last `longest` characters of error.log; "" without the file."""
     try:
         return (folder / "error.log").read_text(encoding="utf-8", errors="replace")[-longest:]
     except OSError:
@@ -139,7 +139,7 @@ def _number(text: Any) -> float:
         return math.nan
 
 
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(points) <= POINTS:
         return points
     return [points[i] for i in np.linspace(0, len(points) - 1, POINTS).round().astype(int)]

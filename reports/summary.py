@@ -22,7 +22,7 @@ def print_summary(
     """Print metrics.json of a run as a table, then the written files.
 
     Args:
-        metrics: Flat metrics; missing keys are left out. `latency` holds records of `deployment.latency.timer`.
+        metrics: Flat metrics. Missing keys are left out. `latency` holds records of `deployment.latency.timer`.
         files: Paths to print, relative to the working folder where possible.
         console: Output; the terminal by default.
     """
@@ -43,7 +43,7 @@ def print_summary(
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """Model, weights, size and data in one line."""
+    """Return model, weights, size and data in one line."""
     split = split_name(dict(metrics))
     origin = metrics.get("origin")
     weights = "from scratch" if origin == "scratch" else f"weights: {one_line(origin, 60)}" if origin else ""
@@ -54,7 +54,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Rows of the table, name and text; missing values are left out."""
+    """Yield name and text of each row of the table. Missing values are left out."""
     row = dict(metrics)
     if math.isfinite(f1_macro(row)):
         yield "macro F1", f"{f1_macro(row):.4f}{_interval(row, f'{stage(row)}/f1_macro')}"
@@ -78,11 +78,11 @@ def lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Rows of the table for latency records: time, ratios to the references, and settings of the measurement."""
+    """Yield rows of the table for latency records: time, ratios to the references, and settings of the measurement."""
     clocks = {"model": "model only", "end_to_end": "file to class"}
     for record in records:
         reference, entries = record.get("reference"), record["entries"]
-        # The first entry is the model; references stand behind it.
+        # The first entry is the model; entries of references follow.
         name, entry = next(((name, entry) for name, entry in entries.items() if name != reference), (None, None))
         if name is None or entry is None:
             continue
@@ -101,13 +101,13 @@ def latency_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, s
 
 
 def shown_path(path: Path) -> str:
-    """Path relative to the working folder if it lies below it, else unchanged."""
+    """Return a path relative to the working folder if it is inside, otherwise unchanged."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def rejection_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Rows of the table about the rejection threshold: what it promises, and what it keeps of the evaluated images."""
+    """Yield rows of the table about the rejection threshold: its target, and the evaluated images that it keeps."""
     target = number(row, "threshold_target")
     aim = f"{target:.0%} accuracy"
     if math.isfinite(threshold := number(row, "threshold")):
@@ -121,7 +121,7 @@ def rejection_lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _interval(row: dict[str, Any], key: str, form: str = ".4f") -> str:
-    """The 95 % interval of a value in brackets, or nothing."""
+    """Return the 95 % interval of a value in brackets; "" without one."""
     low, high = number(row, f"{key}_low"), number(row, f"{key}_high")
     return f" (95 % {low:{form}} to {high:{form}})" if math.isfinite(low + high) else ""
 

@@ -1,6 +1,6 @@
-"""Export formats, one module a format.
+"""Export formats, one module per format.
 
-`FORMATS` maps names to formats. The module `NAME.py` of this folder defines the format NAME as `FORMAT`; it
+`FORMATS` maps names to formats. The module `NAME.py` of this folder defines the format NAME as `FORMAT`. The module
 is imported on first use. `register` adds formats of other packages.
 """
 
@@ -42,7 +42,7 @@ FORMATS = _Formats()
 
 
 def register(formats: Mapping[str, Format] | None) -> None:
-    """Register formats in this process; a format of the same name is replaced.
+    """Register formats in this process. A format of the same name is replaced.
 
     Args:
         formats: Name -> format; None adds nothing.
@@ -63,10 +63,14 @@ def register(formats: Mapping[str, Format] | None) -> None:
 
 
 def get_format(name: str, key: str = "format") -> Format:
-    """Return the format of a name.
+    """Return the format with a name.
+
+    Args:
+        name: Name of the format.
+        key: Config key of the name, for the error message.
 
     Raises:
-        DeploymentError: The name is unknown; the message begins with `key` and lists the names.
+        DeploymentError: The name is unknown. The message begins with `key` and lists the known names.
     """
     if name not in FORMATS:
         raise DeploymentError(f"{key}={name} is unknown: choose one or more of {','.join(FORMATS)}")
@@ -76,15 +80,16 @@ def get_format(name: str, key: str = "format") -> Format:
 def find_format(path: str | Path) -> Format | None:
     """Return the format of a file by its suffix; None for other files, e.g. checkpoints."""
     name = Path(path).name
-    fitting = [one for one in FORMATS.values() if name.endswith(one.suffix)]
-    return max(fitting, key=lambda one: len(one.suffix), default=None)
+    matching = [export_format for export_format in FORMATS.values() if name.endswith(export_format.suffix)]
+    return max(matching, key=lambda export_format: len(export_format.suffix), default=None)
 
 
 def find_model(path: str | Path) -> Path | None:
     """Return the exported model that a companion file (weights, metadata) belongs to; None for other files."""
     path = Path(path)
-    for one in FORMATS.values():
-        model = path.with_suffix(Path(one.suffix).suffix or one.suffix)
-        if path.suffix in one.companions and model.name.endswith(one.suffix) and model.is_file():
+    for export_format in FORMATS.values():
+        suffix = export_format.suffix
+        model = path.with_suffix(Path(suffix).suffix or suffix)
+        if path.suffix in export_format.companions and model.name.endswith(suffix) and model.is_file():
             return model
     return None

@@ -29,7 +29,7 @@ class Predictor(Protocol):
     """A checkpoint or an exported file that classifies images.
 
     Attributes:
-        device: Where the probabilities are.
+        device: Device of the returned probabilities.
         details: Plain values for reports: runtime, version, threads and options.
     """
 
@@ -37,7 +37,7 @@ class Predictor(Protocol):
     details: dict[str, Any]
 
     def __call__(self, images: "np.ndarray | Tensor") -> "Tensor":
-        """(B, S, S, 3) uint8 RGB -> (B, C) float32 probabilities, on `device`."""
+        """Map images (B, S, S, 3) uint8 RGB to probabilities (B, C) float32, on `device`."""
         ...
 
 
@@ -58,17 +58,17 @@ F1Of = Callable[[Predictor], float]  # macro F1 of a predictor, in [0, 1]
 class Format(ABC):
     """One export format. A subclass sets the class attributes and defines `write` and `load`.
 
-    If it defines `annotate` too, its files hold the threshold that `predict.py min_confidence=auto` uses.
+    If it also defines `annotate`, its files store the threshold that `predict.py min_confidence=auto` uses.
 
     Attributes:
-        name: As in `format=NAME`.
-        suffix: End of the name of the file that is given to `load`, e.g. ".onnx" or ".ncnn.param".
+        name: Name of the format, as in `format=NAME`.
+        suffix: Suffix of the file that `load` takes, e.g. ".onnx" or ".ncnn.param".
         precisions: What `write` and `quantize` take, e.g. ("fp32", "int8").
-        companions: Suffixes of further files of one model. They replace the last part of `suffix`: model.xml and
-            ".bin" make model.bin.
+        companions: Suffixes of further files of one model. They replace the last part of `suffix`: with ".bin",
+            model.xml has the companion model.bin.
         packages: Import names of packages that every precision needs.
         precision_packages: Precision -> import names of further packages.
-        extra: The extra of pyproject.toml that installs them; "" for none.
+        extra: The extra of pyproject.toml that installs these packages; "" for none.
         reasons: Precision -> why this format lacks it, in one line.
     """
 
@@ -98,11 +98,11 @@ class Format(ABC):
 
         Args:
             net: Backbone, as lightning_modules.checkpoint.build_net returns it; it does not change.
-            path: Name of the file, with `suffix`.
+            path: Path of the file, with `suffix`.
             card: Metadata of the checkpoint, plain data; stored with `describe_export`.
-            precision: One of `precisions`, except int8, which `quantize` makes of a float file.
+            precision: One of `precisions`, except int8, which `quantize` makes from a float file.
             temperature: Logits are divided by it before the softmax; above 0.
-            verify: Called with the file under a temporary name; if it raises, the file is not written.
+            verify: Called with the file under a temporary name. If it raises an exception, the file is not written.
 
         Returns:
             `path`.
@@ -113,7 +113,7 @@ class Format(ABC):
 
     @abstractmethod
     def load(self, path: Path, threads: int | None = 1, options: Mapping[str, Any] | None = None) -> ExportedPredictor:
-        """Open a file that `write` or `quantize` wrote; no code from the file is run.
+        """Open a file that `write` or `quantize` wrote. No code from the file is run.
 
         Args:
             path: The file.
@@ -121,7 +121,7 @@ class Format(ABC):
             options: Further settings of the runtime, by its own names.
 
         Returns:
-            A predictor that holds the stored metadata.
+            A predictor with the stored metadata as `card`.
 
         Raises:
             DeploymentError: The file or an option cannot be used.
@@ -138,17 +138,17 @@ class Format(ABC):
         verify: Verify | None = None,
         rounds: int = 6,
     ) -> Path:
-        """Make an int8 file of a float one.
+        """Make an int8 file from a float file.
 
         Args:
             source: A float file of this format.
-            path: Name of the new file.
+            path: Path of the new file.
             images: Calibration images; batches (B, S, S, 3) uint8 that can be iterated several times.
-            f1_of: Macro F1 of a predictor. If given, layers return to float until at most `max_drop` is lost: the
-                first, the first three, then the most sensitive.
-            max_drop: Macro F1 that may be lost.
+            f1_of: Maps a predictor to its macro F1, in [0, 1]. If it is given, layers return to float until at most
+                `max_drop` is lost: the first layer, the first three, then the most sensitive ones.
+            max_drop: Largest allowed loss of macro F1.
             verify: As in `write`.
-            rounds: Rounds of the search.
+            rounds: Largest number of rounds of the search.
 
         Returns:
             `path`; its metadata names the layers in float under `exported.float_layers`.
@@ -162,34 +162,47 @@ class Format(ABC):
         """Add values to "exported" in the metadata of a written file, such as its rejection threshold.
 
         Args:
-            path: The file; the exporter calls this before the file gets its final name.
+            path: The file, under its temporary name.
             values: Plain data.
         """
         raise NotImplementedError
 
     def not_offered(self, precision: str) -> str | None:
-        """Return why a precision is not offered, in one line; None if it is. Override it to check the machine."""
+        """Return the reason why a precision is not offered, in one line; None if it is offered.
+
+        Override it to check the machine.
+        """
         if precision in self.precisions:
             return None
         return self.reasons.get(precision, f"{self.name} has {', '.join(self.precisions)}")
 
     def files(self, path: str | Path) -> list[Path]:
-        """Return all files of one model; the first is the one that `load` takes."""
+        """Return all files of one model. The first one is the file that `load` takes."""
         return [Path(path), *(Path(path).with_suffix(suffix) for suffix in self.companions)]
 
     def require(self, module: str, purpose: str) -> ModuleType:
-        """Import a package of this format; DeploymentError says how to install it."""
+        """Import a package of this format. A missing package raises DeploymentError with the command to install it."""
         return optional(module, purpose, self.extra)
 
     def check_packages(self, precision: str) -> None:
-        """Raise DeploymentError if a package that a precision needs is missing; imports none."""
+        """Raise DeploymentError if a package that a precision needs is missing. No package is imported."""
         for package in (*self.packages, *self.precision_packages.get(precision, ())):
             if importlib.util.find_spec(package) is None:
                 self.require(package, f"format={self.name} precision={precision}")
 
 
 def describe_export(card: Mapping[str, Any], name: str, precision: str, temperature: float) -> dict[str, Any]:
-    """Return a card with the description of the file under "exported"; values of the caller there are kept."""
+    """Return a copy of a card with the description of an exported file under "exported".
+
+    Args:
+        card: Metadata of the checkpoint. Values under "exported" are kept.
+        name: Name of the format.
+        precision: Precision of the file.
+        temperature: Divisor of the logits.
+
+    Raises:
+        DeploymentError: The card has no image size.
+    """
     import torch
 
     size = image_size(card)
@@ -225,17 +238,17 @@ def read_file(path: Path) -> bytes:
 
 
 def as_array(images: "np.ndarray | Tensor") -> np.ndarray:
-    """Return images as a contiguous array, as runtimes other than torch need."""
+    """Return images (B, S, S, 3) as a contiguous array. Runtimes other than torch need one."""
     return np.ascontiguousarray(images if isinstance(images, np.ndarray) else images.cpu().numpy())
 
 
 def file_details(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a file that latency entries report."""
+    """Return the precision and image size of a file, for its latency entry."""
     return {"precision": card["exported"].get("precision"), "size": card["preprocessing"]["size"]}
 
 
 def cannot_run(path: Path, runtime: str, error: Exception | str) -> DeploymentError:
-    """Return the one-line error for a file that its runtime refuses."""
+    """Return the error for a file that its runtime cannot run."""
     line = " ".join(str(error).split())[:200] or type(error).__name__
     return DeploymentError(f"ckpt={path} cannot be run by {runtime}: {line}: export it again, or use another format")
 
@@ -247,7 +260,7 @@ def invalid_option(name: str, value: Any, runtime: str, hint: str) -> Deployment
 
 @contextlib.contextmanager
 def converting(name: str, card: Mapping[str, Any]) -> Iterator[None]:
-    """Silence an exporter, and turn its errors into a DeploymentError.
+    """Suppress the output of an exporter, and convert its errors to DeploymentError.
 
     Exporters print warnings about torch's internals, and raise exceptions of any class.
     """
@@ -267,12 +280,12 @@ def converting(name: str, card: Mapping[str, Any]) -> Iterator[None]:
 
 
 def cannot_express(name: str, model: str, reason: str) -> DeploymentError:
-    """Return the error for a network that needs operators the format lacks."""
+    """Return the error for a network with operators that the format lacks."""
     return DeploymentError(
         f"format={name} cannot express {model}: {reason}: leave this format out, or choose another model"
     )
 
 
 def first_line(error: BaseException | str) -> str:
-    """Return the first line of a message that is not empty."""
+    """Return the first line of a message, or the type of the error if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""Measure candidates and the reference in turn, in one run: milliseconds and their ratio."""
+"""Latency benchmark: times candidates and references in turn, in one run."""
 
 import logging
 import tempfile
@@ -15,8 +15,8 @@ from torch import nn
 from deployment.formats import FORMATS, Predictor, get_format
 from deployment.latency.candidates import (
     Candidate,
-    Memories,
     Pipeline,
+    ReferenceTimes,
     end_to_end_clock,
     model_clock,
     predictor_candidate,
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 EAGER = "eager"
 MODEL = "model"  # name of an evaluated artifact in the records
-# Times of references in this process, by everything that they depend on, so that the jobs of a sweep measure them once.
-_MEMORIES: dict[tuple[Any, ...], Memories] = defaultdict(lambda: defaultdict(dict))
+# Times of references in this process, by everything that they depend on. The jobs of a sweep measure a reference once.
+_REFERENCE_TIMES: dict[tuple[Any, ...], ReferenceTimes] = defaultdict(lambda: defaultdict(dict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class LatencyReport:
     """Times of candidates and of references, measured in one run.
 
     Attributes:
-        records: One record a clock and batch size, as `deployment.latency.timer.measure` returns it.
+        records: One record per clock and batch size, as `deployment.latency.timer.measure` returns it.
         reference: Network and image size of the reference, e.g. "resnet18d 224 px".
         runtimes: Name of a candidate -> "eager", or the format of its file.
     """
@@ -51,17 +51,17 @@ class LatencyReport:
     runtimes: Mapping[str, str]
 
     def row(self, name: str = MODEL) -> dict[str, Any]:
-        """Return the times of one image through a candidate as keys of metrics.json: see docs/reference/metrics.md."""
+        """Return the times of a candidate at batch 1 as keys of metrics.json; see docs/reference/metrics.md."""
         record = self._record("model")
         entry = record["entries"][name]
-        whole = self._record("end_to_end")
+        end_to_end = self._record("end_to_end")
         ratios = [f"{key}{end}" for key in ("ratio", "ratio_same_runtime") for end in ("", "_low", "_high")]
         return {
             "latency_ms": entry["median_ms"],
             "latency_ms_low": entry["low_ms"],
             "latency_ms_high": entry["high_ms"],
             "latency_p90_ms": entry["p90_ms"],
-            "end_to_end_ms": whole["entries"][name]["median_ms"] if whole else None,
+            "end_to_end_ms": end_to_end["entries"][name]["median_ms"] if end_to_end else None,
             **{key: entry[key] for key in ratios},
             "unsteady": entry["unsteady"],
             "runtime": self.runtimes[name],
@@ -71,7 +71,7 @@ class LatencyReport:
         }
 
     def _record(self, clock: str) -> dict[str, Any]:
-        """Return the record of a clock at batch 1, or at the first batch size; empty without one."""
+        """Return the record of a clock at batch 1, otherwise at the first batch size; {} if there is none."""
         found = [record for record in self.records if record["clock"] == clock]
         return next((record for record in found if record["batch"] == 1), found[0] if found else {})
 
@@ -81,8 +81,8 @@ class LatencyBenchmark:
 
     Args:
         device: Device of the networks, e.g. "cpu" or "cuda:0".
-        batches: Images a call; a score needs 1.
-        end_to_end: Measure the time from file to class too.
+        batches: Batch sizes, images per call. A score needs 1.
+        end_to_end: Whether the time from file to class is measured too.
         images: Number of files that the end-to-end clock cycles through.
         settings: Length of a measurement, threads.
 
@@ -103,10 +103,10 @@ class LatencyBenchmark:
         if images < 1:
             raise DeploymentError(f"latency.images={images} is out of range: give 1 or more")
         try:
-            there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+            available = torch.device(device).type != "cuda" or torch.cuda.is_available()
         except RuntimeError as error:
             raise DeploymentError(f"latency.device={device} is not a device: give cpu or cuda:0") from error
-        if not there:
+        if not available:
             raise DeploymentError(f"latency.device={device} is not available: no CUDA device was found, give cpu")
         self.device, self.batches, self.end_to_end, self.images = device, list(batches), end_to_end, images
         self.settings = settings or Settings()
@@ -120,22 +120,22 @@ class LatencyBenchmark:
     ) -> LatencyReport:
         """Time models and the references, round by round, with a progress bar.
 
-        The eager reference takes part, and for files of a format the reference in that format, fp32, with their
-        threads.
+        The eager reference is always timed. For exported files, the reference is also timed as an fp32 file of the
+        same format, with the same number of threads.
 
         Args:
             models: Name -> model and image size S in pixels. A model is a network, (B, 3, S, S) float32 in [0, 1] ->
                 logits (B, C), or the predictor of an exported file, (B, S, S, 3) uint8 -> probabilities (B, C).
-                Predictors have their own setting of threads.
+                A predictor has its own number of threads.
             reference: The reference. Networks are moved to `device` and to channels_last.
-            reader: Takes S, returns a function: file -> (S, S, 3) uint8.
+            reader: Maps S to a function that reads a file as (S, S, 3) uint8.
             files: Images for the end-to-end clock.
 
         Returns:
-            Records with an entry for each model; on the model clock also for the references.
+            Records with an entry for each model. Records of the model clock also have entries for the references.
 
         Raises:
-            DeploymentError: A file runs on another device than the eager reference.
+            DeploymentError: A file does not run on the device of the eager reference.
         """
         from rich.console import Console
         from rich.progress import Progress
@@ -145,24 +145,28 @@ class LatencyBenchmark:
             if isinstance(model, nn.Module):
                 model.to(self.device).to(memory_format=torch.channels_last)
         console = Console(stderr=True)
-        # It is drawn between rounds, so that no thread disturbs them.
+        # The bar is drawn between rounds, because a drawing thread would disturb the measurement.
         with Progress(transient=True, auto_refresh=False, console=console, disable=not console.is_terminal) as bar:
 
-            def shown(clock: str) -> Callable[[float], None]:
+            def progress_of(clock: str) -> Callable[[float], None]:
                 task = bar.add_task(f"timing {clock}", total=1)
 
-                def show(share: float) -> None:
+                def update(share: float) -> None:
                     bar.update(task, completed=share)
                     bar.refresh()
 
-                show(0)
-                return show
+                update(0)
+                return update
 
-            progress = shown("the model" if len(models) == 1 else f"{len(models)} models")
+            progress = progress_of("the model" if len(models) == 1 else f"{len(models)} models")
             records = self._model_clock(models, reference, progress)
             if self.end_to_end:
                 pipelines = {key: _pipeline(model, reader(px)) for key, (model, px) in models.items()}
-                common: Any = {"batches": self.batches, "settings": self.settings, "progress": shown("file to class")}
+                common: Any = {
+                    "batches": self.batches,
+                    "settings": self.settings,
+                    "progress": progress_of("file to class"),
+                }
                 records += end_to_end_clock(pipelines, files[: self.images], **common)
         runtimes = {name: runtime_of(model) for name, (model, _) in models.items()}
         return LatencyReport(records, str(reference), runtimes)
@@ -186,7 +190,7 @@ class LatencyBenchmark:
             candidates,
             reference=reference.name,
             batches=self.batches,
-            memories=_MEMORIES[depends_on],
+            reference_times=_REFERENCE_TIMES[depends_on],
             settings=self.settings,
             progress=progress,
         )
@@ -194,7 +198,7 @@ class LatencyBenchmark:
     def _exported_references(
         self, reference: Reference, models: Sequence[nn.Module | Predictor]
     ) -> dict[str, Candidate]:
-        """Format of a file -> the reference in that format; a format that cannot express the reference is left out."""
+        """Return the exported reference by format of the models. A format that cannot express it is left out."""
         found: dict[str, Candidate] = {}
         for model in models:
             kind = runtime_of(model)
@@ -233,8 +237,9 @@ class Times(NamedTuple):
     """Time of one image through a network and through a reference.
 
     Attributes:
-        ratio: Median over rounds of the network's time divided by the reference's; below 1: the network is faster.
-        net, reference: Medians, ms.
+        ratio: Median over rounds of the network's time divided by the reference's. Below 1, the network is faster.
+        net: Median time of the network in ms.
+        reference: Median time of the reference in ms.
     """
 
     ratio: float
@@ -245,11 +250,14 @@ class Times(NamedTuple):
 Clock = Callable[[nn.Module, nn.Module, int], Times]
 
 
-def clock_in(runtime: str) -> Clock:
-    """Return a function that times one image through two networks in turn: network, reference, image size -> Times.
+def build_clock(runtime: str) -> Clock:
+    """Return a function that times one image through two networks in turn.
 
     Args:
-        runtime: A format, e.g. "openvino": both networks are exported and timed in it; "eager": timed in PyTorch.
+        runtime: Name of a format, e.g. "openvino", to which both networks are exported; or "eager" for PyTorch.
+
+    Returns:
+        A function of the network, the reference and the image size in px; it returns their times.
 
     Raises:
         DeploymentError: The runtime is unknown, or its packages are missing.
@@ -275,21 +283,23 @@ def time_eager(net: nn.Module, reference: nn.Module, size: int, settings: Settin
         net: (B, 3, size, size) float in [0, 1] -> logits (B, C).
         reference: The network to compare with, of the same shapes.
         size: Image size, px.
-        settings: Length of the measurement; None: half a second for each.
+        settings: Length of the measurement; None for half a second per network.
+
+    Returns:
+        The times and their ratio.
     """
     return _times({"net": torch_candidate(net, size), "reference": torch_candidate(reference, size)}, settings)
 
 
 def _exported(net: nn.Module, stem: Path, runtime: str, size: int) -> Candidate:
     """Export a network and open it in a runtime."""
-    one = FORMATS[runtime]
-    return predictor_candidate(
-        one.load(write_network(net, stem.with_name(f"{stem.name}{one.suffix}"), one, size)), size
-    )
+    export_format = FORMATS[runtime]
+    path = stem.with_name(f"{stem.name}{export_format.suffix}")
+    return predictor_candidate(export_format.load(write_network(net, path, export_format, size)), size)
 
 
 def _times(candidates: dict[str, Candidate], settings: Settings | None = None) -> Times:
-    quick = settings or Settings(seconds=0.5)
-    (record,) = model_clock(candidates, reference="reference", batches=[1], settings=quick)
+    settings = settings or Settings(seconds=0.5)
+    (record,) = model_clock(candidates, reference="reference", batches=[1], settings=settings)
     entries = record["entries"]
     return Times(entries["net"]["ratio"], entries["net"]["median_ms"], entries["reference"]["median_ms"])

@@ -1,5 +1,5 @@
 "use strict";
-// Tooltips: of a point, and of the curve nearest to the pointer. A click opens the run.
+// Tooltips of points and of the curve that is nearest to the pointer. A click opens the run.
 const tip = document.getElementById("tip");
 function show(part, x, y) {
   tip.textContent = part.dataset.tip;
@@ -23,7 +23,7 @@ all(".point").forEach((part) => {
   part.addEventListener("keydown", (event) => { if (event.key === "Enter") go(part); });
 });
 
-function distance(at, a, b) { // of a point from the piece of a line between a and b, squared
+function distance(at, a, b) { // squared distance from a point to the line segment between a and b
   const [x, y] = [b.x - a.x, b.y - a.y], length = x * x + y * y;
   const share = length ? Math.max(0, Math.min(1, ((at.x - a.x) * x + (at.y - a.y) * y) / length)) : 0;
   return (a.x + share * x - at.x) ** 2 + (a.y + share * y - at.y) ** 2;

@@ -1,6 +1,6 @@
 """Layout of charts: coordinates and ticks for SVG, without markup.
 
-A chart of a panel is about as wide as it is shown, so that its text keeps the size of the style sheet.
+Charts are laid out at about the width at which the page shows them, so that their text has the size of the style sheet.
 """
 
 import math
@@ -24,10 +24,10 @@ class Axis(NamedTuple):
     Attributes:
         low: Value at `start`.
         high: Value at `end`.
-        start: Pixel.
-        end: Pixel.
-        log: Logarithmic.
-        ticks: (text, pixel) each.
+        start: Position of `low` in pixels.
+        end: Position of `high` in pixels.
+        log: Whether the scale is logarithmic.
+        ticks: Text and position of each tick.
     """
 
     low: float
@@ -38,8 +38,8 @@ class Axis(NamedTuple):
     ticks: list[tuple[str, float]]
 
     def __call__(self, value: float) -> float:
-        """Pixel of a value, rounded to one decimal."""
-        return round(_place(value, self.low, self.high, self.log) * (self.end - self.start) + self.start, 1)
+        """Return the position of a value in pixels, rounded to one decimal."""
+        return round(_relative_position(value, self.low, self.high, self.log) * (self.end - self.start) + self.start, 1)
 
 
 def axis(
@@ -51,7 +51,16 @@ def axis(
     margin: float = 0.06,
     whole: bool = False,
 ) -> Axis:
-    """Scale that covers all finite values and a margin, with at most seven ticks; `whole`: at whole numbers only."""
+    """Return a scale that covers all finite values and a margin, with at most seven ticks.
+
+    Args:
+        values: Values to cover. A logarithmic scale ignores values that are not above 0.
+        start: Position of the lowest value in pixels.
+        end: Position of the highest value in pixels.
+        log: Use a logarithmic scale if the values span a wide range; see `reports.pareto.LOG_RANGE`.
+        margin: Margin at both ends, as a share of the range.
+        whole: Place ticks at integers only.
+    """
     finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [0.1, 1.0]
     low, high = min(finite), max(finite)
     log = log and high > LOG_RANGE * low
@@ -64,7 +73,7 @@ def axis(
         low, high = low - spread, high + spread
         ticks = MaxNLocator(6, integer=whole).tick_values(low, high)
     shown = [float(tick) for tick in ticks if low <= tick <= high]
-    where = [_place(tick, low, high, log) * (end - start) + start for tick in shown]
+    where = [_relative_position(tick, low, high, log) * (end - start) + start for tick in shown]
     return Axis(low, high, start, end, log, [(f"{t:.6g}", round(x, 1)) for t, x in zip(shown, where, strict=True)])
 
 
@@ -75,19 +84,19 @@ def pareto_chart(
     longest: int = 40,
     front_only: bool = False,
 ) -> dict[str, Any] | None:
-    """Layout of macro F1 against latency: axes, points, outline of the front, and labels where they have room.
+    """Lay out macro F1 against time: axes, points, outline of the front, and the labels that fit.
 
     Args:
-        points: Each has `cost` (time, above 0), `value` (macro F1), `short` (name) and any other keys; a point without
+        points: Each has `cost` (time, above 0), `value` (macro F1), `short` (name) and any other keys. A point without
             finite numbers is left out.
-        width: In pixels.
-        height: In pixels.
-        longest: Characters of a label.
-        front_only: Only points of the front have a label.
+        width: Width in pixels.
+        height: Height in pixels.
+        longest: Largest number of characters of a label.
+        front_only: Whether only points of the front have a label.
 
     Returns:
-        width, height, x, y (axes), line (SVG points) and points: the given ones with x, y, best and, where it fits,
-        `label` (text, x, y, anchor, line). None without a point.
+        `width`, `height`, `x`, `y` (axes), `line` (SVG points) and `points`: the given points with `x`, `y`, `best`
+        and, where it fits, `label` (text, x, y, anchor, line). None without a point.
     """
     points = [points[i] for i in drawable(points)]
     if not points:
@@ -119,9 +128,16 @@ def pareto_chart(
 def curve_chart(
     curves: Mapping[int, Sequence[Point]], width: int = 400, height: int = 260, log: bool = False
 ) -> dict[str, Any] | None:
-    """Layout of curves over epochs: width, height, x, y (axes) and `lines`, from the given keys to SVG points.
+    """Lay out curves over epochs.
 
-    Returns None without a curve.
+    Args:
+        curves: Points (epoch, value) by key.
+        width: Width in pixels.
+        height: Height in pixels.
+        log: Use a logarithmic y axis if the values span a wide range.
+
+    Returns:
+        `width`, `height`, `x`, `y` (axes) and `lines`, SVG points by key. None without a curve.
     """
     drawn = {key: points for key, points in curves.items() if points}
     if not drawn:
@@ -134,13 +150,16 @@ def curve_chart(
 def share_chart(
     curves: Mapping[int, Sequence[Point]], low: float = 0.0, width: int = 340, height: int = 260
 ) -> dict[str, Any] | None:
-    """Layout of curves from a share in [0, 1] to a share in [`low`, 1]; as `curve_chart`.
+    """Lay out curves whose x is in [0, 1] and whose y is in [`low`, 1].
 
     Args:
         curves: Points (x, y) by key.
         low: Lowest y, below 1.
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
+
+    Returns:
+        As `curve_chart`.
     """
     drawn = {key: points for key, points in curves.items() if points}
     if not drawn:
@@ -150,7 +169,7 @@ def share_chart(
 
 
 def fixed_axis(low: float, high: float, start: float, end: float) -> Axis:
-    """Linear scale from `low` to `high`, with at most six ticks."""
+    """Return a linear scale from `low` to `high` with at most six ticks."""
     shown = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low - 1e-9 <= tick <= high + 1e-9]
     scale = Axis(low, high, start, end, False, [])
     return scale._replace(ticks=[(f"{tick:.6g}", scale(tick)) for tick in shown])
@@ -161,7 +180,7 @@ def _lines(curves: Mapping[int, Sequence[Point]], x: Axis, y: Axis, width: int, 
     return {"width": width, "height": height, "x": x, "y": y, "lines": lines}
 
 
-def _place(value: float, low: float, high: float, log: bool) -> float:
+def _relative_position(value: float, low: float, high: float, log: bool) -> float:
     if log:
         return math.log(max(value, low * 1e-3) / low) / math.log(high / low)
     return (value - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Data that the page's script compares two runs by, image by image."""
+"""Data for the comparison of two runs, image by image, by the script of the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,41 +6,41 @@ from typing import Any
 from litesort.io import csv_cell
 from reports.run_folder import Predictions
 
-ANSWERS = 1_000_000  # predictions on one page; the first runs are kept
+MAX_PREDICTIONS = 1_000_000  # on one page; further runs are left out
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Predictions of all runs; runs that were evaluated on the same images share their names and labels.
+    """Return the predictions of all runs. Runs with the same images share image names and labels.
 
     Args:
-        runs: In the order of the ranking: `id`, `name`, `predictions` (or None) and `mistakes`, whose `image` is a
-            position in the images of the page.
+        runs: Runs in the order of the ranking, each with `id`, `name`, `predictions` (or None) and `mistakes`, whose
+            `image` is a position in the images of the page.
 
     Returns:
-        sets: `classes`, `files`, `labels` (int, positions in `classes`) of each set of images. pictures: name of an
-        image -> position. runs: `id`, `name`, `set`, `answers` (int) and `confidence` (percent) each.
-        second: position of the run to compare the first with, one of the same images if there is one.
-        left_out: runs without room.
+        sets: `classes`, `files` and `labels` (int, positions in `classes`) of each set of images. pictures: name of an
+        image -> its position in the images of the page. runs: each with `id`, `name`, `set`, `predictions` (int) and
+        `confidence` (percent). second: position of the run that the first run is compared with by default, if possible
+        one with the same images. left_out: number of runs that do not fit.
     """
     sets: dict[tuple[Any, ...], int] = {}
     found: list[dict[str, Any]] = []
-    left, left_out = ANSWERS, 0
+    left, left_out = MAX_PREDICTIONS, 0
     for run in runs:
-        known: Predictions | None = run["predictions"]
-        if known is None:
+        predictions: Predictions | None = run["predictions"]
+        if predictions is None:
             continue
-        left -= len(known.files)
+        left -= len(predictions.files)
         if left < 0:
             left_out += 1
             continue
-        key = (tuple(known.classes), tuple(known.files), tuple(known.targets.tolist()))
+        key = (tuple(predictions.classes), tuple(predictions.files), tuple(predictions.targets.tolist()))
         found.append(
             {
                 "id": run["id"],
                 "name": run["name"],
                 "set": sets.setdefault(key, len(sets)),
-                "answers": known.predictions.tolist(),
-                "confidence": (100 * known.confidence).round().astype(int).tolist(),
+                "predictions": predictions.predictions.tolist(),
+                "confidence": (100 * predictions.confidence).round().astype(int).tolist(),
             }
         )
     same = [i for i, run in enumerate(found[1:], start=1) if run["set"] == found[0]["set"]]

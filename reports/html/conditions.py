@@ -1,4 +1,4 @@
-"""Line below the title: machine, threads, reference, evaluated images, and what the ranking uses."""
+"""Line below the title: machine, threads, reference, evaluated images, and the value that rows are ranked by."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 from reports.results import Row, f1_macro, failed, number, one_line, split_name
 
-MOST = 3  # different values that are named
+MAX_VALUES = 3  # values that are named
 
 
 def conditions(ranked: Sequence[Row]) -> list[tuple[str, str]]:
-    """Name and text of each condition that at least one completed row of `reports.ranking.rank` states."""
+    """Return name and text of each condition that is known for at least one completed row of `reports.ranking.rank`."""
     done = [row for row in ranked if not failed(row)]
     found = [
         ("machine", _several(map(_machine, done))),
@@ -23,14 +23,14 @@ def conditions(ranked: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def ranked_by(row: Row) -> str:
-    """What a row of `reports.ranking.rank` is ranked by."""
+    """Return the name of the value that a row of `reports.ranking.rank` is ranked by."""
     return {"val/score": "the score on validation images", "score": "score"}.get(str(row.get("ranked_by")), "macro F1")
 
 
 def _several(texts: Iterable[str]) -> str:
     known = [one_line(text, 80) for text in dict.fromkeys(texts) if text]
-    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
-    return "; ".join(known[:MOST]) + more
+    more = f" and {len(known) - MAX_VALUES} more" if len(known) > MAX_VALUES else ""
+    return "; ".join(known[:MAX_VALUES]) + more
 
 
 def _machine(row: Row) -> str:
@@ -59,7 +59,7 @@ def _images(row: Row) -> str:
 
 
 def _clock(row: Row) -> dict[str, Any]:
-    """First latency record of a row."""
+    """Return the first latency record of a row; {} without one."""
     records = row.get("latency")
     first = records[0] if isinstance(records, list) and records else None
     return first if isinstance(first, dict) else {}

@@ -12,23 +12,23 @@ from PIL import Image
 from reports.dataset import SPLITS, findings
 from reports.html.engine import write_html
 
-Read = Callable[[int], np.ndarray]  # row -> (H, W, 3) uint8
+Read = Callable[[int], np.ndarray]  # maps the row of an image to its pixels, (H, W, 3) uint8
 
 SIDE = 112  # largest side of an image on the page, in pixels
-LONGEST = 200  # entries in a list of files
-BARS = 30  # in a histogram
-LINKS = 24  # sections in the navigation; classes come last
+MAX_FILES = 200  # entries in a list of files
+BARS = 30  # of a histogram
+MAX_LINKS = 24  # sections in the navigation; classes come last
 
 
 def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 24, pairs: int = 60) -> Path:
-    """Write the page; returns `path`.
+    """Write the page, and return `path`.
 
     Args:
         path: HTML file.
         results: Content of explore.json.
-        read: Pixels of a row. If it raises, the page shows the error in place of the image.
-        sheet: Images per class.
-        pairs: Duplicates shown; those in two splits or with two labels come first.
+        read: Reads the image of a row. If it raises an exception, the page shows the error in place of the image.
+        sheet: Largest number of images per class.
+        pairs: Largest number of duplicates. Pairs in two splits or with two labels come first.
     """
     histograms, uniform = _histograms(results)
     sections = [
@@ -41,7 +41,7 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
     values = {
         "findings": sorted(findings(results), key=lambda finding: not finding.alarming),
         "shown": shown,
-        "in_navigation": {section["id"] for section in sections[:LINKS]},
+        "in_navigation": {section["id"] for section in sections[:MAX_LINKS]},
         "images": len(results["images"]),
         "counts": _counts(results),
         "histograms": histograms,
@@ -54,7 +54,7 @@ def write_page(path: Path, results: Mapping[str, Any], read: Read, sheet: int = 
 
 
 def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Table of images per class and split."""
+    """Return the table of images per class and split."""
     rows: list[tuple[str, list[Any]]] = []
     total = sum(sum(of.values()) for of in results["counts"].values())
     for name, of in results["counts"].items():
@@ -68,7 +68,7 @@ def _counts(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _histograms(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Histograms, and name and value of what is the same in all images."""
+    """Return histograms, and name and value of each property that is equal in all images."""
     images = [image for image in results["images"] if image["broken"] is None and image["width"] and image["height"]]
     series = {key: [image[key] for image in images] for key in ("width", "height", "bytes", "brightness", "colour")}
     series["width / height"] = [image["width"] / image["height"] for image in images]
@@ -78,7 +78,7 @@ def _histograms(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[
 
 
 def _histogram(title: str, values: np.ndarray) -> dict[str, Any]:
-    """Layout of a histogram of values that differ, 310 x 122 px."""
+    """Return the layout of a histogram, 310 x 122 px. The values are not all equal."""
     counts, edges = np.histogram(values, BARS)
     heights = 100 * counts / counts.max()
     bars = [
@@ -95,19 +95,19 @@ def _histogram(title: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def _short(value: float) -> str:
-    """Text of at most four digits without an exponent: 0.749, 224.5, 37,790."""
+    """Return a number as text without an exponent: 0.749, 224.5, 37,790."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _lists(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Sections of files with what is wrong with each; none without such files."""
+    """Return sections of broken and unusual files with the reasons; none without such files."""
     images = results["images"]
     broken = [(image["path"], image["broken"]) for image in images if image["broken"] is not None]
     unusual = [(image["path"], "; ".join(image["odd"])) for image in images if image["odd"]]
-    note = f"{min(LONGEST, len(unusual))} of {len(unusual)}; odd.csv lists all. Training uses these files."
+    note = f"{min(MAX_FILES, len(unusual))} of {len(unusual)}; odd.csv lists all. Training uses these files."
     sections = [("broken", "Broken files", "", broken), ("unusual", "Unusual files", note, unusual)]
     return [
-        {"id": section, "title": title, "note": note, "files": files[:LONGEST], "images": []}
+        {"id": section, "title": title, "note": note, "files": files[:MAX_FILES], "images": []}
         for section, title, note, files in sections
         if files
     ]
@@ -133,7 +133,7 @@ def _duplicates(results: Mapping[str, Any], read: Read, count: int) -> list[dict
 
 
 def _label_issues_and_outliers(results: Mapping[str, Any], read: Read, most: int) -> list[dict[str, Any]]:
-    """Sections of likely wrong labels and of outliers; none where there are none."""
+    """Return sections of likely wrong labels and of outliers, if there are any."""
     images = results["images"]
     issues, outliers = results.get("label_issues", []), results.get("outliers", [])
     sections: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ def _label_issues_and_outliers(results: Mapping[str, Any], read: Read, most: int
 
 
 def _samples(results: Mapping[str, Any], read: Read, count: int) -> list[dict[str, Any]]:
-    """A section of evenly spaced sample images for each class."""
+    """Return a section for each class with evenly spaced sample images."""
     images = results["images"]
     sections: list[dict[str, Any]] = []
     for i, name in enumerate(results["classes"]):
@@ -166,12 +166,12 @@ def _samples(results: Mapping[str, Any], read: Read, count: int) -> list[dict[st
 
 
 def _image(image: Mapping[str, Any], read: Read, row: int, more: str = "") -> dict[str, str]:
-    """Name, label, split and `data:` URL of an image, or the error that reading it raised."""
+    """Return name, label, split and `data:` URL of an image, or the error of reading it."""
     split = image["split"] or "in no split"
     entry = {"path": image["path"], "label": image["label"], "split": split, "more": more}
     try:
         small = Image.fromarray(read(row))
-    except Exception as error:  # one unreadable image must not cost the page
+    except Exception as error:  # one unreadable image must not prevent the page
         return entry | {"url": "", "error": str(error)}
     small.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()

@@ -17,16 +17,16 @@ HERE = Path(__file__).parent
 
 
 def write_html(path: Path, template: str, values: Mapping[str, Any], title: str, scripts: Sequence[str] = ()) -> Path:
-    """Render `template` with the shared style sheet and write it; returns `path`.
+    """Render `template` with the shared style sheet, write it, and return `path`.
 
-    Jinja escapes every value. The page's content security policy allows its own script only.
+    Jinja escapes every value. The content security policy of the page allows only its own script.
 
     Args:
         path: HTML file.
         template: Name of a template in this folder that extends `base.html.jinja`.
         values: Variables of the template.
         title: Title of the page.
-        scripts: Names of JavaScript files in this folder, which become one script in this order.
+        scripts: Names of JavaScript files in this folder. They are joined to one script in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -39,17 +39,17 @@ def write_html(path: Path, template: str, values: Mapping[str, Any], title: str,
     text = environment.get_template(template).render(
         values, title=title, script=code, style=(HERE / "page.css").read_text("utf-8"), digest=digest
     )
-    # File names may hold surrogates, which UTF-8 cannot encode.
+    # File names may contain surrogates, which UTF-8 cannot encode.
     return write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 def breakable(text: str) -> "Markup":
-    """Escape a name and let it break after a slash, an underscore or a hyphen."""
+    """Escape a name, and allow line breaks after slashes, underscores and hyphens."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(text))))  # escaped text has none of these in entities
+    return Markup(re.sub(r"([/_-])", r"\1<wbr>", str(escape(text))))  # entities contain none of these characters
 
 
 def packed(markup: str) -> str:
-    """Compress markup to base64 of deflate. The browser unpacks it when a reader opens the run."""
+    """Compress markup by zlib to base64 text. The browser decompresses it when the run is opened."""
     return base64.b64encode(zlib.compress(str(markup).encode("utf-8", "backslashreplace"), 6)).decode()

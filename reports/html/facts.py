@@ -1,4 +1,4 @@
-"""Facts about one row of the leaderboard: lines of a tooltip and of a run's details."""
+"""Texts about one row of the leaderboard: lines of its tooltip and of its details."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from reports.results import Row, f1_by_class, number, one_line, stage
 
 
 def facts(row: Row) -> str:
-    """Lines of a tooltip below the name."""
+    """Return the lines of a tooltip below the name."""
     values = [
         ("macro F1", measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro").text),
         ("latency", measured(row, "{:.2f} ms".format, "latency_ms").text),
@@ -20,13 +20,13 @@ def facts(row: Row) -> str:
 
 
 def details(row: Row) -> list[tuple[str, str]]:
-    """Name and text of everything that was measured on a row; what is unknown is left out."""
+    """Return name and text of all known measurements of a row."""
     found = {
         "runs as": Cell(format_of(row), None),
         "macro F1": measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro"),
         "validation macro F1": measured(row, "{:.4f}".format, "val/f1_macro"),
         "macro F1 lost by export": measured(row, "{:.4f}".format, f"{stage(row)}/f1_lost", "f1_lost"),
-        "class that changes most": Cell(_worst_class(row), None),
+        "class that loses most F1": Cell(_worst_class(row), None),
         "score": measured(row, "{:.4f}".format, "score"),
         "validation score": measured(row, "{:.4f}".format, "val/score"),
         "latency, ms": measured(row, "{:.2f}".format, "latency_ms"),
@@ -41,7 +41,7 @@ def details(row: Row) -> list[tuple[str, str]]:
     }
     lines = [(name, f"{cell.text} ({cell.small})" if cell.small else cell.text) for name, cell in found.items()]
     if row.get("unsteady") is True:
-        lines.append(("clock", "unsteady: the measurement did not settle"))
+        lines.append(("latency", "unsteady: the measurement did not settle"))
     return [(name, text) for name, text in lines if text]
 
 
@@ -51,7 +51,7 @@ def _worst_class(row: Row) -> str:
 
 
 def class_changes(row: Row, run: Row | None) -> list[tuple[str, str, str]]:
-    """Class, F1 and change against the run's checkpoint of each class of an exported file."""
+    """Return name, F1 and change against the checkpoint of the run, for each class of an exported file."""
     before: Mapping[str, float] = f1_by_class(run) if run else {}
     found = []
     for name, value in f1_by_class(row).items():

@@ -1,5 +1,5 @@
 "use strict";
-// The search box shows the parts of the page whose `data-find` holds every word.
+// The search box shows the parts of the page whose `data-find` contains every word.
 const filter = document.getElementById("filter");
 filter.addEventListener("input", () => {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);

@@ -25,18 +25,18 @@ from reports.results import Row, f1_by_class, failed, gather_all, one_line, over
 from reports.run_folder import read_importances
 
 PANELS = {"macro F1": "val/f1_macro", "validation loss": "val/loss", "training loss": "train/loss"}
-OPEN = 10  # runs whose details are plain markup; the others are compressed, so that the page opens faster
+OPEN = 10  # runs whose details are plain markup; other details are compressed, so that the page opens faster
 SCRIPTS = ("table.js", "filter.js", "charts.js", "runs.js", "compare.js")
 
 
 def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title: str = "") -> Path:
-    """Write the page; returns `path`.
+    """Write the page, and return `path`.
 
     Args:
-        rows: Rows of `reports.results.gather`, or any flat rows; a missing key leaves its cell empty.
+        rows: Rows of `reports.results.gather`, or any flat rows. A missing key gives an empty cell.
         path: HTML file.
-        root: Folder that the rows' `folder` is relative to; None: the folder of `path`.
-        title: Heading; "" for the name of the folder.
+        root: Folder that `folder` of the rows is relative to; None for the folder of `path`.
+        title: Heading; "" for the name of `root`.
     """
     root = path.parent if root is None else root
     values = contents(rows, root, path.parent)
@@ -44,12 +44,12 @@ def write_page(rows: Sequence[Row], path: Path, root: Path | None = None, title:
 
 
 def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[str, Any]:
-    """Variables of the template, as plain data.
+    """Return the variables of the template.
 
     Args:
         rows: As in `write_page`.
         root: As in `write_page`.
-        page: Folder of the page, which links are relative to; None: `root`.
+        page: Folder of the page, which links are relative to; None for `root`.
     """
     ranked = rank(rows)
     grouped = rank(group_seeds(ranked))
@@ -97,13 +97,13 @@ def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[
 
 
 def _importances(sweep: Path) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Goals of a search, and the importance of each setting for it, the largest first."""
+    """Return each goal of a search with the importance of the settings for it, the largest first."""
     found = read_importances(sweep).items()
     return [(goal, sorted(shares.items(), key=lambda item: -item[1])) for goal, shares in found]
 
 
 def _setting(row: Row, name: str, number_of: Mapping[tuple[str, Any], int]) -> dict[str, Any]:
-    """Entry of one setting: its name and its first run."""
+    """Return the entry of one setting: its name, the id of its first run, and texts."""
     folders = row.get("folders") or [row.get("folder") or ""]
     places = [(str(folder), row.get("file")) for folder in folders]
     members = [number_of[place] for place in places if place in number_of]
@@ -126,14 +126,14 @@ def _headline(ranked: Sequence[Row], settings: Sequence[Mapping[str, Any]]) -> s
     ) if count]  # fmt: skip
     text = " and ".join(parts)
     if len(settings) < len(ranked):
-        text += f", {len(settings)} rows without their repetitions"
+        text += f", {len(settings)} after averaging seeds and folds"
     if not done:
         return f"{text}; none has a result"
     return f"{text}; first by {ranked_by(ranked[0])}: {settings[0]['name']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page from the command line; returns the exit code."""
+    """Write the page from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m reports.html.leaderboard", description="Compare runs on one HTML page."
     )

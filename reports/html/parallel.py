@@ -1,4 +1,4 @@
-"""Parallel coordinates of settings: one axis a setting that varies, then the results, one line a run."""
+"""Parallel coordinates: one axis per varying setting, then axes of the results; one line per row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,24 +8,25 @@ from reports.html.charts import Axis, axis
 from reports.ranking import axes as compared_axes
 from reports.results import Row, one_line, overrides
 
-AXES = 10  # settings with an axis, those with the most values
-MOST_VALUES = 7  # of a setting that are marked one by one
+MAX_SETTINGS = 10  # settings with an axis: those with the most values
+MAX_VALUES = 7  # up to this number, each value of a setting has its own tick
 
 
 def parallel_chart(
     rows: Sequence[Row], entries: Sequence[Mapping[str, Any]], width: int = 1180, height: int = 330
 ) -> dict[str, Any] | None:
-    """Layout of the chart; None with fewer than three rows or without a setting that varies.
+    """Lay out the chart.
 
     Args:
         rows: Completed rows.
         entries: `name`, `find` and `run` of each row.
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
 
     Returns:
-        width, height; axes: title, x, and ticks (text, y); lines: the entries with `points` (SVG) and `shade`, the
-        macro F1 between the lowest (0) and the highest (1); top and bottom.
+        width, height, top, bottom: in pixels. axes: `title`, `x` and `ticks` (text, y) of each axis. lines: the entries
+        with `points` (SVG) and `shade`, the macro F1 scaled from 0 (lowest) to 1 (highest). None with fewer than three
+        rows, or if no setting varies.
     """
     compared = compared_axes(rows)
     chosen = [(row, entry) for row, entry in zip(rows, entries, strict=True) if math.isfinite(compared.point(row)[1])]
@@ -37,7 +38,7 @@ def parallel_chart(
     scales = [_scale(values, bottom, top) for values in settings.values()]
     if sum(map(math.isfinite, times)) > 1:
         settings |= {"ms" if compared.time == "latency_ms" else "time": list(times)}
-        scales.append(_measure(times, top, bottom))  # fast is up
+        scales.append(_measure(times, top, bottom))  # the fastest row is at the top
     settings |= {"F1 val" if compared.f1 else "macro F1": list(scores)}
     scales.append(_measure(scores, bottom, top))
     step = (width - 140) / (len(settings) - 1)
@@ -55,17 +56,17 @@ def parallel_chart(
 
 
 def _varying(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Values of the overrides that differ between rows, the seed aside; None where a row has no such override."""
+    """Return the values of overrides that differ between rows, except the seed; None where one is absent."""
     given = [dict(item.split("=", 1) for item in overrides(row) if "=" in item) for row in rows]
     keys = dict.fromkeys(key for items in given for key in items if key != "seed")
     values = {key: [items.get(key) for items in given] for key in keys}
     varying = {key: found for key, found in values.items() if len(set(found)) > 1}
-    kept = sorted(varying, key=lambda key: -len(set(varying[key])))[:AXES]
-    return {key: varying[key] for key in keys if key in kept}
+    chosen = sorted(varying, key=lambda key: -len(set(varying[key])))[:MAX_SETTINGS]
+    return {key: varying[key] for key in keys if key in chosen}
 
 
 def _scale(given: Sequence[str | None], start: float, end: float) -> tuple[list[float | None], list[Any]]:
-    """Position of each value, and ticks: numbers on a scale, anything else evenly spaced."""
+    """Return the position of each value, and ticks. Numbers are placed on a scale, other values evenly spaced."""
     numbers = [_number(value) for value in given]
     if all(math.isfinite(found) or value is None for found, value in zip(numbers, given, strict=True)):
         return _measure(numbers, start, end)
@@ -80,7 +81,7 @@ def _scale(given: Sequence[str | None], start: float, end: float) -> tuple[list[
 def _measure(values: Sequence[float], start: float, end: float) -> tuple[list[float | None], list[Any]]:
     scale: Axis = axis(values, start, end, log=True, margin=0.0)
     known = sorted({value for value in values if math.isfinite(value)})
-    ticks = [(f"{value:.4g}", scale(value)) for value in known] if len(known) <= MOST_VALUES else scale.ticks
+    ticks = [(f"{value:.4g}", scale(value)) for value in known] if len(known) <= MAX_VALUES else scale.ticks
     return [scale(value) if math.isfinite(value) else None for value in values], ticks
 
 

@@ -1,17 +1,17 @@
 "use strict";
-// Details of a run: unpacked and filled with images on first opening; links that open a run; print.
+// Details of a run: decompressed and filled with images when first opened. Also links to runs, and printing.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-let stored = null; // images of the page, read when the first one is shown
+let stored = null; // images of the page, parsed when the first one is shown
 const images = () => stored ??= read("images");
 
-function draw(root) { // an image of several runs is stored once; `data-image` is its position
+function draw(root) { // each image is stored once, also if several runs show it; `data-image` is its position
   all("img[data-image]", root).forEach((image) => {
     image.src = images()[image.dataset.image];
     image.removeAttribute("data-image");
   });
 }
 
-function choosePair(run, pair) { // show the wrong images of one label and one prediction; "" shows all
+function choosePair(run, pair) { // shows the wrong images of one label and one prediction; "" shows all
   const select = run.querySelector("select.pairs");
   if (!select) return;
   select.value = pair;
@@ -29,7 +29,7 @@ document.addEventListener("click", (event) => {
   if (wrong) wrong.scrollIntoView({ block: "nearest" });
 });
 
-async function unpack(run) { // a closed run holds compressed markup
+async function unpack(run) { // the markup of a closed run is compressed
   const packed = run.dataset.packed;
   if (packed) {
     delete run.dataset.packed;
@@ -55,7 +55,7 @@ document.addEventListener("click", (event) => { // a second click on the same li
 });
 arrive();
 
-let opened = []; // print opens the runs whose markup is not compressed; other closed runs are not printed
+let opened = []; // printing opens the runs whose markup is not compressed; other closed runs are not printed
 addEventListener("beforeprint", () => {
   opened = all("#runs > details:not([open]):not(.gone):not([data-packed])");
   opened.forEach((run) => { run.open = true; draw(run); });

@@ -18,9 +18,9 @@ from reports.results import Row, failed, number, one_line, overrides, stage
 from reports.run_folder import Predictions, read_config, read_curves, read_error, read_mistakes, read_predictions
 
 BINS = 15  # of the reliability diagram
-MOST_CELLS = 30  # classes; a larger confusion matrix becomes a list of the most frequent confusions
+MAX_CLASSES = 30  # of a confusion matrix; with more classes, the page lists the most frequent confusions
 POINTS = 60  # of a curve
-LOOKS = 8  # colours and dash patterns of curves
+LOOKS = 8  # number of combinations of colour and dash pattern of curves
 FILES = ("best.ckpt", "last.ckpt", "metrics.json", "predictions.csv", "config.yaml", "error.log")
 
 
@@ -29,7 +29,7 @@ def read_runs(ranked: Sequence[Row], root: Path, page: Path) -> Iterator[dict[st
 
     Args:
         ranked: Rows of `reports.ranking.rank`.
-        root: Folder that the rows' `folder` is relative to.
+        root: Folder that `folder` of the rows is relative to.
         page: Folder of the page, which links are relative to.
     """
     run_of = {row.get("folder"): row for row in ranked if not row.get("file")}
@@ -58,7 +58,7 @@ def read_runs(ranked: Sequence[Row], root: Path, page: Path) -> Iterator[dict[st
 
 
 def _charts(curves: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]], Any]]:
-    """Curves over epochs: a chart of losses and one of macro F1."""
+    """Yield charts over epochs: one of the losses and one of macro F1."""
     for title, keys in (("loss", ("train/loss", "val/loss")), ("macro F1", ("val/f1_macro",))):
         there = {i: curves[key] for i, key in enumerate(keys) if curves.get(key)}
         if chart := curve_chart(there, 340, 260):
@@ -66,7 +66,7 @@ def _charts(curves: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, st
 
 
 def _diagrams(found: Predictions, row: Row) -> dict[str, Any]:
-    """Confusion, reliability, risk and coverage, precision and recall of predictions."""
+    """Return confusion matrix, reliability, risk and coverage, and precision and recall of predictions."""
     matrix = confusion_counts(found.targets, found.predictions, len(found.classes))
     right = found.predictions == found.targets
     binned = reliability(found.confidence, right, BINS)
@@ -75,7 +75,7 @@ def _diagrams(found: Predictions, row: Row) -> dict[str, Any]:
     return {
         "classes": found.classes,
         "confusion": matrix.tolist(),
-        "small": len(found.classes) <= MOST_CELLS,
+        "small": len(found.classes) <= MAX_CLASSES,
         "pairs": pairs,
         "wrong": int((~right).sum()),
         "reliability": {key: plain(value) for key, value in binned._asdict().items()},
@@ -85,23 +85,25 @@ def _diagrams(found: Predictions, row: Row) -> dict[str, Any]:
 
 
 def _coverage(confidence: np.ndarray, right: np.ndarray, row: Row) -> dict[str, Any] | None:
-    """Accuracy of the kept predictions against the share that is kept, and the chosen threshold."""
+    """Return the chart of accuracy against coverage of the kept predictions, and the chosen threshold."""
     share, accuracy, _ = risk_coverage(confidence, right)
     chosen = np.unique(np.linspace(0, len(share) - 1, POINTS).round().astype(int))
     points = [(float(share[i]), float(accuracy[i])) for i in chosen]
-    # The first few predictions alone say little and would set the scale.
+    # The accuracy of very few predictions is noisy, so it does not determine the scale.
     low = max(0.0, min(y for x, y in points if x >= 0.05 or (x, y) == points[-1]) - 0.05)
     chart = share_chart({0: [(x, max(y, low)) for x, y in points]}, low)
-    kept, of_these = (number(row, f"{stage(row)}/{key}") for key in ("coverage", "kept_accuracy"))
+    kept, kept_accuracy = (number(row, f"{stage(row)}/{key}") for key in ("coverage", "kept_accuracy"))
     spot = None
-    if chart and kept == kept and of_these == of_these:
-        spot = {"x": chart["x"](kept), "y": chart["y"](max(of_these, low))}
-        spot["text"] = f"confidence of at least {number(row, 'threshold'):.3g}: {kept:.1%} kept, {of_these:.1%} right"
+    if chart and kept == kept and kept_accuracy == kept_accuracy:
+        spot = {"x": chart["x"](kept), "y": chart["y"](max(kept_accuracy, low))}
+        spot["text"] = (
+            f"confidence of at least {number(row, 'threshold'):.3g}: {kept:.1%} kept, {kept_accuracy:.1%} right"
+        )
     return chart and {**chart, "spot": spot}
 
 
 def _precision_recall(found: Predictions) -> dict[str, Any] | None:
-    """Precision against recall of the classes with the lowest average precision, at most as many as there are looks."""
+    """Return precision-recall curves of the classes with the lowest average precision, at most `LOOKS` of them."""
     curves: list[tuple[float, str, list[tuple[float, float]]]] = []
     for i, name in enumerate(found.classes):
         positive = found.targets == i
@@ -117,7 +119,7 @@ def _precision_recall(found: Predictions) -> dict[str, Any] | None:
 
 
 def _mistakes(folder: Path, predictions: Predictions | None) -> Iterator[dict[str, Any]]:
-    """Mistakes, each with the positions of label and prediction as `pair`: "0-2", or "" where a class is unknown."""
+    """Yield mistakes. `pair` has the positions of label and prediction, e.g. "0-2", or "" if a class is unknown."""
     place = {name: i for i, name in enumerate(predictions.classes)} if predictions else {}
     for mistake in read_mistakes(folder):
         pair = [place.get(mistake["label"]), place.get(mistake["prediction"])]
@@ -125,7 +127,7 @@ def _mistakes(folder: Path, predictions: Predictions | None) -> Iterator[dict[st
 
 
 def _links(row: Row, folder: Path, page: Path) -> Iterator[tuple[str, str]]:
-    """Name and relative address of each file of a run, or of one exported file."""
+    """Yield name and relative address of each file of a run, or of one exported file."""
     path = Path(str(row.get("path") or ""))
     files = [path if path.is_file() else folder / "exported" / path.name] if row.get("file") else []
     for file in files or [folder / name for name in FILES]:

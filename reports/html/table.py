@@ -8,16 +8,16 @@ from reports.leaderboard import duration
 from reports.ranking import axes, differences
 from reports.results import Row, f1_by_class, f1_macro, failed, fold, model, number, one_line, runs_as, stage
 
-MOST_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
+MAX_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
 
 
 class Cell(NamedTuple):
     """Cell of the table.
 
     Attributes:
-        text: Shown text.
-        order: Sort key, a number or a text; None sorts last.
-        hint: Longer text, shown on hover.
+        text: Text of the cell.
+        order: Sort key, a number or a text. None is sorted last.
+        hint: Longer text that is shown on hover.
         small: Second line in small type, such as an interval.
     """
 
@@ -44,7 +44,7 @@ class Column(NamedTuple):
 
 
 def short_labels(names: Sequence[str]) -> list[str]:
-    """Names without the words that all of them begin with.
+    """Remove the first words that all names share.
 
     Example:
         >>> short_labels(["lite0 onnx int8", "lite0 onnx fp32"])
@@ -58,12 +58,12 @@ def short_labels(names: Sequence[str]) -> list[str]:
 
 
 def classes(rows: Sequence[Row]) -> list[str]:
-    """Names of all classes with an F1 in at least one row, in order of appearance."""
+    """Return the names of all classes with an F1 in at least one row, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in f1_by_class(row)))
 
 
 def table(ranked: Sequence[Row]) -> list[Column]:
-    """Columns that hold a value for at least one row; what decides comes first, the setting after the numbers.
+    """Return the columns that have a value in at least one row: values of the ranking first, then the setting.
 
     Args:
         ranked: Rows of `reports.ranking.rank`.
@@ -94,7 +94,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
         text("folds", folds),
         Column("weights", [weights(row) for row in ranked], False),
         numbers("accuracy", "{:.4f}".format, "test/accuracy_micro", "val/accuracy_micro", falling=True),
-        *(_by_class(name, ranked) for name in classes(ranked)[:MOST_CLASSES]),
+        *(_by_class(name, ranked) for name in classes(ranked)[:MAX_CLASSES]),
         numbers("params M", lambda v: f"{v / 1e6:.3g}", "params"),
         numbers("MACs M", lambda v: f"{v / 1e6:.0f}", "macs"),
         numbers("trained in", duration, "train_seconds"),
@@ -104,7 +104,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
 
 
 def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, float] | None]]:
-    """F1 of each row and class: text, and position between the lowest (0) and highest (1) F1; None if unknown."""
+    """Return F1 of each row and class: text, and F1 scaled from 0 (lowest) to 1 (highest); None if unknown."""
     values = [[f1_by_class(row).get(name, math.nan) for name in names] for row in ranked]
     known = [value for row in values for value in row if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
@@ -115,7 +115,7 @@ def heat(ranked: Sequence[Row], names: Sequence[str]) -> list[list[tuple[str, fl
 
 
 def measured(row: Row, form: Callable[[float], str], *keys: str) -> Cell:
-    """Cell of the first key that holds a number, with its spread over seeds or its interval."""
+    """Return the cell of the first key that has a number, with its standard deviation over seeds or its interval."""
     key = next((key for key in keys if math.isfinite(number(row, key))), None)
     if key is None:
         return Cell("", None)
@@ -128,31 +128,31 @@ def measured(row: Row, form: Callable[[float], str], *keys: str) -> Cell:
 
 
 def faster(row: Row, key: str) -> Cell:
-    """Speed relative to the reference, from a ratio of times; empty without one."""
+    """Return the cell of the speed relative to the reference, computed from a ratio of times; empty without one."""
     if not key.startswith("ratio") or not number(row, key) > 0:
         return Cell("", None)
-    turned = {
+    inverse = {
         "speed": 1 / number(row, key),
         "speed_low": 1 / high if (high := number(row, f"{key}_high")) > 0 else math.nan,
         "speed_high": 1 / low if (low := number(row, f"{key}_low")) > 0 else math.nan,
     }
-    return measured(turned, lambda v: f"{v:.3g}" if v < 100 else f"{v:.0f}", "speed")
+    return measured(inverse, lambda v: f"{v:.3g}" if v < 100 else f"{v:.0f}", "speed")
 
 
 def seeds(row: Row) -> str:
-    """Seeds of a row, separated by spaces."""
+    """Return the seeds of a row, separated by spaces."""
     several = row.get("seeds")
     return " ".join(map(str, several)) if isinstance(several, list) else str(row.get("seed", ""))
 
 
 def folds(row: Row) -> str:
-    """Folds of a row, separated by spaces."""
+    """Return the folds of a row, separated by spaces."""
     several = row.get("folds")
     return " ".join(map(str, several)) if isinstance(several, list) else "" if fold(row) is None else str(fold(row))
 
 
 def weights(row: Row) -> Cell:
-    """Origin of the initial weights: scratch or pretrained."""
+    """Return the cell of the origin of the initial weights: scratch or pretrained."""
     origin = one_line(row.get("origin") or "")
     return Cell(
         "" if not origin else "scratch" if origin == "scratch" else "pretrained", origin.lower() or None, origin
@@ -160,7 +160,7 @@ def weights(row: Row) -> Cell:
 
 
 def format_of(row: Row) -> str:
-    """Format and precision of an exported file; runtime of anything else that was timed, "eager" for a checkpoint."""
+    """Return format and precision of an exported file, otherwise the runtime; "eager" for a checkpoint."""
     return one_line(f"{row['format']} {row.get('precision', '')}".strip()) if row.get("format") else runs_as(row)
 
 
@@ -171,7 +171,7 @@ def _model(row: Row, exported: bool) -> Cell:
 
 
 def _f1_test(row: Row) -> Cell:
-    """Macro F1 of the evaluated split, unless it is the validation split."""
+    """Return the cell of macro F1 on the evaluated split; empty for the validation split."""
     return measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro") if stage(row) != "val" else Cell("", None)
 
 
@@ -190,5 +190,5 @@ def _by_class(name: str, ranked: Sequence[Row]) -> Column:
 
 
 def _sized(row: Row) -> Row:
-    """Size in MB; without `bytes` it is estimated as float32, four bytes per parameter."""
+    """Return the size in MB. Without `bytes` it is estimated: four bytes (float32) per parameter."""
     return {"MB": number(row, "bytes") / 1e6 if "bytes" in row else 4 * number(row, "params") / 1e6}

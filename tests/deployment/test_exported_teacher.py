@@ -7,7 +7,7 @@ import torch
 
 from deployment.exported_teacher import open_exported
 from deployment.formats import FORMATS
-from deployment.latency.benchmark import clock_in
+from deployment.latency.benchmark import build_clock
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.objectives.teacher import load_teacher
 from litesort.errors import DeploymentError
@@ -37,9 +37,9 @@ def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "ncnn", "eager"])
-def test_clock_in_times_two_networks_in_each_runtime(runtime):
+def test_build_clock_times_two_networks_in_each_runtime(runtime):
     small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
-    times = clock_in(runtime)(small, large, 64)
+    times = build_clock(runtime)(small, large, 64)
     assert all(math.isfinite(value) and value > 0 for value in times)
 
 
@@ -47,4 +47,4 @@ def test_an_unknown_runtime_is_refused():
     with pytest.raises(
         DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of ncnn, onnx, openvino, eager"
     ):
-        clock_in("tflite")
+        build_clock("tflite")

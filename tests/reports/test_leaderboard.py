@@ -154,8 +154,8 @@ def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
 def test_the_rule_of_the_ranking_stands_below_the_table():
     evaluated = [run("a", 0, 0.4, 0.8, **{"val/score": 0.6, "val/f1_macro": 0.7}), run("b", 0, 0.5, 0.7)]
     assert rules(evaluated[:1])[0].startswith("Ranked by val/score, the score on validation images")
-    assert "The test columns judge the choice" in rules(evaluated[:1])[0]
-    assert rules(evaluated)[1] == "Rows without val/score follow, by the score of their evaluated images."
+    assert "The test columns evaluate the choice" in rules(evaluated[:1])[0]
+    assert rules(evaluated)[1] == "Rows without val/score follow, ranked by the score of their evaluated images."
     assert "because no row has a val/score" in rules(evaluated[1:])[0]
     assert rules([BROKEN]) == []
     text = printed(evaluated, 160)

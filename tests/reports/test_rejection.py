@@ -71,7 +71,7 @@ def test_without_enough_images_there_is_no_threshold_and_the_reason_is_a_line():
     assert enough.asdict() == {"threshold": 0.9, "threshold_target": 0.95, "threshold_note": None}
     wrong = choose_threshold(np.tile([0.9, 0.1], (300, 1)), np.ones(300, int))
     assert wrong.value is None
-    assert "on 300 val images" in wrong.note
+    assert "on 300 validation images" in wrong.note
     assert least_images(1.0, 0.9) > 1e9  # no number of right ones proves that none is wrong
     assert choose_threshold(probabilities, targets, 0.0, 0.9).value == 0.9
 

@@ -87,6 +87,6 @@ def test_print_summary_says_why_there_is_no_threshold():
 
 
 def test_print_summary_names_validation_images_that_are_the_test_images():
-    assert "synthetic, validation split, the data name no test images" in shown(
+    assert "synthetic, validation split, because the data has no test split" in shown(
         METRICS | {"test_is_val": True}, width=120
     )

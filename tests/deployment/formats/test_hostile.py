@@ -40,12 +40,12 @@ def test_files_that_are_not_there_or_of_no_kind(tmp_path, trained):
     for name in ("model.onnx", "model.xml", "model.ncnn.param"):
         with pytest.raises(DeploymentError, match=r"cannot be read.*give an existing file"):
             load_exported(tmp_path / name)
-    with pytest.raises(DeploymentError, match="of an unknown kind"):
+    with pytest.raises(DeploymentError, match="has an unknown suffix"):
         load_exported(tmp_path / "model.tflite")
     with pytest.raises(DeploymentError, match="ckpt is not given"):
         load_artifact(None, load_net)
     path = FORMATS["openvino"].write(trained.net, tmp_path / "model.xml", trained.card)
-    with pytest.raises(DeploymentError, match=r"part of an exported model: give ckpt=.*model.xml"):
+    with pytest.raises(DeploymentError, match=r"companion file of an exported model: give ckpt=.*model.xml"):
         load_exported(path.with_suffix(".bin"))
     path.with_suffix(".bin").unlink()
     with pytest.raises(DeploymentError, match=r"needs model.bin beside it"):

@@ -49,7 +49,9 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
     path = tmp_path / model.name
     assert NCNN.load(path).card["exported"]["precision"] == "fp16"
     for suffix in (".bin", ".json"):
-        with pytest.raises(DeploymentError, match=r"only a part of an exported model: give ckpt=.*model\.ncnn\.param"):
+        with pytest.raises(
+            DeploymentError, match=r"a companion file of an exported model: give ckpt=.*model\.ncnn\.param"
+        ):
             load_exported(path.with_suffix(suffix))
     weights = path.with_suffix(".bin").read_bytes()
     path.with_suffix(".bin").write_bytes(weights[:-4])
