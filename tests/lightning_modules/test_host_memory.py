@@ -52,7 +52,7 @@ print(kept and return_freed_memory(), before - resident())
 """
 
 
-def test_give_back_memory_reduces_resident_memory():
+def test_return_freed_memory_reduces_resident_memory():
     done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, cwd=ROOT)
     able, freed = done.stdout.split()
     if able != "True":
