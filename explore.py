@@ -18,6 +18,7 @@ from litesort.cli.validate import check
 
 def explore(cfg: DictConfig) -> dict[str, Any]:
     """Analyse a data set: print the findings, write them into `cfg.run_dir` and return the values of explore.json."""
+    from datamodules.cache import cache_folder
     from datamodules.quality.report import data_report
     from lightning_modules.backbones.embedder import default_embedder
     from litesort.io import write_json
@@ -28,7 +29,8 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir)
     data.prepare_data()
     data.setup()
-    report, out = data_report(data, embed=default_embedder()), Path(cfg.run_dir)
+    embed, out = default_embedder(cache_folder(cfg.data.cache_dir)), Path(cfg.run_dir)
+    report = data_report(data, embed=embed)
     results = {"data": compose.data_name(cfg), **summarize(report), **report}
     written = [write_json(out / "explore.json", results), *write_lists(out, report)]
     page = write_page(

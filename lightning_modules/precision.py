@@ -30,7 +30,7 @@ SECONDS = 4.0  # time of a measurement, apart from the last step
 ROUNDS = 5  # timed steps in each precision
 _logged: set[str] = set()
 
-Step = Callable[[nn.Module, Tensor], None]  # a training step of a network on images (B, 3, H, W) in [0, 1]
+Step = Callable[[nn.Module, Tensor], None]  # a step of a network on images (B, 3, H, W) in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,30 @@ def choose_precision(
     unmeasured = "several processes train" if processes else f"{steps:g} steps are too few to measure"
     if processes or steps < MIN_STEPS:
         return Precision(_log_once(f"trainer.precision={wanted}: {unmeasured}, training in {FP32}", FP32), {})
-    times = _measured(net, step, shape, cache_dir)
-    faster = times[FP32] / times[BF16]
-    used = BF16 if faster >= MIN_SPEEDUP else FP32
+    chosen = faster_on_cpu(net, step, shape, cache_dir)
+    times = chosen.step_ms
     log.info(
         "trainer.precision=%s: a step takes %.0f ms in %s and %.0f ms in %s (%.2f times as fast), training in %s",
-        *(wanted, times[FP32], FP32, times[BF16], BF16, faster, used),
+        *(wanted, times[FP32], FP32, times[BF16], BF16, times[FP32] / times[BF16], chosen.name),
     )
-    return Precision(used, times)
+    return chosen
+
+
+def faster_on_cpu(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path | None = None) -> Precision:
+    """Measure a step on the CPU in 32-true and bf16-mixed, and return the faster precision.
+
+    Without bf16 units it is 32-true, and nothing is measured.
+
+    Args:
+        net: Network. It is copied.
+        step: A step of the network: a training step, or a forward pass.
+        shape: Shape of a batch of images, (B, 3, H, W).
+        cache_dir: Folder that keeps measurements of this network, shape and machine; None measures again.
+    """
+    if not _cpu_has_bf16():
+        return Precision(FP32, {})
+    times = _measured(net, step, shape, cache_dir)
+    return Precision(BF16 if times[FP32] / times[BF16] >= MIN_SPEEDUP else FP32, times)
 
 
 def supported_precision(precision: str | int, accelerator: str = "auto") -> str:

@@ -20,7 +20,7 @@ from datamodules.cache.key import DigestIndex
 from datamodules.cache.store import Decode, Pixels, Shape
 from litesort.errors import DataError
 
-__all__ = ["ImageSource", "Pixels", "default_cache_dir", "open_pixels"]
+__all__ = ["ImageSource", "Pixels", "cache_folder", "default_cache_dir", "open_pixels"]
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,14 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "litesort"
 
 
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """Return a configured cache folder (`data.cache_dir`), or the default one for None."""
+    return Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+
+
 def pixel_dir(cache_dir: str | Path | None) -> Path:
     """Return the folder of the pixel caches."""
-    return (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()) / "pixels"
+    return cache_folder(cache_dir) / "pixels"
 
 
 def open_pixels(

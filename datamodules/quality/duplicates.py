@@ -147,19 +147,35 @@ def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nda
 def _similarity(one: Description, other: Description) -> torch.Tensor:
     """Similarity (B,) float32 of images or windows; 0 if the colours differ."""
     apart = _colour_difference(one.colours, other.colours, torch.maximum(one.content.abs(), other.content.abs()))
-    return torch.where(apart > COLOUR, 0, _best_shift(one.content, other.content))
+    found, same = torch.zeros(len(apart)), torch.nonzero(apart <= COLOUR)[:, 0]
+    found[same] = _best_shift(one.content[same], other.content[same])
+    return found
 
 
 def _best_shift(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Largest correlation (B,) of maps (B, 1, 32, 32) over small shifts, each over the common part."""
-    best = torch.full((len(one),), -1.0)
-    for down in range(-SHIFT, SHIFT + 1):
-        for right in range(-SHIFT, SHIFT + 1):
-            a = one[:, 0, max(0, down) : FINE + min(0, down), max(0, right) : FINE + min(0, right)].flatten(1)
-            b = other[:, 0, max(0, -down) : FINE + min(0, -down), max(0, -right) : FINE + min(0, -right)].flatten(1)
-            a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-            best = torch.maximum(best, (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-3))
-    return best
+    one, other, common = one[:, 0], other[:, 0], _common_part()
+    back = common.flip(0)  # the part of the other map, which is shifted the other way
+    count = common.sum(1)[:, None] * common.sum(1)
+    sum_one, sum_other = common @ one @ common.T, back @ other @ back.T  # (B, 5, 5): an entry for each shift
+    spread_one = common @ one.square() @ common.T - sum_one.square() / count
+    spread_other = back @ other.square() @ back.T - sum_other.square() / count
+    together = torch.empty_like(sum_one)
+    for row, down in enumerate(range(-SHIFT, SHIFT + 1)):
+        for column, right in enumerate(range(-SHIFT, SHIFT + 1)):
+            a = one[:, max(0, down) : FINE + min(0, down), max(0, right) : FINE + min(0, right)]
+            b = other[:, max(0, -down) : FINE + min(0, -down), max(0, -right) : FINE + min(0, -right)]
+            together[:, row, column] = (a * b).sum((1, 2))
+    together -= sum_one * sum_other / count
+    norm = (spread_one.clamp_min(0) * spread_other.clamp_min(0)).sqrt()
+    return (together / (norm + 1e-3)).amax((1, 2)).clamp_min(-1)
+
+
+@cache
+def _common_part() -> torch.Tensor:
+    """Matrix (5, 32) of 0 and 1: the lines of a map that overlap with a map shifted by -2, -1, 0, 1, 2."""
+    lines = torch.arange(FINE)
+    return torch.stack([((lines >= shift) & (lines < FINE + shift)).float() for shift in range(-SHIFT, SHIFT + 1)])
 
 
 def _equal(pixels: np.ndarray) -> np.ndarray:
@@ -177,8 +193,8 @@ def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
 
 
 def _to_float(pixels: np.ndarray) -> torch.Tensor:
-    """(B, 64, 64, 3) uint8 -> (B, 3, 64, 64) float32 in [0, 255]."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float()
+    """(B, 64, 64, 3) uint8 -> (B, 3, 64, 64) float32 in [0, 255], one plane after the other."""
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().contiguous()
 
 
 def _coarse_views(images: torch.Tensor) -> list[torch.Tensor]:
@@ -198,17 +214,17 @@ def _windows(images: torch.Tensor) -> list[torch.Tensor]:
 
 def _describe(images: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, H) float32 -> (B, 1, 32, 32) float32: content without slow variation, 0 in flat regions."""
-    shrink, blur = _shrink(images.shape[-1]), _blur()
-    grey = torch.einsum("c,bchw->bhw", torch.tensor([0.299, 0.587, 0.114]), images)
+    shrink, blur = _shrink(images.shape[-1], FINE), _blur()
+    grey = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
     small = shrink @ grey @ shrink.T
     detail = small - blur @ small @ blur.T
     return (detail / ((blur @ detail.square() @ blur.T).clamp_min(0).sqrt() + FLOOR)).unsqueeze(1)
 
 
 @cache
-def _shrink(side: int) -> torch.Tensor:
-    """Matrix (32, side) that averages a line of an image to 32 numbers."""
-    return F.adaptive_avg_pool1d(torch.eye(side).unsqueeze(0), FINE)[0].T.contiguous()
+def _shrink(side: int, grid: int) -> torch.Tensor:
+    """Matrix (grid, side) that averages a line of an image to `grid` numbers."""
+    return F.adaptive_avg_pool1d(torch.eye(side).unsqueeze(0), grid)[0].T.contiguous()
 
 
 @cache
@@ -222,7 +238,8 @@ def _blur() -> torch.Tensor:
 
 def _colours(images: torch.Tensor, grid: int = 2) -> torch.Tensor:
     """Colour without brightness, (B, 2 * grid * grid) float32: red-green and yellow-blue, as shares of the light."""
-    red, green, blue = F.adaptive_avg_pool2d(images, grid).flatten(2).unbind(1)
+    shrink = _shrink(images.shape[-1], grid)
+    red, green, blue = (shrink @ images @ shrink.T).flatten(2).unbind(1)
     light = red + green + blue + 30
     return torch.cat([(red - green) / light, ((red + green) / 2 - blue) / light], 1)
 

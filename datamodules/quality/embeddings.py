@@ -12,7 +12,7 @@ from datamodules.cache import open_pixels
 from datamodules.datamodule import ImageDataModule
 from datamodules.quality.duplicates import small_images
 
-BATCH = 32
+BATCH = 16  # a larger one does not fit the caches of a CPU, and is slower
 
 
 class Embed(Protocol):

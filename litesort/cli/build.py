@@ -124,7 +124,7 @@ def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
 
 def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageDataModule") -> "Precision":
     """Choose the precision of a training. On a CPU it is measured, and the cache folder stores the result."""
-    from datamodules.cache import default_cache_dir
+    from datamodules.cache import cache_folder
     from lightning_modules.precision import choose_precision
 
     trainer, batches = cfg.trainer, len(data.train_dataloader())
@@ -139,7 +139,7 @@ def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageD
         (data.batch_size, 3, data.size, data.size),
         steps=batches * (trainer.max_epochs or 1000),
         processes=trainer.devices not in (1, "1", "auto"),
-        cache_dir=Path(cfg.data.cache_dir).expanduser() if cfg.data.cache_dir else default_cache_dir(),
+        cache_dir=cache_folder(cfg.data.cache_dir),
     )
 
 
