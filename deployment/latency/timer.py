@@ -163,7 +163,7 @@ def measure(
         turns.run(same_input, progress)
         threads = torch.get_num_threads()
     if memory is not None:
-        memory |= {name: turns.times(name) for name in turns.references - turns.trusted.keys()}
+        memory |= {name: turns.times(name) for name in turns.references - turns.confirmed.keys()}
     entries = {
         name: {**runner.details, "device": runner.device, **turns.describe(name, batch)}
         for name, runner in runners.items()
@@ -203,7 +203,7 @@ class _Turns:
         settings: Settings,
     ) -> None:
         self.runners, self.reference, self.memory, self.settings = runners, reference, memory, settings
-        self.trusted: dict[str, list[float]] = {}  # references whose remembered turns are right
+        self.confirmed: dict[str, list[float]] = {}  # references whose remembered turns the check confirmed
         self.references = {base for name in runners for base in self.bases(name).values()}
         self.by_events = clock == "model"
         self.calls: dict[str, list[float]] = {name: [] for name in runners}  # ms of each timed call
@@ -243,8 +243,8 @@ class _Turns:
         if self.one_call[name] < WARMUP_MS:
             self.warm_up(name, first)
         elif self.settings.threads != 1:  # threads of another runtime may still wait busily for its next call
-            self.clocked(name, first)
-        times = [self.clocked(name, first + number) for number in range(calls)]
+            self.time_call(name, first)
+        times = [self.time_call(name, first + number) for number in range(calls)]
         self.calls[name] += times
         self.turns[name][self.rounds] = float(np.median(times))
         self.spent[name] += time.perf_counter() - start
@@ -253,7 +253,7 @@ class _Turns:
         """Call a runner until its time is that of a runner alone; returns the last call's time, ms."""
         spent, before = 0.0, math.inf
         for count in range(1, 1000):
-            now = self.clocked(name, number)
+            now = self.time_call(name, number)
             spent += now
             enough = count >= WARMUP_CALLS or spent >= WARMUP_MS
             if (enough and abs(now - before) <= AGREEMENT * min(now, before)) or spent >= WARMUP_LIMIT_MS:
@@ -261,7 +261,7 @@ class _Turns:
             before = now
         return max(now, 1e-6)
 
-    def clocked(self, name: str, number: int) -> float:
+    def time_call(self, name: str, number: int) -> float:
         """Milliseconds of one call."""
         runner = self.runners[name]
         if not runner.device.startswith("cuda"):
@@ -288,9 +288,9 @@ class _Turns:
     def unfinished(self) -> set[str]:
         """Names of the runners that take part in the next round."""
         if self.rounds == CHECK_ROUNDS:
-            self.trusted = {name: times for name, times in self.memory.items() if self.still_true(name, times)}
+            self.confirmed = {name: times for name, times in self.memory.items() if self.is_confirmed(name, times)}
         if self.rounds < self.settings.min_rounds:
-            return self.runners.keys() - self.trusted.keys()
+            return self.runners.keys() - self.confirmed.keys()
         left = {name for name in self.runners if self.spent[name] < self.settings.seconds}
         measured = {
             name
@@ -299,14 +299,14 @@ class _Turns:
         }
         return measured.union(*map(self.needs, measured))
 
-    def still_true(self, name: str, times: Sequence[float]) -> bool:
+    def is_confirmed(self, name: str, times: Sequence[float]) -> bool:
         if name not in self.runners:
             return False
         return abs(float(np.median(self.times(name))) / float(np.median(times)) - 1) <= KNOWN_WITHIN
 
     def needs(self, name: str) -> set[str]:
         """References without which a further turn of a runner gives no ratio."""
-        return set(self.bases(name).values()) - self.trusted.keys()
+        return set(self.bases(name).values()) - self.confirmed.keys()
 
     def error(self, name: str) -> float:
         """Largest error of the ratios of a runner; without a reference that of its time."""
@@ -314,8 +314,8 @@ class _Turns:
         return max(estimate.error for estimate in ratios or [median_of(self.times(name))])
 
     def ratio(self, name: str, base: str) -> Estimate:
-        if base in self.trusted and name != base:
-            return ratio_of(self.times(name), self.trusted[base], paired=False)
+        if base in self.confirmed and name != base:
+            return ratio_of(self.times(name), self.confirmed[base], paired=False)
         common = sorted(self.turns[name].keys() & self.turns[base].keys())
         times, reference = ([self.turns[one][number] for number in common] for one in (name, base))
         return ratio_of(times, reference, paired=True)

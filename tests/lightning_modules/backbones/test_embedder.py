@@ -17,7 +17,7 @@ def test_bf16_finds_the_same_neighbours_as_fp32(monkeypatch):
     found = {}
     for name in (FP32, BF16):
         monkeypatch.setattr(embedder, "faster_on_cpu", lambda *_, name=name: Precision(name, {}))
-        features = embedder.Embedding()(images)
+        features = embedder.Embedder()(images)
         assert features.shape == (12, 1280)
         assert features.dtype == np.float32
         found[name] = features / np.linalg.norm(features, axis=1, keepdims=True)
