@@ -27,6 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 CHOICE_COLUMNS = ("macro F1", "max diff", "equal", "ms", "× eager", "× same", "MB")
 RESULT_COLUMNS = ("macro F1", "lost", "worst class", "score")
+WIDE = 110  # columns of a terminal in which a file's results fit on one line
 _EXACTNESS = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3}
 
 
@@ -195,13 +196,14 @@ def print_artifacts(
         console.print(Text("~: the time did not settle; measure again when the machine is idle", style="yellow"))
     for row in rows:
         if row["status"] != "completed":
-            console.print(Text(f"{row['file']}: {row['error']}", style="yellow"))
+            console.print(Text(f"{row['file']}: {row['error'].removeprefix(row['file'] + ': ')}", style="yellow"))
         if row.get("float_layers"):
             console.print(f"{row['file']}: layers kept in float: {len(row['float_layers'])}")
     console.print(Text(f"recommended: {recommended}, {reason}" if recommended else reason, style="bold"))
-    result = _table(f"On the {split_name(dict(report))}, {report['images']} images (95 % intervals)", *RESULT_COLUMNS)
+    title = f"On the {split_name(dict(report))}, {report['images']} images (95 % intervals)"
+    result = _table(title, *RESULT_COLUMNS)
     for row in done:
-        result.add_row(_name(row, recommended), *_result_cells(row, evaluated))
+        result.add_row(_name(row, recommended), *_result_cells(row, evaluated, console.width < WIDE))
     console.print(result)
     for row in done:
         if row["file"] == recommended:
@@ -240,13 +242,15 @@ def _choice_cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _result_cells(row: Row, evaluated: str) -> list[str]:
+def _result_cells(row: Row, evaluated: str, narrow: bool) -> list[str]:
+    """Return the cells of a file's results; in a narrow terminal an interval is on a line of its own."""
+    pattern, gap = ("{:.3f}\n{:.3f} to {:.3f}", "\n") if narrow else ("{:.3f} ({:.3f} to {:.3f})", " ")
     f1, lost = (
-        "{:.3f} ({:.3f} to {:.3f})".format(*(row[f"{evaluated}/{key}{end}"] for end in ("", "_low", "_high")))
+        pattern.format(*(row[f"{evaluated}/{key}{end}"] for end in ("", "_low", "_high")))
         for key in ("f1_macro", "f1_lost")
     )
     is_file = row["file"] != "checkpoint"
-    worst = f"{one_line(row['worst_class'], 20)} {row['worst_class_change']:+.3f}" if is_file else ""
+    worst = f"{one_line(row['worst_class'], 20)}{gap}{row['worst_class_change']:+.3f}" if is_file else ""
     return [f1, lost if is_file else "", worst, f"{row['score']:.3f}"]
 
 
