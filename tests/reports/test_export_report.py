@@ -125,7 +125,7 @@ def test_times_come_from_the_records_and_all_is_printed_and_written(evaluated, t
     text = io.StringIO()
     calibration = {"temperature": 1.5, "ece_before": 0.1, "ece_after": 0.02}
     report = {"rows": rows, "split": "test", "images": 90, "test/f1_macro": 0.9}
-    print_artifacts(rows, chosen["file"], reason, calibration, report, Console(file=text, width=90))
+    print_artifacts(rows, chosen["file"], reason, calibration, report, Console(file=text, width=120))
     words = " ".join(text.getvalue().split())
     assert "recommended: a, the only one" in words
     assert "0.1000 before, 0.0200 after" in words
