@@ -137,7 +137,7 @@ def test_times_come_from_the_records_and_all_is_printed_and_written(evaluated, t
     assert "threshold: reject below confidence 0.500 for 90% accuracy" in words
     assert f"three {rows[1]['worst_class_change']:+.3f}" in words
     narrow = io.StringIO()
-    named = [row | {"file": f"{row['file']}-fp32.ncnn.param"} for row in rows]
+    named = [rows[0], *(row | {"file": f"{row['file']}-fp32.ncnn.param"} for row in rows[1:])]
     print_artifacts(named, None, reason, calibration, report, Console(file=narrow, width=80))
     results = narrow.getvalue().split("On the test split")[1]
     assert all(row["file"] in results and f"{row['score']:.3f}" in results for row in named if "score" in row)
