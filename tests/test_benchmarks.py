@@ -1,4 +1,4 @@
-"""Benchmarks that most machines cannot run in full still run at a tiny size."""
+"""Benchmarks that most machines cannot run in full, run at a tiny size."""
 
 import importlib
 from pathlib import Path
@@ -11,7 +11,7 @@ SMALL = "--device cpu --models resnet10t --sizes 32 --batch 4 --steps 2 --warmup
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """The module of benchmarks/gpu.py, which imports its neighbours."""
+    """The module of benchmarks/gpu.py, which imports other modules of its folder."""
     pytest.importorskip("torchvision")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("gpu")

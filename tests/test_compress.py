@@ -52,7 +52,7 @@ def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(photos, tmp_pa
     history = (folder / "lcnet_050-0" / "history.csv").read_text()
     assert "val/agreement" in history.splitlines()[0]
 
-    exported = folder / "lite0_96-0" / "exported"  # as if the job had been killed while it exported
+    exported = folder / "lite0_96-0" / "exported"  # as if the job had been killed during the export
     epochs, evaluated = (
         (folder / "lite0_96-0" / "history.csv").read_text(),
         (folder / "lcnet_050-0" / "metrics.json").stat(),

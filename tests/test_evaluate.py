@@ -1,4 +1,4 @@
-"""What an evaluation decides on validation images, and evaluates on others."""
+"""An evaluation fits temperature and thresholds on validation images and reports results on other images."""
 
 import shutil
 

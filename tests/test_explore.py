@@ -1,4 +1,4 @@
-"""The look at a data set: planted faults are found, listed in a form that training reads, and shown."""
+"""The data report: planted faults are found, shown, and listed in files that training reads."""
 
 import csv
 import json
@@ -15,8 +15,8 @@ from litesort.cli.compose import CONF
 
 
 @pytest.fixture(scope="module")
-def looked(tmp_path_factory, cache_dir):
-    """A set of noise with one equal pair, one re-encoded pair under two labels, and a broken file."""
+def explored(tmp_path_factory, cache_dir):
+    """Images of noise with one equal pair, one re-encoded pair with different labels, and a broken file."""
     root, out = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("out")
     rng = np.random.default_rng(0)
     for name in ("bag", "can<b>"):
@@ -25,10 +25,10 @@ def looked(tmp_path_factory, cache_dir):
             blocks = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
             Image.fromarray(blocks).resize((120, 90), Image.Resampling.BICUBIC).save(root / name / f"{number}.png")
     shutil.copy(root / "bag" / "0.png", root / "bag" / "copy.png")
-    with Image.open(root / "bag" / "1.png") as photo:
-        photo.save(root / "can<b>" / "again.jpg", quality=60)
-    with Image.open(root / "bag" / "2.png") as photo:
-        photo.convert("RGBA").save(root / "bag" / "2.png")
+    with Image.open(root / "bag" / "1.png") as image:
+        image.save(root / "can<b>" / "again.jpg", quality=60)
+    with Image.open(root / "bag" / "2.png") as image:
+        image.convert("RGBA").save(root / "bag" / "2.png")
     (root / "bag" / "bad.jpg").write_bytes(b"no")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(
@@ -37,8 +37,8 @@ def looked(tmp_path_factory, cache_dir):
     return explore(cfg), root, out
 
 
-def test_faults_are_counted(looked):
-    results, _, _ = looked
+def test_faults_are_counted(explored):
+    results, _, _ = explored
     assert {key: results[key] for key in ("broken", "equal", "near", "disagreeing")} == {
         "broken": 1, "equal": 1, "near": 1, "disagreeing": 1,
     }  # fmt: skip
@@ -47,27 +47,27 @@ def test_faults_are_counted(looked):
     assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
 
 
-def test_image_issues_are_listed(looked):
-    results, _, out = looked
+def test_image_issues_are_listed(explored):
+    results, _, out = explored
     assert results["odd"] == {"transparency": 1}
     with (out / "odd.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"path": "bag/2.png", "label": "bag", "odd": "transparency"}]
     assert "bag/<wbr>2.png: transparency</li>" in (out / "explore.html").read_text()
 
 
-def test_classes_are_compared_by_split_and_appearance(looked):
-    results, _, _ = looked
+def test_classes_are_compared_by_split_and_appearance(explored):
+    results, _, _ = explored
     for split, ratio in results["imbalance_of"].items():
         counts = [of[split] for of in results["counts"].values()]
         assert ratio == pytest.approx(max(counts) / min(counts))
     assert all(0 < look[key] < 255 for look in results["looks"].values() for key in ("brightness", "colour"))
 
 
-def test_training_reads_the_lists(looked):
+def test_training_reads_the_lists(explored):
     from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
-    results, root, out = looked
+    results, root, out = explored
     with (out / "exclude.csv").open(newline="") as file:
         listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert listed["bag/copy.png"] == "equal to bag/0.png"
@@ -79,11 +79,11 @@ def test_training_reads_the_lists(looked):
     assert json.loads((out / "explore.json").read_text())["broken"] == results["broken"]
 
 
-def test_label_issues_and_leakage_are_reported(looked):
+def test_label_issues_and_leakage_are_reported(explored):
     from datamodules.sources.edited import EditConfig, edited
     from datamodules.sources.folder import FolderSource
 
-    results, root, out = looked
+    results, root, out = explored
     assert results["features"]
     assert results["leakage"]["group_by=duplicates"]["crossing"] == 0
     assert sum(results["leakage"]["present"]["images"].values()) == 18
@@ -95,16 +95,16 @@ def test_label_issues_and_leakage_are_reported(looked):
     assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
 
 
-def test_page_is_self_contained_and_escapes_names(looked):
-    page = (looked[2] / "explore.html").read_text()
+def test_page_is_self_contained_and_escapes_names(explored):
+    page = (explored[2] / "explore.html").read_text()
     assert "can<b>" not in page
     assert "can&lt;b&gt;" in page
     assert not re.search(r"""(src|href)=['"](?!data:|#)""", page)
     assert "default-src 'none'" in page
     sections = re.findall(r'id="([\w-]+)"', page)
     assert all(link in sections for link in re.findall(r'href="#([^"]+)"', page))
-    evaluated = len(looked[0]["label_issues"]) + len(looked[0]["outliers"])
-    assert page.count("<img") == 2 * 3 + 2 * len(looked[0]["pairs"]) + evaluated
+    evaluated = len(explored[0]["label_issues"]) + len(explored[0]["outliers"])
+    assert page.count("<img") == 2 * 3 + 2 * len(explored[0]["pairs"]) + evaluated
     assert "pair alarm" in page
     assert "bag/<wbr>bad.jpg" in page
     cards = re.findall(r'<div class="(card[^"]*)"><h2>([^<]+)', page)
@@ -112,17 +112,17 @@ def test_page_is_self_contained_and_escapes_names(looked):
     assert [kind for kind, _ in cards] == sorted((kind for kind, _ in cards), reverse=True)  # alarms first
 
 
-def test_page_shows_equal_sizes_as_text(looked):
-    page = (looked[2] / "explore.html").read_text()
+def test_page_shows_equal_sizes_as_text(explored):
+    page = (explored[2] / "explore.html").read_text()
     assert "<h2>width</h2><p>120 px in all images</p>" in page
     assert "The same in all images: width 120, height 90, width / height 1.333" in page
     assert 'aria-label="width"' not in page  # no histogram of one bar
 
 
-def test_summary_recommends_group_by_only_for_similar_pixels(looked):
+def test_summary_recommends_group_by_only_for_similar_pixels(explored):
     from reports.dataset import findings
 
-    results = {**looked[0], "crossing": 3, "leaked": 0.1}
+    results = {**explored[0], "crossing": 3, "leaked": 0.1}
     said = {count: str(findings({**results, "crossing_by_pixels": count})) for count in (0, 2)}
     assert "keeps pairs with similar pixels in one split" in said[2]
     assert "keeps pairs" not in said[0]

@@ -1,4 +1,4 @@
-"""The export command: every file proven, timed and ranked; evaluate.py and the robot run what it wrote."""
+"""The export command: every file is verified, timed and ranked; evaluate.py and the examples run the files."""
 
 import csv
 import json
@@ -38,10 +38,10 @@ def configured(config: str, *overrides: str):
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    """What the command of the documentation wrote, and the report."""
+    """Folder and report of the export command of the documentation."""
     folder = tmp_path_factory.mktemp("exported")
     choice = ("format=onnx,openvino,ncnn", "precision=fp32,int8", "max_drop=0.5", "calibration_images=8")
-    # a toy is not robust, and has 9 validation images
+    # a tiny network is not robust, and there are 9 validation images
     small = ("tolerance.fp32=0.01", "agreement.int8=0.3", "target_accuracy=0.5", "target_confidence=0.5")
     return folder, export(configured("export", f"ckpt={checkpoint}", f"out={folder}", *choice, *small))
 
@@ -105,7 +105,7 @@ def test_every_file_stores_the_threshold_of_its_own_probabilities(exported, caps
 
 
 def test_choices_do_not_depend_on_the_evaluated_images(exported, checkpoint, tmp_path):
-    """Judged on training images instead of test images, the same files are written, with the same thresholds."""
+    """An export that is evaluated on training images writes the same files and thresholds as one on test images."""
     _, report = exported
     choice = ("format=onnx", "precision=fp32", "tolerance.fp32=0.01", "target_accuracy=0.5", "target_confidence=0.5")
     other = export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path / 'out'}", "split=train", *choice))
@@ -116,7 +116,7 @@ def test_choices_do_not_depend_on_the_evaluated_images(exported, checkpoint, tmp
     assert "train/f1_macro" in other["rows"][1]
     assert "test/f1_macro" not in other["rows"][1]
     kept = export(configured("export", f"ckpt={checkpoint}", f"out={tmp_path / 'val'}", "split=val", *choice))
-    assert "val/coverage" not in kept["rows"][1]  # validation images chose the threshold
+    assert "val/coverage" not in kept["rows"][1]  # the threshold was chosen on validation images
 
 
 @pytest.mark.parametrize("name", ["model-fp32.onnx", "model-fp32.xml", "model-fp32.ncnn.param"])

@@ -1,4 +1,4 @@
-"""Folders that nobody shares: of runs and sweeps that start in the same second, and of exports."""
+"""Runs, sweeps and exports that start in the same second get different folders."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TINY = (
     "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
     "epochs=1", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *CLOCKS,
 )  # fmt: skip
-# Every process of a test starts in this second.
+# Every process of a test sees this time.
 SECOND = """
 import datetime
 import hydra.core.utils as utils
@@ -74,7 +74,7 @@ hydra:
 
 
 def start(cwd: Path, script: str, *arguments: str) -> entry_points.Job:
-    """Start a script in `cwd`, in the second that all share, as all processes that it starts."""
+    """Start a script in `cwd`; it and the processes that it starts see the fixed time."""
     (cwd / "sitecustomize.py").write_text(SECOND)
     (cwd / "then.py").write_text(THEN)
     environment = {**os.environ, "PYTHONPATH": f"{cwd}:{ROOT}", "COLUMNS": "200"}
@@ -117,7 +117,7 @@ def test_config_and_its_copies_have_one_folder(tmp_path, monkeypatch):
     one, other = OmegaConf.create(text), OmegaConf.create(text)
     assert one.dir == one.dir == one.copy().dir == str(tmp_path / "run")
     assert other.dir == str(tmp_path / "run-2")
-    monkeypatch.setenv("LOCAL_RANK", "1")  # one of several processes that make one run
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one of several processes of one run
     assert OmegaConf.create(text).dir == str(tmp_path / "run")
 
 
@@ -194,7 +194,7 @@ def ckpt(tmp_path):
 
 
 def exported(ckpt, out=None, overwrite=False):
-    """Name of the folder of an export that came to its end."""
+    """Name of the folder of a complete export."""
     with export_folder(ckpt, out, overwrite) as folder:
         (folder / EXPORT).write_text("{}")
     return folder.name
@@ -207,7 +207,7 @@ def test_finished_export_is_not_replaced(ckpt, tmp_path):
 
 
 def stopped(ckpt, overwrite=False):
-    """Name of the folder of an export that is stopped before its end."""
+    """Name of the folder of an export that stops before its end."""
     folders = []
     with suppress(KeyboardInterrupt), export_folder(ckpt, None, overwrite) as folder:
         folders.append(folder)
@@ -219,7 +219,7 @@ def stopped(ckpt, overwrite=False):
 def test_unfinished_export_is_replaced(ckpt):
     assert [stopped(ckpt), stopped(ckpt), exported(ckpt)] == ["exported"] * 3
     assert stopped(ckpt) == "exported-2"
-    assert stopped(ckpt, overwrite=True) == "exported"  # what was there is half replaced, and no longer finished
+    assert stopped(ckpt, overwrite=True) == "exported"  # the old export is partly replaced and no longer complete
     assert exported(ckpt) == "exported"
 
 
@@ -242,7 +242,7 @@ with export_folder({ckpt!r}, None, False) as folder:
                     exported(ckpt, out, overwrite)
         finally:
             other.kill()
-    assert exported(ckpt) == "exported"  # the system lets go of what a killed process held
+    assert exported(ckpt) == "exported"  # the system releases the locks of a killed process
     with ExitStack() as held:
         folders = [held.enter_context(export_folder(ckpt, None, False)).name for _ in range(5)]
     assert folders == [f"exported-{number}" for number in range(3, 8)]

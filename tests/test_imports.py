@@ -1,4 +1,4 @@
-"""Which package may import which, read from the sources."""
+"""Which package may import which; checked in the source files."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Sweeps of a small application by hydra/launcher=joblib: whatever becomes of a process, no row is lost."""
+"""Sweeps of a small application with hydra/launcher=joblib: every job has a row, even if its process dies."""
 
 import json
 import os

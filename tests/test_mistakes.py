@@ -1,4 +1,4 @@
-"""What a user may mistype: one line that names the key, the value and the hint, before any photo is read."""
+"""Errors in command lines: one line names key, value and hint, before any image is read."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ COMMAND_LINES = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What train.py answers to each of COMMAND_LINES."""
+    """The result of train.py for each of COMMAND_LINES."""
     commands = [["train.py", *arguments.split()] for arguments in COMMAND_LINES]
     return dict(zip(COMMAND_LINES, run_all(commands, tmp_path_factory.mktemp("typed")), strict=True))
 

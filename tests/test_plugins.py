@@ -1,4 +1,4 @@
-"""Parts of a user's own: each is a module on PYTHONPATH and a YAML file or an override; no file of litesort changes."""
+"""User-defined parts: each is a module on PYTHONPATH and a YAML file or an override, without changes to litesort."""
 
 import csv
 import json
@@ -58,7 +58,7 @@ from datamodules.sources.base import Sample, Source
 
 
 class FlatSource(Source):
-    \"\"\"Photos `<class>_<name>.jpg` in one folder.\"\"\"
+    \"\"\"Images `<class>_<name>.jpg` in one folder.\"\"\"
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -109,7 +109,7 @@ class Brier(Objective):
 
 
 class Taught(Brier):
-    \"\"\"Brier score against the teacher's answers as well, with weights of the classes.\"\"\"
+    \"\"\"Brier score with respect to targets and to the teacher's probabilities, with class weights.\"\"\"
 
     def __init__(self, teacher, class_counts, share: float) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ import pytorch_lightning as pl
 
 
 class Note(pl.Callback):
-    \"\"\"Write which parts the run really had.\"\"\"
+    \"\"\"Write the classes of the run's parts to a file.\"\"\"
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -154,7 +154,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 
 class Lines(Logger):
-    \"\"\"One JSON line a call.\"\"\"
+    \"\"\"Write one JSON line per call.\"\"\"
 
     name, version = "lines", 0
 
@@ -211,7 +211,7 @@ formats:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A user's folder: modules, a `conf` folder of YAML, and photos in a layout that litesort does not know."""
+    """A user's folder: modules, a `conf` folder of YAML, and images in a layout that litesort does not know."""
     folder = tmp_path_factory.mktemp("own")
     for name, text in MODULES.items():
         (folder / f"{name}.py").write_text(text)
@@ -231,7 +231,7 @@ def run(own: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def trained(own: Path, checkpoint: Path) -> tuple[Path, Path]:
-    """Folders of two runs of one sweep, all of whose parts are the user's own; they differ in the objective."""
+    """Folders of two runs of one sweep in which all parts are user-defined; the runs differ in the objective."""
     done = run(
         own, "train.py", "-m", *TRAINING, f"hydra.searchpath=[file://{own / 'conf'}]", "model=mine", "data=mine",
         f"data.root={own / 'flat'}", "augment=mine", "objective=mine,distilled", f"teacher={checkpoint}",

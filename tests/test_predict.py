@@ -1,4 +1,4 @@
-"""Labels for photos that nobody has seen: every file a row, whatever it is, in constant memory."""
+"""Predictions for unlabelled images: one row per file, also for unreadable ones, in constant memory."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def configured(*overrides: str):
 
 @pytest.fixture
 def belt(photos, tmp_path):
-    """Good photos in odd places, and files that are none."""
+    """A folder with images in nested folders and under unusual names, and files that are not images."""
     folder = tmp_path / "a belt, (1) = 'odd'"
     (folder / "deep" / "er").mkdir(parents=True)
     for number, place in enumerate(("b.jpg", "deep/c.JPG", "deep/er/=d.jpg")):
@@ -117,7 +117,7 @@ def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, belt, 
     assert "1 images: " in done.stdout
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: source=nowhere does not exist: give an image, a folder or a pattern"
-    assert set(tmp_path.iterdir()) == before  # nothing is written but what is asked for
+    assert set(tmp_path.iterdir()) == before  # no other file is written
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_existing_output_files_are_not_replaced(checkpoint, photos, tmp_path, mo
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as early:
-        early.setattr("deployment.predictors.load_artifact", None)  # refused before any work
+        early.setattr("deployment.predictors.load_artifact", None)  # refused before any image is read
         for name in ("a.csv", str(tmp_path / "a.csv"), "deep/../a.csv", "./a.csv", "link/../a.csv"):
             with pytest.raises(DataError, match=r"csv=.* json=a.csv are the same file: give two names"):
                 predict(configured(f"ckpt={checkpoint}", one, f"csv={name}", "json=a.csv", "overwrite=true"))
@@ -235,17 +235,17 @@ def test_calibration_images_come_from_all_batches(tmp_path):
     batches = [(np.full((4, 2, 2, 3), number, np.uint8),) for number in range(10)]
     some = calibration_images(batches, 10, batch_size=4)
     assert [len(batch) for batch in some] == [4, 4, 2]
-    assert [int(photo[0, 0, 0]) for batch in some for photo in batch] == list(range(10))
+    assert [int(image[0, 0, 0]) for batch in some for image in batch] == list(range(10))
     assert sum(len(batch) for batch in calibration_images(batches, 1000)) == 40
     assert sum(len(batch) for batch in calibration_images(batches, 3)) == 3
 
 
 @pytest.mark.parametrize("count", [20, 100, 128, 130, 500])
 def test_calibration_images_include_the_last_class(count):
-    """A loader in the order of a folder: class after class, the last of them the smallest."""
+    """A loader in the order of a folder: class after class; the last class is the smallest."""
     labels = np.repeat(np.arange(6, dtype=np.uint8), [300, 300, 300, 250, 110, 80])
-    photos = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))
-    some = np.concatenate(calibration_images([(photos[i : i + 64],) for i in range(0, len(photos), 64)], count))[
+    images = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))
+    some = np.concatenate(calibration_images([(images[i : i + 64],) for i in range(0, len(images), 64)], count))[
         :, 0, 0, 0
     ]
     shares = np.bincount(some, minlength=6) / len(some)

@@ -1,4 +1,4 @@
-"""Searches of a small application with the real sweeper and a real study, each in a process of its own."""
+"""Searches of a small application with the real sweeper and a real study, each in a separate process."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_a_failing_trial_does_not_end_the_study(app):
 
 
 def test_finished_settings_are_not_run_twice(app):
-    """Not in a later batch, and not beside each other in one: the first batch has four trials and two settings."""
+    """No setting is run twice, in a later batch or in the same one; the first batch has four trials, two settings."""
     space = ("kind=flat", "x=choice(0.1,0.2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=4")
     status, _, err = search(app, "tpe", *space)
     assert status == 0, err
@@ -126,7 +126,7 @@ def test_finished_settings_are_not_run_twice(app):
 
 
 def test_copy_of_a_pruned_or_failed_trial_has_no_result(app):
-    """A stopped trial has the value of its last epoch in the study, which is not what it would have reached."""
+    """The study keeps a stopped trial's value of its last epoch, which is not its final result."""
     space = ("kind=choice(hopeless,broken,flat)", "x=0.1", "hydra.sweeper.n_trials=12")
     status, out, err = search(app, "tpe", *space)
     assert status == 1, err

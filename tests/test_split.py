@@ -1,4 +1,4 @@
-"""A run's split is kept: evaluation, export, resuming and starting from it read the same test images."""
+"""A run's split is kept: evaluations, exports, resumed runs and runs that start from it use the same test images."""
 
 import json
 import logging
@@ -43,14 +43,14 @@ TINY = (
 
 
 def start(folder: Path, *overrides: str) -> dict:
-    """Train as the command line would, in `folder`."""
+    """Train in `folder`, as the command line does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*TINY, f"run_dir={folder}", *overrides])
     return train(resumed_config(cfg, list(overrides)), list(overrides))
 
 
 def evaluated(folder: Path, *overrides: str) -> dict:
-    """metrics.json of an evaluation into `folder`."""
+    """Evaluate into `folder` and return its metrics.json."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         evaluate_main.__wrapped__(compose("evaluate", overrides=[*CLOCK, f"run_dir={folder}", *overrides]))
     return json.loads((folder / "metrics.json").read_text())
@@ -71,7 +71,7 @@ def finished(images, tmp_path_factory):
 
 @pytest.fixture
 def copy(images, tmp_path):
-    """The same images at another place."""
+    """A copy of the images in another folder."""
     return shutil.copytree(images, tmp_path / "moved")
 
 

@@ -1,4 +1,4 @@
-"""A config that came in a file: plain references are filled in, and nothing else is read, built or reached."""
+"""Configs from files: plain references are resolved; nothing else is read, built or contacted."""
 
 import copy
 import http.server
@@ -29,13 +29,13 @@ def configured(name: str, *overrides: str):
 
 
 @pytest.fixture
-def stranger(monkeypatch) -> Iterator[tuple[str, list[str]]]:
-    """The address of a server, and what it was asked for; a secret lies in the environment."""
-    asked: list[str] = []
+def request_log(monkeypatch) -> Iterator[tuple[str, list[str]]]:
+    """Address of a server and the requests that it received; an environment variable holds a secret."""
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
         do_POST = do_PUT = do_HEAD = do_GET
@@ -46,13 +46,13 @@ def stranger(monkeypatch) -> Iterator[tuple[str, list[str]]]:
     monkeypatch.setenv("FAKE_TOKEN", SECRET)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
-def record(checkpoint) -> dict:
+def card(checkpoint) -> dict:
     return copy.deepcopy(read_checkpoint(checkpoint)[MODEL_CARD])
 
 
@@ -116,7 +116,7 @@ def test_stored_config_has_plain_references_only(monkeypatch):
 
 
 def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
-    """Name -> (key, value) of what a stranger writes into the config or the record of a file."""
+    """Name -> (key, value) that an attacker writes into a file's config or model card."""
     trashnet = {"_target_": "datamodules.sources.TrashnetSource", "root": None}
     write = {
         "_target_": "litesort.io.write_text", "path": {"_target_": "pathlib.Path", "_args_": [f"{folder}/harm"]},
@@ -134,8 +134,8 @@ def harmful(address: str, folder: Path) -> dict[str, tuple[str, object]]:
             {"_target_": "datamodules.sources.TacoSource", "file": None, "root": None, "url": address,
              "cache_dir": f"{folder}/harm"},
         ),
-        "photos at an address": ("config.data.root", address),
-        "photos at a share": ("config.data.root", r"\\127.0.0.1\share"),
+        "images at an address": ("config.data.root", address),
+        "images at a share": ("config.data.root", r"\\127.0.0.1\share"),
         "token in a folder": ("config.data.root", f"{folder}/${{oc.env:FAKE_TOKEN}}"),
         "token in the name": ("config.name", "${oc.env:FAKE_TOKEN}"),
         "function as a source": ("config.data.source", write),
@@ -165,8 +165,8 @@ def put(values, key: str, value) -> None:
 
 
 @pytest.mark.parametrize("what", list(harmful("", Path())))
-def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, stranger, tmp_path, monkeypatch):
-    address, asked = stranger
+def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, request_log, tmp_path, monkeypatch):
+    address, requests = request_log
     monkeypatch.chdir(tmp_path)
     content = torch.load(checkpoint, weights_only=True)
     content[MODEL_CARD]["config"] |= {"name": address, "notes": f"{tmp_path}/harm"}
@@ -178,66 +178,66 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, stranger
         load_data(read_checkpoint(cfg.ckpt)[MODEL_CARD], cfg)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert not asked
+    assert not requests
     assert everything_below(tmp_path) == before
     assert not any("trashnet" in str(path) for path in everything_below(default_cache_dir()) - cached)
 
 
-def test_valid_checkpoint_loads_its_data(record, photos, tmp_path):
+def test_valid_checkpoint_loads_its_data(card, photos, tmp_path):
     cfg = configured("evaluate", f"run_dir={tmp_path}")
-    data, split, facts = load_data(record, cfg)
+    data, split, run_info = load_data(card, cfg)
     assert (data.classes, data.size, data.resize, split) == (["bag", "can", "cup"], 32, "pad", "test")
-    assert facts == {"name": "resnet10t", "data": f"folder {photos}"}
+    assert run_info == {"name": "resnet10t", "data": f"folder {photos}"}
     assert data.batch_size == 8
 
 
-def test_the_command_line_wins_over_the_stored_data(record, photos, tmp_path):
-    record["config"]["data"]["source"]["root"] = "/gone"  # filled in already, as in a config that was resolved
-    said = (f"data.root={photos}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
-    data, split, _ = load_data(record, configured("evaluate", f"run_dir={tmp_path}", *said))
+def test_the_command_line_wins_over_the_stored_data(card, photos, tmp_path):
+    card["config"]["data"]["source"]["root"] = "/gone"  # resolved already
+    overrides = (f"data.root={photos}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
+    data, split, _ = load_data(card, configured("evaluate", f"run_dir={tmp_path}", *overrides))
     assert (str(data.source.root), data.eval_batch_size, split) == (str(photos), 5, "all")
     assert (tmp_path / "cache").is_dir()
     with pytest.raises(ModelError, match=r"data\.num_workers=many is invalid"):
-        load_data(record, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
+        load_data(card, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
 
 
-def test_command_line_may_use_variables_and_unusual_names(record, photos, tmp_path, monkeypatch):
+def test_command_line_may_use_variables_and_unusual_names(card, photos, tmp_path, monkeypatch):
     strange = tmp_path / "${x}"
     strange.symlink_to(photos)
     monkeypatch.setenv("MY_PHOTOS", str(photos))
-    for said in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
-        data, _, facts = load_data(record, configured("evaluate", f"run_dir={tmp_path}", said))
+    for overrides in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
+        data, _, run_info = load_data(card, configured("evaluate", f"run_dir={tmp_path}", overrides))
         assert len(data.samples) == 60
-        assert facts["data"] in (f"folder {photos}", f"folder {strange}")
+        assert run_info["data"] in (f"folder {photos}", f"folder {strange}")
 
 
-def test_folders_of_the_file_are_not_used(record):
-    record["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
-    record["config"]["data"]["source"] = {
+def test_folders_of_the_file_are_not_used(card):
+    card["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
+    card["config"]["data"]["source"] = {
         "_target_": "datamodules.sources.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
         "url": "http://x", "timeout": 3,
     }  # fmt: skip
-    settings = stored_data(record["config"], {})
+    settings = stored_data(card["config"], {})
     assert (settings["cache_dir"], settings["quarantine_dir"]) == (None, None)
     assert (settings["source"]["cache_dir"], settings["source"]["url"]) == (None, None)
     data = stored_data_builder(settings)(classes=["cardboard", "glass", "metal", "paper", "plastic", "trash"])
     assert data.source.home == default_cache_dir() / "trashnet"
 
 
-def test_download_needs_data_on_the_command_line(record, tmp_path, stranger):
-    address, asked = stranger
+def test_download_needs_data_on_the_command_line(card, tmp_path, request_log):
+    address, requests = request_log
     for source, kind in (("trashnet.TrashnetSource", "trashnet"), ("taco.TacoSource", "taco")):
-        record["config"]["data"]["source"] = {
+        card["config"]["data"]["source"] = {
             "_target_": f"datamodules.sources.{source}", "root": None, "cache_dir": None, "url": address,
         } | ({"file": None} if kind == "taco" else {})  # fmt: skip
         cfg = configured("evaluate", f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
-        record["classes"] = ["cardboard", "glass", "metal", "paper", "plastic", "trash"]
+        card["classes"] = ["cardboard", "glass", "metal", "paper", "plastic", "trash"]
         with pytest.raises(UserError, match=f"is not in the cache.*: add data={kind}"):
-            load_data(record, cfg)
-    assert not asked
+            load_data(card, cfg)
+    assert not requests
 
 
-# A run that goes on
+# Resumed runs
 
 
 def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> Path:
@@ -248,9 +248,9 @@ def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> P
     return folder / "last.ckpt"
 
 
-def going_on(start: str, path: Path, folder: Path, *said: str):
-    said = (f"{start}={path}", *said)
-    return resumed_config(configured("train", *QUICK, f"run_dir={folder / 'run'}", *said), list(said))
+def resumed(start: str, path: Path, folder: Path, *overrides: str):
+    overrides = (f"{start}={path}", *overrides)
+    return resumed_config(configured("train", *QUICK, f"run_dir={folder / 'run'}", *overrides), list(overrides))
 
 
 @pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])
@@ -275,7 +275,7 @@ def test_resumed_run_reads_no_variable_and_builds_no_other_class(start, key, val
     monkeypatch.chdir(tmp_path)
     path = stored_with(checkpoint, tmp_path, {key: value})
     with pytest.raises(ModelError) as caught:
-        going_on(start, path, tmp_path)
+        resumed(start, path, tmp_path)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     assert not (tmp_path / "harm").exists()
@@ -297,7 +297,7 @@ def test_resumed_run_reads_no_variable_and_builds_no_other_class(start, key, val
 def test_resumed_run_builds_allowed_parts_only(changes, message, checkpoint, tmp_path):
     path = stored_with(checkpoint, tmp_path, changes)
     with pytest.raises(ModelError, match=message):
-        going_on("ckpt", path, tmp_path)
+        resumed("ckpt", path, tmp_path)
 
 
 def test_resumed_run_uses_addresses_and_folders_of_this_machine(checkpoint, tmp_path):
@@ -313,7 +313,7 @@ def test_resumed_run_uses_addresses_and_folders_of_this_machine(checkpoint, tmp_
         "callbacks.optuna_pruning.trial": trial, "data.cache_dir": "/x", "data.quarantine_dir": "/x",
     }  # fmt: skip
     path = stored_with(checkpoint, tmp_path, changes)
-    cfg = configs.plain(going_on("ckpt", path, tmp_path, f"data.cache_dir={tmp_path / 'mine'}"))
+    cfg = configs.plain(resumed("ckpt", path, tmp_path, f"data.cache_dir={tmp_path / 'mine'}"))
     run = str(tmp_path / "run")
     assert cfg["run_dir"] == cfg["trainer"]["default_root_dir"] == cfg["callbacks"]["checkpoint"]["dirpath"] == run
     assert cfg["callbacks"]["history"]["folder"] == cfg["logger"]["csv"]["save_dir"] == run
@@ -331,22 +331,22 @@ def test_a_resumed_run_downloads_only_what_the_command_line_names(checkpoint, tm
         "cache_dir": "${data.cache_dir}",
     }  # fmt: skip
     path = stored_with(checkpoint, tmp_path, {"data.source": trashnet, "data.root": None})
-    assert going_on("ckpt", path, tmp_path).data.source.url is None
-    assert going_on("ckpt_init", path, tmp_path).data.source.url is None
-    assert going_on("ckpt", path, tmp_path, "data=trashnet").data.source.url.startswith("https://github.com/garythung/")
+    assert resumed("ckpt", path, tmp_path).data.source.url is None
+    assert resumed("ckpt_init", path, tmp_path).data.source.url is None
+    assert resumed("ckpt", path, tmp_path, "data=trashnet").data.source.url.startswith("https://github.com/garythung/")
     with pytest.raises(ModelError, match="data=folder cannot change in a resumed run"):
-        going_on("ckpt", path, tmp_path, "data=folder")
+        resumed("ckpt", path, tmp_path, "data=folder")
 
 
 def test_references_survive_two_resumes(checkpoint, tmp_path, photos):
-    """What the first run stored reaches all that hangs on it in the third one still."""
+    """In the third run, references still get the values that the first run stored."""
     path = stored_with(checkpoint, tmp_path, {})
-    first = going_on("ckpt", path, tmp_path, "epochs=5")
+    first = resumed("ckpt", path, tmp_path, "epochs=5")
     assert first.trainer.max_epochs == 5
     content = torch.load(path, weights_only=True)
     content[MODEL_CARD]["config"] = configs.portable(first)
     torch.save(content, path)
-    second = going_on("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
+    second = resumed("ckpt", path, tmp_path, "epochs=7", "data.root=elsewhere", "logger=[csv,tensorboard]")
     assert (second.trainer.max_epochs, second.data.source.root) == (7, "elsewhere")
     assert set(second.logger) == {"csv", "tensorboard"}
 

@@ -1,4 +1,4 @@
-"""Class folders whose names other programs would read as instructions keep exactly these names, all the way."""
+"""Class names that other programs may take for code or markup stay unchanged from the folder to every result file."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def columns(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def named_exactly(folder: Path) -> None:
+def check_names(folder: Path) -> None:
     """Check the files of an evaluation."""
     results = json.loads((folder / "metrics.json").read_text())
     rows = columns(folder / "predictions.csv")
@@ -57,7 +57,7 @@ def test_names_stay_as_they_are(photos, tmp_path):
             (root / name / file.name).write_bytes(file.read_bytes())
     run = tmp_path / "run"
     train(configured("train", *TINY, f"data.root={root}", f"run_dir={run}"))
-    named_exactly(run)
+    check_names(run)
 
     out = tmp_path / "exported"
     choice = ("format=onnx", "precision=fp32", "tolerance.fp32=0.01")
@@ -66,7 +66,7 @@ def test_names_stay_as_they_are(photos, tmp_path):
 
     for kind, file in {"ckpt": run / "best.ckpt", "onnx": out / "model-fp32.onnx"}.items():
         evaluate_main.__wrapped__(configured("evaluate", f"ckpt={file}", f"run_dir={tmp_path / kind}"))
-        named_exactly(tmp_path / kind)
+        check_names(tmp_path / kind)
         answers = tmp_path / f"{kind}.csv"
         predict(configured("predict", f"ckpt={file}", f"source={root / NAMES[1]}", f"csv={answers}"))
         rows = columns(answers)

@@ -1,4 +1,4 @@
-"""Sweeps of tiny real trainings: resumed, and by each launcher."""
+"""Sweeps of tiny trainings: resumed, and with each launcher."""
 
 import importlib.util
 import json
@@ -89,7 +89,7 @@ def test_ctrl_c_saves_the_running_epoch_and_writes_the_leaderboard(photos, tmp_p
     assert status == 1
     assert "stopping after this epoch" in out
     stopped = int(out.split("stopped after ")[1].split()[0])
-    assert len((folder / "history.csv").read_text().splitlines()) == 1 + stopped  # none was broken off
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + stopped  # none was interrupted
     assert not list((tmp_path / "sweep").glob("1-*"))
     assert rows_or_failed(tmp_path) == ["failed"]
 

@@ -1,4 +1,4 @@
-"""From photos to a evaluated model: the whole recipe, with real parts, at a tiny size."""
+"""Training from images to an evaluated model, with real parts, at a tiny size."""
 
 import csv
 import functools
@@ -47,7 +47,7 @@ run = functools.partial(entry_points.run, "train.py")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, photos):
-    """One finished run: its folder, what it returned and what it printed."""
+    """One finished run: its folder, its returned values and its output."""
     folder = tmp_path_factory.mktemp("run")
     with redirect_stdout(printed := io.StringIO()):
         results = train(configured(folder, photos))
@@ -261,11 +261,11 @@ def test_help_and_config_import_no_torch(tmp_path):
 
 def test_two_processes_train_one_run(photos, tmp_path):
     arguments = [*TINY, f"data.root={photos}", "epochs=2", f"hydra.run.dir={tmp_path / 'ddp'}"]
-    arguments.append("trainer.enable_progress_bar=true")  # as it comes: only the first process has a bar
+    arguments.append("trainer.enable_progress_bar=true")  # default progress bar: only the first process shows it
     done = run(*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "ddp" / "metrics.json").read_text())
     assert results["status"] == "completed"
-    assert results["images"] == 9  # each once, whichever rank evaluated it
+    assert results["images"] == 9  # each image once, no matter which rank evaluated it
     assert len((tmp_path / "ddp" / "history.csv").read_text().splitlines()) == 1 + 2
     assert len(list(tmp_path.rglob("metrics.json"))) == 1

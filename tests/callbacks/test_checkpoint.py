@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt, kills and resumes included."""
+"""best.ckpt and last.ckpt, also after kills and resumes."""
 
 import csv
 import os
@@ -37,7 +37,7 @@ def rows(folder):
 
 
 class Scores(pl.Callback):
-    """Log the given scores instead of what the network reached."""
+    """Log the given scores instead of the network's."""
 
     def __init__(self, *scores):
         self.scores = scores
@@ -47,7 +47,7 @@ class Scores(pl.Callback):
 
 
 class StopAfter(pl.Callback):
-    """Break off in the middle of an epoch, as a kill does."""
+    """Raise in the middle of an epoch, in place of a kill."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -164,7 +164,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):  # of another kind: nothing is known of it
+        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):  # of another kind: its state is dropped
             AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
         patched.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
         with pytest.raises(OSError, match=r"the disk is full: .*last\.ckpt"):

@@ -62,7 +62,7 @@ def test_all_defaults_run_and_resume_in_one_folder(tmp_path, make_module, make_t
     with (tmp_path / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     steps = []
-    for version in (0, 1):  # a resumed run leaves the first part's curve alone
+    for version in (0, 1):  # a resumed run keeps the curve of the first part
         with (tmp_path / "csv" / f"version_{version}" / "metrics.csv").open() as file:
             steps += [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
     assert len(steps) == 8

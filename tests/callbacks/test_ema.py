@@ -1,4 +1,4 @@
-"""The average against an independent loop."""
+"""The moving average, compared with an independent loop."""
 
 import pytest
 import pytorch_lightning as pl
@@ -50,7 +50,7 @@ def test_average_is_that_of_the_formula(tmp_path, make_module, make_trainer, dat
     trainer.fit(module, datamodule=data)
     assert reference.steps == 28 // accumulate
     reference.check(module.state_dict())
-    reference.check(reference.seen[-1])  # validation saw the average
+    reference.check(reference.seen[-1])  # validation used the average
     assert module.net.net.bn.num_batches_tracked == 28
 
 

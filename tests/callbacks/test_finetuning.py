@@ -1,4 +1,4 @@
-"""Fine-tuning: the head alone first, the first blocks never."""
+"""Fine-tuning: at first only the head is trained; the first blocks stay frozen."""
 
 import copy
 import functools
@@ -48,13 +48,15 @@ def test_the_body_is_frozen_and_then_trained(make_module, make_trainer, data, op
     start = copy.deepcopy(module.net.net.state_dict())
     make_trainer(Finetuning(0, 2), snapshots, epochs=3).fit(module, datamodule=data)
     assert changed(start, snapshots.states[1]) == HEAD
-    # A bias before a BatchNorm has no gradient: what it does is subtracted with the mean.
+    # A bias before a BatchNorm has no gradient: the mean that the BatchNorm subtracts includes it.
     assert changed(snapshots.states[1], snapshots.states[2]) >= set(start) - {"conv.bias"}
 
 
 def test_resumed_run_reaches_the_same_weights(tmp_path, make_trainer, data):
     def fit(folder, epochs, ckpt=None):
-        module = timm_module(layer_decay=0.8, schedule="constant")  # a cosine would know the length of the first part
+        module = timm_module(
+            layer_decay=0.8, schedule="constant"
+        )  # a cosine would depend on the length of the first part
         callbacks = (Finetuning(1, 2), EMA(0.9), RunCheckpoint(str(folder)))
         trainer = make_trainer(*callbacks, epochs=epochs)
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Ctrl-C once and twice, sent by the training itself."""
+"""One and two Ctrl-C during training; a callback sends them."""
 
 import os
 import signal

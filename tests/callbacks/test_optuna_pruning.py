@@ -1,4 +1,4 @@
-"""A run that is a trial reports to a real study, and ends where it has no hope."""
+"""A run that is a trial reports its scores to a real study and is pruned where the study says so."""
 
 import json
 

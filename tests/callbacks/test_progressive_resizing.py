@@ -1,4 +1,4 @@
-"""Small photos first."""
+"""Progressive resizing: the first epochs train on smaller images."""
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from litesort.errors import ModelError
 
 
 class Sizes(pl.Callback):
-    """Sizes that the network's first layer saw, and in which mode."""
+    """Record image size and mode (training or evaluation) of each call of the network's first layer."""
 
     def __init__(self):
         self.seen = []

@@ -1,4 +1,4 @@
-"""Pruning inside a run: before it, between epochs, with averages, and after a resume."""
+"""Pruning in a run: before training, between epochs, with a moving average, and after a resume."""
 
 import functools
 
@@ -26,13 +26,13 @@ CLASSES = ["glass", "metal", "paper"]
 SIZE = 32
 
 
-class Photos(pl.LightningDataModule):
+class Images(pl.LightningDataModule):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(12, 3, SIZE, SIZE, generator=generator)
         self.batches = [(images[i : i + 4], torch.arange(i, i + 4) % 3, torch.arange(4)) for i in (0, 4, 8)]
-        self.asked = 0
+        self.train_loaders = 0
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)
@@ -40,7 +40,8 @@ class Photos(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
     def loader(self, split, shuffle):
-        self.asked += (split, shuffle) == ("train", True)  # in order, the first batches hold the first classes alone
+        # shuffled: in stored order, the first batches would hold only the first classes
+        self.train_loaders += (split, shuffle) == ("train", True)
         return self.batches
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
@@ -69,22 +70,22 @@ def share(net):
 
 def test_run_trains_and_stores_the_pruned_network(make_trainer, tmp_path, capsys):
     classifier = module()
-    make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Photos())
+    make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Images())
     assert 0.35 < share(classifier.net) <= 0.5
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
     assert len(checkpoint[MODEL_CARD]["pruning"]) == 1
-    photos = torch.rand(2, 3, SIZE, SIZE)
+    images = torch.rand(2, 3, SIZE, SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(build_net(checkpoint)(photos), classifier.eval()(photos))
-    said = " ".join(capsys.readouterr().out.split())
-    assert "blocks.5.0.conv_pw" in said
-    assert "kept (head): classifier" in said
-    assert "latency in openvino, one image: 4.00 ms -> 2.00 ms (0.50 of the unpruned)" in said
+        torch.testing.assert_close(build_net(checkpoint)(images), classifier.eval()(images))
+    output = " ".join(capsys.readouterr().out.split())
+    assert "blocks.5.0.conv_pw" in output
+    assert "kept (head): classifier" in output
+    assert "latency in openvino, one image: 4.00 ms -> 2.00 ms (0.50 of the unpruned)" in output
 
 
 def test_pruning_without_speedup_prints_a_note(make_trainer, capsys):
     slow = prune(macs=0.7, clock=lambda net, original, size: Times(1.1, 1.1, 1.0))
-    make_trainer(slow, epochs=1).fit(module(), datamodule=Photos())
+    make_trainer(slow, epochs=1).fit(module(), datamodule=Images())
     assert "NOT FASTER" in " ".join(capsys.readouterr().out.split())
 
 
@@ -95,19 +96,19 @@ def test_target_may_be_a_latency(make_trainer):
         return Times(mine / theirs, mine, theirs)
 
     classifier = module()
-    make_trainer(prune(latency=0.6, clock=measured), epochs=1).fit(classifier, datamodule=Photos())
+    make_trainer(prune(latency=0.6, clock=measured), epochs=1).fit(classifier, datamodule=Images())
     assert 0.5 < measured(classifier.net, module().net.eval(), SIZE).ratio <= 0.6
 
 
 def test_taylor_reads_training_images(make_trainer):
-    photos, classifier = Photos(), module()
-    make_trainer(prune(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=photos)
-    assert photos.asked == 1
+    images, classifier = Images(), module()
+    make_trainer(prune(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=images)
+    assert images.train_loaders == 1
     assert share(classifier.net) <= 0.5
 
 
 class Spy(pl.Callback):
-    """Share of the work and the rate, at the end of each epoch."""
+    """Record the share of MACs and the learning rate at the end of each epoch."""
 
     def __init__(self):
         self.shares, self.rates = [], []
@@ -130,7 +131,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
             classifier.replace_net(build_net(read_checkpoint(ckpt)))
         if stop is not None:
             trainer.callbacks.append(Stop(stop))
-        trainer.fit(classifier, datamodule=Photos(), ckpt_path=ckpt, weights_only=True)
+        trainer.fit(classifier, datamodule=Images(), ckpt_path=ckpt, weights_only=True)
         return classifier, spy
 
     whole, spy = run(tmp_path / "whole")
@@ -138,10 +139,10 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
     assert spy.shares[-1] <= 0.4
     plain, rates = Spy(), make_trainer(epochs=4)
     rates.callbacks.append(plain)
-    rates.fit(module(), datamodule=Photos())
-    assert spy.rates == pytest.approx(plain.rates)  # the schedule goes on over a pruning
+    rates.fit(module(), datamodule=Images())
+    assert spy.rates == pytest.approx(plain.rates)  # the schedule continues across a pruning
     checkpoint = read_checkpoint(tmp_path / "whole" / "best.ckpt")
-    assert len(checkpoint[MODEL_CARD]["pruning"]) == 2  # the best of the small networks, not of all
+    assert len(checkpoint[MODEL_CARD]["pruning"]) == 2  # the best of the pruned networks, not of all
     run(tmp_path / "stopped", stop=stop)
     again, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
     torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
@@ -149,7 +150,7 @@ def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer,
 
 def test_frozen_blocks_stay_frozen_after_a_step(make_trainer):
     classifier = module()
-    make_trainer(prune(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Photos())
+    make_trainer(prune(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Images())
     assert len(classifier.net.pruning) == 2
     assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
     assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
@@ -183,9 +184,9 @@ def test_a_setting_out_of_range_is_one_line(settings, message):
 
 def test_steps_that_do_not_fit_the_run_are_refused(make_trainer):
     with pytest.raises(ModelError, match=r"prune\.steps=3 every 2 epochs end after 4 of epochs=4"):
-        make_trainer(prune(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Photos())
+        make_trainer(prune(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Images())
 
 
 def test_target_out_of_reach_is_an_error(make_trainer):
     with pytest.raises(ModelError, match=r"prune\.macs=0\.001 is out of reach"):
-        make_trainer(prune(macs=0.001), epochs=1).fit(module(), datamodule=Photos())
+        make_trainer(prune(macs=0.001), epochs=1).fit(module(), datamodule=Images())

@@ -1,4 +1,4 @@
-"""Images to cache, and a web server on this machine that can be told to misbehave."""
+"""Images to cache, and a web server on this machine that fails on request."""
 
 import contextlib
 import threading
@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cache_images import SIZE, Photos, draw
+from cache_images import SIZE, CountedImages, draw
 
 from datamodules.cache import open_pixels
 
 
 class Server:
-    """Serves `files` (path -> bytes); `faults` are used up one a request, then it behaves.
+    """Serves `files` (path -> bytes). Each request uses up one of `faults`; requests after the last one succeed.
 
     A fault is a dict: status, content_type, length (claimed), stop (bytes sent before it breaks off), stall (seconds of
     silence then), trickle (seconds after each byte), endless, no_range, range_lie.
@@ -100,10 +100,10 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def opened(root, tmp_path):
-    """Open the folder's cache anew, as another run would."""
+    """Open the folder's cache as a new run would."""
 
     def opener(**options):
-        source = Photos(root)
+        source = CountedImages(root)
         options = {"size": SIZE, "policy": "pad", "cache_dir": tmp_path / "cache", "progress": False} | options
         return source, open_pixels(source, **options)
 

@@ -1,4 +1,4 @@
-"""The data module on real little images: batches, quarantine and splits."""
+"""The data module on small image files: batches, quarantine and splits."""
 
 import csv
 import logging
@@ -37,8 +37,8 @@ def ready(data):
 
 
 def spoil(root):
-    """Three broken images of three kinds."""
-    (root / "bag" / "3.png").write_text("I am no photo")
+    """Break three images, each in a different way."""
+    (root / "bag" / "3.png").write_text("not an image")
     (root / "can" / "5.png").write_bytes((root / "can" / "5.png").read_bytes()[:60])
     (root / "can" / "6.png").write_bytes(b"")
     return {"bag/3.png", "can/5.png", "can/6.png"}
@@ -183,7 +183,7 @@ def test_without_a_cache_broken_images_are_listed_when_read(make, root, tmp_path
 def test_training_uses_the_memory_map_without_a_copy(make):
     data = ready(make())
     array = data.train_dataloader().array
-    while not isinstance(array, np.memmap):  # a view of a view of the map, and a copy at no point
+    while not isinstance(array, np.memmap):  # all are views of the mapped file, none a copy
         assert array.base is not None
         array = array.base
     assert array.nbytes >= 44 * SIZE * SIZE * 3
@@ -214,7 +214,8 @@ def test_ranks_take_disjoint_shares(make):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         train, val = data.train_dataloader(), data.val_dataloader()
         shares.append((set(seen(train)), seen(val), len(train)))
-    assert len(shares[0][0] & shares[1][0]) <= 1  # an odd image is shown to both, so that both take as many steps
+    # both ranks take the same number of steps: of an odd number of images, one goes to both
+    assert len(shares[0][0] & shares[1][0]) <= 1
     assert shares[0][2] == shares[1][2]
     assert sorted(set(shares[0][1]) | set(shares[1][1])) == data.splits["val"].tolist()
 

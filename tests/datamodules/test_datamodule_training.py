@@ -1,4 +1,4 @@
-"""The data module in a real Trainer, and as the configurations build it."""
+"""The data module in a real Trainer, and built from the configs."""
 
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ lightning = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:Fu
 
 
 class Probe(pl.LightningModule):
-    """A linear model that remembers what it was shown."""
+    """A linear model that records its batches."""
 
     def __init__(self):
         super().__init__()

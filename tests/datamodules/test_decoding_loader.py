@@ -1,4 +1,4 @@
-"""Where there is no cache: the same batches, decoded on the fly, without the images that cannot be read."""
+"""Without a cache: the same batches, decoded on the fly, without unreadable images."""
 
 import logging
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_broken_images_are_left_out_recorded_and_logged_once(files, caplog):
     }
     for name in ("2.png", "5.png"):
         (files.root / name).write_bytes(b"gone")
-    caplog.set_level(logging.WARNING)  # other libraries raise the level of the root
+    caplog.set_level(logging.WARNING)  # other libraries raise the level of the root logger
     feed = decoding(files, num_workers=0, draw=lambda keys, size: keys.copy())
     for _ in range(2):
         kept = {row: key for batch in feed for row, key in zip(batch.indices.tolist(), batch.draws, strict=True)}

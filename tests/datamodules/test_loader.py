@@ -1,4 +1,4 @@
-"""Batches: the right images with the right labels and keys, in an order that no thread or worker can change."""
+"""Batches: the right images, labels and keys, in an order that does not depend on threads or workers."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Orders that depend on (seed, epoch) only, shared out over ranks, with the right frequencies."""
+"""Orders depend on (seed, epoch) only, are divided over ranks, and have the right frequencies."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_class_frequencies_follow_the_power(power, rare):
     sampler = WeightedSampler(labels, power=power, seed=5)
     drawn = sampler.order()
     assert abs(labels[drawn].mean() - rare) < 4 * np.sqrt(rare * (1 - rare) / 10000)
-    spread = np.bincount(drawn, minlength=10000)[9000:]  # within a class all alike: Poisson
+    spread = np.bincount(drawn, minlength=10000)[9000:]  # equal rates within a class: Poisson
     assert abs(spread.var() / spread.mean() - 1) < 0.25
 
 

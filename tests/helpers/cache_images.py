@@ -1,4 +1,4 @@
-"""Photos for the tests of the pixel cache."""
+"""Images for the tests of the pixel cache."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from datamodules.sources.base import Sample, Source
 SIZE = 12
 
 
-class Photos(Source):
-    """A folder of photos that counts how often it is asked."""
+class CountedImages(Source):
+    """Source of a folder that counts its reads."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.classes = root, ["a"]
@@ -33,5 +33,5 @@ def draw(path: Path, seed: int = 0, size: tuple[int, int] = (20, 30)) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
 
-def expected(source: Photos, policy: str = "pad", size: int = SIZE) -> np.ndarray:
+def expected(source: CountedImages, policy: str = "pad", size: int = SIZE) -> np.ndarray:
     return np.stack([images.load(source.file(i), size, policy) for i in range(len(source.samples))])

@@ -3,15 +3,15 @@
 CATEGORIES = {"can": 7, "foil": 3, "bag": 9}
 
 
-def annotation(number, photo, category, bbox, **more):
+def annotation(number, image, category, bbox, **more):
     """One box of a COCO file."""
-    return {"id": number, "image_id": photo, "category_id": CATEGORIES[category], "bbox": bbox, "iscrowd": 0, **more}
+    return {"id": number, "image_id": image, "category_id": CATEGORIES[category], "bbox": bbox, "iscrowd": 0, **more}
 
 
-def content(annotations, photos=((1, "day/one.png", 100, 60), (2, "two.png", 60, 100))):
-    """A COCO file with the given boxes; photos: id, name, width, height."""
+def content(annotations, images=((1, "day/one.png", 100, 60), (2, "two.png", 60, 100))):
+    """A COCO file with the given boxes; images: id, name, width, height."""
     return {
-        "images": [dict(zip(("id", "file_name", "width", "height"), photo, strict=True)) for photo in photos],
+        "images": [dict(zip(("id", "file_name", "width", "height"), image, strict=True)) for image in images],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in CATEGORIES.items()],
     }

@@ -1,4 +1,4 @@
-"""Run entry points in processes of their own, without paying for the imports each time.
+"""Run entry points in separate processes without importing the heavy packages each time.
 
 A fork server imports the heavy packages once for each pytest process. A command line is then a fork of it: a process
 with its own memory, folder, environment and exit status, which can be killed.
@@ -23,7 +23,7 @@ FORKS.set_forkserver_preload(PACKAGES)
 
 
 class Job:
-    """A command line that runs; its methods are those of `subprocess.Popen`."""
+    """A running command line, with the methods of `subprocess.Popen`."""
 
     def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None) -> None:
         self.command, self.output = list(command), Path(tempfile.mkdtemp())

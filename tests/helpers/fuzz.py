@@ -63,10 +63,10 @@ def mutated(whole: bytes, random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def photos() -> list[bytes]:
-    """One small photo in each of the usual formats."""
+def image_files() -> list[bytes]:
+    """One small image in each of the usual formats."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    photo = Image.fromarray(noise).resize((24, 20), Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise).resize((24, 20), Image.Resampling.BICUBIC)
     kinds = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {}), ("TIFF", {})]
     kinds += [("BMP", {}), ("PPM", {}), ("TGA", {}), ("TIFF", {"compression": "tiff_lzw"})]
     files = []
@@ -74,13 +74,13 @@ def photos() -> list[bytes]:
         stream = io.BytesIO()
         exif = Image.Exif()
         exif[0x0112] = 6
-        photo.save(stream, kind, **options, **({"exif": exif} if kind == "JPEG" else {}))
+        image.save(stream, kind, **options, **({"exif": exif} if kind == "JPEG" else {}))
         files.append(stream.getvalue())
     return files
 
 
 def coco() -> list[bytes]:
-    """A file of three photos and four boxes."""
+    """A COCO file of three images and four boxes."""
     return [
         json.dumps(
             {
@@ -96,14 +96,14 @@ def coco() -> list[bytes]:
 
 
 def lists() -> list[bytes]:
-    """Lists of photos as spreadsheets write them."""
+    """File lists as spreadsheets write them."""
     rows = ["path,label,split,group", "a/1.jpg,can,train,x", '"a,2.jpg",bag,val,', "ü/3.jpg,can,test,y", "4.jpg,bag,,"]
     text = "\n".join(rows)
     return [text.encode(), text.replace(",", ";").encode("utf-8-sig"), text.replace("\n", "\r\n").encode()]
 
 
 def configs() -> list[bytes]:
-    """What a checkpoint says of its data."""
+    """Data configs of checkpoints."""
     return [
         json.dumps(
             {
@@ -121,7 +121,7 @@ def configs() -> list[bytes]:
 
 
 def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exception], ...]]]:
-    """Name -> whole inputs, what reads one, and the errors that are answers."""
+    """Name -> valid inputs, the reader, and the errors that it may raise."""
     from omegaconf.errors import OmegaConfBaseException
 
     import datamodules.augment.pipeline
@@ -142,7 +142,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
 
     broken = (images.BrokenImage,)
     return {
-        "decoder": (photos(), lambda data: images.load(data, 16, "pad", max_pixels=10_000_000), broken),
+        "decoder": (image_files(), lambda data: images.load(data, 16, "pad", max_pixels=10_000_000), broken),
         "COCO reader": (coco(), from_file(read_coco), (DataError,)),
         "file list": (lists(), from_file(FileListSource), (DataError,)),
         "config": (configs(), config, (ModelError, OmegaConfBaseException, ValueError)),
@@ -166,7 +166,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def fuzz(name: str, inputs: int, seed: int, folder: Path) -> list[tuple[bytes, str]]:
-    """Give a reader `inputs` mutated inputs; returns those that fail, with the traceback."""
+    """Give a reader `inputs` mutated inputs; return those that fail, with the traceback."""
     wholes, read, answers = readers(folder)[name]
     random, failed = np.random.default_rng(seed), []
     for number in range(inputs):

@@ -1,4 +1,4 @@
-"""A real classifier on a tiny network and tiny photos, trained by a real Trainer."""
+"""A real classifier with a tiny network and tiny images, trained by a real Trainer."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ CLASSES = ["glass", "metal", "paper"]
 
 
 class Net(nn.Module):
-    """Convolution, BatchNorm, dropout and a head: all that a callback can get wrong."""
+    """Convolution, BatchNorm, dropout and a head: the layers that callbacks treat differently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
         return self.fc(self.drop(self.bn(self.conv(images)).relu().mean((2, 3))))
 
 
-class Photos(Dataset):
+class Images(Dataset):
     def __init__(self, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.targets = torch.arange(count) % len(CLASSES)
@@ -58,10 +58,10 @@ class Data(pl.LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(Photos(32, 0), batch_size=self.batch_size)
+        return DataLoader(Images(32, 0), batch_size=self.batch_size)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Photos(24, 1), batch_size=12)
+        return DataLoader(Images(24, 1), batch_size=12)
 
     test_dataloader = val_dataloader
 
@@ -103,7 +103,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
 
 @pytest.fixture
 def offline_run() -> Any:
-    """The reader of W&B's offline files, a class of the file beside this one."""
+    """The class that reads W&B's offline files (wandb_file.py)."""
     spec = importlib.util.spec_from_file_location("wandb_file", Path(__file__).with_name("wandb_file.py"))
     assert spec is not None
     assert spec.loader is not None

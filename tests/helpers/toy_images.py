@@ -1,4 +1,4 @@
-"""Little photos of three classes in folders, and a data module on them, for the tests that need either."""
+"""Small images of three classes in folders, and a data module on them."""
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ CLASSES = {"bag": 20, "can": 14, "cup": 10}
 
 
 def noise(folder):
-    """Fill a folder with 44 photos of noise, of several sizes, in three class folders, and return it."""
+    """Write 44 images of noise, of several sizes, into three class folders of `root`; return it."""
     rng = np.random.default_rng(0)
     for name, count in CLASSES.items():
         (folder / name).mkdir(parents=True)
@@ -23,7 +23,7 @@ def noise(folder):
 
 
 def data_module(root, cache_dir, **options):
-    """A data module on a folder, of small photos in small batches; options win."""
+    """A data module on a folder, with small images and batches; `options` replace its settings."""
     source = options.pop("source", None) or FolderSource(root)
     settings = {"size": SIZE, "batch_size": 8, "cache_dir": cache_dir, "num_workers": 0} | options
     return ImageDataModule(source, **group_settings(ImageDataModule, settings))

@@ -1,4 +1,4 @@
-"""A reader of W&B's offline files: LevelDB's log format behind a 7-byte header, a protobuf record a chunk chain."""
+"""A reader of W&B's offline files: a 7-byte header, then LevelDB's log format, whose records are protobuf messages."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ def records(path: Path) -> list[Record]:
 
 
 class OfflineRun:
-    """What a run folder's offline run holds: config, history (all keys), summary, and the run's own fields."""
+    """Content of a run folder's offline run: config, history (all keys), summary and the fields of the run record."""
 
     def __init__(self, folder: Path, first: bool = False) -> None:
         paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
@@ -70,7 +70,7 @@ class OfflineRun:
         return [row[key] for row in self.history if key in row]
 
     def table(self, key: str) -> dict[str, Any]:
-        """A logged table, as the artifact has it: the copy among the run's files says only "Image" of a picture."""
+        """A logged table, from its artifact: the copy among the run's files has "Image" in place of each image."""
         assert (self.files / self.values(f"{key}/path")[-1]).is_file()
         return json.loads(self.artifacts[f"{key}.table.json"].read_text())
 
@@ -78,7 +78,7 @@ class OfflineRun:
         return Image.open(self.files / path)
 
     def artifact_picture(self, path: str) -> Image.Image:
-        """A picture of a table; offline it waits where the artifact's manifest says."""
+        """An image of a table; the artifact's manifest names its local path."""
         return Image.open(self.artifacts[path])
 
     def _add_artifact(self, artifact: Any) -> None:

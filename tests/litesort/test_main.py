@@ -1,4 +1,4 @@
-"""The console command runs the entry points; every command line that does not compose is one line."""
+"""The console command runs the entry points; every command line that does not compose gives a one-line error."""
 
 import os
 import subprocess

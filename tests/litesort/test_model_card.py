@@ -1,4 +1,4 @@
-"""What a record may hold: the same for checkpoints and for exported files."""
+"""Which values a model card may hold: the same in checkpoints and in exported files."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Text and structures that stand for more than anybody can walk through are refused before anything walks them."""
+"""Text and structures that expand to too many values are refused before they are expanded."""
 
 import json
 
@@ -14,7 +14,7 @@ ONE_ALIAS = "a: &a [1]\nb: *a\n"
 
 
 def shared(levels: int = 30) -> list:
-    """10 ** levels values in a few hundred bytes of memory."""
+    """A nested structure of 10 ** levels values that takes a few hundred bytes."""
     node: list = [0]
     for _ in range(levels):
         node = [node] * 10

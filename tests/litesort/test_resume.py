@@ -1,4 +1,4 @@
-"""Sweeps that go on, of a small application with the real callback, each in a process of its own."""
+"""Resumed sweeps of a small application with the real callback; each sweep runs in a separate process."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_resume_runs_unfinished_jobs_only(app):
         (app / flag).unlink()
     status, err, ran = sweep(app, "model=a,c,b", "score=1.0", "resume=true", "tags=[late]")
     assert (status, err) == (0, "")
-    assert ran == ["a False", "b True"]  # c is finished, b goes on from its checkpoint
+    assert ran == ["a False", "b True"]  # c is finished, b is resumed from its checkpoint
     assert not (app / "sweep" / "0-model-a" / "error.log").exists()
     assert {row["status"] for row in rows(app).values()} == {"completed"}
     assert rows(app)["b"]["overrides"] == [
@@ -96,7 +96,7 @@ def test_resume_runs_unfinished_jobs_only(app):
 def test_killed_job_continues_when_the_sweep_is_resumed(app):
     (app / "kill").touch()
     sweep(app, "model=b,c")
-    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # it has not begun: nothing to mix with
+    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # it has not begun: there is no result to mix with
     assert sweep(app, "model=b,c", "resume=true")[0] == -signal.SIGKILL
     (app / "kill").unlink()
     assert sweep(app, "model=b,c", "resume=true")[2] == ["b True", "c False"]

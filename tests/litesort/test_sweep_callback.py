@@ -1,4 +1,4 @@
-"""Single runs and sweeps of a small application with the real callback, each in a process of its own."""
+"""Single runs and sweeps of a small application with the real callback, each in a separate process."""
 
 import csv
 import json

@@ -24,7 +24,7 @@ def no_account(monkeypatch, tmp_path):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what W&B warns of inside itself
+        warnings.simplefilter("ignore")  # W&B's own code triggers these warnings
         yield
         wandb.finish()
 
@@ -42,7 +42,7 @@ def test_run_is_read_back_completely(tmp_path, capsys, make_module, make_trainer
     log_config([logger], {"model": {"name": "tiny"}, "seed": 3})
     trainer.fit(make_module(), datamodule=data)
     probabilities, targets = answers
-    files = [f"photo{row}.jpg" for row in range(60)]
+    files = [f"image{row}.jpg" for row in range(60)]
     log_prediction_tables(
         [logger], probabilities, targets, CLASSES, files, lambda row: np.full((900, 600, 3), row, np.uint8), mistakes=4
     )

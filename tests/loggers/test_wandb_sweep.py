@@ -63,7 +63,7 @@ def make_sweep(folder, wandb_used):
             "seed": 0,
             "test/f1_macro": f1,
             "latency_ms": 1.0,
-            "ratio_same_runtime": latency / 10,  # what all charts show: milliseconds are of different moments
+            "ratio_same_runtime": latency / 10,  # shown in every chart: the two are measured at different moments
             "score": 1 - f1,
         }
         (job / "metrics.json").write_text(json.dumps(row))
@@ -98,12 +98,12 @@ def test_sweep_without_wandb_starts_no_run(tmp_path):
 
 
 def run_with(logger, folder, make_module, make_trainer, data):
-    """A real run with one logger, and all that an entry point tells it."""
+    """A real run with one logger, which receives everything that an entry point logs."""
     log_config([logger], {"model": {"name": "tiny"}, "seed": 3})
     make_trainer(WandbMedia(preview=5), epochs=2, logger=[logger]).fit(make_module(), datamodule=data)
     probabilities = np.array([[0.1, 0.9], [0.8, 0.2]])
-    photo = lambda row, side: np.full((side, side, 3), 99, np.uint8)  # noqa: E731
-    write_mistakes(folder, probabilities, np.array([0, 0]), ["a", "b"], ["x.jpg", "y.jpg"], photo, size=32)
+    image = lambda row, side: np.full((side, side, 3), 99, np.uint8)  # noqa: E731
+    write_mistakes(folder, probabilities, np.array([0, 0]), ["a", "b"], ["x.jpg", "y.jpg"], image, size=32)
     Image.new("RGB", (40, 30)).save(folder / "confusion.png")
     log_figures([logger], folder)
     log_results([logger], {"test/f1_macro": 0.7, "latency_ms": 1.5, "model": "tiny", "x": np.nan})
@@ -129,7 +129,7 @@ def test_tensorboard_has_the_same_keys(tmp_path, make_module, make_trainer, data
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mlflow", "sqlalchemy", "alembic"))), reason="no MLflow: pip install mlflow"
 )
-@pytest.mark.filterwarnings("ignore")  # what MLflow warns of inside itself
+@pytest.mark.filterwarnings("ignore")  # MLflow's own code triggers these warnings
 def test_mlflow_has_the_same_keys(tmp_path, make_module, make_trainer, data):
     place = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": f"{tmp_path}/mlflow"}
     logger = MLFlowLogger(run_name="tiny", **place)

@@ -1,4 +1,4 @@
-"""The W&B dashboard, as it would be sent."""
+"""The W&B dashboard as it would be sent to the server."""
 
 import json
 import os

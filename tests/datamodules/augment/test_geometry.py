@@ -1,4 +1,4 @@
-"""Crop, flips and erasing, and the matrices beneath them, against Pillow, torchvision and kornia."""
+"""Crop, flips, erasing and their matrices, compared with Pillow, torchvision and kornia."""
 
 import kornia.geometry.transform as kornia
 import numpy as np
@@ -15,8 +15,8 @@ from datamodules.augment.pipeline import entry_keys
 from litesort.keyed_random import boxes, splitmix64, uniforms
 
 SIZE = 40
-PHOTOS = example_images(8, SIZE, seed=7)
-IMAGES = torch.from_numpy(PHOTOS).permute(0, 3, 1, 2)
+PIXELS = example_images(8, SIZE, seed=7)
+IMAGES = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
 KEYS = splitmix64(np.arange(8, dtype=np.uint64))
 
 
@@ -29,7 +29,7 @@ def warped(name: str, amount: float, fill: int = 128) -> torch.Tensor:
     numbers = np.zeros((8, 10))
     OPERATIONS[name].write(numbers, np.full(8, amount), 1.0)
     matrices = torch.from_numpy(numbers[:, :6].reshape(8, 2, 3)).float()
-    pixels = torch.from_numpy(PHOTOS.copy())
+    pixels = torch.from_numpy(PIXELS.copy())
     apply_warp(pixels, *grid_lines(matrices, SIZE, SIZE), fill=torch.full((8,), float(fill)))
     return pixels.permute(0, 3, 1, 2)
 
@@ -85,9 +85,9 @@ def test_whole_pixels_move_exactly(which: str, pixels: int) -> None:
 
 
 def test_flips_are_exact_and_have_their_probability() -> None:
-    np.testing.assert_array_equal(augmented(hflip=1.0), PHOTOS[:, :, ::-1])
-    np.testing.assert_array_equal(augmented(vflip=1.0), PHOTOS[:, ::-1])
-    np.testing.assert_array_equal(augmented(hflip=1.0, vflip=1.0), PHOTOS[:, ::-1, ::-1])
+    np.testing.assert_array_equal(augmented(hflip=1.0), PIXELS[:, :, ::-1])
+    np.testing.assert_array_equal(augmented(vflip=1.0), PIXELS[:, ::-1])
+    np.testing.assert_array_equal(augmented(hflip=1.0, vflip=1.0), PIXELS[:, ::-1, ::-1])
     keys = splitmix64(np.arange(4000, dtype=np.uint64))
     (drawn,) = policy(num_ops=0, hflip=0.3, vflip=0.1).draw(keys, SIZE).steps
     assert [one.rows / 4000 for one in drawn.passes] == pytest.approx([0.3, 0.1], abs=0.03)
@@ -95,23 +95,22 @@ def test_flips_are_exact_and_have_their_probability() -> None:
 
 @pytest.mark.parametrize("flips", [{"hflip": 1.0}, {"vflip": 1.0}, {"hflip": 1.0, "vflip": 1.0}])
 def test_flip_merged_into_a_warp_equals_a_flip_at_the_end(flips: dict) -> None:
-    """Folded into the last warp, it still acts after all operations."""
+    """A flip that is part of the last warp acts after all operations."""
     settings = {"num_ops": 3, "magnitude": 20, "crop_p": 0.5}
     keys = splitmix64(np.arange(100, 108, dtype=np.uint64))
     axes = tuple([2] * ("hflip" in flips) + [1] * ("vflip" in flips))
     difference = np.flip(augmented(keys, **settings), axes).astype(int) - augmented(keys, **settings, **flips)
-    # the warp rounds after the flip instead of before: one level, which a later operation may enlarge at an edge of
-    # its own
+    # the warp rounds after the flip instead of before: a difference of one level, which may become larger at edges
     assert (np.abs(difference) > 1).mean() < 0.02
 
 
 def test_crop_equals_pillow_inside() -> None:
     box = boxes(uniforms(entry_keys(KEYS, "crop"), 0, 4), (0.3, 0.8), (0.75, 4 / 3))
-    for photo, out, (left, top, width, height) in zip(
-        PHOTOS, augmented(crop_p=1.0, crop_scale=(0.3, 0.8)), box, strict=True
+    for image, out, (left, top, width, height) in zip(
+        PIXELS, augmented(crop_p=1.0, crop_scale=(0.3, 0.8)), box, strict=True
     ):
         edges = (left * SIZE, top * SIZE, (left + width) * SIZE, (top + height) * SIZE)
-        expected = np.asarray(Image.fromarray(photo).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=edges))
+        expected = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=edges))
         # Pillow's resize does not look beyond the box, a warp does
         assert np.abs(out.astype(int) - expected)[2:-2, 2:-2].max() <= 1
 
@@ -140,8 +139,8 @@ def test_boxes_have_area_and_ratio_in_their_ranges() -> None:
 @pytest.mark.parametrize("noise", [False, True])
 def test_erasing_changes_one_box_only(noise: bool) -> None:
     out = augmented(erase_p=1.0, erase_scale=(0.1, 0.3), noise=noise, fill=3)
-    for photo, erased in zip(PHOTOS, out, strict=True):
-        rows, columns = np.nonzero((photo != erased).any(axis=2))
+    for image, erased in zip(PIXELS, out, strict=True):
+        rows, columns = np.nonzero((image != erased).any(axis=2))
         box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
         assert 0.07 < erased[box].shape[0] * erased[box].shape[1] / SIZE**2 < 0.33
         if not noise:

@@ -35,7 +35,7 @@ CLASSES = {
     and each.__module__.startswith("kornia.augmentation._2d")
     and each not in BASES
 }
-# arguments, as in YAML, of the classes that have some without a default, or that change the size by default
+# arguments, as in YAML, of classes whose arguments have no default or whose defaults change the size
 ARGUMENTS = yaml.safe_load("""
 CenterCrop: {size: 32}
 ColorJiggle: {brightness: 0.2, hue: [-0.1, 0.1]}
@@ -92,7 +92,7 @@ ON_HOST = {
     "ColorJiggle", "ColorJitter", "LongestMaxSize", "RandomCrop", "RandomGaussianBlur", "RandomJPEG", "RandomJigsaw",
     "RandomMotionBlur", "RandomRain", "RandomResizedCrop", "SmallestMaxSize",
 }  # fmt: skip
-# of the others, classes that copy a constant of theirs to the device, for which the host waits
+# other classes, which copy a constant to the device: the host waits for the copy
 COPY_CONSTANTS = {"Denormalize", "RandomChannelDropout", "RandomClahe", "RandomFisheye", "RandomPlanckianJitter"}
 NEVER_WAIT = sorted(set(USED) - ON_HOST - COPY_CONSTANTS)
 
@@ -145,7 +145,7 @@ def test_class_works_in_a_pipeline_and_is_reproducible(name: str) -> None:
 
 
 class Copies(TorchDispatchMode):
-    """Watch for copies from the host to the device, for which the host waits."""
+    """Record copies from the host to the device: the host waits for each."""
 
     seen = False
 

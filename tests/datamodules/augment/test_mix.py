@@ -1,4 +1,4 @@
-"""Mixup and cutmix: shares, boxes, partners and targets."""
+"""Mixup and cutmix: weights, boxes, partners and targets."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from litesort.keyed_random import splitmix64
 BATCH, SIZE = 32, 20
 KEYS = splitmix64(np.arange(BATCH, dtype=np.uint64))
 TARGETS = torch.arange(BATCH)
-# every sample has a value of its own, so that a mixed pixel tells what it is made of
+# every sample has a different value: a mixed pixel shows which samples it is mixed from
 IMAGES = (torch.arange(BATCH).float() + 1)[:, None, None, None].expand(-1, 3, SIZE, SIZE).contiguous()
 
 

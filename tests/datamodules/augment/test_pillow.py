@@ -13,13 +13,13 @@ from datamodules.augment.pipeline import Augment
 from datamodules.augment.tables import autocontrast_tables, equalize_tables, histograms, mean_luma, table_places
 
 SIZE = 48
-PHOTOS = example_images(12, SIZE, seed=3)
+PIXELS = example_images(12, SIZE, seed=3)
 KEYS = np.arange(12, dtype=np.uint64)
 LEVELS = [0, 1, 7, 14, 22.5, 30]
 
 
-def augmented(augment: Augment, photos: np.ndarray = PHOTOS, keys: np.ndarray = KEYS) -> np.ndarray:
-    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+def augmented(augment: Augment, batch: np.ndarray = PIXELS, keys: np.ndarray = KEYS) -> np.ndarray:
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2)
     return augment(images, augment.draw(keys, SIZE)).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -56,8 +56,8 @@ def geometric(image: Image.Image, name: str, amount: float, fill: int = 128) -> 
 GEOMETRY = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
-def pillow(photo: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
-    image = Image.fromarray(photo)
+def pillow(pixels: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
+    image = Image.fromarray(pixels)
     for name, amount in steps:
         image = geometric(image, name, amount) if name in GEOMETRY else exact(image, name, amount)
     return np.asarray(image)
@@ -67,78 +67,78 @@ def pillow(photo: np.ndarray, steps: list[tuple[str, float]]) -> np.ndarray:
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in GEOMETRY])
 def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> None:
     augment = policy([name], num_ops=1, magnitude=level)
-    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
-        np.testing.assert_array_equal(out, pillow(photo, steps))
+    for pixels, out, steps in zip(PIXELS, augmented(augment), drawn(augment), strict=True):
+        np.testing.assert_array_equal(out, pillow(pixels, steps))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> None:
-    """Pillow truncates what it interpolates and we round, hence the 1; on an edge either side may be right."""
+    """At most 1 level apart: Pillow truncates interpolated values, litesort rounds. At edges any value is accepted."""
     augment = policy([name], num_ops=1, magnitude=level)
-    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
-        difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
+    for pixels, out, steps in zip(PIXELS, augmented(augment), drawn(augment), strict=True):
+        difference = np.abs(out.astype(int) - pillow(pixels, steps)).max(axis=2)
         assert (difference > 1).mean() < 1e-3
-        assert (out != photo).any() == (level > 0)
+        assert (out != pixels).any() == (level > 0)
 
 
 def test_every_pair_of_value_operations_equals_pillow_in_the_drawn_order() -> None:
     names = [name for name in OPERATIONS if name not in GEOMETRY]
     augment = policy(names, num_ops=3, magnitude=14)
     keys = np.arange(600, dtype=np.uint64)
-    photos = np.resize(PHOTOS, (600, SIZE, SIZE, 3))
+    batch = np.resize(PIXELS, (600, SIZE, SIZE, 3))
     steps = drawn(augment, keys)
     assert len({(a[0], b[0]) for a, b, _ in steps}) == 81
-    for photo, out, one in zip(photos, augmented(augment, photos, keys), steps, strict=True):
-        np.testing.assert_array_equal(out, pillow(photo, one))
+    for pixels, out, operations in zip(batch, augmented(augment, batch, keys), steps, strict=True):
+        np.testing.assert_array_equal(out, pillow(pixels, operations))
 
 
 def test_geometry_and_values_keep_their_order() -> None:
-    """A table before or after a warp makes another picture (fill and interpolation pass through it or not)."""
+    """A warp and a value operation do not commute: after the warp, the operation also changes the filled pixels."""
     augment = policy(["Rotate", "Solarize", "Sharpness", "TranslateX"], num_ops=2, magnitude=20)
     keys = np.arange(80, dtype=np.uint64)
-    photos = np.resize(PHOTOS, (80, SIZE, SIZE, 3))
-    for photo, out, steps in zip(photos, augmented(augment, photos, keys), drawn(augment, keys), strict=True):
+    batch = np.resize(PIXELS, (80, SIZE, SIZE, 3))
+    for pixels, out, steps in zip(batch, augmented(augment, batch, keys), drawn(augment, keys), strict=True):
         names = {name for name, _ in steps}
         if names <= {"Rotate", "TranslateX"}:
-            continue  # one warp: what has left the picture may come back
-        difference = np.abs(out.astype(int) - pillow(photo, steps)).max(axis=2)
-        # a value on the other side of the threshold, or sharpened, is more than one level off
+            continue  # one warp: pixels that the first shift moves outside may return
+        difference = np.abs(out.astype(int) - pillow(pixels, steps)).max(axis=2)
+        # a threshold or sharpening makes a difference of one level larger
         assert (difference > 3).mean() < 0.02
         if len(names) == 2:
-            assert (np.abs(out.astype(int) - pillow(photo, steps[::-1])) > 3).mean() > 0.02
+            assert (np.abs(out.astype(int) - pillow(pixels, steps[::-1])) > 3).mean() > 0.02
 
 
 @pytest.mark.parametrize(
-    "photo",
+    "pixels",
     [
         np.full((SIZE, SIZE, 3), 77, np.uint8),
-        np.repeat(PHOTOS[0][..., :1], 3, axis=2),
-        np.where(PHOTOS[0] > 100, 255, 0).astype(np.uint8),
+        np.repeat(PIXELS[0][..., :1], 3, axis=2),
+        np.where(PIXELS[0] > 100, 255, 0).astype(np.uint8),
     ],
     ids=["one value", "grey", "two values"],
 )
-def test_plain_images_equal_pillow(photo: np.ndarray) -> None:
+def test_plain_images_equal_pillow(pixels: np.ndarray) -> None:
     augment = policy([name for name in OPERATIONS if name not in GEOMETRY], num_ops=2, magnitude=14)
     keys = np.arange(150, dtype=np.uint64)
-    photos = np.repeat(photo[None], 150, axis=0)
-    for out, steps in zip(augmented(augment, photos, keys), drawn(augment, keys), strict=True):
-        np.testing.assert_array_equal(out, pillow(photo, steps))
+    batch = np.repeat(pixels[None], 150, axis=0)
+    for out, steps in zip(augmented(augment, batch, keys), drawn(augment, keys), strict=True):
+        np.testing.assert_array_equal(out, pillow(pixels, steps))
 
 
 def test_neighbouring_geometry_is_one_warp() -> None:
-    """Out and back again leaves the picture whole, apart from the interpolation of its pixels."""
+    """A shift and its inverse restore the image, apart from interpolation."""
     augment = policy(["TranslateX"], num_ops=2, magnitude=30, translate=0.25)
     seen = False
-    for photo, out, steps in zip(PHOTOS, augmented(augment), drawn(augment), strict=True):
+    for pixels, out, steps in zip(PIXELS, augmented(augment), drawn(augment), strict=True):
         if abs(steps[0][1] + steps[1][1]) < 1e-9:
-            np.testing.assert_array_equal(out, photo)
+            np.testing.assert_array_equal(out, pixels)
             seen = True
     assert seen
 
 
 class NoFloat64(TorchDispatchMode):
-    """Refuse float64 as MPS does."""
+    """Raise for float64, as MPS does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

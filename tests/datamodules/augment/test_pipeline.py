@@ -1,4 +1,4 @@
-"""What is drawn, what decides it, and what the whole of it does to a batch."""
+"""The pipeline: which values are drawn, from which keys and settings, and how a whole batch is changed."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,8 +30,8 @@ from litesort.errors import DataError
 from litesort.keyed_random import splitmix64, uniforms
 
 SIZE = 32
-PHOTOS = example_images(16, SIZE, seed=5)
-IMAGES = torch.from_numpy(PHOTOS).permute(0, 3, 1, 2)
+PIXELS = example_images(16, SIZE, seed=5)
+IMAGES = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
 KEYS = splitmix64(np.arange(16, dtype=np.uint64))
 EVERYTHING = {
     "num_ops": 3,
@@ -60,8 +60,8 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
 def test_keys_determine_the_result() -> None:
     augment = policy(**EVERYTHING)
     assert torch.equal(augmented(augment), augmented(policy(**EVERYTHING)))
-    same_photo = IMAGES[:1].expand(16, -1, -1, -1)
-    assert len(augmented(augment, same_photo).unique(dim=0)) == 16
+    same_image = IMAGES[:1].expand(16, -1, -1, -1)
+    assert len(augmented(augment, same_image).unique(dim=0)) == 16
 
 
 def test_same_on_batch_draws_once_for_all_samples() -> None:
@@ -170,8 +170,8 @@ def test_draws_move_to_the_device_with_the_batch() -> None:
     assert {tensor.device.type for tensor in there} == {"meta"}
 
 
-class _Watch(TorchDispatchMode):
-    """Refuse what a GPU would have to be waited for, and what is made on the host."""
+class _RaiseOnWait(TorchDispatchMode):
+    """Raise for operations that wait for a GPU and for tensors that are created on the host."""
 
     waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "bincount")
 
@@ -192,8 +192,8 @@ class _Watch(TorchDispatchMode):
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device holds no values, so that whatever needs one fails; the watch names what else a GPU waits for."""
-    # autocast, alone, does not know the meta device
+    """On the meta device, every operation that reads a value fails; the dispatch mode reports other waits for a GPU."""
+    # autocast is the only call that does not support the meta device
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     mixing = Mixing(mixup_alpha=float(noise), cutmix_alpha=float(not noise), mode="sample")
     augment = policy(**EVERYTHING | {"noise": noise}, mixing=mixing)
@@ -205,7 +205,7 @@ def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPat
     images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     targets = torch.zeros(64, dtype=torch.int64, device="meta")
     tables._stretches(images.device)  # once a process, on the host
-    with _Watch():
+    with _RaiseOnWait():
         out, soft = augment.mix(augment(images, draws), targets, 6, draws)
     assert out.shape == (64, 3, SIZE, SIZE)
     assert soft.shape == (64, 6)
@@ -252,7 +252,7 @@ def test_float_or_oblong_images_are_refused() -> None:
 
 
 class Fade(nn.Module):
-    """Draws while it runs, as a module of a user may."""
+    """Draws random numbers in `forward`, as a module of a user may."""
 
     def __init__(self, least: float = 0.2) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ def test_augment_configs_build(name: str) -> None:
 def test_contact_sheets_show_the_pipeline_its_entries_and_operations(tmp_path: Path) -> None:
     blur = RandomGaussianBlur((3, 3), (1.0, 2.0), p=0.0)
     augment = Augment({"ops": RandAugment(ops=["Rotate", "Color"]), "blur": blur})
-    paths = save_sheets(contact_sheets(augment, PHOTOS[:2], draws=3, step=15), tmp_path / "sheets")
+    paths = save_sheets(contact_sheets(augment, PIXELS[:2], draws=3, step=15), tmp_path / "sheets")
     assert [path.stem for path in paths] == ["pipeline", "ops", "ops-Rotate", "ops-Color", "blur"]
     assert blur.p == 0.0
     pages = {path.stem: np.asarray(Image.open(path)) for path in paths}

@@ -1,4 +1,4 @@
-"""litesort's augmentations as parts of kornia, without a pipeline of litesort."""
+"""litesort's augmentations used as kornia augmentations, without a pipeline of litesort."""
 
 import kornia.augmentation as kornia
 import numpy as np

@@ -1,10 +1,10 @@
-"""Decode once: the right pixels, never stale."""
+"""The pixel cache: each image is decoded once, its pixels are right, and they are never stale."""
 
 import os
 
 import numpy as np
 import pytest
-from cache_images import SIZE, Photos, draw, expected
+from cache_images import SIZE, CountedImages, draw, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def test_any_sizes_and_policies(tmp_path_factory, sizes, size, policy):
     folder = tmp_path_factory.mktemp("any")
     for number, shape in enumerate(sizes):
         draw(folder / f"{number}.png", number, shape)
-    source = Photos(folder)
+    source = CountedImages(folder)
     for _ in range(2):
         pixels = open_pixels(source, size, policy, cache_dir=tmp_path_factory.getbasetemp() / "c", progress=False)
         assert np.array_equal(pixels.array, expected(source, policy, size))
@@ -73,7 +73,7 @@ def test_changed_image_is_decoded_again(opened, root, monkeypatch, settled):
 
 def test_size_policy_box_order_and_count_have_separate_caches(opened, root, tmp_path):
     paths = {opened(size=size, policy=policy)[1].path for size in (SIZE, 9) for policy in ("pad", "crop")}
-    source = Photos(root)
+    source = CountedImages(root)
     whole = source.samples
     for samples in (
         whole[::-1],
@@ -100,14 +100,14 @@ def test_cache_marks_broken_images_grey_and_reads_repaired_ones(opened, root):
 
 
 def test_deleted_image_is_broken(root, tmp_path):
-    source = Photos(root)
+    source = CountedImages(root)
     (root / "4.jpg").unlink()
     pixels = open_pixels(source, SIZE, "pad", cache_dir=tmp_path, progress=False)
     assert "No such file" in pixels.broken[4]
 
 
 def test_image_changed_during_the_build_gets_a_new_cache(root, tmp_path):
-    class Changing(Photos):
+    class Changing(CountedImages):
         def read(self, index, min_side=None):
             if not self.reads:
                 draw(root / "0.jpg", 77)
@@ -118,5 +118,5 @@ def test_image_changed_during_the_build_gets_a_new_cache(root, tmp_path):
     pixels = open_pixels(first, SIZE, "pad", cache_dir=tmp_path, progress=False)
     assert np.array_equal(pixels.array, expected(first))
     (root / "0.jpg").write_bytes(old)
-    again = Photos(root)
+    again = CountedImages(root)
     assert np.array_equal(open_pixels(again, SIZE, "pad", cache_dir=tmp_path, progress=False).array, expected(again))

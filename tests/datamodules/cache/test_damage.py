@@ -1,4 +1,4 @@
-"""Damaged files, full disks and stopped builds: one line, and training goes on."""
+"""Damaged cache files, full disks and stopped builds: one line in the log, and training continues."""
 
 import errno
 import logging
@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from cache_images import SIZE, Photos, expected
+from cache_images import SIZE, CountedImages, expected
 
 from datamodules import cache
 from datamodules.cache import key as cache_key
@@ -112,7 +112,7 @@ def test_folder_that_cannot_be_created_logs_one_line(opened, tmp_path, caplog):
 
 
 def test_an_error_or_ctrl_c_leaves_nothing_behind(root, tmp_path):
-    class Stopped(Photos):
+    class Stopped(CountedImages):
         def read(self, index, min_side=None):
             if index == 4:
                 raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Several processes, killed processes and the command that cleans up."""
+"""The pixel cache of several processes at once, of killed processes, and the command that cleans it up."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import entry_points
 import numpy as np
 import pytest
-from cache_images import SIZE, Photos, expected
+from cache_images import SIZE, CountedImages, expected
 
 import datamodules
 from datamodules import cache
@@ -115,7 +115,7 @@ def test_four_processes_build_once_and_log_that_they_wait(root, tmp_path):
 
 
 def test_threads_of_one_process_build_once_too(root, tmp_path):
-    source = Photos(root)
+    source = CountedImages(root)
     results: list[np.ndarray] = []
 
     def job() -> None:

@@ -1,4 +1,4 @@
-"""Every kind of image file read right, one way to a square."""
+"""Every kind of image file is decoded correctly and resized to a square in one way."""
 
 import io
 from pathlib import Path
@@ -16,8 +16,8 @@ from datamodules.images.resize import resize
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
 
-def photo(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """Smooth pixels, as images have."""
+def smooth_image(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """A smooth image, (height, width, 3) uint8."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -34,19 +34,21 @@ def differ(one: np.ndarray, other: np.ndarray) -> int:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "PPM", "TGA"])
 def test_lossless_file_is_decoded_exactly(kind):
-    assert np.array_equal(read_image(encoded(photo(), kind, **({"lossless": True} if kind == "WEBP" else {}))), photo())
+    assert np.array_equal(
+        read_image(encoded(smooth_image(), kind, **({"lossless": True} if kind == "WEBP" else {}))), smooth_image()
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2}])
 def test_jpeg_has_the_pixels_of_pillow(mode, options):
-    data = encoded(Image.fromarray(photo()).convert(mode), "JPEG", **options)
+    data = encoded(Image.fromarray(smooth_image()).convert(mode), "JPEG", **options)
     assert np.array_equal(read_image(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("min_side", [None, 8, 12, 24, 100])
 def test_a_jpeg_has_the_same_pixels_without_the_accelerator(monkeypatch, min_side):
-    data = encoded(photo(200, 311), "JPEG")
+    data = encoded(smooth_image(200, 311), "JPEG")
     fast = read_image(data, min_side=min_side)
     monkeypatch.setattr(images.decode, "simplejpeg", None)
     assert np.array_equal(read_image(data, min_side=min_side), fast)
@@ -57,7 +59,7 @@ def test_a_jpeg_has_the_same_pixels_without_the_accelerator(monkeypatch, min_sid
 def test_exif_turns_an_image_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(photo(), kind, exif=exif)
+    data = encoded(smooth_image(), kind, exif=exif)
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened))
     found = read_image(data)
@@ -69,11 +71,11 @@ def test_exif_turns_an_image_upright(kind, orientation):
     "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 9]
 )
 def test_damaged_exif_does_not_lose_the_image(exif, recwarn):
-    assert read_image(encoded(photo(), "JPEG", exif=exif)).shape == (48, 64, 3)
+    assert read_image(encoded(smooth_image(), "JPEG", exif=exif)).shape == (48, 64, 3)
 
 
 def test_grey_palette_one_bit_and_cmyk_become_rgb():
-    image = Image.fromarray(photo())
+    image = Image.fromarray(smooth_image())
     for mode in ("L", "P", "1", "CMYK", "YCbCr"):
         converted = image.convert(mode)
         data = encoded(
@@ -112,7 +114,7 @@ def test_constant_float_image_is_decoded():
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_areas_become_grey(mode):
-    pixels = np.dstack([photo(), np.full((48, 64), 255, np.uint8)])
+    pixels = np.dstack([smooth_image(), np.full((48, 64), 255, np.uint8)])
     pixels[:10, :, 3] = 0
     image = Image.fromarray(pixels).convert(mode)
     found = read_image(encoded(image, "PNG"))
@@ -127,15 +129,15 @@ def test_the_first_frame_of_an_animation_is_read():
 
 
 def test_a_box_is_cut_from_the_upright_image_and_at_its_edge():
-    data = encoded(photo())
-    assert np.array_equal(read_image(data, box=(10, 5, 30, 20)), photo()[5:20, 10:30])
-    assert np.array_equal(read_image(data, box=(-5, 40, 900, 900)), photo()[40:])
+    data = encoded(smooth_image())
+    assert np.array_equal(read_image(data, box=(10, 5, 30, 20)), smooth_image()[5:20, 10:30])
+    assert np.array_equal(read_image(data, box=(-5, 40, 900, 900)), smooth_image()[40:])
     with pytest.raises(BrokenImage, match="no pixels"):
         read_image(data, box=(70, 0, 90, 10))
 
 
 def test_box_of_a_reduced_image_is_close_to_full_decoding(tmp_path):
-    data, box = encoded(photo(512, 768), "JPEG"), (100, 60, 420, 300)
+    data, box = encoded(smooth_image(512, 768), "JPEG"), (100, 60, 420, 300)
     reduced = read_image(data, box=box, min_side=32)
     assert reduced.shape == (120, 160, 3)
     assert np.abs(resize(reduced, 32, "pad").astype(int) - resize(read_image(data, box=box), 32, "pad")).mean() < 2
@@ -144,7 +146,7 @@ def test_box_of_a_reduced_image_is_close_to_full_decoding(tmp_path):
 @given(SHAPES, st.integers(1, 70), st.sampled_from(images.POLICIES))
 @settings(max_examples=80, deadline=None)
 def test_every_image_becomes_a_square(shape, size, policy):
-    square = resize(photo(*shape), size, policy)
+    square = resize(smooth_image(*shape), size, policy)
     assert square.shape == (size, size, 3)
     assert square.dtype == np.uint8
     assert square.flags.c_contiguous
@@ -169,7 +171,7 @@ def test_a_plain_colour_stays_and_only_padding_is_grey(shape, size, value, polic
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (200, 31), (20, 20), (9, 300)])
 def test_resize_equals_pillow_within_one_level(shape):
-    image = photo(*shape)
+    image = smooth_image(*shape)
     height, width = (max(1, round(side * 40 / max(shape))) for side in shape)
     bilinear = Image.Resampling.BILINEAR
     kept = np.asarray(Image.fromarray(image).resize((width, height), bilinear))
@@ -189,12 +191,12 @@ def test_extreme_shapes_work(shape, policy):
 
 def test_an_unknown_policy_is_named():
     with pytest.raises(ValueError, match="stretch"):
-        resize(photo(), 8, "stretch")
+        resize(smooth_image(), 8, "stretch")
 
 
 def test_reduced_decoding_is_close_to_full_decoding(tmp_path):
     path = tmp_path / "large.jpg"
-    path.write_bytes(encoded(photo(900, 1200), "JPEG", quality=92))
+    path.write_bytes(encoded(smooth_image(900, 1200), "JPEG", quality=92))
     assert read_image(path, min_side=96).shape == (225, 300, 3)
     for policy in images.POLICIES:
         full = resize(read_image(path), 96, policy)

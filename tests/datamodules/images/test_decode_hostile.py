@@ -1,4 +1,4 @@
-"""Whatever a file holds, there are pixels or a reason why not."""
+"""Any file content is decoded to pixels or raises an error that gives the reason."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from PIL import Image
 from datamodules.images.decode import BrokenImage, load, read_image
 
 
-def photo(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """Smooth pixels, as images have."""
+def smooth_image(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """A smooth image, (height, width, 3) uint8."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -29,8 +29,8 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
 def test_oversized_image_is_refused_before_decoding():
     for kind in ("PNG", "JPEG", "GIF"):
         with pytest.raises(BrokenImage, match="too large: 64 x 48"):
-            read_image(encoded(photo(), kind), max_pixels=64 * 48 - 1)
-    assert read_image(encoded(photo(), "JPEG"), max_pixels=64 * 48).shape == (48, 64, 3)
+            read_image(encoded(smooth_image(), kind), max_pixels=64 * 48 - 1)
+    assert read_image(encoded(smooth_image(), "JPEG"), max_pixels=64 * 48).shape == (48, 64, 3)
 
 
 def bomb() -> bytes:
@@ -44,10 +44,10 @@ def bomb() -> bytes:
 
 
 def hostile() -> dict[str, bytes]:
-    """Files of which none is a whole image."""
+    """Files that hold no complete image."""
     rng = np.random.default_rng(0)
-    whole = {kind: encoded(photo(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")}
-    whole["progressive"] = encoded(photo(), "JPEG", progressive=True)
+    whole = {kind: encoded(smooth_image(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")}
+    whole["progressive"] = encoded(smooth_image(), "JPEG", progressive=True)
     files = {}
     for kind, data in whole.items():
         for part in (0.03, 0.3, 0.6, 0.9):
@@ -56,8 +56,8 @@ def hostile() -> dict[str, bytes]:
         files[f"{kind} with its magic lost"] = b"\0\0\0\0" + data[4:]
         files[f"{kind} filled with noise"] = data[:20] + rng.bytes(len(data) - 20)
     jpeg = whole["JPEG"]
-    inks = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
-    restarts = encoded(photo(), "JPEG", restart_marker_blocks=1)
+    inks = encoded(Image.fromarray(smooth_image()).convert("CMYK"), "JPEG")
+    restarts = encoded(smooth_image(), "JPEG", restart_marker_blocks=1)
     files |= {
         "JPEG that ends early but says so": jpeg[: len(jpeg) * 2 // 3] + b"\xff\xd9",
         "CMYK JPEG that ends early but says so": inks[: len(inks) * 2 // 3] + b"\xff\xd9",
@@ -105,7 +105,7 @@ def test_a_hostile_file_is_broken_with_a_reason_and_nothing_else(name, tmp_path)
     st.floats(0.02, 1),
 )
 def test_any_bytes_give_pixels_or_a_reason(kind, changes, part):
-    data = bytearray(encoded(photo(), kind))
+    data = bytearray(encoded(smooth_image(), kind))
     for place, value in changes:
         data[int(place * len(data))] = value
     with contextlib.suppress(BrokenImage):
@@ -113,7 +113,7 @@ def test_any_bytes_give_pixels_or_a_reason(kind, changes, part):
 
 
 def test_a_jpeg_cut_anywhere_is_never_half_grey():
-    data = encoded(photo(), "JPEG")
+    data = encoded(smooth_image(), "JPEG")
     for length in range(2, len(data) - 2, 7):
         with pytest.raises(BrokenImage):
             read_image(data[:length])

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and images of other things on the same table are not."""
+"""Edited copies of an image are found; images of other objects with the same background are not."""
 
 import io
 
@@ -17,36 +17,36 @@ SCENES = 24
 
 
 def scene(seed):
-    """Some shapes on a table of which one side lies in shadow, the same in all images."""
+    """An image of a few random shapes on a background that is the same in all images, darker at one side."""
     rng = np.random.default_rng(seed)
     light = np.linspace(90, 235, 200)[None, :, None] + np.zeros((150, 1, 1))
-    photo = Image.fromarray((light + rng.normal(0, 2, (150, 200, 1))).clip(0, 255).astype(np.uint8).repeat(3, 2))
-    draw = ImageDraw.Draw(photo)
+    image = Image.fromarray((light + rng.normal(0, 2, (150, 200, 1))).clip(0, 255).astype(np.uint8).repeat(3, 2))
+    draw = ImageDraw.Draw(image)
     for _ in range(5):
         x, y = rng.integers(30, 130), rng.integers(20, 90)
         spots = [(int(x + dx), int(y + dy)) for dx, dy in rng.integers(0, 55, (5, 2))]
         draw.polygon(spots, fill=tuple(int(level) for level in rng.integers(20, 236, 3)))
-    return photo
+    return image
 
 
-def encoded(photo):
+def encoded(image):
     stream = io.BytesIO()
-    photo.resize((150, 112)).save(stream, "JPEG", quality=35)
+    image.resize((150, 112)).save(stream, "JPEG", quality=35)
     return Image.open(stream).convert("RGB")
 
 
 CHANGES = {
-    "equal": lambda photo: photo,
+    "equal": lambda image: image,
     "encoded": encoded,
-    "brightened": lambda photo: ImageEnhance.Brightness(photo).enhance(1.3),
-    "darkened": lambda photo: ImageEnhance.Contrast(ImageEnhance.Brightness(photo).enhance(0.7)).enhance(0.8),
-    "cropped": lambda photo: photo.crop((4, 8, 190, 147)),
-    "cropped at a corner": lambda photo: photo.crop((18, 13, 200, 150)),
+    "brightened": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
+    "darkened": lambda image: ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(0.7)).enhance(0.8),
+    "cropped": lambda image: image.crop((4, 8, 190, 147)),
+    "cropped at a corner": lambda image: image.crop((18, 13, 200, 150)),
 }
 
 
-def small(photos):
-    return np.stack([images.resize(np.array(photo), 64, "squash") for photo in photos])
+def small(scenes):
+    return np.stack([images.resize(np.array(image), 64, "squash") for image in scenes])
 
 
 def pairs(pixels, **options):
@@ -62,25 +62,25 @@ def test_different_objects_on_one_background_are_not_duplicates():
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_similar_pairs_finds_copies(change):
-    photos = [scene(seed) for seed in range(SCENES)]
-    found = pairs(small([*photos, *map(CHANGES[change], photos)]))
+    scenes = [scene(seed) for seed in range(SCENES)]
+    found = pairs(small([*scenes, *map(CHANGES[change], scenes)]))
     expected = {(row, row + SCENES) for row in range(SCENES)}
     assert found <= expected
     assert len(found) >= 0.95 * SCENES
 
 
 def test_batches_change_nothing(monkeypatch):
-    photos = [scene(seed) for seed in range(9)]
-    pixels = small([*photos, *map(encoded, photos)])
+    scenes = [scene(seed) for seed in range(9)]
+    pixels = small([*scenes, *map(encoded, scenes)])
     whole = pairs(pixels)
     monkeypatch.setattr("datamodules.quality.duplicates.BATCH", 4)
     assert pairs(pixels) == whole
 
 
 def test_similar_pairs_distinguishes_colours():
-    photo = np.array(scene(1))
-    red = (photo // 3 * [3, 1, 1] + [0, 40, 0]).astype(np.uint8)
-    assert pairs(small([photo, red])) == set()
+    image = np.array(scene(1))
+    red = (image // 3 * [3, 1, 1] + [0, 40, 0]).astype(np.uint8)
+    assert pairs(small([image, red])) == set()
 
 
 def test_images_without_content_are_duplicates_only_if_equal():
@@ -91,7 +91,7 @@ def test_images_without_content_are_duplicates_only_if_equal():
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes of twelve scenes, each twice under an unrelated name, one of them under the other class too."""
+    """Two classes with 12 scenes and two files per scene; a copy of one scene in the other class; a broken file."""
     for name in ("bag", "can"):
         (tmp_path / "photos" / name).mkdir(parents=True)
     for seed in range(SCENES):

@@ -1,4 +1,4 @@
-"""What is unusual about a file is said, and an ordinary one is left in peace."""
+"""Unusual image files are reported with the reason; ordinary ones are not."""
 
 import numpy as np
 import pytest
@@ -44,6 +44,6 @@ def test_image_issues_from_header(tmp_path, name, save, found):
 
 
 def test_images_of_one_colour():
-    photos = np.stack([np.full((40, 40, 3), 200, np.uint8), np.asarray(NOISE)[:, :40]])
-    photos[0] += np.random.default_rng(0).integers(0, 3, (40, 40, 3), dtype=np.uint8)  # the sensor's noise
-    assert plain(photos).tolist() == [True, False]
+    pixels = np.stack([np.full((40, 40, 3), 200, np.uint8), np.asarray(NOISE)[:, :40]])
+    pixels[0] += np.random.default_rng(0).integers(0, 3, (40, 40, 3), dtype=np.uint8)  # sensor noise
+    assert plain(pixels).tolist() == [True, False]

@@ -1,4 +1,4 @@
-"""Wrong labels and rare images are found among features, as the published method finds them."""
+"""Wrong labels and outliers are found from features, with the same result as the published method."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from datamodules.quality.outliers import knn_distances, outliers
 
 @pytest.fixture(scope="module")
 def planted():
-    """300 images in 3 clouds of features, 15 of them under a wrong label."""
+    """Features of 300 images in 3 clusters; 15 of the labels are wrong."""
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 100)
     features = rng.normal(0, 0.5, (300, 16)) + 2 * np.eye(3, 16)[truth]
@@ -86,8 +86,8 @@ def test_leakage_counts_pairs_across_splits():
         {"rows": [0, 3], "by": "pixels"}, {"rows": [1, 2], "by": "pixels"}, {"rows": [2, 5], "by": "features"},
     ]  # fmt: skip
     splits = {"train": np.array([0, 1, 2]), "val": np.array([5]), "test": np.array([3, 4])}
-    photos = {"train": 3, "val": 1, "test": 2}
-    assert leakage(splits, pairs) == {"images": photos, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
+    counts = {"train": 3, "val": 1, "test": 2}
+    assert leakage(splits, pairs) == {"images": counts, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
     assert duplicate_ids(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
 
 
@@ -106,8 +106,8 @@ def test_features_exclude_missing_images(tmp_path, cache_dir):
     for name in ("bag", "can"):
         (tmp_path / name).mkdir()
         for number in range(10):
-            photo = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
-            photo.save(tmp_path / name / f"{number}.png")
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
+            image.save(tmp_path / name / f"{number}.png")
         for number in range(10, 100):
             (tmp_path / name / f"{number}.png").write_bytes(b"")
     data = data_module(tmp_path, cache_dir, size=128)

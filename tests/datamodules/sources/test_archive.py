@@ -1,4 +1,4 @@
-"""Images inside tar shards and tables, written here and read back."""
+"""Images inside tar shards and tables."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from datamodules.sources.webdataset import WebDatasetSource
 from litesort.errors import DataError
 
 
-def photo(seed: int) -> bytes:
+def image_bytes(seed: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(stream, "PNG")
     return stream.getvalue()
@@ -37,7 +37,7 @@ def shards(tmp_path):
     for number, split in enumerate(("train", "val")):
         members = {}
         for row in range(3):
-            members[f"../up/{row}.png"] = photo(10 * number + row)
+            members[f"../up/{row}.png"] = image_bytes(10 * number + row)
             members[f"../up/{row}.cls"] = b"10" if row else b"2"
             members[f"../up/{row}.json"] = json.dumps({"kind": "can" if row else "bag"}).encode()
         write_shard(folder / f"{split}-0.tar", members)
@@ -49,7 +49,7 @@ def test_shards_give_images_labels_and_split(shards, tmp_path):
     assert source.classes == ["2", "10"]
     assert [s.split for s in source.samples] == ["train"] * 3 + ["val"] * 3
     for row in range(6):
-        assert np.array_equal(source.read(row), images.read_image(photo(row if row < 3 else row + 7)))
+        assert np.array_equal(source.read(row), images.read_image(image_bytes(row if row < 3 else row + 7)))
         assert (tmp_path / "cache") in source.file(row).parents
     assert not (tmp_path / "up").exists()
     again = WebDatasetSource(shards, cache_dir=tmp_path / "cache")
@@ -87,7 +87,7 @@ def test_a_saved_folder_gives_images_labels_and_split(tmp_path):
     kinds = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["can", "bag"])})
 
     def part(first: int):
-        rows = {"picture": [{"bytes": photo(first + i), "path": None} for i in range(3)], "label": [1, 0, 1]}
+        rows = {"picture": [{"bytes": image_bytes(first + i), "path": None} for i in range(3)], "label": [1, 0, 1]}
         return datasets.Dataset.from_dict(rows, features=kinds)
 
     datasets.DatasetDict({"train": part(0), "validation": part(3)}).save_to_disk(str(tmp_path / "saved"))
@@ -95,7 +95,7 @@ def test_a_saved_folder_gives_images_labels_and_split(tmp_path):
     assert source.classes == ["bag", "can"]
     assert [s.split for s in source.samples] == ["train"] * 3 + ["val"] * 3
     assert [source.classes[s.label] for s in source.samples[:3]] == ["bag", "can", "bag"]
-    assert all(np.array_equal(source.read(row), images.read_image(photo(row))) for row in range(6))
+    assert all(np.array_equal(source.read(row), images.read_image(image_bytes(row))) for row in range(6))
     for options, words in (
         ({"label": "kind"}, "data.source.label=kind"),
         ({"image": "label"}, "data.source.image=label"),

@@ -1,4 +1,4 @@
-"""COCO files: boxes become the right crops."""
+"""COCO files: each box gives the right crop."""
 
 import json
 import logging
@@ -24,16 +24,16 @@ RED, GREEN, BLUE = (220, 20, 20), (20, 220, 20), (20, 20, 220)
 
 @pytest.fixture
 def root(tmp_path):
-    """Two images, a plain colour in each box."""
+    """Two images in which each box is filled with one colour."""
     (tmp_path / "day").mkdir()
     for name, size, fills in (
         ("day/one.png", (100, 60), [((0, 0, 40, 40), RED), ((60, 20, 100, 60), GREEN)]),
         ("two.png", (60, 100), [((10, 10, 30, 40), BLUE), ((0, 70, 22, 100), RED)]),
     ):
-        photo = Image.new("RGB", size, (128, 128, 128))
+        image = Image.new("RGB", size, (128, 128, 128))
         for box, colour in fills:
-            photo.paste(colour, box)
-        photo.save(tmp_path / name)
+            image.paste(colour, box)
+        image.save(tmp_path / name)
     return tmp_path
 
 
@@ -119,28 +119,28 @@ def test_a_missing_file_is_named(file, says):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("turned", [True, False])
-def test_rotated_image_gives_the_annotated_crop(make, root, orientation, turned):
-    """`turned`: the annotator saw the image upright; else as it is stored, which shows only where sides swap."""
+@pytest.mark.parametrize("is_upright", [True, False])
+def test_rotated_image_gives_the_annotated_crop(make, root, orientation, is_upright):
+    """Boxes refer to the upright or to the stored image; stored ones are recognised by swapped width and height."""
     rng = np.random.default_rng(0)
     stored = Image.fromarray(rng.integers(0, 256, (40, 70, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(root / "two.png", exif=exif)
-    with Image.open(root / "two.png") as photo:
-        upright = ImageOps.exif_transpose(photo)
-    seen = upright if turned or orientation < 5 else stored
+    with Image.open(root / "two.png") as image:
+        upright = ImageOps.exif_transpose(image)
+    seen = upright if is_upright or orientation < 5 else stored
     source = make(content([annotation(1, 2, "bag", [5, 8, 20, 17])], [(2, "two.png", *seen.size)]))
     crop = seen.crop((5, 8, 25, 25))
-    if seen is stored:  # what the crop shows stands upright
+    if seen is stored:  # the source returns crops upright
         crop.getexif()[0x0112] = orientation
         crop = ImageOps.exif_transpose(crop)
     np.testing.assert_array_equal(source.read(0), np.array(crop))
 
 
 def test_a_scaled_image_gives_the_same_object(make, root):
-    with Image.open(root / "two.png") as photo:
-        photo.resize((30, 50), Image.Resampling.NEAREST).save(root / "two.png")
+    with Image.open(root / "two.png") as image:
+        image.resize((30, 50), Image.Resampling.NEAREST).save(root / "two.png")
     crop = make().read(2)
     assert crop.shape == (15, 10, 3)
     assert (crop == BLUE).all()
@@ -196,12 +196,12 @@ def test_changed_image_is_read_again(make, root):
 
 
 def test_boxes_of_one_image_stay_in_one_split(root, make, tmp_path):
-    photos, found = [], []
+    records, found = [], []
     for number in range(30):
         Image.new("RGB", (40, 40), (number * 8, 60, 60)).save(root / f"{number}.png")
-        photos.append((number, f"{number}.png", 40, 40))
+        records.append((number, f"{number}.png", 40, 40))
         found += [annotation(3 * number + i, number, ("can", "bag")[number % 2], [i, i, 20, 20]) for i in range(1, 4)]
-    data = data_module(None, tmp_path / "cache", source=make(content(found, photos)), size=8, batch_size=4)
+    data = data_module(None, tmp_path / "cache", source=make(content(found, records)), size=8, batch_size=4)
     data.setup("fit")
     sides = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
     assert sum(map(len, sides)) == 30

@@ -1,4 +1,4 @@
-"""What is no COCO file ends in one line; of what is one, every box is a sample or counted."""
+"""A file that is not COCO gives a one-line error; in a COCO file every box is a sample or is counted as skipped."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def make(tmp_path):
 
 
 def broken(**changes):
-    """A file with one thing wrong: `annotations__bbox=...` changes that of the first annotation; DELETE removes it."""
+    """A file with one fault: `annotations__bbox=...` replaces `bbox` of the first annotation; DELETE removes it."""
     data = content([dict(BOXES[0])])
     for key, value in changes.items():
         where, _, name = key.partition("__")
@@ -87,7 +87,7 @@ def test_coco_invalid_json_raises_data_error(tmp_path, raw):
 
 
 def attempt(file, **options):
-    """The source, or the line that refuses it."""
+    """Return the source, or the text of its error."""
     try:
         return CocoSource(file, **options), ""
     except DataError as error:
@@ -98,11 +98,11 @@ def check_samples(source):
     assert len({sample.path for sample in source.samples}) == len(source.samples)
     for index, sample in enumerate(source.samples):
         left, top, right, bottom = sample.box
-        photo = source.image(index)
-        assert 0 <= left < right <= photo.width
-        assert 0 <= top < bottom <= photo.height
-        assert sample.frame == (photo.width, photo.height)
-        assert sample.group == photo.name
+        record = source.image(index)
+        assert 0 <= left < right <= record.width
+        assert 0 <= top < bottom <= record.height
+        assert sample.frame == (record.width, record.height)
+        assert sample.group == record.name
         assert source.root in source.file(index).parents
 
 
@@ -121,14 +121,14 @@ SIDE = st.integers(1, 5000)
     st.floats(1, 50),
 )
 def test_every_box_is_a_sample_or_counted(tmp_path_factory, sizes, found, margin, min_side):
-    photos = [(number, f"{number}.jpg", *size) for number, size in enumerate(sizes)]
+    records = [(number, f"{number}.jpg", *size) for number, size in enumerate(sizes)]
     annotations = []
-    for number, (photo, x, y, w, h, category, crowd) in enumerate(found):
-        width, height = sizes[photo % len(sizes)]
+    for number, (record, x, y, w, h, category, crowd) in enumerate(found):
+        width, height = sizes[record % len(sizes)]
         bbox = [x * width, y * height, w * width, h * height]
-        annotations.append(annotation(number, photo % len(sizes), category, bbox, iscrowd=int(crowd)))
+        annotations.append(annotation(number, record % len(sizes), category, bbox, iscrowd=int(crowd)))
     file = tmp_path_factory.getbasetemp() / "valid.json"
-    file.write_text(json.dumps(content(annotations, photos)))
+    file.write_text(json.dumps(content(annotations, records)))
     source, line = attempt(file, margin=margin, min_side=min_side)
     if source is None:
         assert "no box remains" in line
@@ -149,7 +149,7 @@ def test_a_placed_box_lies_in_the_image_and_keeps_its_area(width, height, orient
     try:
         box = boxes.placed((left, top, right, bottom), (width, height), upright, orientation)
     except BrokenImage:
-        assert upright != size or max(size) < 100  # a few pixels have no shape to speak of
+        assert upright != size or max(size) < 100  # the ratio of small sizes is inexact
         return
     assert 0 <= box[0] < box[2] <= upright[0]
     assert 0 <= box[1] < box[3] <= upright[1]

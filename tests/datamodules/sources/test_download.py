@@ -1,4 +1,4 @@
-"""Downloads from a server that stalls, breaks off and lies; archives whose content is hostile."""
+"""Downloads from a server that stalls, breaks off or sends wrong headers; archives with hostile content."""
 
 import contextlib
 import hashlib
@@ -76,7 +76,7 @@ def test_a_silent_server_times_out(get, server):
 
 
 def begun(path):
-    """Whether a file holds something; it can vanish at any moment."""
+    """Whether a file exists and is not empty; another process may remove it at any moment."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size > 0
     return False

@@ -1,4 +1,4 @@
-"""Lists that leave images out or give them other labels, on every kind of source."""
+"""Lists that exclude or relabel images, with every kind of source."""
 
 import json
 import logging

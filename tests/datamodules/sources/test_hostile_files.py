@@ -1,4 +1,4 @@
-"""Folders and names that no camera makes: something is read, or one line says why not."""
+"""Unusual folders and file names: the images are read, or a one-line error gives the reason."""
 
 import os
 import resource
@@ -167,7 +167,7 @@ def test_broken_reasons_are_one_line(root):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("reader", ["decoder", "COCO reader", "file list", "config"])
 def test_mutated_inputs_are_read_or_refused(reader, tmp_path, monkeypatch):
-    monkeypatch.setattr(fuzz, "SECONDS", 60)  # a busy machine is no fault of the reader
+    monkeypatch.setattr(fuzz, "SECONDS", 60)  # a busy machine may be slow
     assert fuzz.fuzz(reader, 250, 3, tmp_path) == []
 
 

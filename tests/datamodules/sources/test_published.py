@@ -1,4 +1,4 @@
-"""TrashNet and TACO: downloaded from a local server, and TACO's real annotations where they are at hand."""
+"""TrashNet and TACO, downloaded from a local server; TACO's real annotations where LITESORT_DATA holds them."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ def jpeg(seed, size=(12, 9)):
 
 @pytest.fixture
 def nowhere():
-    """An address where nobody answers."""
+    """An address at which no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -64,7 +64,7 @@ def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monk
         assert data.classes == ["glass", "metal", "paper"]
         assert np.bincount(data.labels).tolist() == [7, 6, 5]
         assert not data.broken
-    assert len(server.requests) == 2  # the one that broke off, and another
+    assert len(server.requests) == 2  # the download that broke off, and a second one
     again = TrashnetSource(source.root, None, zipped)
     assert again.samples == source.samples
     assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"images"}
@@ -101,7 +101,7 @@ def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
 
 @pytest.fixture
 def taco_url(server):
-    """Six images with two boxes each on the server; the third is gone, the fourth has no address."""
+    """Six images with two boxes each on the server; the third is missing there, the fourth has no address."""
     images, annotations = [], []
     for number in range(6):
         server.files[f"/photos/{number}.jpg"] = jpeg(number, (40, 30))
@@ -190,10 +190,10 @@ def test_taco_source_finds_six_classes_in_the_published_annotations(tmp_path, an
     assert np.bincount(data.labels).tolist() == [544, 385, 112, 1263, 849, 140]
     assert data.source.left_out == {"of no class": 1491}
     for index, sample in enumerate(data.samples):
-        photo = data.source.image(index)
-        assert 0 <= sample.box[0] < sample.box[2] <= photo.width
-        assert 0 <= sample.box[1] < sample.box[3] <= photo.height
-        assert photo.urls["flickr_url"].startswith("https://")
+        record = data.source.image(index)
+        assert 0 <= sample.box[0] < sample.box[2] <= record.width
+        assert 0 <= sample.box[1] < sample.box[3] <= record.height
+        assert record.urls["flickr_url"].startswith("https://")
 
 
 @pytest.mark.public_data("taco")
@@ -206,21 +206,21 @@ def test_taco_config_maps_every_category_of_the_published_annotations(annotation
 @pytest.mark.public_data("taco")
 @pytest.mark.parametrize(("scale", "count"), [(1, 1), (0.25, 12)])
 def test_taco_crops_show_the_object_at_any_download_size(tmp_path, annotations, scale, count):
-    """Each object is drawn in a colour of its own, at full size and at a quarter, as the smaller downloads are."""
+    """Each object is drawn in its own colour, at full size and at a quarter of it, the size of the small downloads."""
     content = json.loads(annotations.read_text())
     drawn, colours = set(), {}
-    _, photos, found = read_coco(annotations)
-    for photo in photos:
-        own = [box for box in found if box.image.name == photo.name]
+    _, records, found = read_coco(annotations)
+    for record in records:
+        own = [box for box in found if box.image.name == record.name]
         if len(drawn) == count or not 3 <= len(own) <= 8 or overlap([box.edges for box in own]):
             continue
-        drawn.add(photo.name)
-        image = Image.new("RGB", (round(photo.width * scale), round(photo.height * scale)))
+        drawn.add(record.name)
+        image = Image.new("RGB", (round(record.width * scale), round(record.height * scale)))
         for number, box in enumerate(own):
-            colours[f"{photo.name}#{box.id}"] = colour = (60 + 25 * number, 250 - 30 * number, 40 * (number % 5))
+            colours[f"{record.name}#{box.id}"] = colour = (60 + 25 * number, 250 - 30 * number, 40 * (number % 5))
             ImageDraw.Draw(image).rectangle([round(edge * scale) for edge in box.edges], fill=colour)
-        (tmp_path / photo.name).parent.mkdir(exist_ok=True)
-        image.save(tmp_path / photo.name, quality=95)
+        (tmp_path / record.name).parent.mkdir(exist_ok=True)
+        image.save(tmp_path / record.name, quality=95)
     kept = {image["id"] for image in content["images"] if image["file_name"] in drawn}
     content["images"] = [image for image in content["images"] if image["id"] in kept]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]

@@ -1,4 +1,4 @@
-"""Folder and file-list sources on real little images."""
+"""Folder and file-list sources on small image files."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from datamodules.sources.folder import FolderSource
 from litesort.errors import DataError
 
 
-def photo(file: Path, colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (8, 6)) -> Path:
+def write_image(file: Path, colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (8, 6)) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(file)
     return file
@@ -25,9 +25,9 @@ def paths(source: Source) -> list[str]:
 
 def test_folder_order_is_natural_and_other_files_are_ignored(tmp_path):
     for name in ("can/img10.jpg", "can/img2.jpg", "can/deep/er/x.PNG", "bag/1.png", ".hidden/a.jpg", "can/.b.jpg"):
-        photo(tmp_path / name)
-    photo(tmp_path / "__MACOSX" / "a.jpg")
-    (tmp_path / "can" / "README.txt").write_text("not a photo")
+        write_image(tmp_path / name)
+    write_image(tmp_path / "__MACOSX" / "a.jpg")
+    (tmp_path / "can" / "README.txt").write_text("not an image")
     (tmp_path / "loose.csv").write_text("a,b")
     source = FolderSource(tmp_path)
     assert source.classes == ["bag", "can"]
@@ -38,8 +38,8 @@ def test_folder_order_is_natural_and_other_files_are_ignored(tmp_path):
 
 
 def test_text_file_with_image_suffix_is_a_broken_sample(tmp_path):
-    photo(tmp_path / "can" / "1.jpg")
-    (tmp_path / "can" / "2.jpg").write_text("I am no photo")
+    write_image(tmp_path / "can" / "1.jpg")
+    (tmp_path / "can" / "2.jpg").write_text("not an image")
     source = FolderSource(tmp_path)
     assert source.read(0).shape == (6, 8, 3)
     with pytest.raises(BrokenImage):
@@ -48,8 +48,8 @@ def test_text_file_with_image_suffix_is_a_broken_sample(tmp_path):
 
 def test_folder_honours_split_folders(tmp_path):
     for split in ("Train", "valid", "test"):
-        photo(tmp_path / split / "can" / "1.png")
-    photo(tmp_path / "Train" / "bag" / "1.png")
+        write_image(tmp_path / split / "can" / "1.png")
+    write_image(tmp_path / "Train" / "bag" / "1.png")
     source = FolderSource(tmp_path)
     assert source.classes == ["bag", "can"]
     assert {sample.path: sample.split for sample in source.samples} == {
@@ -61,8 +61,8 @@ def test_folder_honours_split_folders(tmp_path):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    photo(tmp_path / "train" / "1.png")
-    photo(tmp_path / "can" / "1.png")
+    write_image(tmp_path / "train" / "1.png")
+    write_image(tmp_path / "can" / "1.png")
     assert FolderSource(tmp_path).classes == ["can", "train"]
 
 
@@ -70,11 +70,14 @@ def test_a_class_may_be_called_train(tmp_path):
     ("make", "says"),
     [
         (lambda root: root / "nowhere", "does not exist"),
-        (lambda root: photo(root / "a.png"), "is a file"),
-        (lambda root: photo(root / "a.png").parent, "has no sub-folders"),
-        (lambda root: photo(root / "can" / "notes.txt.png").parents[1] / "can", "has no sub-folders"),
+        (lambda root: write_image(root / "a.png"), "is a file"),
+        (lambda root: write_image(root / "a.png").parent, "has no sub-folders"),
+        (lambda root: write_image(root / "can" / "notes.txt.png").parents[1] / "can", "has no sub-folders"),
         (lambda root: (root / "can" / "empty").mkdir(parents=True) or root, "no image in class folder can"),
-        (lambda root: [photo(root / n / "c" / "1.png") for n in ("train", "val", "extra")] and root, "beside extra"),
+        (
+            lambda root: [write_image(root / n / "c" / "1.png") for n in ("train", "val", "extra")] and root,
+            "beside extra",
+        ),
         (lambda root: None, "data.root=photos"),
     ],
 )
@@ -87,9 +90,9 @@ def test_folder_errors_are_one_line_that_names_data_root(tmp_path, make, says):
 
 
 def test_folder_follows_links_but_not_in_a_cycle(tmp_path):
-    photo(tmp_path / "elsewhere" / "1.png")
+    write_image(tmp_path / "elsewhere" / "1.png")
     root = tmp_path / "root"
-    photo(root / "can" / "1.png")
+    write_image(root / "can" / "1.png")
     (root / "bag").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (root / "can" / "again").symlink_to(root / "can", target_is_directory=True)
     (root / "can" / "up").symlink_to(root, target_is_directory=True)
@@ -97,8 +100,8 @@ def test_folder_follows_links_but_not_in_a_cycle(tmp_path):
 
 
 def test_filelist_reads_columns_by_name(tmp_path):
-    photo(tmp_path / "x" / "a, b.png", (0, 255, 0))
-    photo(tmp_path / "c.png")
+    write_image(tmp_path / "x" / "a, b.png", (0, 255, 0))
+    write_image(tmp_path / "c.png")
     file = tmp_path / "list.csv"
     text = '\ufeffLabel,extra,path,group,split\nbag,1,"x/a, b.png",g1,Validation\n\ncan,2,c.png,,\n'
     file.write_text(text, encoding="utf-8")
@@ -110,7 +113,7 @@ def test_filelist_reads_columns_by_name(tmp_path):
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_filelist_accepts_other_separators_and_a_root(tmp_path, separator):
-    photo(tmp_path / "photos" / "a.png")
+    write_image(tmp_path / "photos" / "a.png")
     file = tmp_path / "list.csv"
     file.write_text(f"path{separator}label\na.png{separator}can\n")
     source = FileListSource(file, tmp_path / "photos")
@@ -157,7 +160,7 @@ def test_a_box_is_cropped_and_digests_follow_content_and_box(tmp_path):
     np.testing.assert_array_equal(source.read(1), np.broadcast_to(np.uint8([0, 0, 255]), (6, 4, 3)))
     before = [source.digest(0), source.digest(1)]
     assert before[0] != before[1]
-    photo(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     assert source.digest(0) != before[0]
 
 

@@ -1,4 +1,4 @@
-"""The drawn images: as many, as large, as unbalanced as promised, and not to be told apart by their colours."""
+"""Synthetic images: their number, size and class shares are as set, and colours alone do not tell the classes."""
 
 import io
 

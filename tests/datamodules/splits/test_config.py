@@ -1,4 +1,4 @@
-"""Settings of a split: several ways to group at once, scarce classes, and values that are none."""
+"""Settings of a split: several groupings at once, rare classes and invalid values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Splits and groups: what must hold whatever the data, and what is refused."""
+"""Splits and groups: properties that hold for any data, and errors."""
 
 from collections import Counter
 
@@ -25,8 +25,8 @@ def assert_partition(splits, total):
 
 
 @st.composite
-def photos(draw, grouped):
-    """Labels, and groups of one class each: at least 6 groups a class."""
+def labelled_images(draw, grouped):
+    """Labels and group numbers; each group has one class, each class at least 6 groups."""
     labels, groups = [], []
     for label in range(draw(st.integers(2, 5))):
         sizes = draw(st.lists(st.integers(1, 7 if grouped else 1), min_size=6, max_size=40))
@@ -38,7 +38,7 @@ def photos(draw, grouped):
 
 
 @settings(max_examples=60, deadline=None)
-@given(photos(grouped=False), st.integers(0, 2**32), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+@given(labelled_images(grouped=False), st.integers(0, 2**32), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, val, test):
     labels, groups = data
     fractions = {"val": val, "test": test}
@@ -50,11 +50,11 @@ def test_split_is_complete_disjoint_deterministic_and_proportional(data, seed, v
         counts = np.bincount(labels[splits[name]], minlength=labels.max() + 1)
         exact = share * np.bincount(labels)
         assert counts.min() >= 1
-        assert (np.abs(counts - exact) < 2).all()  # rounded, but for an image given to a side that would have none
+        assert (np.abs(counts - exact) < 2).all()  # rounded, plus at most one image for a split that would be empty
 
 
 @settings(max_examples=60, deadline=None)
-@given(photos(grouped=True), st.integers(0, 2**32))
+@given(labelled_images(grouped=True), st.integers(0, 2**32))
 def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
     labels, groups = data
     splits = split(labels, groups, names(labels), FRACTIONS, seed)
@@ -70,12 +70,12 @@ def test_split_keeps_groups_whole_and_classes_in_proportion(data, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(photos(grouped=True), st.integers(2, 5), st.integers(0, 99))
+@given(labelled_images(grouped=True), st.integers(2, 5), st.integers(0, 99))
 def test_folds_test_on_every_image_once(data, folds, seed):
     labels, groups = data
     try:
         every = [fold_split(labels, groups, names(labels), fold, folds, 0.1, seed) for fold in range(folds)]
-    except DataError:  # one group may be so large that too few are left for the other splits
+    except DataError:  # one group may be so large that too few images remain for the other splits
         reject()
     for splits in every:
         assert_partition(splits, len(labels))

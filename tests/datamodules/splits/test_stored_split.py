@@ -1,4 +1,4 @@
-"""The stored split: each image keeps its side, whatever happens to the folder around it."""
+"""The stored split: each image keeps its split when files are added to, removed from or moved in the folder."""
 
 import json
 import logging
@@ -107,7 +107,7 @@ def test_broken_excluded_or_relabelled_image_does_not_change_the_split_of_others
     for cache in ("disk", "memory"):
         found = splits(make(root, group_by=group_by, cache=cache))
         assert found == {path: own for path, own in before.items() if path != gone[0]}
-    assert splits(make(root, group_by=group_by, cache="off")) == before  # found broken when it is read
+    assert splits(make(root, group_by=group_by, cache="off")) == before  # only reading shows that it is broken
 
 
 def test_known_images_keep_their_split_after_a_move_a_rename_and_changes(make, root, tmp_path, caplog):
