@@ -37,6 +37,7 @@ class StopAfterEpoch(pl.Callback):
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._failed:
+            self._old_handler = self._old_handler or signal.default_int_handler  # an earlier signal took it
             self._restore()
             signal.raise_signal(number)
             return

@@ -69,6 +69,9 @@ class StudySweeper(Sweeper):
         pruning: dict[str, int] | None = None,
         constraints: DictConfig | dict[str, float] | None = None,
     ) -> None:
+        for key, value in {"n_trials": n_trials, "n_jobs": n_jobs}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise HydraException(f"hydra.sweeper.{key}={value} is invalid: expected an integer of at least 1")
         self.params = dict(OmegaConf.to_container(OmegaConf.create(params), resolve=True))  # type: ignore[call-overload]
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         self.goals, self.n_trials, self.n_jobs = list(goals), n_trials, n_jobs

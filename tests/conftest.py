@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own, no network, one thread, a few tiny photos."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"LITESORT_DATA is not set: it names a folder that holds {name}/")
         if not (Path(folder) / name).is_dir():
             pytest.skip(f"LITESORT_DATA={folder} holds no {name}/")
+
+
+@pytest.fixture(autouse=True)
+def plain_logging() -> None:
+    """Log warnings, whatever earlier tests did: a library that configures logging disables loggers and sets levels."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -166,6 +166,8 @@ WRONG = {
     "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.goals",
     "hydra.sweeper.direction=minimize": "set it to null",
     "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is invalid",
+    "hydra.sweeper.n_trials=many": "hydra.sweeper.n_trials=many is invalid",
+    "hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0 is invalid",
     "x=tag(log,interval(0,1))": "x=tag(log,interval(0,1)) cannot be searched: ",
     "x=interval(1,0)": "x=interval(1,0) cannot be searched: ",
     "x=glob(*)": "list them in choice(...)",

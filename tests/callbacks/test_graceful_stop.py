@@ -31,6 +31,8 @@ def test_the_first_ctrl_c_saves_the_epoch_and_the_second_stops(
             make_trainer(RunCheckpoint(str(tmp_path)), StopAfterEpoch(), Interrupt(epoch, times)).fit(
                 make_module(), datamodule=data
             )
+        with pytest.raises(KeyboardInterrupt):  # after the run, as in a later job of a sweep
+            signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == whole - 1
