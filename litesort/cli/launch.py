@@ -64,6 +64,10 @@ def phase(text: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Turn an error of Hydra's composition into one line: the key, and the nearest valid names."""
+    from hydra.errors import HydraException
+
+    if type(error.__cause__) is HydraException:  # raised by a launcher or sweeper that Hydra instantiates
+        error = error.__cause__
     text = " ".join(str(error).split())
     for part, extra in EXTRAS.items():
         if part in text:
