@@ -18,12 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and what a test starts would inherit it: Ctrl-C would do nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+PACKAGES = {"callbacks", "datamodules", "deployment", "lightning_modules", "litesort", "loggers", "reports"}
 COLOURS = {"can": (200, 40, 40), "cup": (40, 170, 60), "bag": (50, 60, 210)}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files beside this one first: they run whole commands, and the slowest file last would run alone."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -41,9 +37,12 @@ def plain_logging() -> None:
     """Log warnings, whatever earlier tests did: a library that configures logging disables loggers and sets levels."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
-    for logger in logging.root.manager.loggerDict.values():
+    for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger):
             logger.disabled = False
+            if name.partition(".")[0] in PACKAGES:
+                logger.propagate = True
+                logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
