@@ -1,6 +1,7 @@
 """A Hydra sweeper for Optuna: one or several goals, conditional settings, resumable studies."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -219,11 +220,23 @@ class StudySweeper(Sweeper):
         if len(values) != expected or not all(_finite(value) for value in values):
             pruned = "pruned" in study.trials[number].user_attrs
             study.tell(number, state=_states().PRUNED if pruned else _states().FAIL)
+            self._check_keys(study, values)
             return
         trial = _trial(study, study.trials[number])
         for (key, bound), value in zip(self.constraints.items(), values[len(self.goals) :], strict=True):
             trial.set_constraint(key, value - bound)  # the constraint is met if this is at most 0
         study.tell(number, values[: len(self.goals)])
+
+    def _check_keys(self, study: "Study", values: list[Any]) -> None:
+        """End the search if a finished job has no number for a goal or a constraint, and no trial had all of them."""
+        keys = [f"hydra.sweeper.goals={goal}" for goal in self.goals]
+        keys += [f"hydra.sweeper.constraints.{key}={bound}" for key, bound in self.constraints.items()]
+        if len(values) != len(keys) or any(trial.state == _states().COMPLETE for trial in study.trials):
+            return
+        for key, value in zip(keys, values, strict=True):
+            if not isinstance(value, int | float):
+                print(f"error: {key}: metrics.json has no such number: choose another of its keys", file=sys.stderr)
+                sys.exit(2)
 
 
 def suggest(trial: "Trial", key: str, override: Override) -> Any:

@@ -97,6 +97,12 @@ def test_job_of_a_killed_process_is_a_failed_row_until_it_is_resumed(app):
     assert not list(app.glob("sweep/**/error.log"))
 
 
+def test_number_of_jobs_of_a_wrong_type_is_one_line(app):
+    status, rows, err = sweep(app, "fine,last", "hydra.launcher.n_jobs=two")
+    assert (status, rows) == (2, {})
+    assert err == "error: hydra.launcher.n_jobs=two is invalid: expected an integer\n"
+
+
 def test_finished_job_keeps_its_result_if_its_process_dies(app):
     status, rows, err = sweep(app, "late,fine")
     assert status == 0, err

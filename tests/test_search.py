@@ -39,7 +39,7 @@ def main(cfg):
     row = {"status": "completed", "score": 1.0, "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
     (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
     values = {"val/f1_macro": up, "ratio_same_runtime": cfg.x, "latency_ms": 10 * cfg.x}
-    return [values[key] for key in returned_keys(HydraConfig.get().sweeper)]
+    return [values.get(key) for key in returned_keys(HydraConfig.get().sweeper)]
 
 if __name__ == "__main__":
     launch(main)
@@ -162,9 +162,17 @@ def test_two_goals_give_the_feasible_pareto_front(app):
     ]
 
 
+def test_a_key_that_no_job_has_ends_the_search_after_its_first_job(app):
+    status, _, err = search(app, "tpe", "hydra.sweeper.n_trials=5", "hydra.sweeper.constraints={latency: 3}")
+    assert status == 2
+    assert "error: hydra.sweeper.constraints.latency=3: metrics.json has no such number" in err
+    assert [trial.state.name for trial in trials(app)] == ["FAIL"]
+
+
 WRONG = {
     "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.goals",
     "hydra.sweeper.direction=minimize": "set it to null",
+    "x=intervall(0,1)": "x=intervall(0,1) cannot be read: intervall is not a function: choose from ",
     "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is invalid",
     "hydra.sweeper.n_trials=many": "hydra.sweeper.n_trials=many is invalid",
     "hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0 is invalid",

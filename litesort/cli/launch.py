@@ -15,13 +15,19 @@ from litesort.system import wait_briefly
 COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts; `litesort.cli.sweep_callback` removes it
 # Part of an error -> the extra of pyproject.toml that fixes it.
 EXTRAS = {"hydra/launcher/submitit": "slurm", "RayLauncher": "ray", "optuna.samplers": "search"}
+# Part of an error of a launcher -> what to do about it.
+LAUNCHERS = {
+    'Could not detect "srun"': "hydra/launcher=slurm needs the command srun, which this machine does not have: "
+    "start the sweep on a node of the cluster, or try it here with hydra/launcher=slurm_local"
+}
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1: Hydra raises errors instead of printing them
 
 
 def launch(main: Callable[[], Any]) -> None:
-    """Call a function that `hydra.main` decorates; a command line that does not compose exits with status 2.
+    """Call a function that `hydra.main` decorates.
 
-    `HYDRA_FULL_ERROR=1` shows Hydra's own report instead of one line.
+    A command line that does not compose exits with status 2, Ctrl-C with 130. `HYDRA_FULL_ERROR=1` shows Hydra's own
+    report instead of one line.
     """
     sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
     wait_briefly()
@@ -35,9 +41,12 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ[FULL_ERROR] = os.environ[COMPOSING] = "1"
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         composing = type(error).__module__.startswith(("hydra.", "omegaconf."))  # some of these are OSErrors too
-        composing |= "Unknown plugin class" in str(error)
+        composing |= any(part in str(error) for part in ("Unknown plugin class", *LAUNCHERS))
         if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
         folder = "" if composing else "the run folder cannot be created, choose another with hydra.run.dir: "
@@ -66,12 +75,16 @@ def reason(error: BaseException) -> str:
     """Turn an error of Hydra's composition into one line: the key, and the nearest valid names."""
     from hydra.errors import HydraException
 
-    if type(error.__cause__) is HydraException:  # raised by a launcher or sweeper that Hydra instantiates
+    override = getattr(error, "override", None)  # of an override that cannot be parsed
+    if override is None and type(error.__cause__) is HydraException:  # of a launcher or sweeper that Hydra builds
         error = error.__cause__
     text = " ".join(str(error).split())
     for part, extra in EXTRAS.items():
         if part in text:
             return f"this sweep needs another package: pip install -e '.[{extra}]'"
+    for part, line in LAUNCHERS.items():
+        if part in text:
+            return line
     cause: Any = error.__cause__
     missing, options = getattr(error, "missing_cfg_file", None), getattr(error, "options", None)
     if missing and options:
@@ -87,7 +100,9 @@ def reason(error: BaseException) -> str:
         return f"{given} has several values: add -m to sweep over them, or write a list as key=[a,b]"
     if unknown := re.match(r"In '[^']*': Could not load '([^']+)/([^']+)'", text):
         return f"{unknown[1]}=[{unknown[2]}] does not exist: choose from conf/{unknown[1]}"
-    if override := getattr(error, "override", None):
+    if override and (unknown := re.search(r"Unknown function '([^']+)' Available: (\S+)", text)):
+        return f"{override} cannot be read: {unknown[1]} is not a function: choose from {unknown[2].replace(',', ', ')}"
+    if override:
         return f"{override} cannot be read: write key=value, and quote special characters: 'key=\"value\"'"
     return text if cause is None else f"{text} ({' '.join(str(cause).split())})"
 

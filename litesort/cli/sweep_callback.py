@@ -29,6 +29,7 @@ from litesort.cli.launch import composed, reason
 USER_ERRORS = {"UserError", "MisconfigurationException"}
 # Lightning sets these variables and does not reset them.
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SWEEP_SETTINGS = ("hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")  # no use in a single run
 PRUNED = "TrialPruned"  # Optuna's exception for a pruned trial
 CONFIG_ERRORS = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
 
@@ -55,6 +56,7 @@ class SweepCallback(Callback):
         from litesort.io import write_json
 
         folder = Path(str(config.hydra.sweep.dir))
+        _check_sweep(config)
         command = resume.sweep_request(
             config.hydra.overrides.task,
             plain(config.hydra.sweeper, resolve=False),
@@ -113,6 +115,9 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "resume") and not os.environ.get("LOCAL_RANK"):
             _exit("resume=true needs a sweep (-m): resume a single run with ckpt=RUN/last.ckpt")
+        swept = [given for given in config.hydra.overrides.hydra if given.lstrip("+").startswith(SWEEP_SETTINGS)]
+        if swept and not os.environ.get("LOCAL_RANK"):
+            _exit(f"{swept[0]} needs a sweep: add -m, or leave it out")
         for key in ("ckpt", "ckpt_init"):  # checked here, before the folder of the run is created
             path = OmegaConf.select(config, key)
             if path is not None and not Path(str(path)).exists():
@@ -181,6 +186,31 @@ class AtExit:
             finish(self.folder)
         else:
             (self.folder / resume.SWEEP).unlink(missing_ok=True)
+
+
+def _check_sweep(config: DictConfig) -> None:
+    """Exit with one line if a setting of litesort's launcher or sweeper has a wrong type, or a grid has no job."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from litesort.cli.validate import check_values
+    from litesort.errors import UserError
+
+    for part in ("launcher", "sweeper"):
+        values = plain(config.hydra[part])
+        if str(values["_target_"]).startswith("hydra_plugins.litesort_"):
+            own = {key: value for key, value in values.items() if key not in ("params", "constraints")}
+            try:
+                check_values(own, f"hydra.{part}.")
+            except UserError as error:
+                _exit(str(error))
+    if "study_name" in config.hydra.sweeper:
+        return  # the search checks its space
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    for override in parser.parse_overrides(list(config.hydra.overrides.task)):
+        listed = override.is_sweep_override() and not override.is_interval_sweep()
+        if listed and not list(override.sweep_iterator()):
+            _exit(f"{override.input_line} holds no value: give one of {override.key_or_group} at least")
 
 
 def _set_command_line(config: DictConfig, script: str) -> None:

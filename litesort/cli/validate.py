@@ -4,6 +4,7 @@ import importlib
 import json
 import pydoc
 import re
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -189,7 +190,9 @@ def _walk(raw: Any, values: Any, path: str) -> None:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Return the type hints of the parameters of a `_target_`, with those of its base classes."""
-    found = pydoc.locate(target) if isinstance(target, str) else None
+    module, _, name = str(target).rpartition(".")
+    loaded = getattr(sys.modules.get(module), name, None)  # Hydra's plugins are not attributes of their package
+    found = loaded or (pydoc.locate(target) if isinstance(target, str) else None)
     hints: dict[str, Any] = {}
     calls = [vars(base).get("__init__") for base in reversed(found.__mro__)] if isinstance(found, type) else [found]
     for call in calls:

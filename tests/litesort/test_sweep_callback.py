@@ -161,6 +161,17 @@ def test_a_sweep_without_failures_is_status_0(app):
     assert [row["score"] for row in leaderboard(app)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("hydra/launcher=basic",), "hydra/launcher=basic needs a sweep: add -m, or leave it out"),
+        (("-m", "score=range(1,1)"), "score=range(1,1) holds no value: give one of score at least"),
+    ],
+)
+def test_a_sweep_without_effect_is_refused(app, arguments, line):
+    assert run(app, *arguments) == (2, "", f"error: {line}\n")
+
+
 def test_a_failed_file_of_a_sweep_is_a_row_and_an_exit_status(app):
     status, out, err = run(app, "-m", "act=fine,file")
     assert (status, err) == (1, "1 of 1 exported files failed; see the leaderboard for the reasons\n")
