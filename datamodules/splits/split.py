@@ -53,7 +53,10 @@ def plan_split(
     if folds is None and fold is None:
         return split(labels, groups, classes, {"val": val_fraction, "test": test_fraction}, seed), []
     if folds is None or fold is None:
-        raise DataError(f"data.fold={fold} data.folds={folds}: set both, e.g. data.fold=0 data.folds=5, or neither")
+        shown = " ".join(
+            f"{key}={'null' if n is None else n}" for key, n in (("data.fold", fold), ("data.folds", folds))
+        )
+        raise DataError(f"{shown}: set both, e.g. data.fold=0 data.folds=5, or neither")
     return fold_split(labels, groups, classes, fold, folds, val_fraction, seed), []
 
 
