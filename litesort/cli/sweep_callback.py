@@ -210,7 +210,7 @@ def _check_sweep(config: DictConfig) -> None:
     for override in parser.parse_overrides(list(config.hydra.overrides.task)):
         listed = override.is_sweep_override() and not override.is_interval_sweep()
         if listed and not list(override.sweep_iterator()):
-            _exit(f"{override.input_line} holds no value: give one of {override.key_or_group} at least")
+            _exit(f"{override.input_line} gives no value, so no job would run: correct it")
 
 
 def _set_command_line(config: DictConfig, script: str) -> None:

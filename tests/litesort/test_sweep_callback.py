@@ -165,7 +165,10 @@ def test_a_sweep_without_failures_is_status_0(app):
     ("arguments", "line"),
     [
         (("hydra/launcher=basic",), "hydra/launcher=basic needs a sweep: add -m, or leave it out"),
-        (("-m", "score=range(1,1)"), "score=range(1,1) holds no value: give one of score at least"),
+        (
+            ("-m", "score=range(1,1)"),
+            "score=range(1,1) gives no value, so no job would run: correct it",
+        ),
     ],
 )
 def test_a_sweep_without_effect_is_refused(app, arguments, line):
