@@ -22,6 +22,8 @@ def records(path: Path) -> list[Record]:
             at += BLOCK - at % BLOCK  # the rest of a block that no chunk header fits into
             continue
         length, kind = struct.unpack_from("<HB", data, at + 4)
+        if at + HEADER + length > len(data):
+            break  # this chunk is still being written
         parts += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):  # whole, or last of a chain

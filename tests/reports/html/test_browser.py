@@ -144,9 +144,11 @@ def test_pointing_at_a_point_tells_its_run_and_a_click_goes_there(pages, visit):
 
 def test_the_nearest_curve_lights_up(pages, visit):
     tab = visit(pages[14])
-    tab.locator("#curves svg.curves").first.scroll_into_view_if_needed()
-    box = tab.locator("#curves svg.curves").first.bounding_box()
-    tab.mouse.move(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.1)  # the best at its last epoch
+    chart = tab.locator("#curves svg.curves").first
+    box = chart.bounding_box()
+    place = {"x": box["width"] * 0.97, "y": box["height"] * 0.1}  # the best at its last epoch
+    chart.hover(position=place)  # waits until the page has stopped moving
+    tab.wait_for_selector(".curve.near")
     assert tab.locator(".curve.near").count() == 1
     assert tab.locator("#tip").inner_text().startswith("net1<b>")
 
