@@ -4,7 +4,8 @@
 
 Each setting trains in a process of its own, in turn, alone and beside a process that uses one core. On two cores, the
 fair share of the training is then one core: the speed of one thread alone. Waiting: `spin` is the default of OpenMP
-(libgomp), `brief` is what the commands of litesort set (`litesort.system.wait_briefly`), `passive` sleeps at once.
+(libgomp), `brief` is what the commands of litesort set (`litesort.system.limit_openmp_spinning`), `passive` sleeps at
+once.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.backbones.backbone import create_backbone
-from litesort.system import SPIN_COUNT, describe_machine
+from litesort.system import SPIN_COUNT, available_cpus, describe_machine
 
 WAITING = {
     "spin": {},
@@ -61,7 +62,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         print(json.dumps(train(options.model, options.size, options.batch, options.seconds)))
         return
-    cores = os.cpu_count() or 1
+    cores = available_cpus()
     settings = [(1, "spin"), *((cores, policy) for policy in WAITING)]
     speeds: dict[tuple[int, str, int], list[float]] = {}
     same = ("--model", options.model, "--size", str(options.size), "--batch", str(options.batch))

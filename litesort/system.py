@@ -23,7 +23,7 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def wait_briefly() -> None:
+def limit_openmp_spinning() -> None:
     """Let threads of OpenMP sleep soon after their work, so that two processes can share the cores.
 
     Call it before torch is imported. It leaves the environment as it is if that already says how threads wait.

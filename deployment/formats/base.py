@@ -44,6 +44,9 @@ class Predictor(Protocol):
 class ExportedPredictor(Predictor, Protocol):
     """The predictor of an exported file.
 
+    A method `run`, from array to array, is optional. The latency benchmark then times it instead of the call, because a
+    deployed program has no tensors.
+
     Attributes:
         card: The stored metadata, plain data: "classes", "preprocessing", "config", "model", "exported", ...
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from litesort.cli.quoting import expand_globs
-from litesort.system import wait_briefly
+from litesort.system import limit_openmp_spinning
 
 COMPOSING = "LITESORT_COMPOSING"  # set until the first job starts; `litesort.cli.sweep_callback` removes it
 # Part of an error -> the extra of pyproject.toml that fixes it.
@@ -30,7 +30,7 @@ def launch(main: Callable[[], Any]) -> None:
     report instead of one line.
     """
     sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
-    wait_briefly()
+    limit_openmp_spinning()
     # Jobs that submitit or Ray start in another process find the packages by this variable.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
