@@ -9,7 +9,9 @@ times as fast as the reference in the same runtime, and ms; ~ marks a measuremen
 """
 
 import argparse
+import contextlib
 import functools
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from lightning_modules.checkpoint import make_model_card
 from litesort.system import describe_machine
 
 MODELS = (
+    "resnet18d",
     "tf_efficientnet_lite0",
     "mobilenetv3_large_100",
     "mobilenetv4_conv_small",
@@ -56,7 +59,8 @@ def forms(name: str, size: int, formats: list[str], room: Path) -> dict[str, tup
         source = one.write(net, room / f"{name}-{size}{one.suffix}", card)
         found[f"{size} {kind} fp32"] = one.load(source), size
         if "int8" in one.precisions:
-            small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", images(size))
+            with contextlib.redirect_stdout(io.StringIO()):  # a progress bar of each quantization
+                small = one.quantize(source, room / f"{name}-{size}-int8{one.suffix}", images(size))
             found[f"{size} {kind} int8"] = one.load(small), size
     return found
 
@@ -76,7 +80,7 @@ def measure(name: str, options: argparse.Namespace) -> LatencyReport:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 160, 128, 96], help="sides, px")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 192, 160, 128, 96], help="sides, px")
     parser.add_argument("--formats", nargs="*", default=["openvino"], choices=list(FORMATS))
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds per form")
     parser.add_argument("--reference-size", type=int, default=224, help="side of the reference, px")
