@@ -19,6 +19,7 @@ from litesort.cli.validate import check
 def explore(cfg: DictConfig) -> dict[str, Any]:
     """Analyse a data set: print the findings, write them into `cfg.run_dir` and return the values of explore.json."""
     from datamodules.cache import cache_folder
+    from datamodules.quality.embeddings import HistogramEmbedder
     from datamodules.quality.report import data_report
     from lightning_modules.backbones.embedder import default_embedder
     from litesort.io import write_json
@@ -26,11 +27,12 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     from reports.html.dataset import write_page
 
     check(cfg)
-    data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir)
+    embed = default_embedder(cache_folder(cfg.data.cache_dir)) or HistogramEmbedder()
+    # The images are decoded once, at the size of the embedder: `data.size` is the business of training.
+    data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, size=embed.size, resize=embed.resize)
     data.prepare_data()
     data.setup()
-    embed, out = default_embedder(cache_folder(cfg.data.cache_dir)), Path(cfg.run_dir)
-    report = data_report(data, embed=embed)
+    out, report = Path(cfg.run_dir), data_report(data, embed=embed)
     results = {"data": compose.data_name(cfg), **summarize(report), **report}
     written = [write_json(out / "explore.json", results), *write_lists(out, report)]
     page = write_page(

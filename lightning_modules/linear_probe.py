@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.classifier import ImageClassifier
@@ -202,12 +203,12 @@ def fit_linear(
 
         def closure(optimizer: torch.optim.LBFGS = optimizer, decay: float = decay) -> Tensor:
             optimizer.zero_grad()
-            total = loss(standardised @ weight.T + bias, targets) + decay / 2 * weight.square().sum()
+            total = loss(F.linear(standardised, weight, bias), targets) + decay / 2 * weight.square().sum()
             total.backward()
             return total
 
         optimizer.step(closure)
         with torch.no_grad():
-            final_loss = float(loss(standardised @ weight.T + bias, targets))
+            final_loss = float(loss(F.linear(standardised, weight, bias), targets))
             fits.append(LinearFit(weight / std, bias - weight / std @ mean, decay, final_loss))
     return fits

@@ -10,7 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from datamodules.quality.embeddings import HistogramEmbedder
 from explore import explore
+from lightning_modules.backbones.embedder import default_embedder
 from litesort.cli.compose import CONF
 
 
@@ -45,6 +47,16 @@ def test_faults_are_counted(explored):
     assert [sum(of.values()) for of in results["counts"].values()] == [9, 9]
     assert results["quantiles"]["width"] == [120] * 5
     assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_images_are_decoded_for_duplicates_and_for_the_features_alone(tmp_path):
+    """Not at the size of a training, which explore.py does not do."""
+    overrides = ["data=synthetic", "data.source.num_images=60", f"data.cache_dir={tmp_path}", f"run_dir={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        explore(compose("explore", overrides=overrides))
+    embedder = default_embedder(tmp_path) or HistogramEmbedder()
+    caches = {path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("pixels/*/pixels.npy")}
+    assert caches == {"squash-64px", f"{embedder.resize}-{embedder.size}px"}
 
 
 def test_image_issues_are_listed(explored):

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -46,10 +47,11 @@ def f1_macro(targets: np.ndarray, predictions: np.ndarray) -> float:
 def evaluated(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]) -> tuple[float, float]:
     """Macro F1 of the probe and of the nearest training image, on the test images."""
     train, test = rows["train"], rows["test"]
-    weights = fit(found[train], labels[train], int(labels.max()) + 1).numpy()
+    probe = fit(found[train], labels[train], int(labels.max()) + 1)
     nearest = train[(found[test] @ found[train].T).argmax(1)]
-    probe = (found[test] @ weights[:-1] + weights[-1]).argmax(1)
-    return f1_macro(labels[test], probe), f1_macro(labels[test], labels[nearest])
+    with torch.inference_mode():
+        predictions = probe(torch.from_numpy(found[test])).argmax(1).numpy()
+    return f1_macro(labels[test], predictions), f1_macro(labels[test], labels[nearest])
 
 
 def main() -> None:

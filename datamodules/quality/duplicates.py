@@ -9,6 +9,7 @@ Mean and difference hashes are not used: they compare brightness only. Images of
 background have similar hashes, since light and shadow are the same, and would form one large group.
 """
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -34,7 +35,8 @@ SHIFT = 2  # of 32: largest shift between two images
 COARSE_COLOUR = 0.08  # largest colour difference in the coarse comparison, as a share of the light
 COLOUR = 0.06  # largest colour difference in the fine comparison, where there is content
 WINDOW = 0.9  # side of a window, as a share of the side of the image
-BATCH = 512  # images that are compared with all others at once
+BATCH = 512  # images that are compared with all others at once, and pairs that are compared at once
+DESCRIBED = 8192  # pairs whose images are described at once, 36 kB an image
 
 
 def duplicate_groups(source: Source, cache: CacheConfig, progress: bool = False) -> np.ndarray:
@@ -99,12 +101,15 @@ def candidates(pixels: np.ndarray, likely: float = COARSE_SIMILARITY) -> tuple[n
     views = [torch.cat(parts) for parts in zip(*map(_coarse_views, _batches(pixels)), strict=True)]
     whole, colours = views[0], torch.cat([_colours(batch) for batch in _batches(pixels)])
     found = [torch.empty(0, 2, dtype=torch.int64)]
+    buffers = torch.empty(2, BATCH * len(whole))
     for start in range(0, len(whole), BATCH):
         rows, later = slice(start, start + BATCH), slice(start, None)
-        best = whole[rows] @ whole[later].T
+        shape = len(whole[rows]), len(whole[later])
+        best, other = buffers[:, : math.prod(shape)].view(2, *shape)
+        torch.mm(whole[rows], whole[later].T, out=best)
         for window in views[1:]:  # either image can be the cropped one
-            torch.maximum(best, window[rows] @ whole[later].T, out=best)
-            torch.maximum(best, whole[rows] @ window[later].T, out=best)
+            torch.maximum(best, torch.mm(window[rows], whole[later].T, out=other), out=best)
+            torch.maximum(best, torch.mm(whole[rows], window[later].T, out=other), out=best)
         best[torch.cdist(colours[rows], colours[later], p=1) > COARSE_COLOUR * colours.shape[1]] = 0
         found.append(torch.nonzero(best.triu(1) > likely) + start)
     pairs = torch.cat(found).numpy()
@@ -129,19 +134,27 @@ class Description(NamedTuple):
 def compare(pixels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Fine similarity (P,) float32 of pairs of rows, the maximum over windows and shifts of up to 2 of 32."""
     found = [np.empty(0, np.float32)]
-    for start in range(0, len(first), BATCH):
-        pairs = np.stack([rows[start : start + BATCH] for rows in (first, second)])
+    for start in range(0, len(first), DESCRIBED):
+        pairs = np.stack([rows[start : start + DESCRIBED] for rows in (first, second)])
         rows, places = np.unique(pairs, return_inverse=True)  # an image of several pairs is described once
-        descriptions = [
-            Description(_describe(part), _colours(part, COARSE)) for part in _windows(_to_float(pixels[rows]))
-        ]
-        one, other = (
-            [description.of(place) for description in descriptions]
-            for place in torch.from_numpy(places.reshape(pairs.shape))
-        )
-        comparisons = [(one[0], other[0]), *((one[0], cut) for cut in other[1:]), *((cut, other[0]) for cut in one[1:])]
-        found.append(torch.stack([_similarity(*comparison) for comparison in comparisons]).amax(0).numpy())
+        descriptions = _descriptions(pixels[rows])
+        for place in torch.from_numpy(places.reshape(pairs.shape)).split(BATCH, dim=1):
+            one, other = ([description.of(row) for description in descriptions] for row in place)
+            comparisons = [
+                (one[0], other[0]),
+                *((one[0], cut) for cut in other[1:]),
+                *((cut, other[0]) for cut in one[1:]),
+            ]
+            found.append(torch.stack([_similarity(*comparison) for comparison in comparisons]).amax(0).numpy())
     return np.concatenate(found)
+
+
+def _descriptions(pixels: np.ndarray) -> list[Description]:
+    """Descriptions of whole images and of their five windows, each of all images (N, 64, 64, 3) uint8."""
+    parts = [
+        [Description(_describe(part), _colours(part, COARSE)) for part in _windows(batch)] for batch in _batches(pixels)
+    ]
+    return [Description(*map(torch.cat, zip(*part, strict=True))) for part in zip(*parts, strict=True)]
 
 
 def _similarity(one: Description, other: Description) -> torch.Tensor:

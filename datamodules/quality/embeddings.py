@@ -10,16 +10,23 @@ from torch.nn import functional as F
 
 from datamodules.cache import open_pixels
 from datamodules.datamodule import ImageDataModule
-from datamodules.quality.duplicates import small_images
+from datamodules.quality.duplicates import SIDE, small_images
 
 BATCH = 16  # a larger one does not fit the caches of a CPU, and is slower
 
 
 class Embed(Protocol):
-    """A frozen network: (B, size, size, 3) uint8 -> (B, D) float32."""
+    """A frozen network: (B, size, size, 3) uint8 -> (B, D) float32.
+
+    Attributes:
+        name: Name in reports.
+        size: Side of the images, px.
+        resize: Conversion of an image to a square: "pad", "squash" or "crop".
+    """
 
     name: str
     size: int
+    resize: str
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray: ...
 
@@ -29,7 +36,7 @@ class HistogramEmbedder:
     objects.
     """
 
-    name, size = "colour and gradient histograms", 64
+    name, size, resize = "colour and gradient histograms", SIDE, "squash"  # the images that find duplicates too
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return (B, 192) float32 for pixels (B, 64, 64, 3) uint8: colour histogram, and edges by position and
@@ -67,7 +74,9 @@ def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bo
     if isinstance(embed, HistogramEmbedder):
         pixels = small_images(data.source, data.cache_config, progress).array
     else:
-        opened = open_pixels(data.source, embed.size, "pad", cache_dir=where, budget_gb=budget, progress=progress)
+        opened = open_pixels(
+            data.source, embed.size, embed.resize, cache_dir=where, budget_gb=budget, progress=progress
+        )
         if opened is None:
             return features(data, HistogramEmbedder(), rows, progress)
         pixels = opened.array

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
 
 SMALL = 24  # px, shorter side
@@ -43,5 +44,6 @@ def image_issues(file: Path) -> list[str]:
 
 def plain(pixels: np.ndarray) -> np.ndarray:
     """(B, S, S, 3) uint8 -> (B,) bool: images of one colour, e.g. of a covered lens."""
-    spread: np.ndarray = pixels.std(axis=(1, 2)).max(axis=1)
+    values = torch.from_numpy(np.array(pixels)).flatten(1, 2).float()
+    spread: np.ndarray = values.std(1, correction=0).amax(1).numpy()
     return spread < PLAIN

@@ -8,6 +8,7 @@ import importlib.util
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 FOLDS = 5
@@ -30,30 +31,28 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, se
     for fold in range(FOLDS):
         own = folds == fold
         if own.any() and not own.all():
-            weights = fit(features[~own], labels[~own], classes)
-            probabilities[own] = _logits(features[own], weights).softmax(1).double().numpy()
+            probe = fit(features[~own], labels[~own], classes)
+            with torch.inference_mode():
+                probabilities[own] = probe(torch.from_numpy(features[own])).softmax(1).double().numpy()
     return probabilities / probabilities.sum(1, keepdims=True)
 
 
-def fit(features: np.ndarray, labels: np.ndarray, classes: int, steps: int = 60) -> torch.Tensor:
-    """Fit a multinomial logistic regression with an L2 penalty by L-BFGS; return weights (D + 1, C) float32."""
+def fit(features: np.ndarray, labels: np.ndarray, classes: int, steps: int = 60) -> nn.Linear:
+    """Fit a multinomial logistic regression with an L2 penalty by L-BFGS: (B, D) float32 -> (B, C) logits."""
     images, targets = torch.from_numpy(features), torch.from_numpy(labels)
-    weights = torch.zeros(features.shape[1] + 1, classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
+    probe = nn.Linear(features.shape[1], classes)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(images @ weights[:-1] + weights[-1], targets)
-        value = value + PENALTY / 2 * weights[:-1].square().sum()
+        value = F.cross_entropy(probe(images), targets) + PENALTY / 2 * probe.weight.square().sum()
         value.backward()
         return value
 
     optimizer.step(loss)
-    return weights.detach()
-
-
-def _logits(features: np.ndarray, weights: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(features) @ weights[:-1] + weights[-1]
+    return probe
 
 
 def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

@@ -120,7 +120,7 @@ def test_features_exclude_missing_images(tmp_path, cache_dir):
 
 def test_features_fall_back_to_histograms_over_budget(tmp_path, cache_dir):
     class Network:
-        name, size = "a network", 512
+        name, size, resize = "a network", 512, "pad"
 
         def __call__(self, pixels):
             raise AssertionError("its images do not fit")
