@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from litesort.cli import resume
 from litesort.cli.compose import CONF
-from litesort.cli.folders import EXPORT, claim, export_folder, refuse_used
+from litesort.cli.folders import EXPORT, claim, export_folder, network_name, refuse_used
 from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +134,15 @@ def test_resumed_run_uses_the_folder_of_its_checkpoint(tmp_path):
     assert OmegaConf.create({**text, "ckpt": "gone"}).dir == str(tmp_path / "new")
 
 
+def test_folder_of_a_run_is_named_by_its_network(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: {name: lcnet_050}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("[model")
+    assert network_name(None, "resnet18d") == "resnet18d"
+    assert network_name(str(tmp_path / "best.ckpt"), "resnet18d") == "lcnet_050"
+    assert network_name(str(tmp_path / "other" / "best.ckpt"), "resnet18d") == "from-best"
+
+
 def test_commands_without_a_run_create_no_folder(tmp_path):
     commands = [
         ["--help"],
@@ -154,7 +163,8 @@ def test_trainings_in_the_same_second_have_two_folders(photos, tmp_path):
     several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
     train = str(ROOT / "train.py")
     outputs = finish(start(tmp_path, train, *quick, "seed=1"), start(tmp_path, train, *quick, *several, "seed=2"))
-    assert not any("locked by another process" in text for text in outputs)
+    waiting = [line for text in outputs for line in text.splitlines() if "locked by another process" in line]
+    assert all("data.cache:" in line for line in waiting)  # one decodes for both, each has a folder
     folders = sorted((tmp_path / "runs" / "2026-01-31").iterdir())
     assert [folder.name for folder in folders] == ["12-00-00-resnet10t", "12-00-00-resnet10t-2"]
     assert {json.loads((folder / "metrics.json").read_text())["seed"] for folder in folders} == {1, 2}

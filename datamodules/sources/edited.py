@@ -92,7 +92,7 @@ def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str
         return {}
     list_file = Path(file).expanduser()
     if not list_file.is_file():
-        raise DataError(f"data.{key}={file} is not a file: give a CSV file with the columns {','.join(columns)}")
+        raise DataError(f"data.{key}={file} is not a file: give a CSV file whose first line is {','.join(columns)}")
     rows: dict[str, dict[str, str]] = {}
     for line, row in read_table(list_file, columns, []):
         if rows.setdefault(row["path"], row) != row:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from litesort.cli.folders import fresh_dir, resume_dir
+from litesort.cli.folders import fresh_dir, network_name, resume_dir
 from litesort.cli.paths import CONF as CONF
 from litesort.cli.resume import unnamed_keys
 from litesort.cli.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
@@ -177,4 +177,5 @@ def data_name(cfg: DictConfig) -> str:
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 OmegaConf.register_new_resolver("fresh_dir", fresh_dir, replace=True)
 OmegaConf.register_new_resolver("resume_dir", resume_dir, replace=True)
+OmegaConf.register_new_resolver("network_name", network_name, replace=True)
 OmegaConf.register_new_resolver("unnamed_keys", unnamed_keys, replace=True)

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from litesort.cli.resume import LOCK
 
@@ -34,6 +36,24 @@ def fresh_dir(name: str, *, _root_: DictConfig) -> str:
 def resume_dir(ckpt: str | None, fresh: str, *, _root_: DictConfig) -> str:
     """Return the folder of the checkpoint for a resumed run, or create a new folder."""
     return str(Path(ckpt).parent) if ckpt and Path(ckpt).is_file() else fresh_dir(fresh, _root_=_root_)
+
+
+def network_name(ckpt_init: str | None, name: str) -> str:
+    """Name the network of a new run, for its folder.
+
+    Args:
+        ckpt_init: Checkpoint whose network the run starts from, if any.
+        name: Network of the composed config, which counts without `ckpt_init`.
+
+    Returns:
+        `name`, or the network that config.yaml beside the checkpoint names, or "from-FILE" if there is no such file.
+    """
+    if not ckpt_init:
+        return name
+    with suppress(OSError, YAMLError, OmegaConfBaseException):
+        if own := OmegaConf.select(OmegaConf.load(Path(ckpt_init).parent / "config.yaml"), "model.name"):
+            return str(own)
+    return f"from-{Path(ckpt_init).stem}"
 
 
 def claim(name: str) -> str:
