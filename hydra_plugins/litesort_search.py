@@ -101,6 +101,7 @@ class StudySweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        self._check_sampler()
         fixed, space = self._space(arguments)
         self._check_space(fixed, space)
         study = optuna.create_study(
@@ -115,6 +116,18 @@ class StudySweeper(Sweeper):
             self._run(study, fixed, [job for job in jobs if job is not None])
         _print_best(study, self.goals)
         return _best(study)
+
+    def _check_sampler(self) -> None:
+        """Raise HydraException if the sampler cannot draw: its settings have types that Optuna does not check."""
+        import optuna
+
+        study = optuna.create_study(directions=self.directions)
+        study.add_trial(optuna.create_trial(values=[0.0] * len(self.directions)))
+        try:
+            study.sampler = self.sampler(seed=0)
+            study.ask().suggest_float("x", 0, 1)
+        except Exception as error:
+            raise HydraException(f"hydra.sweeper.sampler cannot draw: {error}: correct its settings") from None
 
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
         """Return the fixed overrides, and the search space: key -> (override to sample, condition)."""

@@ -87,11 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the dashboard and save it if there is an API key; returns the exit code."""
     given = dict(item.partition("=")[::2] for item in (sys.argv[1:] if arguments is None else arguments))
     if unknown := [key for key in given if key not in KEYS]:
-        print(f"{unknown[0]} is unknown: expected one of {', '.join(KEYS)}", file=sys.stderr)
+        print(f"error: {unknown[0]} is unknown: expected one of {', '.join(KEYS)}", file=sys.stderr)
         return 2
     if not given.get("entity") or not given.get("project"):
         print(
-            "entity and project are missing: python -m loggers.wandb_workspace entity=me project=litesort",
+            "error: entity and project are missing: python -m loggers.wandb_workspace entity=me project=litesort",
             file=sys.stderr,
         )
         return 2
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         workspace = build(**given, classes=classes)
     except ImportError as error:
-        print(f"{error.name} is not installed: pip install wandb-workspaces", file=sys.stderr)
+        print(f"error: {error.name} is not installed: pip install wandb-workspaces", file=sys.stderr)
         return 2
     panels = sum(len(section.panels) for section in workspace.sections)
     if not has_key():

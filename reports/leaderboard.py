@@ -297,10 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = gather_all(given.folders)
     except FileNotFoundError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if not rows:
-        print(f"no metrics.json found in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        print(f"error: no metrics.json in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
         return 2
     print_table(rows)
     for path in write(rows, given.out or given.folders[0]):

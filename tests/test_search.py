@@ -178,6 +178,7 @@ WRONG = {
     "hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs=0 is invalid",
     "x=tag(log,interval(0,1))": "x=tag(log,interval(0,1)) cannot be searched: ",
     "x=interval(1,0)": "x=interval(1,0) cannot be searched: ",
+    "hydra.sweeper.sampler.n_startup_trials=x": "hydra.sweeper.sampler cannot draw: ",
     "x=glob(*)": "list them in choice(...)",
     "depth=range(1,1)": "depth=range(1,1) cannot be searched: it holds no value",
     "group=choice(a,c)": "group=c cannot be composed: group=c does not exist",

@@ -145,10 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = gather_all([folder.resolve() for folder in given.folders])
     except FileNotFoundError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if not rows:
-        print(f"no metrics.json found in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
+        print(f"error: no metrics.json in {', '.join(map(str, given.folders))}: give folders of runs", file=sys.stderr)
         return 2
     out = given.out or given.folders[0] / "leaderboard.html"
     print(write_page(rows, out, Path(), title=" + ".join(folder.resolve().name for folder in given.folders)))
