@@ -65,7 +65,7 @@ def costs(folder: Path, log: Path, start_time: float) -> tuple[list[float], list
     """Seconds from the start of each job to its first step, and seconds outside training of each job but the last."""
     steps = [json.loads(line)[1] for line in log.read_text().splitlines()]
     jobs = sorted(folder.glob("[0-9]*-*"))
-    starts = [start_time, *((job / ".hydra" / "asked.json").stat().st_mtime for job in jobs[1:])]
+    starts = [start_time, *((job / ".hydra" / "request.json").stat().st_mtime for job in jobs[1:])]
     trained = [json.loads((job / "metrics.json").read_text())["train_seconds"] for job in jobs]
     outside = [end - start - training for start, end, training in zip(starts, starts[1:], trained, strict=False)]
     return [step - start for step, start in zip(steps, starts, strict=True)], outside

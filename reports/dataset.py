@@ -17,6 +17,7 @@ from litesort.io import write_text
 from reports.summary import shown_path
 
 SPLITS = ("train", "val", "test")
+LABEL_ISSUE = ("predicted_label", "given_label", "given_probability", "predicted_probability")  # keys of an issue
 
 
 def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         counts: class -> split -> number of images. imbalance: images of the largest class over the smallest;
         imbalance_of: split -> the same. looks: class -> median brightness and colour. quantiles: of width, height,
-        aspect (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %. odd: issue -> number of images.
+        aspect (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %. image_issues: issue -> number of
+        images.
         broken, equal, near: numbers of broken files, of pairs of equal files and of pairs of similar images. crossing,
         crossing_by_pixels: numbers of pairs in two splits. leaked: share of test images with a duplicate in training.
         disagreeing: number of pairs with two labels.
@@ -51,7 +53,7 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
         "imbalance": max(totals) / max(1, min(totals)),
         "imbalance_of": {split: _ratio([of[split] for of in counts.values()]) for split in SPLITS},
         "looks": {name: _look(readable, name) for name in found["classes"]},
-        "odd": dict(Counter(reason for image in readable for reason in image["odd"]).most_common()),
+        "image_issues": dict(Counter(issue for image in readable for issue in image["issues"]).most_common()),
         "quantiles": {key: _quantiles(values) for key, values in series.items()},
         "broken": len(images) - len(readable),
         "equal": sum(pair["equal"] for pair in pairs),
@@ -87,7 +89,7 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
     - duplicates.csv: all pairs of equal or similar images.
     - relabel.csv (path, label): likely wrong labels, most likely first, for `data.relabel=FILE` after a review.
     - outliers.csv (path, label, distance): largest distance first.
-    - odd.csv (path, label, odd): unusual files.
+    - image_issues.csv (path, label, issues): unusual files.
     """
     images = found["images"]
     out = {image["path"]: image["broken"] for image in images if image["broken"] is not None}
@@ -107,21 +109,18 @@ def write_lists(folder: Path, found: Mapping[str, Any]) -> list[Path]:
         for pair in found["pairs"]
         for a, b in [pair["rows"]]
     ]
-    issues = [
-        (images[one["row"]]["path"], one["likely"], one["given"], one["own"], one["other"])
-        for one in found.get("label_issues", [])
-    ]
+    issues = [(images[one["row"]]["path"], *(one[key] for key in LABEL_ISSUE)) for one in found.get("label_issues", [])]
     far = [
         (images[one["row"]]["path"], images[one["row"]]["label"], one["distance"]) for one in found.get("outliers", [])
     ]
-    odd = [(image["path"], image["label"], "; ".join(image["odd"])) for image in images if image["odd"]]
+    unusual = [(image["path"], image["label"], "; ".join(image["issues"])) for image in images if image["issues"]]
     header = ("path", "other", "similarity", "equal", "split", "other_split")
     return [
         _write(folder / "exclude.csv", [("path", "reason"), *out.items()]),
         _write(folder / "duplicates.csv", [header, *rows]),
-        _write(folder / "relabel.csv", [("path", "label", "given", "own", "other"), *issues]),
+        _write(folder / "relabel.csv", [("path", "label", *LABEL_ISSUE[1:]), *issues]),
         _write(folder / "outliers.csv", [("path", "label", "distance"), *far]),
-        _write(folder / "odd.csv", [("path", "label", "odd"), *odd]),
+        _write(folder / "image_issues.csv", [("path", "label", "issues"), *unusual]),
     ]
 
 
@@ -171,8 +170,8 @@ def findings(results: Mapping[str, Any]) -> list[Finding]:
             spread = f"median {middle}, 90 % of images from {values[1]:g} to {values[3]:g}"
             found.append(Finding(key, spread if values[0] < values[4] else f"{middle} in all images", section="sizes"))
     found.append(Finding("broken files", f"{results['broken']}", results["broken"] > 0, "broken"))
-    if results["odd"]:
-        unusual = ", ".join(f"{n:,} {what}" for what, n in results["odd"].items())
+    if results["image_issues"]:
+        unusual = ", ".join(f"{n:,} {what}" for what, n in results["image_issues"].items())
         found.append(Finding("unusual files", unusual, section="unusual"))
     pairs = f"{results['equal']} pairs of equal files, {results['near']} pairs of similar images"
     found.append(Finding("duplicates", pairs, section="duplicates"))

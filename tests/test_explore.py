@@ -61,9 +61,9 @@ def test_images_are_decoded_for_duplicates_and_for_the_features_alone(tmp_path):
 
 def test_image_issues_are_listed(explored):
     results, _, out = explored
-    assert results["odd"] == {"transparency": 1}
-    with (out / "odd.csv").open(newline="") as file:
-        assert list(csv.DictReader(file)) == [{"path": "bag/2.png", "label": "bag", "odd": "transparency"}]
+    assert results["image_issues"] == {"transparency": 1}
+    with (out / "image_issues.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"path": "bag/2.png", "label": "bag", "issues": "transparency"}]
     assert "bag/<wbr>2.png: transparency</li>" in (out / "explore.html").read_text()
 
 

@@ -54,7 +54,7 @@ def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
     )
     sweep = start(tmp_path, photos, *command)
     half = wait_for(sweep, tmp_path, "sweep/1-*/last.ckpt").parent
-    os.kill(json.loads((half / ".hydra" / "asked.json").read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads((half / ".hydra" / "request.json").read_text())["pid"], signal.SIGKILL)
     status, _, err = ended(sweep)
     assert status == 1, err
     assert (rows(tmp_path)[0]["status"], rows(tmp_path)[1]["status"]) == ("completed", "failed")

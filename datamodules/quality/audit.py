@@ -30,9 +30,9 @@ def audit(
         progress: Show a progress bar.
 
     Returns:
-        Plain data. features: name of the embedder. method: method that found the label issues. label_issues: row, given
-        and likely class, own (probability of the given class), other (of the likely class). outliers: row, distance.
-        leakage: split -> see `leakage`.
+        Plain data. features: name of the embedder. method: method that found the label issues. label_issues: row,
+        given_label, predicted_label, given_probability and predicted_probability (of these labels, out of fold).
+        outliers: row, distance. leakage: split -> see `leakage`.
     """
     rows = np.setdiff1d(np.arange(len(data.samples)), np.fromiter(broken, np.int64, len(broken)))
     found, embedder = features(data, embed or HistogramEmbedder(), rows, progress)
@@ -49,12 +49,14 @@ def audit(
     places, likely = label_issues(inner, probabilities)
     return {
         "features": embedder.name,
-        "method": "cleanlab" if has_cleanlab() else "the plain formula",
+        "method": "cleanlab" if has_cleanlab() else "confident learning",
         "label_issues": [
             {
-                "row": int(rows[place]), "given": data.classes[labels[place]], "likely": data.classes[present[label]],
-                "own": round(float(probabilities[place, inner[place]]), 4),
-                "other": round(float(probabilities[place, label]), 4),
+                "row": int(rows[place]),
+                "given_label": data.classes[labels[place]],
+                "predicted_label": data.classes[present[label]],
+                "given_probability": round(float(probabilities[place, inner[place]]), 4),
+                "predicted_probability": round(float(probabilities[place, label]), 4),
             }
             for place, label in zip(places, likely, strict=True)
         ],

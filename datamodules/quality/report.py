@@ -26,7 +26,7 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
 
     Returns:
         Plain data. images: one row a sample (path, label, split, width and height in px, bytes, brightness and colour
-        in [0, 255], broken: reason or None, odd: issues of a readable file). pairs: duplicates (both rows, similarity,
+        in [0, 255], broken: reason or None, issues of a readable file). pairs: duplicates (both rows, similarity,
         whether the files are equal, found by "pixels" or "features"). classes: class names. Also the results of
         `audit.audit`.
     """
@@ -40,7 +40,7 @@ def data_report(data: ImageDataModule, progress: bool = True, embed: Embed | Non
             "path": sample.path, "label": data.classes[data.labels[row]], "split": split_of.get(row),
             "width": sizes[row][0], "height": sizes[row][1], "bytes": lengths[row],
             "brightness": brightness[row], "colour": colour[row], "broken": broken.get(row),
-            "odd": [] if row in broken else issues[row] + ["of one colour"] * blank[row],
+            "issues": [] if row in broken else issues[row] + ["of one colour"] * blank[row],
         }
         for row, sample in enumerate(data.samples)
     ]  # fmt: skip

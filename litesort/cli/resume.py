@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 SWEEP = "sweep.json"  # in the folder of a sweep: its command line
-REQUEST = ".hydra/asked.json"  # in the folder of a job: its command line and its config as first composed
+REQUEST = ".hydra/request.json"  # in the folder of a job: its command line and its config as first composed
 LOCK = ".lock"  # in the folder of a job: locked by the process that runs it; the system unlocks it if the process dies
 LOCK_PID = ".lock.pid"  # the id of the process that holds the lock, for messages
 # Settings that may change when a sweep is resumed, because no result depends on them.

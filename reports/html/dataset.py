@@ -103,8 +103,8 @@ def _lists(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return sections of broken and unusual files with the reasons; none without such files."""
     images = results["images"]
     broken = [(image["path"], image["broken"]) for image in images if image["broken"] is not None]
-    unusual = [(image["path"], "; ".join(image["odd"])) for image in images if image["odd"]]
-    note = f"{min(MAX_FILES, len(unusual))} of {len(unusual)}; odd.csv lists all. Training uses these files."
+    unusual = [(image["path"], "; ".join(image["issues"])) for image in images if image["issues"]]
+    note = f"{min(MAX_FILES, len(unusual))} of {len(unusual)}; image_issues.csv lists all. Training uses these files."
     sections = [("broken", "Broken files", "", broken), ("unusual", "Unusual files", note, unusual)]
     return [
         {"id": section, "title": title, "note": note, "files": files[:MAX_FILES], "images": []}
@@ -139,7 +139,12 @@ def _label_issues_and_outliers(results: Mapping[str, Any], read: Read, most: int
     sections: list[dict[str, Any]] = []
     if issues:
         shown = [
-            _image(images[one["row"]], read, one["row"], f"likely {one['likely']} ({one['other']:.0%})")
+            _image(
+                images[one["row"]],
+                read,
+                one["row"],
+                f"likely {one['predicted_label']} ({one['predicted_probability']:.0%})",
+            )
             for one in issues[:most]
         ]
         note = f"{len(shown)} of {len(issues)}, most likely first; relabel.csv lists all"

@@ -227,7 +227,7 @@ def test_dark_is_dark_and_paper_is_white(pages, visit):
 
 
 def test_a_data_report_leads_from_its_alarms_to_their_sections(tmp_path, visit):
-    size = {"broken": None, "odd": [], "width": 20, "height": 10, "bytes": 99, "brightness": 9.0, "colour": 1.0}
+    size = {"broken": None, "issues": [], "width": 20, "height": 10, "bytes": 99, "brightness": 9.0, "colour": 1.0}
     found = {
         "classes": ["can", "cup"],
         "images": [
