@@ -23,6 +23,7 @@ from deployment.formats.base import (
     describe_export,
     file_details,
     first_line,
+    invalid_option,
     read_file,
 )
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet
@@ -181,7 +182,11 @@ class OpenVINOPredictor:
         except DeploymentError:
             raise
         except Exception as error:
-            raise cannot_run(path, f"OpenVINO {openvino.__version__}", error) from error
+            reason = str(error).strip().rpartition("\n")[2]  # the lines before it name places in OpenVINO's own code
+            for name, value in (options or {}).items():
+                if name in reason:
+                    raise invalid_option(name, value, "OpenVINO", reason) from error
+            raise cannot_run(path, f"OpenVINO {openvino.__version__.partition('-')[0]}", reason) from error
         self.request = compiled.create_infer_request()
         self._request_of_one: Any = None
         self.device = torch.device("cpu")
