@@ -28,7 +28,7 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
 
     check(cfg)
     embed = default_embedder(cache_folder(cfg.data.cache_dir)) or HistogramEmbedder()
-    # The images are decoded once, at the size of the embedder: `data.size` is the business of training.
+    # One decoding, at the size of the embedder, for features and broken files: nothing here needs `data.size`.
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, size=embed.size, resize=embed.resize)
     data.prepare_data()
     data.setup()
