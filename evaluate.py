@@ -59,7 +59,7 @@ def evaluate_artifact(
 
     predictions = predict_split(artifact.predict, data, split)
     quality = measure_quality(artifact, data, predictions, split, cfg)
-    run_info = {**quality.validation, **run_info}  # values of a training, in its precision, take precedence
+    run_info = {**quality.validation, **run_info}  # values of a training take precedence
     latency = scoring.measure({MODEL: (artifact.net or artifact.predict, data.size)}, data, predictions.files)
     results = Results(
         artifact=artifact,

@@ -102,7 +102,8 @@ class LinearProbe(ImageClassifier):
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         if batch_idx == len(self._val):  # the validation images are the same in each epoch
             images, targets, *_ = batch
-            self._val.append((self._features(images), targets))
+            with self.without_autocast():
+                self._val.append((self._features(images), targets))
 
     def on_validation_epoch_end(self) -> None:
         """Fit the classifiers, keep the best one, and log its metrics as those of the epoch."""

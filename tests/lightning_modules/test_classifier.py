@@ -103,6 +103,17 @@ def test_classifier_trains_in_bf16_with_clipping(tiny, tmp_path, name):
     assert not torch.equal(module.net.net.fc.weight, before)
 
 
+def test_classifier_evaluates_without_autocast(tiny, tmp_path):
+    """In bf16-mixed, validation and test give what evaluate.py gives."""
+    module, trainer = tiny.module(), tiny.trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
+    seen = []
+    module.net.register_forward_hook(lambda net, *_: seen.append((net.training, torch.is_autocast_enabled("cpu"))))
+    trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
+    trainer.test(module, tiny.loader(seed=1), verbose=False)
+    trainer.predict(module, tiny.loader(seed=1))
+    assert set(seen) == {(True, True), (False, False)}
+
+
 def test_classifier_uses_channels_last(tiny, tmp_path):
     seen = []
 
