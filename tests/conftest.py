@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, no network, one thread, a few tiny photos."""
+"""Fixtures of all tests: a cache of their own, no network, one thread, a few tiny images."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ def public_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep decoded photos of tests out of the user's cache."""
+    """Keep decoded images of tests out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("LITESORT_CACHE")
     os.environ["LITESORT_CACHE"] = str(folder)
@@ -65,7 +65,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three class folders of 20 JPEGs each, 40 to 90 px; colour tells the class, so that a net learns it at once."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
@@ -81,8 +81,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A litesort checkpoint of a resnet10t that knows the photos, 32 px, written without a Trainer."""
+def checkpoint(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A litesort checkpoint of a resnet10t trained on `image_folder` at 32 px, written without a Trainer."""
     import torch
     from hydra import compose, initialize_config_dir
 
@@ -99,12 +99,12 @@ def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model=timm",
             "model.name=resnet10t",
             "data=folder",
-            f"data.root={photos}",
+            f"data.root={image_folder}",
             "data.size=32",
             f"run_dir={folder}",
         ]
         cfg = compose("train", overrides=[*chosen, "data.batch_size=8", "data.eval_batch_size=8"])
-    files = sorted(photos.rglob("*.jpg"))[::3]
+    files = sorted(image_folder.rglob("*.jpg"))[::3]
     pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
     targets = torch.tensor([classes.index(file.parent.name) for file in files])
     torch.manual_seed(0)

@@ -24,13 +24,13 @@ TINY = (
 STEPS = "experiment=compress/02_teacher,compress/05_lite0_96,compress/10_lcnet_050"
 
 
-def sweep(folder: Path, photos: Path, *more: str) -> subprocess.CompletedProcess:
-    own = (f"data.root={photos}", f"hydra.sweep.dir={folder / 'compress'}", *more)
+def sweep(folder: Path, image_folder: Path, *more: str) -> subprocess.CompletedProcess:
+    own = (f"data.root={image_folder}", f"hydra.sweep.dir={folder / 'compress'}", *more)
     return entry_points.run("train.py", "-m", *TINY, *own, cwd=folder)
 
 
-def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(photos, tmp_path):
-    done = sweep(tmp_path, photos, STEPS)
+def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(image_folder, tmp_path):
+    done = sweep(tmp_path, image_folder, STEPS)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "compress"
     rows = json.loads((folder / "leaderboard.json").read_text())
@@ -59,7 +59,7 @@ def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(photos, tmp_pa
     )
     (exported / "export.json").unlink()
     (exported / "model-fp32.onnx").unlink()
-    resumed = sweep(tmp_path, photos, STEPS, "resume=true")
+    resumed = sweep(tmp_path, image_folder, STEPS, "resume=true")
     assert resumed.returncode == 0, resumed.stderr
     assert (exported / "export.json").is_file()
     assert (exported / "model-fp32.onnx").is_file()
@@ -70,7 +70,7 @@ def test_later_steps_use_earlier_checkpoints_and_files_are_ranked(photos, tmp_pa
     assert all(again[row["name"], row.get("file")]["test/f1_macro"] == row["test/f1_macro"] for row in rows)
 
 
-def test_missing_export_package_is_an_error_before_training(photos, tmp_path, monkeypatch):
+def test_missing_export_package_is_an_error_before_training(image_folder, tmp_path, monkeypatch):
     import importlib.util
 
     from export import export_later

@@ -36,17 +36,17 @@ def configured(folder: Path, *overrides: str):
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, photos) -> Path:
+def teacher(tmp_path_factory, image_folder) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     model = ("model=timm", "model.name=resnet10t", "model.pretrained=false", "epochs=2")
-    train(configured(folder, *DATA, f"data.root={photos}", *model))
+    train(configured(folder, *DATA, f"data.root={image_folder}", *model))
     return folder / "best.ckpt"
 
 
-def test_student_of_another_family_is_stored_without_its_teacher(teacher, photos, tmp_path):
+def test_student_of_another_family_is_stored_without_its_teacher(teacher, image_folder, tmp_path):
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=2", "callbacks=[default,ema]")
     objective = ("objective=distill_feature", f"teacher={teacher}", "objective.levels=[-1]")
-    results = train(configured(tmp_path, *DATA, f"data.root={photos}", *student, *objective))
+    results = train(configured(tmp_path, *DATA, f"data.root={image_folder}", *student, *objective))
     assert results["model"] == "lcnet_050"
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -60,7 +60,7 @@ def test_student_of_another_family_is_stored_without_its_teacher(teacher, photos
     assert checkpoint[MODEL_CARD]["config"]["teacher"] == str(teacher)
 
 
-def test_exported_file_as_teacher(teacher, photos, tmp_path):
+def test_exported_file_as_teacher(teacher, image_folder, tmp_path):
     pytest.importorskip("onnxruntime")
     from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
@@ -68,7 +68,9 @@ def test_exported_file_as_teacher(teacher, photos, tmp_path):
     net, record = load_net(teacher)
     path = FORMATS["onnx"].write(net, tmp_path / "teacher.onnx", record)
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=1", "logger=none", "latency.end_to_end=false")
-    train(configured(tmp_path, *DATA, f"data.root={photos}", *student, "objective=distill_logit", f"teacher={path}"))
+    train(
+        configured(tmp_path, *DATA, f"data.root={image_folder}", *student, "objective=distill_logit", f"teacher={path}")
+    )
     with (tmp_path / "history.csv").open() as file:
         (row,) = csv.DictReader(file)
     f1 = json.loads((teacher.parent / "metrics.json").read_text())["val/f1_macro"]
@@ -78,7 +80,7 @@ def test_exported_file_as_teacher(teacher, photos, tmp_path):
 run = partial(entry_points.run, "train.py")
 
 
-def test_pruned_network_trains_with_the_original_as_teacher(teacher, photos, tmp_path):
+def test_pruned_network_trains_with_the_original_as_teacher(teacher, image_folder, tmp_path):
     pytest.importorskip("torch_pruning")
     begin = (f"ckpt_init={teacher}", "prune=structured", "prune.macs=0.6")
     distil = ("objective=distill_logit", f"teacher={teacher}", "epochs=1", "logger=none")
@@ -88,7 +90,7 @@ def test_pruned_network_trains_with_the_original_as_teacher(teacher, photos, tmp
     results = json.loads((tmp_path / "small" / "metrics.json").read_text())
     before = json.loads((teacher.parent / "metrics.json").read_text())
     assert results["model"] == "resnet10t"
-    assert results["size"] == 32  # the photos are the teacher's, though nobody said so
+    assert results["size"] == 32  # the image size is the teacher's, although no override sets it
     assert results["images"] == before["images"]
     assert 0.4 < results["macs"] / before["macs"] <= 0.6
     first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[MODEL_CARD]
@@ -112,11 +114,11 @@ def test_pruned_network_trains_with_the_original_as_teacher(teacher, photos, tmp
         (["prune=structured", "prune.macs=2"], "prune.macs=2"),
     ],
 )
-def test_invalid_settings_are_refused_before_training(overrides, message, teacher, photos, tmp_path):
+def test_invalid_settings_are_refused_before_training(overrides, message, teacher, image_folder, tmp_path):
     overrides = [text.replace("TEACHER", str(teacher)) for text in overrides]
     tiny = ("model=lcnet_050", "model.pretrained=false", "data.source.num_images=40", "data.size=32")
     drawn = [text for text in overrides if text == "data=synthetic"]
-    data = (*drawn, *tiny) if drawn else (*DATA, f"data.root={photos}", *tiny[:2])
+    data = (*drawn, *tiny) if drawn else (*DATA, f"data.root={image_folder}", *tiny[:2])
     rest = [text for text in overrides if text not in drawn]
     with pytest.raises(Exception, match=message):
         train(configured(tmp_path, *data, "logger=none", *rest))
@@ -129,12 +131,12 @@ def test_model_override_with_ckpt_init_is_refused(teacher):
         configs.init_from(cfg, stored, ["model=lcnet_050", f"ckpt_init={teacher}"])
 
 
-def test_data_overrides_win_over_ckpt_init(teacher, photos):
+def test_data_overrides_win_over_ckpt_init(teacher, image_folder):
     stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
     said = ["data.batch_size=4", "seed=7"]
     begun = configs.init_from(configured(Path("unused"), *said), stored, said)
     assert (begun.data.batch_size, begun.data.size, begun.seed) == (4, 32, 7)
-    assert (begun.data.root, begun.model.name) == (str(photos), "resnet10t")
+    assert (begun.data.root, begun.model.name) == (str(image_folder), "resnet10t")
     other = ["data=synthetic"]
     begun = configs.init_from(configured(Path("unused"), *other), stored, other)
     assert (begun.data.size, begun.data.root) == (32, None)
@@ -190,9 +192,9 @@ def test_teacher_of_a_sweep_is_ignored_without_distillation(objective, teacher, 
     assert resumed_config(configured(Path("unused"), *said), said).teacher == str(teacher)
 
 
-def test_class_named_on_the_command_line_may_be_built(teacher, photos):
+def test_class_named_on_the_command_line_may_be_built(teacher, image_folder):
     own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
-    cfg = configured(Path("unused"), *DATA, f"data.root={photos}", *own)
+    cfg = configured(Path("unused"), *DATA, f"data.root={image_folder}", *own)
     assert resumed_config(cfg, own).data.source._target_ == "collections.Counter"
     for objective in ("distill_logit", "focal"):  # each run of litesort's own goes on
         checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "export=all")

@@ -46,12 +46,12 @@ def test_too_few_validation_images_give_no_threshold(evaluated):
     assert "coverage" not in quality.metrics
 
 
-def test_threshold_is_not_evaluated_on_validation_images(evaluated, photos, tmp_path):
+def test_threshold_is_not_evaluated_on_validation_images(evaluated, image_folder, tmp_path):
     loose = ("target_accuracy=0.5", "target_confidence=0.5")
     quality, *_ = evaluated("split=val", *loose)
     assert quality.rejection["threshold"] is not None
     assert "coverage" not in quality.metrics
-    for number, file in enumerate(sorted(photos.rglob("*.jpg"))):  # a folder with train and val, and no test
+    for number, file in enumerate(sorted(image_folder.rglob("*.jpg"))):  # a folder with train and val, and no test
         target = tmp_path / "images" / ("val" if number % 4 == 0 else "train") / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
@@ -60,18 +60,18 @@ def test_threshold_is_not_evaluated_on_validation_images(evaluated, photos, tmp_
     assert "coverage" not in quality.metrics
 
 
-def test_other_images_have_no_validation_split(evaluated, photos):
-    quality, *_ = evaluated("data=folder", f"data.root={photos}", "split=all")
+def test_other_images_have_no_validation_split(evaluated, image_folder):
+    quality, *_ = evaluated("data=folder", f"data.root={image_folder}", "split=all")
     assert quality.validation == {}
     assert "no validation split" in quality.rejection["threshold_note"]
 
 
-def test_predicted_class_without_images_is_a_warning(evaluated, photos, tmp_path, monkeypatch):
+def test_predicted_class_without_images_is_a_warning(evaluated, image_folder, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr("evaluate.log.warning", lines.append)
     for name in ("bag", "can"):
-        shutil.copytree(photos / name, tmp_path / "images" / name)
-    for file in (photos / "cup").iterdir():
+        shutil.copytree(image_folder / name, tmp_path / "images" / name)
+    for file in (image_folder / "cup").iterdir():
         shutil.copy(file, tmp_path / "images" / "can" / file.name)
     evaluated("data=folder", f"data.root={tmp_path / 'images'}", "split=all")
     assert len(lines) == 1

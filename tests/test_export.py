@@ -80,7 +80,7 @@ def test_every_combination_is_written_verified_and_timed(exported):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_every_file_stores_the_threshold_of_its_own_probabilities(exported, capsys, photos):
+def test_every_file_stores_the_threshold_of_its_own_probabilities(exported, capsys, image_folder):
     from deployment.predictors import load_exported
 
     _, report = exported
@@ -90,14 +90,14 @@ def test_every_file_stores_the_threshold_of_its_own_probabilities(exported, caps
             assert (stored["threshold"], stored["threshold_target"]) == (row["threshold"], 0.5)
             assert 0 < row["threshold"] <= 1
             assert 0 < row["test/coverage"] <= 1
-            source = configured("predict", f"ckpt={row['path']}", f"source={photos}", "min_confidence=auto")
+            source = configured("predict", f"ckpt={row['path']}", f"source={image_folder}", "min_confidence=auto")
             rejected = predict(source).statuses["rejected"]
             capsys.readouterr()
             assert (
                 rejected
                 == predict(
                     configured(
-                        "predict", f"ckpt={row['path']}", f"source={photos}", f"min_confidence={row['threshold']}"
+                        "predict", f"ckpt={row['path']}", f"source={image_folder}", f"min_confidence={row['threshold']}"
                     )
                 ).statuses["rejected"]
             )
@@ -142,7 +142,7 @@ def test_exported_file_has_the_results_of_its_checkpoint(exported, tmp_path, nam
 @pytest.mark.parametrize(
     ("script", "model"), [("robot.py", "model-fp32.onnx"), ("robot_ncnn.py", "model-fp32.ncnn.param")]
 )
-def test_examples_need_neither_torch_nor_litesort(exported, photos, tmp_path, script, model):
+def test_examples_need_neither_torch_nor_litesort(exported, image_folder, tmp_path, script, model):
     folder, report = exported
     blocked = {
         "torch",
@@ -155,7 +155,7 @@ def test_examples_need_neither_torch_nor_litesort(exported, photos, tmp_path, sc
         "reports",
         "conf",
     }
-    files = [str(photos / name / f"{name}{number}.jpg") for name in ("bag", "can", "cup") for number in (0, 1)]
+    files = [str(image_folder / name / f"{name}{number}.jpg") for name in ("bag", "can", "cup") for number in (0, 1)]
     large = tmp_path / "large.jpg"  # decoded at a quarter of its size
     Image.open(files[0]).resize((290, 270)).save(large, quality=95)
     files.append(str(large))

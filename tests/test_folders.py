@@ -158,8 +158,8 @@ def test_commands_without_a_run_create_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trainings_in_the_same_second_have_two_folders(photos, tmp_path):
-    quick = [*TINY, f"data.root={photos}"]
+def test_trainings_in_the_same_second_have_two_folders(image_folder, tmp_path):
+    quick = [*TINY, f"data.root={image_folder}"]
     several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
     train = str(ROOT / "train.py")
     outputs = finish(start(tmp_path, train, *quick, "seed=1"), start(tmp_path, train, *quick, *several, "seed=2"))

@@ -36,9 +36,9 @@ def configured(config: str, *overrides: str):
         return compose(config, overrides=list(overrides))
 
 
-def trained(folder, photos, *overrides: str):
+def trained(folder, image_folder, *overrides: str):
     """Run train.py as the command line does; a checkpoint brings its network and its data."""
-    chosen = [f"run_dir={folder}", *TINY, f"data.root={photos}", *overrides]
+    chosen = [f"run_dir={folder}", *TINY, f"data.root={image_folder}", *overrides]
     if any(override.startswith(("ckpt=", "ckpt_init=")) for override in overrides):
         chosen = [override for override in chosen if not override.startswith(("model", "data"))]
     cfg = resumed_config(configured("train", *chosen), list(overrides))
@@ -46,10 +46,10 @@ def trained(folder, photos, *overrides: str):
 
 
 @pytest.fixture(scope="module")
-def probe(photos, tmp_path_factory):
+def probe(image_folder, tmp_path_factory):
     """A finished probe: its folder and metrics.json."""
     folder = tmp_path_factory.mktemp("probe")
-    return folder, trained(folder, photos, "experiment=linear_probe", "epochs=2")
+    return folder, trained(folder, image_folder, "experiment=linear_probe", "epochs=2")
 
 
 def history(folder):
@@ -70,10 +70,10 @@ def test_only_the_classifier_changes_and_it_learns(probe):
     assert card["split"]
 
 
-def test_resumed_run_gives_the_same_classifier(probe, photos, tmp_path):
-    trained(tmp_path, photos, "experiment=linear_probe", "epochs=1")
+def test_resumed_run_gives_the_same_classifier(probe, image_folder, tmp_path):
+    trained(tmp_path, image_folder, "experiment=linear_probe", "epochs=1")
     assert len(history(tmp_path)) == 1
-    resumed = trained(tmp_path, photos, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
+    resumed = trained(tmp_path, image_folder, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
     straight, again = (
         torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (probe[0], tmp_path)
     )
@@ -81,13 +81,13 @@ def test_resumed_run_gives_the_same_classifier(probe, photos, tmp_path):
     assert resumed["test/f1_macro"] == probe[1]["test/f1_macro"]
 
 
-def test_checkpoint_is_evaluated_exported_and_predicted(probe, photos, tmp_path):
+def test_checkpoint_is_evaluated_exported_and_predicted(probe, image_folder, tmp_path):
     folder, results = probe
     ckpt = f"ckpt={folder / 'best.ckpt'}"
     evaluate_main(configured("evaluate", ckpt, f"run_dir={tmp_path}", "mistakes=0", *QUICK))
     evaluated = json.loads((tmp_path / "metrics.json").read_text())
     assert evaluated["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
-    found = predict(configured("predict", ckpt, f"source={photos}/can", f"csv={tmp_path / 'labels.csv'}"))
+    found = predict(configured("predict", ckpt, f"source={image_folder}/can", f"csv={tmp_path / 'labels.csv'}"))
     assert sum(found.counts.values()) == 20
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     choice = ("format=[onnx]", "precision=[fp32]", "tolerance.fp32=0.01")
@@ -95,14 +95,14 @@ def test_checkpoint_is_evaluated_exported_and_predicted(probe, photos, tmp_path)
     assert report["rows"][1]["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
 
 
-def test_checkpoint_is_a_teacher_and_the_start_of_a_fine_tuning(probe, photos, tmp_path):
+def test_checkpoint_is_a_teacher_and_the_start_of_a_fine_tuning(probe, image_folder, tmp_path):
     folder, results = probe
     best = folder / "best.ckpt"
-    student = trained(tmp_path / "student", photos, "objective=distill_logit", f"teacher={best}", "epochs=1")
+    student = trained(tmp_path / "student", image_folder, "objective=distill_logit", f"teacher={best}", "epochs=1")
     assert student["val/f1_macro"] >= 0
     with (tmp_path / "student" / "history.csv").open() as file:
         assert float(next(csv.DictReader(file))["val/teacher_f1_macro"]) == pytest.approx(results["val/f1_macro"])
-    tuned = trained(tmp_path / "tuned", photos, f"ckpt_init={best}", "epochs=1", "callbacks=[default,finetuning]")
+    tuned = trained(tmp_path / "tuned", image_folder, f"ckpt_init={best}", "epochs=1", "callbacks=[default,finetuning]")
     assert tuned["val/f1_macro"] == pytest.approx(results["val/f1_macro"], abs=0.1), "it starts where the probe ended"
 
 
@@ -139,10 +139,12 @@ def test_fit_equals_logistic_regression_of_scikit_learn():
         ("classifier.weight_decay=[]", r"weight_decay=\[\] is invalid"),
     ],
 )
-def test_settings_without_effect_are_refused(photos, tmp_path, override, words):
+def test_settings_without_effect_are_refused(image_folder, tmp_path, override, words):
     from train import build_module_and_data
 
-    cfg = configured("train", *TINY, f"data.root={photos}", f"run_dir={tmp_path}", "experiment=linear_probe", override)
+    cfg = configured(
+        "train", *TINY, f"data.root={image_folder}", f"run_dir={tmp_path}", "experiment=linear_probe", override
+    )
     with pytest.raises(ModelError, match=words):
         build_module_and_data(cfg, [])
 

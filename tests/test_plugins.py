@@ -210,7 +210,7 @@ formats:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+def own(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
     """A user's folder: modules, a `conf` folder of YAML, and images in a layout that litesort does not know."""
     folder = tmp_path_factory.mktemp("own")
     for name, text in MODULES.items():
@@ -219,7 +219,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
         (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "conf" / name).write_text(text)
     (folder / "flat").mkdir()
-    for file in photos.rglob("*.jpg"):
+    for file in image_folder.rglob("*.jpg"):
         (folder / "flat" / f"{file.parent.name}_{file.name}").write_bytes(file.read_bytes())
     return folder
 

@@ -28,14 +28,14 @@ def configured(*overrides: str):
 
 
 @pytest.fixture
-def belt(photos, tmp_path):
+def belt(image_folder, tmp_path):
     """A folder with images in nested folders and under unusual names, and files that are not images."""
     folder = tmp_path / "a belt, (1) = 'odd'"
     (folder / "deep" / "er").mkdir(parents=True)
     for number, place in enumerate(("b.jpg", "deep/c.JPG", "deep/er/=d.jpg")):
-        (folder / place).write_bytes((photos / "can" / f"can{number}.jpg").read_bytes())
+        (folder / place).write_bytes((image_folder / "can" / f"can{number}.jpg").read_bytes())
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "half.jpg").write_bytes((photos / "can" / "can3.jpg").read_bytes()[:300])
+    (folder / "half.jpg").write_bytes((image_folder / "can" / "can3.jpg").read_bytes()[:300])
     (folder / "text.png").write_text("no picture")
     (folder / "bomb.png").write_bytes(bomb())
     (folder / "notes.txt").write_text("not taken")
@@ -78,11 +78,15 @@ def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
     assert sorted(path.name for path in table.parent.iterdir()) == ["answers.csv", "answers.jsonl"]
 
 
-def test_predictions_below_the_threshold_are_rejected(checkpoint, photos, tmp_path, capsys):
+def test_predictions_below_the_threshold_are_rejected(checkpoint, image_folder, tmp_path, capsys):
     path = tmp_path / "answers.json"
     answers = predict(
         configured(
-            f"ckpt={checkpoint}", f"source={photos / 'cup'}/cup1*.jpg", "min_confidence=1", f"json={path}", "show=2"
+            f"ckpt={checkpoint}",
+            f"source={image_folder / 'cup'}/cup1*.jpg",
+            "min_confidence=1",
+            f"json={path}",
+            "show=2",
         )
     )
     rows = json.loads(path.read_text())
@@ -96,14 +100,14 @@ def test_predictions_below_the_threshold_are_rejected(checkpoint, photos, tmp_pa
     assert "11 images: no predictions, 11 rejected" in out  # and no cups
 
 
-def test_exported_file_gives_the_same_predictions(checkpoint, photos, tmp_path):
+def test_exported_file_gives_the_same_predictions(checkpoint, image_folder, tmp_path):
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason="the export extra is not installed")
     from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
 
     path = FORMATS["onnx"].write(load_net(checkpoint)[0], tmp_path / "model.onnx", load_net(checkpoint)[1])
-    source = f"source={photos / 'bag' / 'bag0.jpg'}"
+    source = f"source={image_folder / 'bag' / 'bag0.jpg'}"
     one, other = (predict(configured(f"ckpt={file}", source, "threads=1")).first[0] for file in (checkpoint, path))
     assert one["prediction"] == other["prediction"]
     assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
@@ -136,14 +140,14 @@ def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, belt, 
         ("csv=/proc/none/answers.csv", "cannot be written"),
     ],
 )
-def test_invalid_settings_are_one_line(checkpoint, photos, override, message):
+def test_invalid_settings_are_one_line(checkpoint, image_folder, override, message):
     with pytest.raises((DataError, DeploymentError, ModelError), match=message) as caught:
-        predict(configured(f"ckpt={checkpoint}", f"source={photos}", override))
+        predict(configured(f"ckpt={checkpoint}", f"source={image_folder}", override))
     assert "\n" not in str(caught.value)
 
 
-def test_existing_output_files_are_not_replaced(checkpoint, photos, tmp_path, monkeypatch):
-    one = f"source={photos / 'cup' / 'cup1.jpg'}"
+def test_existing_output_files_are_not_replaced(checkpoint, image_folder, tmp_path, monkeypatch):
+    one = f"source={image_folder / 'cup' / 'cup1.jpg'}"
     (tmp_path / "deep").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "deep")
     (tmp_path / "old.csv").write_text("old")
@@ -165,13 +169,15 @@ def test_existing_output_files_are_not_replaced(checkpoint, photos, tmp_path, mo
     assert "cup1.jpg" in Path("old.csv").read_text()
 
 
-def test_output_file_created_meanwhile_is_not_replaced(checkpoint, photos, tmp_path, monkeypatch):
+def test_output_file_created_meanwhile_is_not_replaced(checkpoint, image_folder, tmp_path, monkeypatch):
     add = PredictionWriter.add
     monkeypatch.setattr(
         PredictionWriter, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
     )
     with pytest.raises(DataError, match=r"csv=.*a.csv exists: give another name"):
-        predict(configured(f"ckpt={checkpoint}", f"source={photos / 'cup' / 'cup1.jpg'}", f"csv={tmp_path / 'a.csv'}"))
+        predict(
+            configured(f"ckpt={checkpoint}", f"source={image_folder / 'cup' / 'cup1.jpg'}", f"csv={tmp_path / 'a.csv'}")
+        )
     assert (tmp_path / "a.csv").read_text() == "other"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -187,12 +193,12 @@ def test_interrupted_writer_leaves_no_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_are_read_a_few_batches_ahead(photos, monkeypatch):
+def test_images_are_read_a_few_batches_ahead(image_folder, monkeypatch):
     import datamodules.inference_loader as stream
 
     read = []
     monkeypatch.setattr(stream.images, "load", lambda file, *_: read.append(file) or np.zeros((4, 4, 3), np.uint8))
-    endless = (photos / f"{number}.jpg" for number in range(10**9))
+    endless = (image_folder / f"{number}.jpg" for number in range(10**9))
     for batch in islice(read_batches(endless, 4, "pad", batch_size=2, ahead=2), 5):
         assert batch.pixels.shape == (2, 4, 4, 3)
     assert len(read) <= 2 * (5 + 3)

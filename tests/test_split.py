@@ -57,9 +57,9 @@ def evaluated(folder: Path, *overrides: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory, photos):
+def images(tmp_path_factory, image_folder):
     """A folder of images that the tests of this module may move."""
-    return shutil.copytree(photos, tmp_path_factory.mktemp("images") / "photos")
+    return shutil.copytree(image_folder, tmp_path_factory.mktemp("images") / "photos")
 
 
 @pytest.fixture(scope="module")

@@ -183,32 +183,32 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, request_
     assert not any("trashnet" in str(path) for path in everything_below(default_cache_dir()) - cached)
 
 
-def test_valid_checkpoint_loads_its_data(card, photos, tmp_path):
+def test_valid_checkpoint_loads_its_data(card, image_folder, tmp_path):
     cfg = configured("evaluate", f"run_dir={tmp_path}")
     data, split, run_info = load_data(card, cfg)
     assert (data.classes, data.size, data.resize, split) == (["bag", "can", "cup"], 32, "pad", "test")
-    assert run_info == {"name": "resnet10t", "data": f"folder {photos}"}
+    assert run_info == {"name": "resnet10t", "data": f"folder {image_folder}"}
     assert data.batch_size == 8
 
 
-def test_the_command_line_wins_over_the_stored_data(card, photos, tmp_path):
+def test_the_command_line_wins_over_the_stored_data(card, image_folder, tmp_path):
     card["config"]["data"]["source"]["root"] = "/gone"  # resolved already
-    overrides = (f"data.root={photos}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
+    overrides = (f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
     data, split, _ = load_data(card, configured("evaluate", f"run_dir={tmp_path}", *overrides))
-    assert (str(data.source.root), data.eval_batch_size, split) == (str(photos), 5, "all")
+    assert (str(data.source.root), data.eval_batch_size, split) == (str(image_folder), 5, "all")
     assert (tmp_path / "cache").is_dir()
     with pytest.raises(ModelError, match=r"data\.num_workers=many is invalid"):
         load_data(card, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
 
 
-def test_command_line_may_use_variables_and_unusual_names(card, photos, tmp_path, monkeypatch):
+def test_command_line_may_use_variables_and_unusual_names(card, image_folder, tmp_path, monkeypatch):
     strange = tmp_path / "${x}"
-    strange.symlink_to(photos)
-    monkeypatch.setenv("MY_PHOTOS", str(photos))
+    strange.symlink_to(image_folder)
+    monkeypatch.setenv("MY_PHOTOS", str(image_folder))
     for overrides in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
         data, _, run_info = load_data(card, configured("evaluate", f"run_dir={tmp_path}", overrides))
         assert len(data.samples) == 60
-        assert run_info["data"] in (f"folder {photos}", f"folder {strange}")
+        assert run_info["data"] in (f"folder {image_folder}", f"folder {strange}")
 
 
 def test_folders_of_the_file_are_not_used(card):
@@ -338,7 +338,7 @@ def test_a_resumed_run_downloads_only_what_the_command_line_names(checkpoint, tm
         resumed("ckpt", path, tmp_path, "data=folder")
 
 
-def test_references_survive_two_resumes(checkpoint, tmp_path, photos):
+def test_references_survive_two_resumes(checkpoint, tmp_path, image_folder):
     """In the third run, references still get the values that the first run stored."""
     path = stored_with(checkpoint, tmp_path, {})
     first = resumed("ckpt", path, tmp_path, "epochs=5")

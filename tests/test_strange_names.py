@@ -48,10 +48,10 @@ def check_names(folder: Path) -> None:
     assert {row["file"].split("/")[0] for row in rows} == set(NAMES)
 
 
-def test_names_stay_as_they_are(photos, tmp_path):
+def test_names_stay_as_they_are(image_folder, tmp_path):
     pytest.importorskip("onnxruntime")
     root = tmp_path / "photos"
-    for name, folder in zip(NAMES, sorted(photos.iterdir()), strict=True):
+    for name, folder in zip(NAMES, sorted(image_folder.iterdir()), strict=True):
         (root / name).mkdir(parents=True)
         for file in folder.glob("*.jpg"):
             (root / name / file.name).write_bytes(file.read_bytes())

@@ -20,8 +20,8 @@ TINY = (
 needs = {"slurm_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
 
 
-def start(folder, photos, *arguments, **environment):
-    own = (*TINY, f"data.root={photos}", *arguments, f"hydra.sweep.dir={folder / 'sweep'}")
+def start(folder, image_folder, *arguments, **environment):
+    own = (*TINY, f"data.root={image_folder}", *arguments, f"hydra.sweep.dir={folder / 'sweep'}")
     env = {**os.environ, "LITESORT_CACHE": str(folder / "cache"), **environment}
     return entry_points.start("train.py", "-m", *own, cwd=folder, env=env)
 
@@ -43,7 +43,7 @@ def wait_for(sweep, folder, pattern):
     raise AssertionError(sweep.communicate())
 
 
-def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
+def test_killed_job_is_a_failed_row_and_continues_on_resume(image_folder, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra [joblib]")
     command = (
         "hydra/launcher=joblib",
@@ -52,7 +52,7 @@ def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
         "epochs=3",
         "latency.settings.threads=null",
     )
-    sweep = start(tmp_path, photos, *command)
+    sweep = start(tmp_path, image_folder, *command)
     half = wait_for(sweep, tmp_path, "sweep/1-*/last.ckpt").parent
     os.kill(json.loads((half / ".hydra" / "request.json").read_text())["pid"], signal.SIGKILL)
     status, _, err = ended(sweep)
@@ -62,7 +62,7 @@ def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
     assert "killed" in (half / "error.log").read_text()
     assert len(list((tmp_path / "cache").glob("*/"))) == 1  # decoded once, though both started together
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").glob("0-*/*.ckpt")}
-    status, _, err = ended(start(tmp_path, photos, *command, "resume=true"))
+    status, _, err = ended(start(tmp_path, image_folder, *command, "resume=true"))
     assert status == 0, err
     assert {row["status"] for row in rows(tmp_path).values()} == {"completed"}
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").glob("0-*/*.ckpt")}
@@ -73,16 +73,16 @@ def test_killed_job_is_a_failed_row_and_continues_on_resume(photos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", needs)
-def test_launchers_run_two_jobs(launcher, photos, tmp_path):
+def test_launchers_run_two_jobs(launcher, image_folder, tmp_path):
     if importlib.util.find_spec(needs[launcher]) is None:
         pytest.skip(f"hydra/launcher={launcher} needs an extra that is not installed")
-    status, _, err = ended(start(tmp_path, photos, f"hydra/launcher={launcher}", "seed=0,1", "epochs=1"))
+    status, _, err = ended(start(tmp_path, image_folder, f"hydra/launcher={launcher}", "seed=0,1", "epochs=1"))
     assert status == 0, err
     assert {seed: row["status"] for seed, row in rows(tmp_path).items()} == {0: "completed", 1: "completed"}
 
 
-def test_ctrl_c_saves_the_running_epoch_and_writes_the_leaderboard(photos, tmp_path):
-    sweep = start(tmp_path, photos, "seed=0,1", "epochs=200")
+def test_ctrl_c_saves_the_running_epoch_and_writes_the_leaderboard(image_folder, tmp_path):
+    sweep = start(tmp_path, image_folder, "seed=0,1", "epochs=200")
     folder = wait_for(sweep, tmp_path, "sweep/0-*/last.ckpt").parent
     sweep.send_signal(signal.SIGINT)
     status, out, _ = ended(sweep)
@@ -99,8 +99,8 @@ def rows_or_failed(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_of_a_sweep_job_leave_one_row(photos, tmp_path):
-    status, _, err = ended(start(tmp_path, photos, "trainer=ddp", "trainer.devices=2", "seed=0,1", "epochs=1"))
+def test_two_processes_of_a_sweep_job_leave_one_row(image_folder, tmp_path):
+    status, _, err = ended(start(tmp_path, image_folder, "trainer=ddp", "trainer.devices=2", "seed=0,1", "epochs=1"))
     assert status == 0, err
     assert {seed: row["status"] for seed, row in rows(tmp_path).items()} == {0: "completed", 1: "completed"}
     assert len(list(tmp_path.rglob("metrics.json"))) == 2

@@ -36,21 +36,21 @@ TINY = (
 )  # fmt: skip
 
 
-def configured(folder: Path, photos: Path, *overrides: str):
+def configured(folder: Path, image_folder: Path, *overrides: str):
     """The config of a tiny run in `folder`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[*TINY, f"data.root={photos}", f"run_dir={folder}", *overrides])
+        return compose("train", overrides=[*TINY, f"data.root={image_folder}", f"run_dir={folder}", *overrides])
 
 
 run = functools.partial(entry_points.run, "train.py")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, photos):
+def finished(tmp_path_factory, image_folder):
     """One finished run: its folder, its returned values and its output."""
     folder = tmp_path_factory.mktemp("run")
     with redirect_stdout(printed := io.StringIO()):
-        results = train(configured(folder, photos))
+        results = train(configured(folder, image_folder))
     return folder, results, printed.getvalue()
 
 
@@ -86,13 +86,13 @@ def test_run_writes_all_files_and_metrics(finished):
     assert stored["precision_requested"] == "auto"
 
 
-def test_best_epoch_is_reported_for_any_monitor(finished, photos, tmp_path):
+def test_best_epoch_is_reported_for_any_monitor(finished, image_folder, tmp_path):
     def row(folder, epoch):
         with (folder / "history.csv").open() as file:
             return next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
 
     by_loss = ("callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min", "mistakes=0")
-    for folder, results in (finished[:2], (tmp_path, train(configured(tmp_path, photos, *by_loss)))):
+    for folder, results in (finished[:2], (tmp_path, train(configured(tmp_path, image_folder, *by_loss)))):
         f1 = float(row(folder, results["best_epoch"])["val/f1_macro"])
         assert results["val/f1_macro"] == pytest.approx(f1, abs=1e-6)
     assert (finished[1]["monitor"], results["monitor"]) == ("val/f1_macro", "val/loss")
@@ -116,21 +116,21 @@ def test_trainer_test_equals_evaluation(finished, tmp_path):
         assert tested[key] == pytest.approx(results[key], abs=1e-6), key
 
 
-def test_predictions_have_each_test_image_once(finished, photos):
+def test_predictions_have_each_test_image_once(finished, image_folder):
     folder, results, _ = finished
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len({row["file"] for row in rows}) == len(rows) == results["images"]
-    assert all((photos / row["file"]).is_file() for row in rows)
+    assert all((image_folder / row["file"]).is_file() for row in rows)
     for row in rows:
         shares = {name: float(row[f"p_{name}"]) for name in results["classes"]}
         assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
         assert row["prediction"] == max(shares, key=shares.get)
 
 
-def test_same_seed_gives_the_same_results(finished, photos, tmp_path):
-    again = train(configured(tmp_path, photos))
-    other = train(configured(tmp_path / "other", photos, "seed=1", "callbacks.progress=null", "logger.csv=null"))
+def test_same_seed_gives_the_same_results(finished, image_folder, tmp_path):
+    again = train(configured(tmp_path, image_folder))
+    other = train(configured(tmp_path / "other", image_folder, "seed=1", "callbacks.progress=null", "logger.csv=null"))
     assert not (tmp_path / "other" / "csv").exists()
     mine = torch.load(finished[0] / "last.ckpt", weights_only=True)["state_dict"]
     same = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
@@ -153,14 +153,16 @@ def test_evaluation_rebuilds_everything_from_the_checkpoint_alone(finished, tmp_
     assert (tmp_path / "evaluated" / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
 
 
-def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp_path):
+def test_evaluation_on_another_folder_maps_classes_by_name(finished, image_folder, tmp_path):
     known, unknown = tmp_path / "belt", tmp_path / "other"
     for folder in (known, unknown):
         (folder / "cup").mkdir(parents=True)
         for number in range(3):
-            (folder / "cup" / f"{number}.jpg").write_bytes((photos / f"cup/cup{number}.jpg").read_bytes() + b"new")
+            (folder / "cup" / f"{number}.jpg").write_bytes(
+                (image_folder / f"cup/cup{number}.jpg").read_bytes() + b"new"
+            )
     (unknown / "cat").mkdir()
-    (unknown / "cat" / "0.jpg").write_bytes((photos / "cup" / "cup0.jpg").read_bytes())
+    (unknown / "cat" / "0.jpg").write_bytes((image_folder / "cup" / "cup0.jpg").read_bytes())
     quick = [option for option in TINY if option.startswith(("latency", "score"))]
     arguments = ["evaluate.py", f"ckpt={finished[0] / 'best.ckpt'}", "data=folder", *quick]
     commands = [
@@ -177,9 +179,9 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, photos, tmp
     assert "Traceback" not in refused.stderr
 
 
-def test_killed_run_resumes_to_the_same_numbers(finished, photos, tmp_path):
+def test_killed_run_resumes_to_the_same_numbers(finished, image_folder, tmp_path):
     folder = tmp_path / "killed"
-    arguments = [*TINY, f"data.root={photos}", f"hydra.run.dir={folder}"]
+    arguments = [*TINY, f"data.root={image_folder}", f"hydra.run.dir={folder}"]
     process = entry_points.start("train.py", *arguments, cwd=tmp_path)
     deadline = time.monotonic() + 200
     while not (folder / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -196,11 +198,11 @@ def test_killed_run_resumes_to_the_same_numbers(finished, photos, tmp_path):
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
 
 
-def test_sweep_continues_after_a_failed_job_and_ranks_all(photos, tmp_path):
+def test_sweep_continues_after_a_failed_job_and_ranks_all(image_folder, tmp_path):
     arguments = [
         "-m",
         *TINY,
-        f"data.root={photos}",
+        f"data.root={image_folder}",
         "model.name=resnet10t,no_such_net",
         "epochs=1",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
@@ -259,8 +261,8 @@ def test_help_and_config_import_no_torch(tmp_path):
         assert "resnet18d" in done.stdout
 
 
-def test_two_processes_train_one_run(photos, tmp_path):
-    arguments = [*TINY, f"data.root={photos}", "epochs=2", f"hydra.run.dir={tmp_path / 'ddp'}"]
+def test_two_processes_train_one_run(image_folder, tmp_path):
+    arguments = [*TINY, f"data.root={image_folder}", "epochs=2", f"hydra.run.dir={tmp_path / 'ddp'}"]
     arguments.append("trainer.enable_progress_bar=true")  # default progress bar: only the first process shows it
     done = run(*arguments, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

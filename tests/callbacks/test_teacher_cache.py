@@ -1,4 +1,4 @@
-"""A teacher that is asked once about each view of a photo."""
+"""CacheTeacher: a teacher computes its outputs once for each augmented view of an image."""
 
 import functools
 
@@ -18,65 +18,65 @@ from lightning_modules.optim import configure
 from litesort.errors import ModelError
 
 
-class Counted:
-    """A teacher's network that keeps the photos which it is asked about."""
+class CountingTeacher:
+    """A teacher network that records its inputs."""
 
     def __init__(self, classes):
         torch.manual_seed(1)
         self.net = create_backbone("lcnet_050", len(classes), pretrained=False).eval().requires_grad_(False)
-        self.photos = []
+        self.images = []
         self.teacher = TeacherEnsemble([Teacher(self, classes, None, "counted.ckpt", self.net)])
 
     def __call__(self, images):
-        self.photos.append(images)
+        self.images.append(images)
         return self.net(images)
 
     @property
     def count(self):
-        return sum(map(len, self.photos))
+        return sum(map(len, self.images))
 
 
 @pytest.fixture
-def photos(tmp_path):
+def data(tmp_path):
     augment = policy(num_ops=2, hflip=0.5, crop_p=1.0, mixing=Mixing(mixup_alpha=0.2))
     return data_module(noise(tmp_path / "photos"), tmp_path / "cache", size=32, augment=augment)
 
 
-def student(photos, objective, lr=1e-3):
+def student(data, objective, lr=1e-3):
     torch.manual_seed(0)
-    net = create_backbone("lcnet_050", len(photos.classes), pretrained=False)
-    return ImageClassifier(net, objective, functools.partial(configure, lr=lr), photos.classes)
+    net = create_backbone("lcnet_050", len(data.classes), pretrained=False)
+    return ImageClassifier(net, objective, functools.partial(configure, lr=lr), data.classes)
 
 
-def seen(photos, epochs):
-    """Photos of so many epochs; a last batch that is not full is left out."""
-    return epochs * (len(photos.splits["train"]) // 8 * 8)
+def train_images(data, epochs):
+    """Number of training images in `epochs` epochs; an incomplete last batch is dropped."""
+    return epochs * (len(data.splits["train"]) // 8 * 8)
 
 
-def test_the_teacher_is_asked_in_one_round_and_one_validation(photos, make_trainer):
-    counted = Counted(photos.classes)
-    module = student(photos, LogitDistillation(counted.teacher))
-    make_trainer(CacheTeacher(epochs=2), epochs=5).fit(module, datamodule=photos)
-    assert counted.count == seen(photos, 2) + len(photos.splits["val"])
-    assert module.objective.teacher_cache is None  # the memory is given back
-    assert photos.repeat_after is None
+def test_teacher_runs_in_the_first_round_and_the_first_validation_only(data, make_trainer):
+    counting = CountingTeacher(data.classes)
+    module = student(data, LogitDistillation(counting.teacher))
+    make_trainer(CacheTeacher(epochs=2), epochs=5).fit(module, datamodule=data)
+    assert counting.count == train_images(data, 2) + len(data.splits["val"])
+    assert module.objective.teacher_cache is None  # its memory is freed
+    assert data.repeat_after is None
 
 
 @pytest.mark.parametrize("objective", [LogitDistillation, functools.partial(FeatureDistillation, levels=[-2, -1])])
-def test_what_is_remembered_is_what_it_says_of_that_view(photos, make_trainer, objective):
-    """A round of one epoch, three times over: as if the teacher were asked each time, up to float16."""
-    photos.repeat_after, histories = 1, []
+def test_cached_outputs_equal_live_outputs(data, make_trainer, objective):
+    """Three rounds of one epoch give the same metrics with and without the cache, up to float16."""
+    data.repeat_after, histories = 1, []
     for callbacks in ([], [CacheTeacher(epochs=1, mirror=False)]):
-        counted = Counted(photos.classes)
-        module = student(photos, objective(counted.teacher), lr=1e-7)  # or rounding would grow
+        counting = CountingTeacher(data.classes)
+        module = student(data, objective(counting.teacher), lr=1e-7)  # a larger rate would amplify rounding
         trainer = make_trainer(*callbacks, epochs=3)
-        trainer.fit(module, datamodule=photos)
-        assert counted.count == (1 if callbacks else 3) * (seen(photos, 1) + len(photos.splits["val"]))
+        trainer.fit(module, datamodule=data)
+        assert counting.count == (1 if callbacks else 3) * (train_images(data, 1) + len(data.splits["val"]))
         histories.append({key: float(value) for key, value in trainer.callback_metrics.items()})
-    live, remembered = histories
+    live, cached = histories
     for history in histories:
         del history["val/auroc_macro"]  # rounding decides the ranks of few images
-    assert remembered == pytest.approx(live, rel=0.02)
+    assert cached == pytest.approx(live, rel=0.02)
 
 
 class Views(CacheTeacher):
@@ -84,41 +84,41 @@ class Views(CacheTeacher):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.photos = []
+        self.images = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if batch_idx == 0:
-            self.photos.append(batch.images.clone())
+            self.images.append(batch.images.clone())
 
 
-def views(photos, make_trainer, count, **settings):
+def views(data, make_trainer, count, **settings):
     watcher = Views(**settings)
-    module = student(photos, LogitDistillation(Counted(photos.classes).teacher))
-    make_trainer(watcher, epochs=count).fit(module, datamodule=photos)
-    return watcher.photos
+    module = student(data, LogitDistillation(CountingTeacher(data.classes).teacher))
+    make_trainer(watcher, epochs=count).fit(module, datamodule=data)
+    return watcher.images
 
 
-def test_epochs_of_a_round_differ_and_rounds_do_not(photos, make_trainer):
-    first, second, third, fourth = views(photos, make_trainer, 4, epochs=2, mirror=False)
+def test_epochs_of_a_round_differ_and_rounds_do_not(data, make_trainer):
+    first, second, third, fourth = views(data, make_trainer, 4, epochs=2, mirror=False)
     assert torch.equal(first, third)
     assert torch.equal(second, fourth)
     assert not torch.equal(first, second)
 
 
-def test_every_second_round_is_mirrored_where_the_augmentation_flips(photos, make_trainer):
-    first, second, third = views(photos, make_trainer, 3, epochs=1)
+def test_every_second_round_is_mirrored_where_the_augmentation_flips(data, make_trainer):
+    first, second, third = views(data, make_trainer, 3, epochs=1)
     assert torch.equal(second, first.flip(3))
     assert torch.equal(third, first)
     for augment in (policy(num_ops=2, hflip=0.0, vflip=0.5), None):
-        photos.augment = augment
-        first, second = views(photos, make_trainer, 2, epochs=1)
+        data.augment = augment
+        first, second = views(data, make_trainer, 2, epochs=1)
         assert torch.equal(first, second)
 
 
-def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
-    class SeesPhotos(LogitDistillation):
-        """The teacher's map is the photo itself."""
+def test_cached_feature_maps_are_mirrored_with_the_images(data, make_trainer):
+    class ImageAsFeature(LogitDistillation):
+        """The teacher's feature map is the image itself."""
 
         def teacher_outputs(self, images):
             return [*super().teacher_outputs(images), images]
@@ -128,36 +128,36 @@ def test_what_is_remembered_lies_as_the_photos_do(photos, make_trainer):
             torch.testing.assert_close(self._features[0], images, atol=1e-3, rtol=1e-3)  # up to float16
             return terms
 
-    counted = Counted(photos.classes)
-    make_trainer(CacheTeacher(epochs=1), epochs=3).fit(student(photos, SeesPhotos(counted.teacher)), datamodule=photos)
-    assert counted.count == seen(photos, 1) + len(photos.splits["val"])
+    counting = CountingTeacher(data.classes)
+    make_trainer(CacheTeacher(epochs=1), epochs=3).fit(student(data, ImageAsFeature(counting.teacher)), datamodule=data)
+    assert counting.count == train_images(data, 1) + len(data.splits["val"])
 
 
-def test_a_mirrored_round_that_is_resumed_remembers_photos_as_they_lay():
+def test_resumed_mirrored_round_stores_unmirrored_outputs():
     teacher_cache = TeacherCache(1e6)
     teacher_cache.key, teacher_cache.mirrored = 0, True
-    images, asked = torch.rand(2, 3, 4, 4), []
+    images, inputs = torch.rand(2, 3, 4, 4), []
 
-    def teacher_outputs(photos):
-        asked.append(photos)
-        return [photos]
+    def teacher_outputs(images):
+        inputs.append(images)
+        return [images]
 
     maps = teacher_cache(images, teacher_outputs)[0]
-    assert torch.equal(asked[0], images.flip(3))
+    assert torch.equal(inputs[0], images.flip(3))
     torch.testing.assert_close(maps, images, atol=1e-3, rtol=1e-3)
     teacher_cache.mirrored = False
     torch.testing.assert_close(teacher_cache(images, teacher_outputs)[0], images.flip(3), atol=1e-3, rtol=1e-3)
-    assert len(asked) == 1
+    assert len(inputs) == 1
 
 
-def test_a_test_after_training_asks_the_teacher(photos, make_trainer):
-    counted = Counted(photos.classes)
-    module = student(photos, LogitDistillation(counted.teacher))
+def test_test_after_training_runs_the_teacher(data, make_trainer):
+    counting = CountingTeacher(data.classes)
+    module = student(data, LogitDistillation(counting.teacher))
     trainer = make_trainer(CacheTeacher(epochs=1), epochs=1)
-    trainer.fit(module, datamodule=photos)
-    before = counted.count
-    trainer.test(module, datamodule=photos, verbose=False)
-    assert counted.count - before == len(photos.splits["test"])
+    trainer.fit(module, datamodule=data)
+    before = counting.count
+    trainer.test(module, datamodule=data, verbose=False)
+    assert counting.count - before == len(data.splits["test"])
 
 
 def test_an_objective_without_a_teacher_is_refused(make_module, make_trainer, data):
@@ -178,12 +178,12 @@ def test_batches_beyond_the_budget_are_computed_each_time():
         calls.append(images)
         return [images.mean((2, 3))]
 
-    teacher_cache = TeacherCache(max_bytes=2 * 3 * 2)  # two photos of three values
+    teacher_cache = TeacherCache(max_bytes=2 * 3 * 2)  # two images of three float16 values
     for _ in range(2):
         for place in range(2):
             teacher_cache.key = place
             assert teacher_cache(torch.ones(2, 3, 4, 4), teacher_outputs)[0].dtype == torch.float32
     assert (len(calls), teacher_cache.size) == (3, 12)
     teacher_cache.key = 0
-    teacher_cache(torch.ones(2, 3, 2, 2), teacher_outputs)  # smaller photos are others
+    teacher_cache(torch.ones(2, 3, 2, 2), teacher_outputs)  # another size is another key
     assert len(calls) == 4

@@ -1,4 +1,4 @@
-"""A small network, photos as it sees them, and the files that it is exported to."""
+"""A small trained network, its input images, and the files that it is exported to."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,11 @@ SIZE = 32
 
 
 @pytest.fixture(scope="session")
-def trained(photos: Path) -> SimpleNamespace:
-    """resnet10t that has learned its photos, its card, the pixels and what it answers."""
+def trained(image_folder: Path) -> SimpleNamespace:
+    """A trained resnet10t, its model card, input pixels, targets and expected probabilities."""
     torch.manual_seed(0)
     net = create_backbone("resnet10t", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
-    files = sorted(photos.rglob("*.jpg"))[::3]
+    files = sorted(image_folder.rglob("*.jpg"))[::3]
     pixels = np.stack([images.load(file, SIZE, "pad") for file in files])
     targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
     optimizer = torch.optim.AdamW(net.train().parameters(), lr=3e-3)

@@ -27,8 +27,8 @@ def test_macs_follow_from_the_layers():
 
 def test_attention_counts():
     class Attention(nn.Module):
-        def forward(self, photos):
-            tokens = photos.reshape(1, 2, 6, 16)  # heads, tokens, width: as real as the fused kernel wants it
+        def forward(self, images):
+            tokens = images.reshape(1, 2, 6, 16)  # heads, tokens, width: as real as the fused kernel wants it
             return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
 
     assert profile(Attention(), 8) == {"params": 0, "macs": 2 * (2 * 6 * 6 * 16)}

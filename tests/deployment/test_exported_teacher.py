@@ -23,11 +23,11 @@ def test_a_file_teaches_what_its_checkpoint_would(trained, tmp_path, kind):
     teacher = load_teacher(str(path), open_other=open_exported)
     order = list(reversed(trained.classes))
     teacher.match(order)
-    photos = torch.from_numpy(trained.pixels).permute(0, 3, 1, 2) / 255
-    answers = teacher(photos)
+    images = torch.from_numpy(trained.pixels).permute(0, 3, 1, 2) / 255
+    answers = teacher(images)
     expected = torch.from_numpy(trained.expected)[:, [trained.classes.index(name) for name in order]]
     torch.testing.assert_close(answers.softmax(1), expected, atol=1e-3, rtol=1e-3)
-    assert teacher(torch.nn.functional.interpolate(photos, (48, 48))).shape == answers.shape  # resized for it
+    assert teacher(torch.nn.functional.interpolate(images, (48, 48))).shape == answers.shape  # resized for it
 
 
 def test_a_file_that_cannot_teach_is_named_as_the_teacher(tmp_path):

@@ -23,10 +23,10 @@ def lists(tmp_path):
     return write
 
 
-def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(photos, lists, tmp_path):
+def test_excluded_images_are_gone_and_relabelled_ones_have_their_new_label(image_folder, lists, tmp_path):
     exclude = lists("out.csv", "path", "bag/bag0.jpg", "can/can7.jpg")
     relabel = lists("new.csv", "label;path;note", "cup;bag/bag1.jpg;seen", "cup;bag/bag0.jpg;")
-    whole = FolderSource(photos)
+    whole = FolderSource(image_folder)
     data = data_module(None, tmp_path, source=whole, size=8, batch_size=4, exclude=exclude, relabel=relabel)
     data.setup("fit")
     assert len(data.samples) == 58
@@ -51,7 +51,7 @@ def test_edited_source_prepares_all_images(lists, tmp_path):
     assert source.file(3) == first.file(4)
 
 
-def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
+def test_boxes_are_edited_by_their_name(image_folder, lists, tmp_path):
     content = {
         "images": [{"id": 1, "file_name": "can/can0.jpg", "width": 60, "height": 60}],
         "annotations": [{"id": n, "image_id": 1, "category_id": n % 2, "bbox": [n, n, 20 + n, 20]} for n in range(4)],
@@ -59,7 +59,7 @@ def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     source = edited(
-        CocoSource(tmp_path / "boxes.json", photos, margin=0),
+        CocoSource(tmp_path / "boxes.json", image_folder, margin=0),
         EditConfig(lists("out.csv", "path", "can/can0.jpg#1"), lists("new.csv", "path,label", "can/can0.jpg#3,can")),
     )
     assert [(sample.path, source.classes[sample.label]) for sample in source.samples] == [
@@ -68,10 +68,10 @@ def test_boxes_are_edited_by_their_name(photos, lists, tmp_path):
     assert source.samples[1].box == (2, 2, 24, 22)
 
 
-def test_edited_warns_about_unknown_paths(photos, lists, caplog):
+def test_edited_warns_about_unknown_paths(image_folder, lists, caplog):
     with caplog.at_level(logging.INFO):
         source = edited(
-            FolderSource(photos), EditConfig(exclude=lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"))
+            FolderSource(image_folder), EditConfig(exclude=lists("out.csv", "path", "bag/bag0.jpg", "bag/gone.jpg"))
         )
     assert len(source.samples) == 59
     assert "1 of 2 paths are not among the images, as bag/gone.jpg" in caplog.text
@@ -94,9 +94,9 @@ def test_edited_warns_about_unknown_paths(photos, lists, caplog):
         ("relabel", ["path,label", "bag/bag0.jpg,"], "line 2: the label is empty"),
     ],
 )
-def test_edited_invalid_list_raises_data_error(photos, lists, key, lines, says):
+def test_edited_invalid_list_raises_data_error(image_folder, lists, key, lines, says):
     with pytest.raises(DataError, match=says) as caught:
-        data_module(photos, None, **{key: lists("list.csv", *lines)})
+        data_module(image_folder, None, **{key: lists("list.csv", *lines)})
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=rf"data\.{key}=nowhere\.csv is not a file"):
-        data_module(photos, None, **{key: "nowhere.csv"})
+        data_module(image_folder, None, **{key: "nowhere.csv"})

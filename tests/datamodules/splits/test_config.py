@@ -76,6 +76,6 @@ def test_class_fraction_invalid_raises_data_error(samples, class_fraction, words
         ({"cache_budget_gb": float("nan")}, "data.cache_budget_gb=nan"),
     ],
 )
-def test_invalid_sizes_name_their_key(photos, options, words):
+def test_invalid_sizes_name_their_key(image_folder, options, words):
     with pytest.raises(DataError, match=words):
-        data_module(photos, None, **options)
+        data_module(image_folder, None, **options)

@@ -81,7 +81,7 @@ def configured(config: str, *overrides: str):
 
 
 @pytest.mark.usefixtures("own_module")
-def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpoint, photos, tmp_path):
+def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpoint, image_folder, tmp_path):
     out = tmp_path / "out"
     choice = ("format=[plain]", "precision=[fp32,int8]", "tolerance.fp32=0.01", "calibration_images=8")
     report = export(configured("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
@@ -97,7 +97,7 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
     assert metrics["test/f1_macro"] == pytest.approx(fp32["test/f1_macro"])
 
     FORMATS.registered.clear()
-    predict(configured("predict", f"ckpt={path}", f"source={photos / 'can'}", f"csv={tmp_path / 'labels.csv'}"))
+    predict(configured("predict", f"ckpt={path}", f"source={image_folder / 'can'}", f"csv={tmp_path / 'labels.csv'}"))
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 21
 
     FORMATS.registered.clear()

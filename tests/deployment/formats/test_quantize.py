@@ -30,7 +30,7 @@ def test_int8_is_smaller_agrees_and_keeps_the_record(floats, trained, kind, tmp_
     path = FORMATS[kind].quantize(floats[kind], tmp_path / f"int8{FORMATS[kind].suffix}", batches)
     predict = load_exported(path)
     answers = predict(trained.pixels).numpy()
-    assert np.abs(answers - trained.expected).mean() < 0.2  # twelve photos calibrate a net of toy size
+    assert np.abs(answers - trained.expected).mean() < 0.2  # 12 images calibrate a tiny net
     assert np.abs(answers - trained.expected).max() > 0
     assert predict(trained.pixels[:1]).shape == (1, 3)
     assert predict.card["exported"]["precision"] == "int8"

@@ -85,11 +85,11 @@ def test_every_model_of_conf_exports(model, tmp_path):
     torch.manual_seed(0)
     net = create_backbone(name, 3, pretrained=False, kwargs=KWARGS.get(model, {})).eval()
     card = make_model_card(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
-    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    expected = TorchPredictor(net)(photos)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = TorchPredictor(net)(images)
     for one in (FORMATS["onnx"], FORMATS["openvino"]):
         predict = one.load(one.write(net, tmp_path / f"model{one.suffix}", card))
-        np.testing.assert_allclose(predict(photos), expected, atol=1e-4)
+        np.testing.assert_allclose(predict(images), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
