@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NO_VALIDATION = "these images have no validation split: export the checkpoint; exported files store a threshold"
+NO_VALIDATION = "these images have no validation split: evaluate a file of export.py, which stores a threshold"
 
 
 def evaluate_artifact(
@@ -87,7 +87,7 @@ class Quality:
     Attributes:
         metrics: Metrics of the evaluated images: "f1_macro" and its interval, "f1/<class>", "coverage", ...
         rejection: "threshold", "threshold_target" and "threshold_note", chosen on validation images.
-        validation: "val/f1_macro" if the validation images are known, and "test_is_val" if they are the test images.
+        validation: "val/f1_macro" if the data has a validation split, and "test_is_val" if it has no other test images.
     """
 
     metrics: dict[str, float]
@@ -100,11 +100,11 @@ def measure_quality(
 ) -> Quality:
     """Measure the predictions of a split. The rejection threshold is chosen on the validation images of the run.
 
-    Images from outside the run have no validation images. They are evaluated with the threshold of an exported file.
+    Images from outside the run have no validation split. Their threshold is the one that an exported file stores.
     """
     import numpy as np
 
-    from datamodules.splits.stored_split import NAMES
+    from datamodules.splits.stored_split import SPLIT_BITS
     from deployment.predictors import predict_split
     from lightning_modules.metrics import evaluate
     from reports.evaluation import absent_classes
@@ -116,7 +116,7 @@ def measure_quality(
         log.warning(line)
     low, high = f1_interval(targets, probabilities.argmax(1), len(classes))
     metrics = {**evaluate(probabilities, targets, classes), "f1_macro_low": low, "f1_macro_high": high}
-    if split not in NAMES:
+    if split not in SPLIT_BITS:
         threshold = stored_threshold(artifact.card) or Threshold(None, cfg.target_accuracy, NO_VALIDATION)
         return Quality(metrics | evaluate_threshold(probabilities, targets, threshold.value), threshold.asdict(), {})
     val = predictions if split == "val" else predict_split(artifact.predict, data, "val")

@@ -14,6 +14,7 @@ from litesort.cli import compose
 from litesort.cli.build import data_builder
 from litesort.cli.launch import launch
 from litesort.cli.validate import check
+from litesort.io import write_json
 
 
 def explore(cfg: DictConfig) -> dict[str, Any]:
@@ -22,13 +23,12 @@ def explore(cfg: DictConfig) -> dict[str, Any]:
     from datamodules.quality.embeddings import HistogramEmbedder
     from datamodules.quality.report import data_report
     from lightning_modules.backbones.embedder import default_embedder
-    from litesort.io import write_json
     from reports.dataset import print_overview, summarize, write_lists
     from reports.html.dataset import write_page
 
     check(cfg)
     embed = default_embedder(cache_folder(cfg.data.cache_dir)) or HistogramEmbedder()
-    # One decoding, at the size of the embedder, for features and broken files: nothing here needs `data.size`.
+    # Images are decoded once, at the size of the embedder. Nothing here needs `data.size`.
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, size=embed.size, resize=embed.resize)
     data.prepare_data()
     data.setup()

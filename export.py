@@ -23,6 +23,7 @@ from litesort.cli.launch import launch
 from litesort.cli.paths import CONF
 from litesort.cli.quoting import quote_overrides
 from litesort.cli.validate import check
+from litesort.errors import DeploymentError
 from litesort.io import write_json
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
     check(cfg)
     register(instantiate(cfg.formats))
-    net, card = load_net(cfg.ckpt)  # before the folder is created, so that a wrong path creates no folder
+    net, card = load_net(cfg.ckpt)  # first, so that a wrong path creates no folder
     with export_folder(cfg.ckpt, cfg.out, cfg.overwrite) as out:
         return export_network(net, card, merge(cfg, {"out": str(out), "run_dir": str(out)}))
 
@@ -56,7 +57,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     """
     from deployment.complexity import size_in_bytes
     from deployment.exporter import combinations
-    from reports.export_report import checkpoint_row, print_artifacts, recommend, timed, write_artifacts
+    from reports.export_report import add_times, checkpoint_row, print_artifacts, recommend, write_artifacts
 
     wanted, scoring = combinations(cfg.format, cfg.precision), build_score_and_latency(cfg)
     data, split, run_info = load_data(card, cfg)
@@ -66,7 +67,7 @@ def export_network(net: "nn.Module", card: dict[str, Any], cfg: DictConfig) -> d
     written = [exporter.write(name, precision) for name, precision in wanted]
     latency = scoring.measure(models_to_time(net, written, data, cfg), data, checkpoint.val.files)
     val_f1 = checkpoint.metrics["f1_macro"]
-    rows = timed([checkpoint_row(cfg.ckpt, val_f1, size_in_bytes(cfg.ckpt, net)), *written], latency.row)
+    rows = add_times([checkpoint_row(cfg.ckpt, val_f1, size_in_bytes(cfg.ckpt, net)), *written], latency.row)
     chosen, reason = recommend(rows[1:], cfg.max_drop)
     evaluated = evaluate_rows(rows, checkpoint, data, split, cfg)
     rows = [with_scores(row, split, latency.records, scoring) for row in evaluated.rows]
@@ -116,13 +117,13 @@ def predict_checkpoint(net: "nn.Module", data: "ImageDataModule", cfg: DictConfi
     """Predict the validation images with the checkpoint, and fit the temperature to them."""
     from deployment.predictors import TorchPredictor, best_device, predict_split
     from lightning_modules.metrics import evaluate
-    from reports.calibration import fit_temperature, tempered
+    from reports.calibration import apply_temperature, fit_temperature
 
     eager = TorchPredictor(net, best_device(cfg.accelerator))  # exported files run on the CPU
     raw = predict_split(eager, data, "val")
     fitted = cfg.temperature == "auto"
     temperature = fit_temperature(raw.probabilities, raw.targets) if fitted else float(cfg.temperature)
-    val = replace(raw, probabilities=tempered(raw.probabilities, temperature))
+    val = replace(raw, probabilities=apply_temperature(raw.probabilities, temperature))
     metrics = {"split": "val", **evaluate(val.probabilities, val.targets, val.classes)}
     return CheckpointResults(eager, val, temperature, metrics)
 
@@ -194,11 +195,11 @@ def evaluate_rows(
 
     from deployment.predictors import load_exported, predict_all, predict_split
     from lightning_modules.metrics import evaluate
-    from reports.calibration import calibration_change, tempered
+    from reports.calibration import apply_temperature, calibration_change
     from reports.export_report import evaluated_row, stage_of
 
     raw = predict_split(checkpoint.predict, data, split)
-    expected = tempered(raw.probabilities, checkpoint.temperature)
+    expected = apply_temperature(raw.probabilities, checkpoint.temperature)
     has_val_images = bool(np.isin(raw.indices, checkpoint.val.indices).any())
     if has_val_images and split != "val":
         log.warning("split=%s contains validation images, used for the choices: its results are too optimistic", split)
@@ -225,7 +226,7 @@ def evaluate_rows(
 def with_scores(
     row: Mapping[str, Any], split: str, latency: Sequence[Mapping[str, Any]], scoring: ScoreAndLatency
 ) -> dict[str, Any]:
-    """Return a row with "score" (evaluated images) and "val/score". A row that is not completed gets neither."""
+    """Add "score" (of the evaluated split) and "val/score" to a completed row; other rows are returned unchanged."""
     from reports.export_report import stage_of
 
     if row["status"] != "completed":
@@ -275,8 +276,6 @@ def export_later(**settings: Any) -> Callable[[str], dict[str, Any]]:
 
 def check_files(report: Mapping[str, Any]) -> None:
     """Raise DeploymentError if a file of an export failed."""
-    from litesort.errors import DeploymentError
-
     files = [row for row in report["rows"] if row["file"] != "checkpoint"]
     failed = [str(row["file"]) for row in files if row["status"] == "failed"]
     if failed:
@@ -285,9 +284,9 @@ def check_files(report: Mapping[str, Any]) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
-    """Export one checkpoint; a failed file is an error, after all others are written."""
+    """Export one checkpoint. If a file fails, the others are written, and the exit status is 2."""
     report = export(cfg)
-    if is_sweep():  # the ranking of the sweep reads the report there
+    if is_sweep():  # the leaderboard of the sweep reads the report there
         write_json(Path(HydraConfig.get().runtime.output_dir) / "export.json", report)
     check_files(report)
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from litesort.cli.launch import launch
 from litesort.cli.quoting import quote_overrides
 from litesort.cli.validate import check
+from litesort.errors import DataError
 from litesort.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def predict(cfg: DictConfig) -> "PredictionWriter":
         UserError: A setting, the model or the images cannot be used, or an output cannot be written.
     """
     from datamodules.inference_loader import find_images
-    from litesort.errors import DataError
     from reports.predictions import PredictionWriter
 
     check(cfg)
@@ -44,7 +44,7 @@ def predict(cfg: DictConfig) -> "PredictionWriter":
     min_confidence = _min_confidence(model, cfg)
     total = sum(1 for _ in find_images(cfg.source))  # file names only, for the progress bar
     try:
-        with PredictionWriter(model.card["classes"], csv, json, cfg.show, cfg.overwrite) as writer:
+        with PredictionWriter(model.card["classes"], csv, json, cfg.max_rows, cfg.overwrite) as writer:
             for row in _predicted_rows(model, cfg, min_confidence, total):
                 writer.add(row)
     except OSError as error:
@@ -72,7 +72,6 @@ def _open_model(cfg: DictConfig) -> "Artifact":
 
 def _min_confidence(model: "Artifact", cfg: DictConfig) -> float:
     """Return `cfg.min_confidence`; "auto" is the threshold that an exported file stores."""
-    from litesort.errors import DataError
     from reports.rejection import stored_threshold
 
     if cfg.min_confidence != "auto":
@@ -107,8 +106,6 @@ def _predicted_rows(model: "Artifact", cfg: DictConfig, min_confidence: float, t
 
 def _check_outputs(csv: Path | None, json: Path | None, overwrite: bool) -> None:
     """Raise DataError if csv and json name the same file, or an existing file that must not be overwritten."""
-    from litesort.errors import DataError
-
     if csv and json and csv.resolve() == json.resolve():
         raise DataError(f"csv={csv} json={json} are the same file: give two names")
     for key, path in (("csv", csv), ("json", json)):

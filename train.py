@@ -1,7 +1,7 @@
 """Train one network and evaluate its best checkpoint, or sweep over many with -m.
 
 python train.py                                     resnet18d on built-in images
-python train.py data=folder data.root=photos        your images, one folder a class
+python train.py data=folder data.root=photos        your images, one folder per class
 python train.py -m model=resnet18d,mobilenetv3      a sweep, with a leaderboard at the end
 python train.py ckpt=runs/.../last.ckpt             resume a run
 """
@@ -28,6 +28,7 @@ from litesort.cli.folders import refuse_used
 from litesort.cli.job_request import returned_keys
 from litesort.cli.launch import launch, phase
 from litesort.cli.split_origin import check_overlap, inherited_split, split_origins, split_record
+from litesort.io import write_text
 from litesort.system import git_revision
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
     from evaluate import evaluate_artifact, open_artifact
     from export import check_files
-    from litesort.io import write_text
     from loggers.wandb import finish, log_config, log_results
 
     overrides = overrides or []
@@ -85,16 +85,19 @@ def train(cfg: DictConfig, overrides: list[str] | None = None) -> dict[str, Any]
 
 
 def build_module_and_data(cfg: DictConfig, overrides: list[str]) -> tuple["ImageClassifier", "ImageDataModule"]:
-    """Build the LightningModule and the data module of a run. A run that starts from a checkpoint keeps its split."""
+    """Build the LightningModule and the data module of a run. A run that starts from a checkpoint uses its split."""
     from lightning_modules.checkpoint import load_for_training, make_model_card
     from lightning_modules.objectives.base import build_objective
 
     origins = split_origins(cfg)
     split = inherited_split(origins, overrides)
     data = data_builder(cfg.data)(quarantine_dir=cfg.run_dir, **split)
-    start = cfg.ckpt or cfg.ckpt_init
+    key = "ckpt" if cfg.ckpt else "ckpt_init"
     # Build the network before images are decoded, so that a wrong checkpoint fails early.
-    net = load_for_training(start, data.classes) if start else instantiate(cfg.model, num_classes=len(data.classes))
+    if cfg[key]:
+        net = load_for_training(cfg[key], data.classes, key)
+    else:
+        net = instantiate(cfg.model, num_classes=len(data.classes))
     data.prepare_data()
     data.setup("fit")
     check_overlap(data, origins, overrides, cfg.get("strict", False))
@@ -141,11 +144,11 @@ def _load(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> list[float | None]:
-    """Run one job, unless the resumed sweep has finished it; returns the metrics of the sweeper, else the score."""
+    """Run one job, unless it is finished in a resumed sweep; returns the values that the sweeper needs."""
     overrides, folder = resume.strip_resume(HydraConfig.get().overrides.task), Path(cfg.run_dir)
     with resume.lock_folder(folder):
         if not is_sweep() and not os.environ.get("LOCAL_RANK"):  # not in a further process of the run itself
-            refuse_used(folder, cfg.ckpt, resumes=True)  # another run may have ended while this one waited
+            refuse_used(folder, cfg.ckpt, resumes=True)  # another run may have ended during the wait for the lock
         results = resume.finished(cfg) or train(_load(cfg, overrides), overrides)
     return [results.get(key) for key in returned_keys(HydraConfig.get().sweeper)]
 

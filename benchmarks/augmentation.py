@@ -4,7 +4,7 @@
     python benchmarks/augmentation.py --batch 32 --size 128
     python benchmarks/augmentation.py --batch 256 --size 224 --device cuda
 
-All start from decoded, resized uint8 pixels and return a (B, 3, S, S) float32 batch in [0, 1] on the device. timm and
+All take decoded, resized uint8 pixels and return a (B, 3, S, S) float32 batch in [0, 1] on the device. timm and
 albumentations process one image after the other, on the CPU. timm applies each of its two operations with probability
 0.5, so it does half as much as the others; in the row "both applied" it applies both. kornia draws once for the batch.
 albumentations has no RandAugment, so two operations are drawn with its OneOf. Its rows need the package.
@@ -56,8 +56,8 @@ def moved(draws: object, device: torch.device) -> object:
 
 
 def on_pil(images: np.ndarray, device: torch.device, transform: Callable[[Image.Image], Image.Image]) -> Run:
-    files = [Image.fromarray(image) for image in images]
-    return lambda step: _stack([np.asarray(transform(file)) for file in files]).to(device)
+    pil_images = [Image.fromarray(image) for image in images]
+    return lambda step: _stack([np.asarray(transform(image)) for image in pil_images]).to(device)
 
 
 def on_arrays(images: np.ndarray, device: torch.device, transform: Callable[..., dict[str, np.ndarray]]) -> Run:
@@ -87,14 +87,14 @@ def policies(images: np.ndarray, device: torch.device) -> dict[str, dict[str, Ru
     bilinear = v2.InterpolationMode.BILINEAR
     kornia_flip, kornia_erase = kornia.RandomHorizontalFlip(p=0.5), kornia.RandomErasing((0.02, 0.2), value=0.5, p=0.5)
     kornia_crop = kornia.RandomResizedCrop((size, size), CROP, p=1.0, cropping_mode="resample")
-    alone = {
+    randaugment = {
         "litesort": litesort(images, device, Augment({"ops": RandAugment()})),
         "timm rand-m9-inc1": on_pil(images, device, rand_augment_transform("rand-m9-inc1", mean)),
         "timm, both applied": on_pil(images, device, rand_augment_transform("rand-m9-inc1-p1.0", mean)),
         "torchvision v2": torchvision_v2(images, device, v2.RandAugment(2, 14, interpolation=bilinear, fill=128)),
         "kornia": kornia_batch(images, device, KorniaRandAugment(2, 14)),
     }
-    whole = {
+    with_flip_and_erasing = {
         "litesort": litesort(images, device, Augment({"ops": RandAugment(), "flip": flip, "erase": erase})),
         "kornia": kornia_batch(images, device, KorniaRandAugment(2, 14), kornia_flip, kornia_erase),
     }
@@ -109,11 +109,11 @@ def policies(images: np.ndarray, device: torch.device) -> dict[str, dict[str, Ru
         ),
     }
     if importlib.util.find_spec("albumentations"):
-        alone["albumentations"] = on_arrays(images, device, albumentations_two(14))
+        randaugment["albumentations"] = on_arrays(images, device, albumentations_two(14))
         crops["albumentations"] = on_arrays(images, device, albumentations_crop(size))
     return {
-        "RandAugment, two operations": alone,
-        "RandAugment, flip, erased box": whole,
+        "RandAugment, two operations": randaugment,
+        "RandAugment, flip, erased box": with_flip_and_erasing,
         "crop and flip": crops,
     }
 
@@ -124,24 +124,24 @@ def albumentations_two(level: float) -> Callable[..., dict[str, np.ndarray]]:
 
     share = level / 30
     low, high, tangent = 1 - 0.9 * share, 1 + 0.9 * share, float(np.degrees(np.arctan(0.3 * share)))
-    still: dict[str, float] = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
-    moves = {"p": 1.0, "fill": 128}
+    unchanged: dict[str, float] = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    always = {"p": 1.0, "fill": 128}
     shift = 150 / 331 * share
     operations = [
         a.NoOp(p=1.0),
         a.AutoContrast(p=1.0),
         a.Equalize(p=1.0),
-        a.Rotate((-30 * share, 30 * share), **moves),
+        a.Rotate((-30 * share, 30 * share), **always),
         a.Solarize((1 - share, 1 - share), p=1.0),
-        a.ColorJitter(**still | {"saturation": (low, high)}, p=1.0),
+        a.ColorJitter(**unchanged | {"saturation": (low, high)}, p=1.0),
         a.Posterize(round(8 - 4 * share), p=1.0),
-        a.ColorJitter(**still | {"contrast": (low, high)}, p=1.0),
-        a.ColorJitter(**still | {"brightness": (low, high)}, p=1.0),
+        a.ColorJitter(**unchanged | {"contrast": (low, high)}, p=1.0),
+        a.ColorJitter(**unchanged | {"brightness": (low, high)}, p=1.0),
         a.Sharpen(p=1.0),
-        a.Affine(shear={"x": (-tangent, tangent)}, **moves),
-        a.Affine(shear={"y": (-tangent, tangent)}, **moves),
-        a.Affine(translate_percent={"x": (-shift, shift)}, **moves),
-        a.Affine(translate_percent={"y": (-shift, shift)}, **moves),
+        a.Affine(shear={"x": (-tangent, tangent)}, **always),
+        a.Affine(shear={"y": (-tangent, tangent)}, **always),
+        a.Affine(translate_percent={"x": (-shift, shift)}, **always),
+        a.Affine(translate_percent={"y": (-shift, shift)}, **always),
     ]
     transform: Callable[..., dict[str, np.ndarray]] = a.Compose(
         [a.OneOf(operations, p=1.0), a.OneOf(operations, p=1.0)]

@@ -4,7 +4,7 @@
     python benchmarks/cache_build.py --root photos   # all JPEGs below a folder
 
 Each decoder reads a file and resizes it to a padded square of --size px. The table has medians of the process CPU time
-on one thread, measured in turn. The lines below it are of the whole build (with digests and file) on all cores.
+on one thread, measured in turn. The line below it has the time of the whole build (with digests and file) on all cores.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from torchvision.transforms.v2 import functional
 
 from datamodules import images
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 from datamodules.sources.base import Sample, Source
 from litesort.system import available_cpus
 
@@ -49,7 +50,7 @@ def with_pillow(path: Path, size: int) -> np.ndarray:
 
 def with_torchvision(path: Path, size: int) -> torch.Tensor:
     data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-    # the operator itself: its Python wrapper warns at each call
+    # the Python wrapper of this operator warns at each call
     pixels = torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, True)
     height, width = pixels.shape[1:]
     scale = size / max(height, width)
@@ -58,7 +59,7 @@ def with_torchvision(path: Path, size: int) -> torch.Tensor:
     return functional.pad(pixels, [(size - width) // 2, (size - height) // 2], fill=128)
 
 
-def over(files: list[Path], load: Callable[[Path], object]) -> Callable[[], int]:
+def decode_all(files: list[Path], load: Callable[[Path], object]) -> Callable[[], int]:
     def job() -> int:
         for path in files:
             load(path)
@@ -81,13 +82,15 @@ def main() -> None:
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         files = found[:: max(1, len(found) // options.images)]
         jobs = {
-            "litesort": over(files, lambda path: images.load(path, options.size, "pad")),
-            "Pillow": over(files, lambda path: with_pillow(path, options.size)),
-            "torchvision": over(files, lambda path: with_torchvision(path, options.size)),
+            "litesort": decode_all(files, lambda path: images.load(path, options.size, "pad")),
+            "Pillow": decode_all(files, lambda path: with_pillow(path, options.size)),
+            "torchvision": decode_all(files, lambda path: with_torchvision(path, options.size)),
         }
         results = side_by_side(jobs, options.rounds)
         start, start_cpu = time.perf_counter(), time.process_time()
-        open_pixels(Files(root, found), options.size, "pad", cache_dir=Path(scratch) / "cache", progress=False)
+        open_pixels(
+            Files(root, found), options.size, "pad", CacheConfig(cache_dir=Path(scratch) / "cache"), progress=False
+        )
         wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     table = Table(title=f"{len(files)} JPEGs -> {options.size} px, one thread")
     for column in ("decoder", "CPU ms/image", "images/s/core", "times Pillow"):

@@ -1,6 +1,6 @@
 """Accuracy, stability and cost of the latency benchmark.
 
-    python benchmarks/clock.py accuracy     # against a tight loop of the runtime alone
+    python benchmarks/clock.py accuracy     # compared with a tight loop that calls only the runtime
     python benchmarks/clock.py stability    # five processes, on an idle machine and beside a busy process
     python benchmarks/clock.py cost         # seconds of the first and of a later job
 
@@ -51,7 +51,7 @@ BUSY = "while True: pass"
 
 
 def export(folder: Path, kind: str, precision: str = "fp32", name: str = NETWORK) -> Path:
-    """Write a network as a file."""
+    """Export a network; returns the file."""
     torch.manual_seed(0)
     net = create_backbone(name, len(CLASSES), pretrained=False).eval()
     one = FORMATS[kind]
@@ -63,7 +63,7 @@ def export(folder: Path, kind: str, precision: str = "fp32", name: str = NETWORK
     return one.quantize(path, folder / f"{name}-int8{one.suffix}", list(pixels))
 
 
-def onnx_alone(path: Path) -> Callable[[np.ndarray], Any]:
+def onnx_call(path: Path) -> Callable[[np.ndarray], Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,7 +72,7 @@ def onnx_alone(path: Path) -> Callable[[np.ndarray], Any]:
     return lambda pixels: session.run(None, {"images": pixels})
 
 
-def openvino_alone(path: Path) -> Callable[[np.ndarray], Any]:
+def openvino_call(path: Path) -> Callable[[np.ndarray], Any]:
     import openvino
 
     core = openvino.Core()
@@ -84,7 +84,7 @@ def openvino_alone(path: Path) -> Callable[[np.ndarray], Any]:
 
 
 def tight_loop(call: Callable[[np.ndarray], Any], seconds: float) -> float:
-    """Median ms of a call in a loop that does nothing else; its first third is left out."""
+    """Median ms of a call in a loop that does nothing else. The first third of the calls is left out."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
     times, start = [], time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -98,15 +98,15 @@ def reader(size: int) -> Callable[[Path], np.ndarray]:
     return functools.partial(load, size=size, policy="pad")
 
 
-def clocked(path: Path, **settings: Any) -> dict[str, Any]:
-    """What the benchmark reports of a file, on the model clock."""
+def measure_file(path: Path, **settings: Any) -> dict[str, Any]:
+    """Results of the latency benchmark for a file, on the model clock."""
     benchmark = LatencyBenchmark(end_to_end=False, settings=Settings(**settings))
     (one,) = (one for one in FORMATS.values() if path.name.endswith(one.suffix))
     return benchmark.measure({"model": (one.load(path), SIZE)}, REFERENCE, reader, []).row()
 
 
 def accuracy(rounds: int) -> Table:
-    """Between two rounds of the benchmark, a loop of the runtime alone, so that both see the same moments."""
+    """A loop that calls only the runtime runs between two rounds of the benchmark, so that other load affects both."""
     table = Table(title=f"ms at {SIZE} px, one thread, medians of {rounds} rounds")
     for column in ("file", "tight loop", "its quartiles", "reported", "difference"):
         table.add_column(column, justify="left" if column == "file" else "right")
@@ -115,11 +115,11 @@ def accuracy(rounds: int) -> Table:
     with tempfile.TemporaryDirectory() as folder:
         for name, kind, precision in FILES:
             path, loops = export(Path(folder), kind, precision, name), []
-            call = {"onnx": onnx_alone, "openvino": openvino_alone}[kind](path)
+            call = {"onnx": onnx_call, "openvino": openvino_call}[kind](path)
 
             def between(share: float, call: Any = call, loops: list[float] = loops) -> None:
                 loops.append(tight_loop(call, seconds=0.15))
-                eager.predict(pixels)  # the caches are again those of another network
+                eager.predict(pixels)  # fills the CPU caches with another network, as in the benchmark
 
             candidates = {
                 "model": predictor_candidate(FORMATS[kind].load(path), SIZE),
@@ -128,16 +128,16 @@ def accuracy(rounds: int) -> Table:
             }
             settings = Settings(seconds=1e3, tolerance=0, min_rounds=rounds, max_rounds=rounds)
             (record,) = model_clock(candidates, reference="eager", settings=settings, progress=between)
-            alone, reported = float(np.median(loops)), record["entries"]["model"]["median_ms"]
+            loop, reported = float(np.median(loops)), record["entries"]["model"]["median_ms"]
             low, high = np.quantile(loops, [0.25, 0.75])
-            cells = (f"{low:.3f} to {high:.3f}", f"{reported:.3f}", f"{100 * (reported / alone - 1):+.1f} %")
-            table.add_row(f"{name} {kind} {precision}", f"{alone:.3f}", *cells)
+            cells = (f"{low:.3f} to {high:.3f}", f"{reported:.3f}", f"{100 * (reported / loop - 1):+.1f} %")
+            table.add_row(f"{name} {kind} {precision}", f"{loop:.3f}", *cells)
     return table
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Processes that use one core each."""
+    """Run `count` processes that use one core each."""
     started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield
@@ -154,7 +154,7 @@ def stability(processes: int) -> Table:
         table.add_column(column, justify="left" if column == "machine" else "right")
     with tempfile.TemporaryDirectory() as folder:
         path = export(Path(folder), "onnx")
-        clocked(path)  # the reference is exported, files are read
+        measure_file(path)  # warm-up: exports the reference, reads the files
         for name, count in (("idle", 0), ("beside one busy process", 1)):
             with busy(count):
                 command = [sys.executable, __file__, "once", "--file", str(path)]
@@ -193,14 +193,14 @@ def cost() -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["accuracy", "stability", "cost", "once"])
-    parser.add_argument("--rounds", type=int, default=30, help="of accuracy")
-    parser.add_argument("--processes", type=int, default=5, help="of stability")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds of `accuracy`")
+    parser.add_argument("--processes", type=int, default=5, help="processes of `stability`")
     parser.add_argument("--file", type=Path, help="for `once`: time this ONNX file and print a line of JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.part == "once":
-        row = clocked(options.file)
-        print(json.dumps(row | {"loop_ms": tight_loop(onnx_alone(options.file), seconds=1.0)}))
+        row = measure_file(options.file)
+        print(json.dumps(row | {"loop_ms": tight_loop(onnx_call(options.file), seconds=1.0)}))
         return
     print(describe_machine())
     tables = {

@@ -4,8 +4,8 @@
     python benchmarks/feed.py --root photos          # a folder of class folders
 
 Every pipeline returns uint8 batch tensors with labels, drawn by a weighted sampler. The common pipelines decode and
-augment on the host; litesort augments on the device, which `benchmarks/augmentation.py` measures. Beside its cache, the
-table has what it does with data over the cache budget: it decodes in each epoch, a large JPEG at a reduced scale.
+augment on the host; litesort augments on the device, which `benchmarks/augmentation.py` measures. A second row of
+litesort is for data over the cache budget: images are decoded in each epoch, large JPEGs at a reduced scale.
 torchvision's "resize" does the same work at full scale, without augmentation. Process CPU time is compared, because a
 GPU waits for it. All run on one thread, in turn; the table has medians over the rounds.
 """
@@ -31,6 +31,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 from datamodules.loader import DecodingLoader, PixelLoader
 from datamodules.samplers import WeightedSampler, class_weights
 from datamodules.sources.base import Sample, Source
@@ -49,7 +50,7 @@ class ImageFolderSource(Source):
 
 def pixel_loader(folder: ImageFolder, size: int, batch: int, prefetch: int, cache_dir: str) -> Iterable:
     source = ImageFolderSource(folder)
-    pixels = open_pixels(source, size, "pad", cache_dir=cache_dir)
+    pixels = open_pixels(source, size, "pad", CacheConfig(cache_dir=cache_dir))
     if pixels is None:
         raise SystemExit(
             "the pixel cache exceeds its budget or the free memory: give fewer --images or a smaller --size"
@@ -60,7 +61,7 @@ def pixel_loader(folder: ImageFolder, size: int, batch: int, prefetch: int, cach
 
 
 def streaming_loader(folder: ImageFolder, size: int, batch: int) -> Iterable:
-    """What litesort uses if the images exceed the cache budget."""
+    """Loader that litesort uses if the images exceed the cache budget."""
     labels = np.array(folder.targets)
     rows, sampler = np.arange(len(labels)), WeightedSampler(labels, power=0.5)
     source = ImageFolderSource(folder)
@@ -131,9 +132,11 @@ def main() -> None:
     lowest = min(cpu for name, (cpu, _) in results.items() if not name.startswith("litesort")) / base
     console.print(f"litesort takes at most {TARGET_MS} ms per image: {base <= TARGET_MS}")
     gain = results[RESIZE][0] / results[STREAMING][0]
-    console.print(f"over the cache budget at least as fast as torchvision v2: {gain >= 1} ({gain:.2f} times)")
     console.print(
-        f"pipelines take at least {TARGET_RATIO} times as long: {lowest >= TARGET_RATIO} ({lowest:.0f} times)"
+        f"over the cache budget, litesort is at least as fast as torchvision v2: {gain >= 1} ({gain:.2f} times)"
+    )
+    console.print(
+        f"other pipelines take at least {TARGET_RATIO} times as long: {lowest >= TARGET_RATIO} ({lowest:.0f} times)"
     )
 
 

@@ -10,14 +10,15 @@
 5. Settings of the bare step: precision, memory format, compilation.
 6. Latency: eager, compiled, ONNX Runtime.
 
-Each number is of `--steps` steps after `--warmup` steps, with a synchronisation before and after. If a compiler, a
-runtime or another package fails, the cell contains the error. A run on a CPU only tests the script.
+Each number is measured over `--steps` steps after `--warmup` steps, with a synchronisation before and after. If a
+compiler, a runtime or another package fails, the cell contains the error. A run on a CPU only tests the script.
 """
 
 import argparse
 import functools
 import importlib.util
 import io
+import sys
 import tempfile
 import time
 import warnings
@@ -31,13 +32,13 @@ import kornia.augmentation
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from baselines import TIMM, TORCHVISION, Task, pipeline
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from images import write_images
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from rivals import TIMM, TORCHVISION, Task, pipeline
 from torch import nn
 
 from datamodules.batch import Batch
@@ -48,6 +49,8 @@ from lightning_modules.objectives.base import build_objective
 from lightning_modules.precision import supported_precision
 from litesort.cli.build import data_builder
 from litesort.cli.compose import CONF
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # train.py is not in an installed package
 from train import train
 
 Rows = Iterator[tuple[Any, ...]]  # rows of a table; the first is the heading
@@ -123,7 +126,7 @@ def wait(device: torch.device) -> None:
 
 
 class Measured(Exception):
-    """Ends a training; its argument is the throughput, images per second."""
+    """Ends a training. The argument is the throughput, images per second."""
 
 
 class Clock(pl.Callback):
@@ -131,7 +134,7 @@ class Clock(pl.Callback):
 
     Args:
         warmup, steps, batch: Number of steps before the measurement, number of measured steps, images per step.
-        sync: Let torch warn where a measured step waits for the GPU.
+        sync: Whether torch warns where a measured step waits for the GPU.
     """
 
     def __init__(self, warmup: int, steps: int, batch: int, sync: bool = False) -> None:
@@ -163,7 +166,7 @@ def litesort(bench: Bench, model: str, size: int, sync: bool = False) -> float:
             train(cfg)
     except Measured as done:
         return float(done.args[0])
-    raise AssertionError("the training ended before its steps did")
+    raise AssertionError("the training ended before all steps were measured")
 
 
 def bare_step(
@@ -300,7 +303,7 @@ def settings(bench: Bench) -> Rows:
 
 
 def latency(bench: Bench) -> Rows:
-    """Milliseconds of a batch of 1 and of 32 images; the ONNX file takes uint8."""
+    """Milliseconds for a batch of 1 and of 32 images; the input of the ONNX file is uint8."""
     yield "network", "pixels", "batch", "eager", "ONNX Runtime", *(["compiled"] if bench.options.compile else [])
     for model in bench.options.models:
         size, classes = bench.options.sizes[-1], len(bench.classes)
@@ -318,7 +321,7 @@ def latency(bench: Bench) -> Rows:
 
 @torch.inference_mode()
 def milliseconds(bench: Bench, call: Any) -> str:
-    """Time a call, ms; text, which is an error, is returned unchanged."""
+    """Time a call, ms. Text is an error of an earlier call and is returned unchanged."""
     speed = attempt(bench.images_per_second, call, 1) if callable(call) else call
     return speed if isinstance(speed, str) else f"{1e3 / speed:.2f}"
 
@@ -346,7 +349,8 @@ def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     try:
         return function(*arguments, **named)
     except Exception as error:  # of a compiler, a runtime or another package
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:60] if str(error).strip() else ''}"
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return f"{type(error).__name__}: {first_line[:60]}"
 
 
 PARTS = (synchronisation, augmentation, feed, training, settings, latency)

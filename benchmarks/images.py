@@ -28,7 +28,12 @@ def write_images(root: Path, count: int, classes: int = 6, size: tuple[int, int]
 def side_by_side(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
     """Run all jobs once per round, in turn, so that other load affects all of them.
 
-    A job returns the number of its images. Returns name -> median ms per image: process CPU time, wall time.
+    Args:
+        jobs: Name -> function that processes images and returns their number.
+        rounds: Number of measured rounds, after a warm-up.
+
+    Returns:
+        Name -> median ms per image: process CPU time, wall time.
     """
     for job in jobs.values():
         job()  # warm up: files into the page cache, lazy imports

@@ -4,8 +4,8 @@
     python benchmarks/memory.py --root photos --jobs 10 --model lcnet_050
 
 The script builds the pixel cache, starts `python train.py` --jobs times and reads /proc while they run, evaluation
-included. Own memory is RssAnon + RssShmem, which remains when the system frees the pages of files. Pss gives the share
-of the pixel cache: a page that n processes map counts as 1/n for each.
+included. Own memory is RssAnon + RssShmem, which remains when the system frees the pages of files. Pss counts a page of
+the pixel cache that n processes map as 1/n for each.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-MB, GB = 1e6, 1e9
+MB = 1e6
 
 
-class Watch(threading.Thread):
+class MemorySampler(threading.Thread):
     """Sample the memory of processes until `stopped` is set; `peaks` holds bytes by (process id, kind of memory)."""
 
     def __init__(self, interval: float) -> None:
@@ -40,21 +40,21 @@ class Watch(threading.Thread):
             maps = []
             for pid in self.pids:
                 try:
-                    status, kept = fields(f"/proc/{pid}/status"), pixel_maps(pid)
-                except OSError:  # it has ended
+                    status, mapped = fields(f"/proc/{pid}/status"), pixel_maps(pid)
+                except OSError:  # the process has ended
                     continue
                 if "RssAnon" in status:
-                    self._note(pid, status)
-                    maps.append(kept)
+                    self._update_peaks(pid, status)
+                    maps.append(mapped)
             together = sum(rss for rss, _ in maps)
             if together > self.shared["all maps"]:
                 values = together, sum(pss for _, pss in maps), sum(rss > 0 for rss, _ in maps)
                 self.shared = dict(zip(self.shared, values, strict=True))
 
-    def _note(self, pid: int, status: dict[str, float]) -> None:
-        seen = {"own": status["RssAnon"] + status["RssShmem"], "files": status["RssFile"], "VmHWM": status["VmHWM"]}
-        for what, value in seen.items():
-            self.peaks[pid, what] = max(self.peaks[pid, what], value)
+    def _update_peaks(self, pid: int, status: dict[str, float]) -> None:
+        values = {"own": status["RssAnon"] + status["RssShmem"], "files": status["RssFile"], "VmHWM": status["VmHWM"]}
+        for kind, value in values.items():
+            self.peaks[pid, kind] = max(self.peaks[pid, kind], value)
 
 
 def fields(path: str) -> dict[str, float]:
@@ -90,20 +90,20 @@ def start(line: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
 
 
-def run(options: argparse.Namespace, root: Path, scratch: Path) -> tuple[Watch, list[int]]:
+def run(options: argparse.Namespace, root: Path, scratch: Path) -> tuple[MemorySampler, list[int]]:
     """Build the cache by a training of one step, then run --jobs trainings at once and sample their memory."""
     first = start(command(options, root, scratch, 0, "epochs=1", "trainer.limit_train_batches=1"), scratch / "0.log")
     finish(first, scratch / "0.log")
-    watch = Watch(options.interval)
-    watch.start()
+    sampler = MemorySampler(options.interval)
+    sampler.start()
     jobs = range(1, options.jobs + 1)
     started = [(start(command(options, root, scratch, job), scratch / f"{job}.log"), job) for job in jobs]
-    watch.pids = [process.pid for process, _ in started]
+    sampler.pids = [process.pid for process, _ in started]
     for process, job in started:
         finish(process, scratch / f"{job}.log")
-    watch.stopped.set()
-    watch.join()
-    return watch, watch.pids
+    sampler.stopped.set()
+    sampler.join()
+    return sampler, sampler.pids
 
 
 def finish(process: subprocess.Popen, log: Path) -> None:
@@ -127,16 +127,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         root = options.root or write_images(scratch / "images", options.images)
-        watch, pids = run(options, root, scratch)
+        sampler, pids = run(options, root, scratch)
         cache = sum(file.stat().st_size for file in (scratch / "cache" / "pixels").rglob("*") if file.is_file())
     table = Table(title=f"{options.model}, {options.size} px, batch {options.batch}: peaks in MB")
     for column in ("training", "own memory", "pages of files", "both (VmHWM)"):
         table.add_column(column, justify="right")
     for number, pid in enumerate(pids, 1):
-        table.add_row(str(number), *(f"{watch.peaks[pid, what] / MB:,.0f}" for what in ("own", "files", "VmHWM")))
+        table.add_row(str(number), *(f"{sampler.peaks[pid, what] / MB:,.0f}" for what in ("own", "files", "VmHWM")))
     console = Console()
     console.print(table)
-    maps, once, count = watch.shared.values()
+    maps, once, count = sampler.shared.values()
     console.print(f"pixel cache: {cache / MB:,.0f} MB on disk; mapped by {count:.0f} at once: {maps / MB:,.0f} MB")
     console.print(f"counted once: {once / MB:,.0f} MB of memory ({time.perf_counter() - start_time:.0f} s)")
 

@@ -1,6 +1,6 @@
-"""Overhead of a training step: a bare loop and ImageClassifier in Lightning's Trainer, interleaved, on a tiny network.
+"""Overhead of a training step: a bare loop and ImageClassifier in Lightning's Trainer, in turn, on a tiny network.
 
-    python -m benchmarks.overhead --steps 400 --repeats 5
+    python benchmarks/overhead.py --steps 400 --repeats 5
 
 The network is so small that a step is nearly all overhead. Metrics, progress bar, csv logger, schedule, learning-rate
 monitor and gradient clipping are on. Epoch ends (validation) are excluded.
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 
 CLASSES = ["Metal", "Paper", "Paperpack", "Plastic", "Plasticbag", "Styrofoam"]
 
@@ -78,7 +78,7 @@ def bare(batches: DataLoader) -> np.ndarray:
 def lightning(train: DataLoader, val: DataLoader, folder: str) -> np.ndarray:
     """Wall and CPU seconds per step of ImageClassifier in a Trainer with logger, progress bar and clipping."""
     module = ImageClassifier(
-        make_net(), CrossEntropy(label_smoothing=0.1), functools.partial(configure, lr=1e-3), CLASSES
+        make_net(), CrossEntropy(label_smoothing=0.1), functools.partial(configure_optimizer, lr=1e-3), CLASSES
     )
     clock = Clock()
     trainer = pl.Trainer(

@@ -4,9 +4,9 @@
     python benchmarks/page.py --runs 1000 --keep /tmp/runs
 
 The runs are folders like those of `train.py`: 100 settings with three seeds, six classes, 40 epochs and the same 500
-test images. All wrong images are stored, 24 of them with heat maps. One run in 30 has failed. Opening is timed in
-headless Chromium, from navigation to two frames after the load event. `CHROMIUM=/path/to/chromium` names the browser;
-otherwise it is searched on the PATH.
+test images. Up to 200 wrong images of a run are stored, 24 of them with heat maps. One run in 30 has failed. Opening is
+timed in headless Chromium, from navigation to two frames after the load event. `CHROMIUM=/path/to/chromium` sets the
+browser; without it, the PATH is searched.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def write_runs(folder: Path, count: int) -> Path:
         run = folder / f"{number}-augment-{augment}__data.size-{size}__model-{model}__seed-{seed}"
         run.mkdir(parents=True)
         overrides = [f"model={model}", f"data.size={size}", f"augment={augment}", f"seed={seed}"]
-        known = {
+        common = {
             "name": model,
             "model": model,
             "seed": seed,
@@ -62,7 +62,7 @@ def write_runs(folder: Path, count: int) -> Path:
             "size": size,
         }
         if number % 30 == 29:
-            _write(run / "metrics.json", {"status": "failed", "error": "RuntimeError: CUDA out of memory", **known})
+            _write(run / "metrics.json", {"status": "failed", "error": "RuntimeError: CUDA out of memory", **common})
             (run / "error.log").write_text(
                 "Traceback (most recent call last):\n  ...\nRuntimeError: CUDA out of memory\n"
             )
@@ -72,7 +72,7 @@ def write_runs(folder: Path, count: int) -> Path:
         by_class = np.clip(f1 + rng.normal(0, 0.05, 6), 0, 1)
         area = (size / 224) ** 2
         _write(run / "metrics.json", {
-            "status": "completed", "error": None, **known, "classes": CLASSES,
+            "status": "completed", "error": None, **common, "classes": CLASSES,
             "origin": "hub" if augment == "light" else "scratch",
             "test/f1_macro": by_class.mean(), "test/accuracy_micro": by_class.mean() + 0.02, "test/ece": 0.04,
             **{f"test/f1/{name}": value for name, value in zip(CLASSES, by_class, strict=True)},
@@ -156,7 +156,7 @@ def _write(path: Path, data: dict) -> None:
     path.write_text(json.dumps(data))
 
 
-def opening(path: Path, repeats: int) -> float | None:
+def seconds_to_open(path: Path, repeats: int) -> float | None:
     """Median seconds until a browser has loaded and drawn the page; None without a browser."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
@@ -192,7 +192,7 @@ def main() -> None:
             page = write_page(gather(folder), folder / "leaderboard.html")
             walls.append(time.perf_counter() - start)
             cpus.append(time.process_time() - cpu)
-        size, seconds = page.stat().st_size / 1e6, opening(page, options.repeats)
+        size, seconds = page.stat().st_size / 1e6, seconds_to_open(page, options.repeats)
     print(f"{options.runs} runs")
     print(f"build: {statistics.median(walls):.1f} s, CPU {statistics.median(cpus):.1f} s (at most 20)")
     print(f"size:  {size:.1f} MB (at most 15)")

@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py
 
-Each command runs in its own process. In every round, all are started one after the other; the table has medians.
+Each command runs in a separate process. In every round, all run one after the other. The table has medians.
 `--help` and `--cfg` must not import PyTorch.
 """
 

@@ -1,11 +1,11 @@
-"""Sweep of six trainings of lcnet_050 at 64 px, one by one and two at a time, and the time of a job outside training.
+"""Sweep of six trainings of lcnet_050 at 64 px: one at a time, two at a time, and the time of a job outside training.
 
     python benchmarks/sweep.py
 
 All trainings use one pixel cache. A sweep is timed from the start of the command to its end, imports included. Two
-times of a job are reported: from its start (for the first job, that of the process) to its first training step,
-measured by a callback; and from its start to the start of the next job, without the seconds of its training. Evaluation
-and latency benchmark have their default settings.
+times are reported for a job. The first is from its start to its first training step, which a callback records. The
+second is from its start to the start of the next job, without its training. The first job starts with the process.
+Evaluation and latency benchmark have their default settings.
 """
 
 import argparse
@@ -26,28 +26,27 @@ TINY = (
     "model=lcnet_050", "model.pretrained=false", "data.size=64", "data.batch_size=16",
     "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "logger=none", "seed=0,1,2,3,4,5",
 )  # fmt: skip
-# Code that logs the time of the first training step of each job.
+# sitecustomize.py: adds a callback to each Trainer that logs the time of the first training step.
 SITE = """
 import json, os, sys, time
 from pathlib import Path
 if os.environ.get("BENCH_LOG"):
-    class Watch:
+    class AddCallback:
         def find_spec(self, name, path=None, target=None):
             if name == "callbacks.checkpoint" and "pytorch_lightning" in sys.modules:
                 sys.meta_path.remove(self)
                 from pytorch_lightning import Callback, Trainer
-                def note(*a, **k):
-                    with open(os.environ["BENCH_LOG"], "a") as file:
-                        file.write(json.dumps([os.getpid(), time.time()]) + "\\n")
-                class First(Callback):
+                class LogFirstStep(Callback):
                     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-                        if trainer.global_step == 1: note()
+                        if trainer.global_step == 1:
+                            with open(os.environ["BENCH_LOG"], "a") as file:
+                                file.write(json.dumps([os.getpid(), time.time()]) + "\\n")
                 before = Trainer.__init__
                 def init(self, *a, callbacks=(), **k):
-                    before(self, *a, callbacks=[*callbacks, First()], **k)
+                    before(self, *a, callbacks=[*callbacks, LogFirstStep()], **k)
                 Trainer.__init__ = init
             return None
-    sys.meta_path.insert(0, Watch())
+    sys.meta_path.insert(0, AddCallback())
 """
 
 
@@ -81,7 +80,7 @@ def main() -> None:
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(SITE)
         os.environ["LITESORT_CACHE"] = str(folder / "cache")
-        sweep(folder / "warm", "epochs=1", "seed=0")  # the cache is built, files are read
+        sweep(folder / "warm", "epochs=1", "seed=0")  # warm-up: builds the cache, reads the files
         start_time, log = time.time(), folder / "log"
         alone = sweep(folder / "alone", epochs, BENCH_LOG=str(log), PYTHONPATH=str(folder / "site"))
         to_first_step, outside = costs(folder / "alone", log, start_time)

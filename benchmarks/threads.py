@@ -2,10 +2,9 @@
 
     python benchmarks/threads.py                         # resnet18d, 64 px, batch 32
 
-Each setting trains in a process of its own, in turn, alone and beside a process that uses one core. On two cores, the
+Each setting trains in a separate process, in turn, alone and beside a process that uses one core. On two cores, the
 fair share of the training is then one core: the speed of one thread alone. Waiting: `spin` is the default of OpenMP
-(libgomp), `brief` is what the commands of litesort set (`litesort.system.limit_openmp_spinning`), `passive` sleeps at
-once.
+(libgomp), the commands of litesort set `brief` (`litesort.system.limit_openmp_spinning`), `passive` sleeps at once.
 """
 
 import argparse
@@ -33,7 +32,7 @@ WAITING = {
 
 
 def train(model: str, size: int, batch: int, seconds: float) -> float:
-    """Images a second of training steps."""
+    """Train for some seconds; returns images per second."""
     net = create_backbone(model, 6, pretrained=False).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18d")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="measure once with this many threads, print a number")
     options = parser.parse_args()
@@ -65,14 +64,14 @@ def main() -> None:
     cores = available_cpus()
     settings = [(1, "spin"), *((cores, policy) for policy in WAITING)]
     speeds: dict[tuple[int, str, int], list[float]] = {}
-    same = ("--model", options.model, "--size", str(options.size), "--batch", str(options.batch))
+    common = ("--model", options.model, "--size", str(options.size), "--batch", str(options.batch))
     for _ in range(options.rounds):
         for others in (0, 1):
             for threads, policy in settings:
                 command = [
                     sys.executable,
                     __file__,
-                    *same,
+                    *common,
                     "--seconds",
                     str(options.seconds),
                     "--threads",
@@ -84,7 +83,7 @@ def main() -> None:
                     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 speeds.setdefault((threads, policy, others), []).append(json.loads(done.stdout.splitlines()[-1]))
     print(describe_machine())
-    table = Table(title=f"{options.model}, {options.size} px, batch {options.batch}: images a second")
+    table = Table(title=f"{options.model}, {options.size} px, batch {options.batch}: images per second")
     for column in ("threads", "waiting", "alone", "beside a busy process", "of one thread alone"):
         table.add_column(column, justify="right")
     share = float(np.median(speeds[1, "spin", 0]))

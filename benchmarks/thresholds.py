@@ -3,17 +3,19 @@
     python benchmarks/thresholds.py RUN/best.ckpt
     python benchmarks/thresholds.py RUN/exported/model-int8.onnx --target 0.9
 
-The validation and test images of a run, which it was not trained on, are predicted once, pooled, and halved at random
-1,000 times: the threshold is chosen on one half and evaluated on the other. This test is harder than new images: if the
-first half is easier than the pool, the second half is more difficult by the same amount.
+The validation and test images of a run, which are not training images, are predicted once and pooled. The pool is
+halved at random 1,000 times: the threshold is chosen on one half and evaluated on the other. This test is harder than
+new images: if the first half is easier than the pool, the second half is more difficult by the same amount.
 
 Each row is one rule. A rule takes the lowest confidence at which a lower bound of the accuracy, at the given confidence
 level, reaches the target. "none" uses the accuracy itself. The default of litesort is target_confidence=0.975.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from deployment.predictors import predict_split
-from evaluate import open_artifact
 from litesort.cli.build import load_data
 from litesort.cli.paths import CONF
 from litesort.cli.quoting import quote_overrides
 from reports.rejection import choose_threshold, evaluate_threshold
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # evaluate.py is not in an installed package
+from evaluate import open_artifact
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.975, 0.99)
 
@@ -35,7 +39,7 @@ class RuleResult(NamedTuple):
     """Result of a rule over the resamplings.
 
     Attributes:
-        given: Share of the resamplings in which there is a threshold, in [0, 1].
+        given: Share of the resamplings in which a threshold exists and keeps images, in [0, 1].
         missed: Share of the resamplings in which the accuracy on the second half is below the target, in [0, 1].
         coverage: Mean share of images that are kept, in [0, 1]; 0 without a threshold.
         accuracy: Mean accuracy of the kept images, in [0, 1]; NaN if there is never a threshold.
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
         title_justify="left",
     )
     for column in ("target", "bound", "threshold given", "kept", "correct", "target missed", "target reached"):
-        table.add_column(column, justify="correct")
+        table.add_column(column, justify="right")
     for target in options.target:
         for confidence in (None, *CONFIDENCES):
             found = resample(probabilities, targets, target, confidence, options.resamples)

@@ -3,15 +3,16 @@
     python benchmarks/training.py                                  # generated JPEGs of 512 x 384 px
     python benchmarks/training.py --root photos --models lcnet_050
 
-litesort is `train.train` with its default configuration (Lightning, sampler, metrics, progress bar, csv logger,
-checkpoints) and two of 14 operations per image. The bare loop takes the same step (network, channels_last, objective,
-optimiser, clipping, schedule) on one batch in memory. The pipelines read the same images with worker processes:
-torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each has its own process. In
-every round, all take the same number of steps, one after the other. The warm-up round, validation and checkpoints are
-excluded. CPU time includes the workers.
+litesort is `train.train` with its default configuration (Lightning, metrics, progress bar, csv logger, checkpoints),
+a weighted sampler, and two of 14 operations per image. The bare loop takes the same step (network, channels_last,
+objective, optimiser, clipping, schedule) on one batch in memory. The pipelines read the same images with worker
+processes: torchvision's ImageFolder with v2.RandAugment, and timm's create_loader with rand-m9-inc1. Each loop has a
+separate process. In every round, all take the same number of steps, one after the other. The warm-up round, validation
+and checkpoints are excluded. CPU time includes the workers.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,39 +20,41 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from baselines import BARE, TIMM, TORCHVISION, BaselineProcess, Task, now
 from hydra import compose, initialize_config_dir
 from images import write_images
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-from rivals import BARE, TIMM, TORCHVISION, Rival, Task, now
 
 from datamodules.datamodule import ImageDataModule
 from datamodules.samplers import class_weights
 from lightning_modules.classifier import ImageClassifier
 from litesort.cli.compose import CONF
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # train.py is not in an installed package
 from train import train
 
-OURS, ALL = "litesort", (BARE, TORCHVISION, TIMM)
-RIVALS = {"resnet18d": (BARE,), "mobilenetv3_small": ALL, "lcnet_050": ALL}
+LITESORT, ALL = "litesort", (BARE, TORCHVISION, TIMM)
+BASELINES = {"resnet18d": (BARE,), "mobilenetv3_small": ALL, "lcnet_050": ALL}
 
 
 class Measured(Exception):
-    """Ends the training after all rounds; its argument is name -> one row (wall, CPU seconds) for each round."""
+    """Ends the training after all rounds. The argument is name -> one row (wall, CPU seconds) for each round."""
 
 
 class Turns(pl.Callback):
-    """Time the steps of each epoch. At its end, every other loop takes the same number of steps.
+    """Time the steps of each epoch. At the end of an epoch, each other loop takes the same number of steps.
 
     Args:
-        rivals: Names of the other loops, as in `RIVALS`.
+        baselines: Names of the other loops, as in `BASELINES`.
         rounds: Number of measured epochs, after one warm-up epoch.
         workers: Worker processes of a pipeline.
     """
 
-    def __init__(self, rivals: list[str], rounds: int, workers: int) -> None:
-        self.names, self.rounds, self.workers = rivals, rounds, workers
-        self.rivals: dict[str, Rival] = {}
+    def __init__(self, baselines: list[str], rounds: int, workers: int) -> None:
+        self.names, self.rounds, self.workers = baselines, rounds, workers
+        self.baselines: dict[str, BaselineProcess] = {}
         self.clocks: dict[str, list[np.ndarray]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ImageClassifier) -> None:
@@ -68,7 +71,7 @@ class Turns(pl.Callback):
             threads=torch.get_num_threads(),
             turns=self.rounds + 1,
         )
-        self.rivals = {name: Rival(name, task) for name in self.names}
+        self.baselines = {name: BaselineProcess(name, task) for name in self.names}
 
     def on_train_epoch_start(self, *_: object) -> None:
         self.start = now()
@@ -77,7 +80,7 @@ class Turns(pl.Callback):
         self.seconds = now() - self.start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        turn = {OURS: self.seconds} | {name: rival.take_turn() for name, rival in self.rivals.items()}
+        turn = {LITESORT: self.seconds} | {name: baseline.take_turn() for name, baseline in self.baselines.items()}
         if trainer.current_epoch:
             for name, seconds in turn.items():
                 self.clocks.setdefault(name, []).append(seconds)
@@ -85,8 +88,8 @@ class Turns(pl.Callback):
             raise Measured(self.clocks)
 
     def on_exception(self, *_: object) -> None:
-        for rival in self.rivals.values():
-            rival.close()
+        for baseline in self.baselines.values():
+            baseline.close()
 
 
 def drawn_files(data: ImageDataModule, count: int) -> list[tuple[str, int]]:
@@ -98,13 +101,13 @@ def drawn_files(data: ImageDataModule, count: int) -> list[tuple[str, int]]:
 
 
 def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, list[np.ndarray]]:
-    """Seconds of each round by name."""
+    """Train and time all loops; returns name -> one row (wall, CPU seconds) for each round."""
     root = options.root or write_images(Path(scratch) / "images", 1200)
-    rivals = ",".join(f"'{name}'" for name in RIVALS.get(model, ALL))
-    turns = f"_target_:__main__.Turns,rounds:{options.rounds},workers:{options.workers},rivals:[{rivals}]"
+    names = ",".join(f"'{name}'" for name in BASELINES.get(model, ALL))
+    turns = f"_target_:__main__.Turns,rounds:{options.rounds},workers:{options.workers},baselines:[{names}]"
     overrides = [
         f"model={model}", "model.pretrained=false", "data=folder", f"data.root={root}",
-        f"data.size={options.size}", "augment=randaugment",
+        f"data.size={options.size}", "augment=randaugment", "sampler=weighted",
         f"data.batch_size={options.batch}", f"epochs={options.rounds + 1}", f"run_dir={scratch}",
         f"trainer.limit_train_batches={options.steps}", "trainer.limit_val_batches=1", "trainer.accelerator=cpu",
         f"+callbacks.turns={{{turns}}}",
@@ -115,14 +118,14 @@ def measure(model: str, options: argparse.Namespace, scratch: str) -> dict[str, 
         train(cfg)
     except Measured as done:
         return done.args[0]
-    raise AssertionError("the training ended before its rounds did")
+    raise AssertionError("the training ended before all rounds were measured")
 
 
 def rows(clocks: dict[str, list[np.ndarray]], images: int) -> Iterator[list[str]]:
-    ours = np.array(clocks[OURS])
+    reference = np.array(clocks[LITESORT])
     for name, seconds in clocks.items():
         wall, cpu = np.median(seconds, axis=0)
-        ratios = np.array(seconds) / ours  # within a round, other load affects both
+        ratios = np.array(seconds) / reference  # within a round, other load affects both
         low, (by_wall, by_cpu), high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0)
         yield [name, f"{images / wall:.1f}", f"{images / cpu:.1f}", f"{by_wall:.2f}", f"{low[0]:.2f} - {high[0]:.2f}",
                f"{by_cpu:.2f}"]  # fmt: skip
@@ -140,7 +143,7 @@ def make_table(model: str, options: argparse.Namespace, clocks: dict[str, list[n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(RIVALS))
+    parser.add_argument("--models", nargs="+", default=list(BASELINES))
     parser.add_argument("--root", help="folder of class folders (default: generated images)")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)

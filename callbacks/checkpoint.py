@@ -15,11 +15,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.checkpoint import read_checkpoint
 from litesort.errors import ModelError
-from litesort.io import replacing
+from litesort.io import atomic_path
 
 
 def was_validated(trainer: pl.Trainer) -> bool:
-    """Whether the epoch that ends now had a validation; otherwise logged metrics are those of an earlier epoch."""
+    """Return whether the current epoch has a validation. If not, the logged metrics are those of an earlier epoch."""
     return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
 
 
@@ -82,7 +82,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException):
-            exception.code = 128 + signal.SIGTERM  # Lightning leaves it empty; a stopped run would exit with 0
+            exception.code = 128 + signal.SIGTERM  # without it, a stopped run exits with 0
         stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
         if stopped and trainer.is_global_zero and self.last_model_path:
             print(f"\nstopped after {trainer.current_epoch} epochs; continue with: ckpt={self.last_model_path}")
@@ -97,7 +97,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Number of the best epoch, counted from 0, read from `best.ckpt`."""
         return int(read_checkpoint(self.best_model_path)["epoch"])
 
-    def forget_best(self) -> None:
+    def reset_best(self) -> None:
         """Discard the best score, so that the next epoch becomes `best.ckpt`."""
         self.best_model_path = self.kth_best_model_path = ""
         self.best_model_score = self.current_score = None
@@ -107,7 +107,7 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best epoch so far. If the run continues in another folder, its file is copied.
 
-        The file is taken from the folder of the resumed checkpoint. The path stored in the checkpoint is not trusted.
+        The file is taken from the folder of the resumed checkpoint, not from the path that the checkpoint contains.
         """
         if not self._fitting or not state_dict["best_model_path"] or self.dirpath is None:
             return
@@ -116,7 +116,7 @@ class RunCheckpoint(ModelCheckpoint):
             source = self._resumed_from and self._resumed_from / best.name
             if source is None or not source.exists():
                 return  # without the file, the next epoch becomes the best one
-            with replacing(best) as temporary:
+            with atomic_path(best) as temporary:
                 shutil.copyfile(source, temporary)
         score = state_dict["best_model_score"]
         self.best_model_path = self.kth_best_model_path = str(best)
@@ -125,24 +125,17 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a temporary file, then rename it: a reader sees the old file or the new one, never a part.
-
-    The temporary file has a fixed name. After a kill it is overwritten by the next save instead of filling the disk.
-    """
+    """Write a temporary file, then rename it: a reader sees the old file or the new one, never a part."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        try:
-            torch.save(checkpoint, part)
-            part.replace(target)
-        except RuntimeError as error:
-            if shutil.disk_usage(target.parent).free > 1 << 16:  # measured before the unfinished file is removed
-                raise
-            # torch raises a RuntimeError that does not name the reason
-            raise OSError(errno.ENOSPC, "the disk is full", str(target)) from error
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_path(target, one_writer=True) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:
+                if shutil.disk_usage(target.parent).free > 1 << 16:  # measured while the unfinished file is there
+                    raise
+                # torch raises a RuntimeError that does not name the reason
+                raise OSError(errno.ENOSPC, "the disk is full", str(target)) from error

@@ -11,9 +11,9 @@ from callbacks.checkpoint import was_validated
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """Stop when the monitored metric has not improved for `patience` validated epochs.
 
-    Lightning's `EarlyStopping` also counts epochs without a validation, with an old value or an error. If a stopped run
-    is resumed, it trains one more epoch. With this class, the run stays stopped unless `patience` is raised. Parameters
-    are those of Lightning. The check is at the end of a training epoch, as for the checkpoint.
+    Lightning's `EarlyStopping` also checks epochs without a validation: it reads an old value or raises an error. It
+    trains one more epoch if a stopped run is resumed. With this class, the run stays stopped unless `patience` is
+    raised. Parameters are those of Lightning. The check is at the end of a training epoch, as for the checkpoint.
     """
 
     def __init__(self, monitor: str, patience: int = 3, min_delta: float = 0.0, mode: str = "min", **rest: Any) -> None:

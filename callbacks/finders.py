@@ -12,7 +12,9 @@ KEY = "batch_size"  # key in a checkpoint
 
 
 class FindBatchSize(BatchSizeFinder):
-    """Double the batch size while it fits into memory, then train with the largest; arguments as in Lightning.
+    """Double the batch size while it fits into memory, then train with the largest one.
+
+    Arguments are those of Lightning.
 
     Lightning keeps the schedule of the first batch size; this class rebuilds it. A resumed run uses the stored size.
     """
@@ -42,7 +44,7 @@ class FindBatchSize(BatchSizeFinder):
 
 
 class FindLearningRate(LearningRateFinder):
-    """Try rising learning rates on a few batches, then train with the one where the loss falls fastest.
+    """Try increasing learning rates on a few batches, then train with the rate at which the loss falls fastest.
 
     Arguments are those of Lightning.
 

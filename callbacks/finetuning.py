@@ -84,7 +84,7 @@ class Finetuning(pl.Callback):
                 parameter.grad = None
 
     def _freeze(self, net: Any, head: set[int]) -> list[nn.Module]:
-        """Freeze the first blocks of a timm network; returns the modules that hold frozen parameters only."""
+        """Freeze the first blocks of a timm network and return the modules whose parameters are all frozen."""
         if not hasattr(net, "group_matcher"):
             raise ModelError("callbacks.finetuning.frozen_blocks needs a network with timm's group_matcher()")
         groups = group_parameters(net, net.group_matcher(coarse=True))  # 0 is the stem
@@ -92,8 +92,8 @@ class Finetuning(pl.Callback):
         frozen = {id(parameter) for parameter in map(net.get_parameter, names)} - head
         modules = []
         for module in net.modules():
-            held = [id(parameter) for parameter in module.parameters()]
-            if held and frozen.issuperset(held):
+            own = [id(parameter) for parameter in module.parameters()]
+            if own and frozen.issuperset(own):
                 modules.append(module)
         # BaseFinetuning.freeze sets track_running_stats=False, and Torch-Pruning then does not prune the statistics.
         for parameter in BaseFinetuning.filter_params(net):

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 
-class StopAfterEpoch(pl.Callback):
+class GracefulStop(pl.Callback):
     """End the run after the current epoch at the first SIGINT. `last.ckpt` is then complete, so a resume is exact.
 
     Raises:
@@ -37,7 +37,7 @@ class StopAfterEpoch(pl.Callback):
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._failed:
-            self._old_handler = self._old_handler or signal.default_int_handler  # an earlier signal took it
+            self._old_handler = self._old_handler or signal.default_int_handler  # `_restore` has cleared it
             self._restore()
             signal.raise_signal(number)
             return

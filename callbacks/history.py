@@ -49,11 +49,11 @@ class History(pl.Callback):
         return images / seconds if seconds else None
 
     def row(self, epoch: int) -> dict[str, float]:
-        """Row of an epoch, counted from 0; KeyError without one."""
+        """Return the row of an epoch, counted from 0. A missing row raises KeyError."""
         return {int(row["epoch"]): row for row in self.rows}[epoch]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._record(trainer)  # if no checkpoint recorded the last epoch
+        self._record(trainer)  # the previous epoch, if no checkpoint was saved after it
         self._row = None
         self._images, self._training, self._validated = 0, 0.0, False
         self._start = self._resume = time.perf_counter()
@@ -109,7 +109,7 @@ class History(pl.Callback):
         metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
-            # Without a validation in this epoch, it still holds values of an earlier one.
+            # Without a validation in this epoch, `val/` metrics are those of an earlier epoch.
             if not key.endswith("_step") and (self._validated or not key.startswith("val/"))
         }
         row = {**metrics, **self._row}

@@ -12,8 +12,8 @@ class TrialPruned(Exception):
     """The search stopped this trial. The leaderboard shows it as pruned, not as failed."""
 
 
-class TrialReport(pl.Callback):
-    """Report `monitor` of each epoch to the Optuna study of this trial; without a study nothing happens.
+class OptunaPruning(pl.Callback):
+    """Report `monitor` of each epoch to the Optuna study of this trial. Without a study, the callback does nothing.
 
     Args:
         trial: JSON of the study's `storage` and `name`, the trial's `number`, and `startup_trials` and `warmup_epochs`

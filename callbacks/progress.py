@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 def progress_bar(enabled: bool = True, refresh_rate: int = 10) -> pl.Callback:
-    """Build a progress bar, or an empty callback if disabled: Lightning rejects a bar if the trainer disables it.
+    """Build a progress bar, or an empty callback if the bar is disabled, because Lightning then rejects a bar.
 
     Args:
         enabled: `enable_progress_bar` of the trainer.

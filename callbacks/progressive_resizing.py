@@ -55,7 +55,12 @@ class ProgressiveResizing(pl.Callback):
         self._hook: RemovableHandle | None = None
 
     def scale(self, epoch: int, epochs: int) -> float:
-        """Share of the full side in an epoch, counted from 0, of a run of `epochs` epochs."""
+        """Return the side of the images as a share of the full side.
+
+        Args:
+            epoch: Epoch, counted from 0.
+            epochs: Number of epochs of the run.
+        """
         start, end = self.delay_fraction * epochs, (1 - self.finetune_fraction) * epochs
         if epoch >= end:
             return 1.0
@@ -63,13 +68,23 @@ class ProgressiveResizing(pl.Callback):
         return self.initial_scale + (1 - self.initial_scale) * grown
 
     def side(self, full: int, epoch: int, epochs: int) -> int:
-        """Side of the images of an epoch in px; `full` is the full side."""
+        """Return the side of the images in px.
+
+        Args:
+            full: Full side in px.
+            epoch: Epoch, counted from 0.
+            epochs: Number of epochs of the run.
+
+        Raises:
+            ModelError: The side is 0 after rounding.
+        """
         scale = self.scale(epoch, epochs)
         side = full if scale == 1 else int(scale * full + 1e-6) // self.size_increment * self.size_increment
         if side < 1:
             raise ModelError(
-                f"callbacks.progressive_resizing.initial_scale={self.initial_scale} leaves nothing of {full} px in "
-                f"steps of size_increment={self.size_increment}: raise the scale or lower the increment"
+                f"callbacks.progressive_resizing.initial_scale={self.initial_scale} with "
+                f"size_increment={self.size_increment} rounds {full} px down to 0 px: raise initial_scale or lower "
+                "size_increment"
             )
         return side
 

@@ -29,15 +29,15 @@ from litesort.errors import ModelError
 class StructuredPruning(pl.Callback):
     """Remove whole channels from the network until it meets a target, and train the smaller network.
 
-    Step i of `steps` prunes to target^(i / steps) of the original network. The first step comes before training, the
-    others at the start of every `interval_epochs`-th epoch, each with a new optimiser at the current position of the
-    schedule. A step discards the best epoch so far, which belongs to a larger network. A resumed run continues with the
-    next step.
+    Step i of `steps` prunes to target^(i / steps) of the cost of the original network. The first step comes before
+    training, the others at the start of every `interval_epochs`-th epoch. Each later step builds a new optimiser at the
+    current position of the schedule, and discards the best epoch so far, which belongs to a larger network. A resumed
+    run continues with the next step.
 
     Args:
         macs: Target share of multiply-accumulates, in (0, 1).
         latency: Target share of the measured time per image on this machine, in (0, 1); replaces `macs`.
-        runtime: Runtime for the time: a format ("openvino", ...) measures exported networks, "eager" PyTorch.
+        runtime: Runtime of the measured time: a format ("openvino", ...) for exported networks, or "eager" for PyTorch.
         importance: "magnitude", "taylor" or "bn_scale"; see `lightning_modules.pruning.structured.prune`.
         scope: "uniform" or "global".
         round_to: Layers keep a multiple of this number of channels.
@@ -45,7 +45,7 @@ class StructuredPruning(pl.Callback):
         steps: Number of pruning steps.
         interval_epochs: Epochs between two steps.
         ckpt: Checkpoint of a resumed run, whose network is already pruned; None for a new run.
-        clock: Called with the network, the reference network and the image size in px; returns their times. None
+        clock: Function of the network, the reference network and the image size in px that returns their times. None
             measures them in `runtime`.
 
     Raises:
@@ -72,7 +72,7 @@ class StructuredPruning(pl.Callback):
         self.batches, self.steps, self.interval_epochs = batches, steps, interval_epochs
         self.runtime, self.clock = runtime, clock or build_clock(runtime)
         self._resumes = ckpt is not None  # Lightning reports a resume only after `setup`
-        self._done = 0  # steps
+        self._done = 0  # completed steps
         self._before = 0  # pruning steps of the network before this run
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -83,9 +83,8 @@ class StructuredPruning(pl.Callback):
             raise ModelError(f"prune.steps={self.steps} needs one process: set trainer.devices=1 or prune.steps=1")
         if trainer.max_epochs is not None and last >= trainer.max_epochs > 0:
             raise ModelError(
-                f"prune.steps={self.steps} every {self.interval_epochs} epochs "
-                f"end after {last} of epochs={trainer.max_epochs}: "
-                "raise epochs or lower prune.interval_epochs"
+                f"prune.steps={self.steps} with prune.interval_epochs={self.interval_epochs} needs more than {last} "
+                f"epochs, but epochs={trainer.max_epochs}: raise epochs or lower prune.interval_epochs"
             )
         self._before = len(pl_module.net.pruning)
         pl_module.replace_net(self._prune(trainer, pl_module))
@@ -139,7 +138,7 @@ class StructuredPruning(pl.Callback):
 
 
 def _training_batches(trainer: pl.Trainer) -> Iterable[Any]:
-    """Training batches of all classes, preprocessed for the network, without augmentation."""
+    """Return training batches of all classes, preprocessed for the network, without augmentation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     return (data.on_after_batch_transfer(batch, 0) for batch in data.loader("train", shuffle=True))
 
@@ -149,8 +148,8 @@ def _rebuild_optimizer(trainer: pl.Trainer) -> None:
     before, schedules = trainer.optimizers, [config.scheduler for config in trainer.lr_scheduler_configs]
     trainer.strategy.setup_optimizers(trainer)
     for old, new in zip(before, trainer.optimizers, strict=True):
-        for was, group in zip(old.param_groups, new.param_groups, strict=True):
-            group.update({key: value for key, value in was.items() if key != "params"})
+        for old_group, group in zip(old.param_groups, new.param_groups, strict=True):
+            group.update({key: value for key, value in old_group.items() if key != "params"})
     for schedule, config in zip(schedules, trainer.lr_scheduler_configs, strict=True):
         config.scheduler.load_state_dict(schedule.state_dict())
 
@@ -159,7 +158,7 @@ def _reset_callbacks(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None
     """Reset best scores, which belong to the larger network, and freeze the same parts of the new network."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunCheckpoint):
-            callback.forget_best()
+            callback.reset_best()
         elif isinstance(callback, EarlyStopping):
             callback.wait_count = 0
             callback.best_score = torch.tensor(torch.inf if callback.monitor_op == torch.lt else -torch.inf)
@@ -203,7 +202,7 @@ def print_pruning(
 
     Args:
         net: Network before this step.
-        small: Network after it.
+        small: Network after this step.
         protected: Unprunable layers and the reasons.
         before: `params` and `macs` of the network before any pruning of the run.
         after: `params` and `macs` of `small`.

@@ -20,17 +20,17 @@ class Reseed(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # The start of the epoch is too early: a DataLoader draws a number after it, except in the first epoch after a
-        # resume.
+        # Seeding at the start of the epoch would be too early: a DataLoader then draws a number, except in the first
+        # epoch after a resume.
         if batch_idx == 0:
-            torch.manual_seed(mix(self.seed, trainer.current_epoch, trainer.global_rank))
+            torch.manual_seed(derive_seed(self.seed, trainer.current_epoch, trainer.global_rank))
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """Hash integers to one integer in [0, 2**63), equal on every machine.
 
     Example:
-        >>> mix(0, 1, 0) == mix(0, 1, 0) != mix(0, 0, 1)
+        >>> derive_seed(0, 1, 0) == derive_seed(0, 1, 0) != derive_seed(0, 0, 1)
         True
     """
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()

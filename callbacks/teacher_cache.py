@@ -1,4 +1,4 @@
-"""Cache of teacher outputs: repeat augmented views, so that the teacher runs once per view."""
+"""Cache of teacher outputs: augmented views repeat, so that the teacher runs once per view."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ class CacheTeacher(pl.Callback):
     """Repeat the batches of the first `epochs` epochs and reuse the teacher outputs of the first round.
 
     Epoch i has the batches, augmentation and mixing of epoch i modulo `epochs`. The teacher runs in the first round
-    and in the first validation only; later epochs cost as much as without a teacher. A resumed run computes the outputs
+    and in the first validation only. Later epochs cost as much as without a teacher. A resumed run computes the outputs
     again and gets equal values. Source: FKD (Shen and Xing 2022), which stores teacher outputs of several crops.
 
     Args:
         epochs: Epochs per round, at least 1. A longer round varies the images more and costs more.
         mirror: Flip every second round left to right, with the teacher's feature maps, if the augmentation flips. One
             teacher pass then serves two views. Vertical flips reduced the agreement with the teacher.
-        max_gb: Device memory for the outputs; the teacher runs again for the rest.
+        max_gb: Device memory for the outputs in GB. The teacher runs again for outputs that do not fit.
 
     Raises:
         ModelError: A value is out of range, or the objective has no teacher.
@@ -56,18 +56,18 @@ class CacheTeacher(pl.Callback):
         mirrored = self._mirrors and round_ % 2 == 1
         if mirrored:
             batch.images.copy_(batch.images.flip(3))
-        self._expect(("train", epoch, batch_idx), mirrored)
+        self._set_key(("train", epoch, batch_idx), mirrored)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._expect(("val", batch_idx))
+        self._set_key(("val", batch_idx))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         objective: Any = pl_module.objective
         objective.teacher_cache = self._teacher_cache = None  # frees the memory
         trainer.datamodule.repeat_after = None  # type: ignore[attr-defined]
 
-    def _expect(self, place: tuple[Any, ...], mirrored: bool = False) -> None:
+    def _set_key(self, key: tuple[Any, ...], mirrored: bool = False) -> None:
         if self._teacher_cache is not None:
-            self._teacher_cache.key, self._teacher_cache.mirrored = place, mirrored
+            self._teacher_cache.key, self._teacher_cache.mirrored = key, mirrored

@@ -1,1 +1,1 @@
-# Settings are YAML files, one folder a group; the code that reads them is in litesort/cli.
+# Settings are YAML files, one folder per group; the code that reads them is in litesort/cli.

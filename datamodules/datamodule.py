@@ -22,12 +22,13 @@ from datamodules.quality.duplicates import duplicate_groups
 from datamodules.quarantine import Quarantine, QuarantineConfig, first_process
 from datamodules.samplers import OrderedSampler, Sampler, ShuffleSampler
 from datamodules.sources.base import Sample, Source
-from datamodules.sources.edited import EditConfig, EditedSource, edited, named
-from datamodules.splits.config import SplitConfig, thinned
-from datamodules.splits.split import Indices, check_classes, gaps
+from datamodules.sources.edited import EditConfig, EditedSource, apply_edits, map_classes
+from datamodules.splits.config import SplitConfig, apply_class_fraction
+from datamodules.splits.split import Indices, check_classes, missing_class_notes
 from datamodules.splits.stored_split import (
-    NAMES,
+    EARLIER,
     NEW,
+    SPLIT_BITS,
     TEST,
     TRAIN,
     UNUSED,
@@ -53,8 +54,8 @@ class ImageDataModule(pl.LightningDataModule):
         resize: Conversion to a square: "pad" (grey bars), "squash" or "crop" (the central square).
         batch_size: Images in a training batch of one process. A batch-size finder changes it during a run.
         eval_batch_size: Images a batch in validation, test and prediction.
-        sampler: Called with labels (n,) and seed, rank, world_size; returns the order of training images. None
-            shuffles.
+        sampler: Factory of the training sampler, called as sampler(labels, seed=, rank=, world_size=) with labels (n,).
+            None shuffles.
         augment: Augmentation of training images; None for no augmentation.
         num_workers: Threads that fill the cache, or processes that decode batches without a cache. "auto" is one per
             core.
@@ -101,7 +102,7 @@ class ImageDataModule(pl.LightningDataModule):
             if count < 1:
                 raise DataError(f"data.{key}={count} is invalid: expected an integer of at least 1")
         auto_workers(num_workers)
-        self.source, self.size, self.resize = edited(source, edits), size, resize
+        self.source, self.size, self.resize = apply_edits(source, edits), size, resize
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampler, self.augment, self.num_workers = sampler or ShuffleSampler, augment, num_workers
         self.cache_config, self.split_config = cache, split
@@ -109,7 +110,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._unedited = source  # the split is drawn over all samples, including those that `edits` leaves out
         self.repeat_after: int | None = None
         self.samples: list[Sample] = self.source.samples
-        self.classes, self.labels = named(self.source, classes)
+        self.classes, self.labels = map_classes(self.source, classes)
         self.quarantine = Quarantine(self.samples, quarantine)
         self._may_lack_classes = classes is not None  # an evaluation set can lack some classes of the network
         self._pixels: Pixels | None = None
@@ -138,14 +139,9 @@ class ImageDataModule(pl.LightningDataModule):
     def _open(self) -> None:
         if self._opened:
             return
-        if (where := self.cache_config.cache) != "off":
+        if self.cache_config.cache != "off":
             self._pixels = open_pixels(
-                self.source,
-                self.size,
-                self.resize,
-                where=where,
-                cache_dir=self.cache_config.cache_dir,
-                budget_gb=self.cache_config.cache_budget_gb,
+                *(self.source, self.size, self.resize, self.cache_config),
                 workers=self._workers,
                 progress=first_process(),
             )
@@ -163,10 +159,15 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def rows(self) -> np.ndarray:
         """Rows of `samples` that are not known to be broken, (n,) int64."""
+        self.setup()
         return np.setdiff1d(np.arange(len(self.samples)), np.fromiter(self.broken, np.int64, len(self.broken)))
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the images of some rows of `samples` as a loader does, (n, S, S, 3) uint8; none may be broken."""
+        """Return the pixels of some rows of `samples`, (n, S, S, 3) uint8, as in the batches of a loader.
+
+        Raises:
+            images.BrokenImage: An image cannot be read. With a cache, its pixels are grey instead.
+        """
         if self._pixels is not None:
             return np.asarray(self._pixels.array[np.asarray(rows)])
         return np.stack([images.resize(self.source.read(row, self.size), self.size, self.resize) for row in rows])
@@ -174,16 +175,17 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def splits(self) -> Indices:
         """Rows of `samples` in train, val and test, (n,) int64 each, without broken images."""
-        chosen = {name: self._readable(self._bits & bit > 0) for name, bit in NAMES.items()}
+        bits = np.where(self._bits == EARLIER, UNUSED, self._bits)
+        chosen = {name: self._readable(bits & bit > 0) for name, bit in SPLIT_BITS.items()}
         if not self._may_lack_classes:
             check_classes(self.labels[self.rows], self.classes)
-            self._warn(gaps(self.labels, self.classes, chosen))
+            self._warn(missing_class_notes(self.labels, self.classes, chosen))
         return chosen
 
     @cached_property
     def unseen(self) -> np.ndarray:
         """Rows of `samples`, (n,) int64, that are in neither train nor val of `stored_split`."""
-        return self._readable(self.known_bits & (TRAIN | VAL) == 0)
+        return self._readable(self.stored_bits & (TRAIN | VAL) == 0)
 
     def _readable(self, mask: np.ndarray) -> np.ndarray:
         return self.rows[mask[self._unedited_rows[self.rows]]]
@@ -204,16 +206,16 @@ class ImageDataModule(pl.LightningDataModule):
         return sample_keys(DigestIndex(self._unedited, folder), self._workers, first_process())
 
     @cached_property
-    def known_bits(self) -> np.ndarray:
+    def stored_bits(self) -> np.ndarray:
         """Split bits of the unedited source's samples in `stored_split`, (M,) uint8; `NEW` (0) for images not in it."""
         if self.stored_split is None:
             return np.zeros(len(self._unedited.samples), np.uint8)
         return self.stored_split.look_up(self.sample_keys)
 
     @property
-    def is_own(self) -> bool:
+    def is_training_data(self) -> bool:
         """Whether the images are those of the run of `stored_split`, wherever they are stored now."""
-        return self.stored_split is not None and self.stored_split.is_of(self.known_bits)
+        return self.stored_split is not None and self.stored_split.is_same_data(self.stored_bits)
 
     @property
     def split_used(self) -> StoredSplit:
@@ -229,22 +231,22 @@ class ImageDataModule(pl.LightningDataModule):
     def _bits(self) -> np.ndarray:
         """Split bits of each sample of the unedited source, (M,) uint8, including broken and excluded images."""
         self.setup()
-        if not self.is_own:
+        if not self.is_training_data:
             chosen, notes = self._draw(self.split_config, None)
             self._warn(notes)
-            drawn, known = split_bits(chosen, len(self._unedited.samples)), self.known_bits
+            drawn, known = split_bits(chosen, len(self._unedited.samples)), self.stored_bits
             return np.where(known == NEW, drawn, known)
-        bits = self.known_bits.copy()
+        bits = self.stored_bits.copy()
         assert self.stored_split is not None
         missing, new = self.stored_split.missing(self.sample_keys), int((bits == NEW).sum())
         if self.split_config.new_images == "train":
-            bits = self._thinned(self._bits_of_new(bits) if new else bits)
+            bits = self._with_class_fraction(self._bits_of_new(bits) if new else bits)
         if missing or new:
-            trained = int((self.known_bits[bits & TRAIN > 0] == NEW).sum())
-            use = f"{trained} of them are used for training" if trained else "left out"
-            first = (
-                f", the first {self._unedited.samples[int((self.known_bits == NEW).argmax())].path:.100}" if new else ""
-            )
+            trained = int((self.stored_bits[bits & TRAIN > 0] == NEW).sum())
+            added = self.split_config.new_images == "train"
+            use = f"{trained} of them are used for training" if added else "left out"
+            path = self._unedited.samples[int((self.stored_bits == NEW).argmax())].path
+            first = f", the first {path:.100}" if new else ""
             count = self.stored_split.count
             self._warn(
                 [
@@ -263,11 +265,11 @@ class ImageDataModule(pl.LightningDataModule):
             bits[row] = held_out.get(int(groups[row]), TRAIN)
         return bits
 
-    def _thinned(self, bits: np.ndarray) -> np.ndarray:
+    def _with_class_fraction(self, bits: np.ndarray) -> np.ndarray:
         """Split bits (M,) uint8 with the `class_fraction` of this run in place of that of the stored split."""
         bits = bits.copy()
         rows = np.flatnonzero(bits & (TRAIN | UNUSED))
-        kept = thinned(
+        kept = apply_class_fraction(
             rows, self._unedited_labels, self.classes, self.split_config.class_fraction or {}, self.split_config.seed
         )
         bits[rows] = UNUSED
@@ -289,8 +291,8 @@ class ImageDataModule(pl.LightningDataModule):
             unedited_ids[self._unedited_rows] = duplicate_ids
             duplicate_ids = unedited_ids
         chosen, notes = self._draw(config, duplicate_ids)
-        masks = split_bits(chosen, len(self._unedited.samples))
-        return {name: self._readable(masks & bit > 0) for name, bit in NAMES.items()}, notes
+        bits = split_bits(chosen, len(self._unedited.samples))
+        return {name: self._readable(bits & bit > 0) for name, bit in SPLIT_BITS.items()}, notes
 
     def _draw(self, config: SplitConfig, duplicate_ids: np.ndarray | None) -> tuple[Indices, list[str]]:
         """Split the unedited source: rows of each split, and messages for the user."""
@@ -304,7 +306,7 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def _unedited_labels(self) -> np.ndarray:
         """Labels of the unedited source, (M,) int64. The split uses them, so that `relabel` does not change it."""
-        return named(self._unedited, self.classes)[1]
+        return map_classes(self._unedited, self.classes)[1]
 
     def _duplicate_ids(self, config: SplitConfig) -> np.ndarray | None:
         if not config.by_similarity:
@@ -335,7 +337,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = self.sampler(self.labels[rows], seed=self.split_config.seed, rank=rank, world_size=world_size)
         sampler.repeat_after = self.repeat_after
         draw = self.augment.draw if self.augment is not None else None
-        # the last batch is dropped if it is smaller, since batch norm fails or is noisy on one or two images
+        # drop an incomplete last batch: batch norm fails or is noisy on one or two images
         return self._load(rows, sampler, self.batch_size, drop_last=True, draw=draw)
 
     def val_dataloader(self) -> Loader:
@@ -361,7 +363,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.setup()
         if split in ("all", "unseen"):
             return self._in_order(self.rows if split == "all" else self.unseen)
-        if split not in NAMES:
+        if split not in SPLIT_BITS:
             raise DataError(f"split={split} is invalid: expected train, val, test, unseen or all")
         rows = self.splits[split]
         if shuffle:

@@ -100,7 +100,7 @@ def read_batches(
 
 
 def calibration_images(loader: Iterable[Any], count: int, batch_size: int = 8) -> list[np.ndarray]:
-    """Copy images at regular intervals from all batches of a loader, so that all classes are represented.
+    """Copy images at regular intervals from all batches of a loader, since a loader may be sorted by class.
 
     Args:
         loader: Yields tuples whose first item is images (B, S, S, 3) uint8. It has a length.
@@ -121,7 +121,7 @@ def calibration_images(loader: Iterable[Any], count: int, batch_size: int = 8) -
     return [np.stack(chosen[place : place + batch_size]) for place in range(0, len(chosen), batch_size)]
 
 
-def _take_evenly(images: Any, batches: int, count: int) -> Any:
-    """Return at least count / batches images of one batch, at regular intervals."""
+def _take_evenly(batch: Any, batches: int, count: int) -> Any:
+    """Return at least count / batches images of a batch, if it has that many, at regular intervals."""
     share = -(-count // max(batches, 1))
-    return images[:: max(1, len(images) // share)]
+    return batch[:: max(1, len(batch) // share)]

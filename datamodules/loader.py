@@ -1,4 +1,4 @@
-"""Loaders of training and evaluation batches, and the order of images in an epoch."""
+"""Loaders: batches from the pixel cache, or decoded by worker processes."""
 
 import itertools
 import logging
@@ -66,10 +66,10 @@ class EpochBatches:
         rows, keys = self.rows[self.sampler.order()], self.sampler.keys()
         cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, len(rows))
         if len(cuts) > 2 and cuts[-1] == cuts[-2] and self.batch_size > 1:
-            cuts[-2] -= 1  # this rank has one image less: its last batch takes one image from the batch before
+            cuts[-2] -= 1  # this rank has one image fewer: its last batch takes one image from the batch before
         spans = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
         if len(rows) and spans and spans[-1].start == spans[-1].stop:
-            spans[-1] = slice(len(rows) - 1, len(rows))  # batches of one image: the last image is repeated
+            spans[-1] = slice(len(rows) - 1, len(rows))  # batch size 1: the last image is repeated
         return [(rows[span], keys[span]) for span in spans]
 
     def batch(self, pixels: torch.Tensor, rows: np.ndarray, keys: np.ndarray, pin: bool) -> Batch:
@@ -86,9 +86,9 @@ class EpochBatches:
 def auto_workers(num_workers: int | str) -> int:
     """Return the number of worker processes that decode without a cache.
 
-    "auto" is one for each core that this process may use, at most 8. With a cache, no worker process is used: one
-    thread that copies rows of the memory map is fast enough for any GPU, and transfer between processes costs more than
-    the copy.
+    "auto" is one for each core that this process may use, at most 8. With a cache, there are no worker processes: one
+    thread copies rows of the memory map fast enough for any GPU, and transfer between processes takes longer than the
+    copy.
 
     Raises:
         DataError: The value is neither "auto" nor an integer of at least 0.
@@ -188,8 +188,8 @@ class DecodingLoader(EpochBatches):
     Args:
         source, size, policy: See `cache.open_pixels`. All other arguments: see `PixelLoader`.
         num_workers: See `auto_workers`.
-        on_broken: Called once for each broken image with (row, reason). An exception in it ends the epoch. None logs
-            the first broken image.
+        on_broken: Called once for each broken image with (row, reason). Its exceptions are raised by the iterator.
+            None logs the first broken image.
 
     Attributes:
         broken: Row -> reason of the broken images found so far.

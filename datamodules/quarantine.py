@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.sources.base import Sample
 from litesort.errors import DataError
-from litesort.io import open_text, replacing
+from litesort.io import atomic_path, open_text
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class Quarantine:
         warned = bool(self.broken)
         self.broken |= new
         if len(self.broken) == len(self.samples):
-            raise DataError(f"data: none of the {len(self.samples)} images can be read; the first is {first}")
+            raise DataError(
+                f"data: none of the {len(self.samples)} images can be read; the first is {first}: check data.root"
+            )
         if not first_process():
             return
         where = f"the first is {first}" if self.folder is None else f"listed in {self._write_list(self.folder)}"
@@ -81,7 +83,7 @@ class Quarantine:
     def _write_list(self, folder: Path) -> Path:
         """Write the list atomically."""
         file = folder / "quarantine.csv"
-        with replacing(file) as temporary, open_text(temporary) as handle:
+        with atomic_path(file) as temporary, open_text(temporary) as handle:
             csv.writer(handle).writerows([("path", "reason"), *(self._csv_row(*item) for item in self.broken.items())])
         return file
 

@@ -1,8 +1,9 @@
 """Samplers: the order of images as a pure function of (seed, epoch), independent of the number of processes.
 
 A sampler defines one global order for each epoch. Rank r of W takes positions r, r + W, r + 2W, ... of it. There is no
-generator state: a random number is a hash of (seed, epoch, position). So a resumed run continues with the order that it
-would have had. The key of a position seeds the augmentation and does not depend on batch size, workers or world size.
+generator state: a random number is a hash of (seed, epoch, position). A resumed run therefore has the same order as an
+uninterrupted one. The key of a position seeds the augmentation; it does not depend on batch size, workers or world
+size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -156,8 +157,8 @@ class WeightedSampler(_Strided):
 class OrderedSampler(_Strided):
     """Each image exactly once, in order, in every epoch: for evaluation.
 
-    If n is not divisible by the number of ranks, some ranks get one image more than others, and no image is evaluated
-    twice. The loaders still make the same number of steps on each rank.
+    If n is not divisible by the number of ranks, some ranks have one image more than others. The loaders have the same
+    number of batches on each rank; with a batch size of 1, they repeat an image for that.
     """
 
     def __len__(self) -> int:

@@ -39,13 +39,13 @@ def profile(net: nn.Module, size: int) -> dict[str, int]:
         {'params': 216, 'macs': 21600}
     """
     if size < 1:
-        raise DeploymentError(f"size={size} is out of range: give the side of an image in pixels, at least 1")
+        raise DeploymentError(f"size={size} is invalid: expected the side of an image in pixels, at least 1")
     parameters = list(net.parameters())
     first = parameters[0] if parameters else torch.empty(0)
     image = torch.zeros(1, 3, size, size, dtype=first.dtype, device=first.device)
     counter = FlopCounterMode(display=False)
     # The counter has no formula for the fused attention of CPUs. The MATH backend uses matrix products, which count.
-    with evaluating(net), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with eval_mode(net), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         net(image)
     return {"params": sum(math.prod(p.shape) for p in parameters), "macs": counter.get_total_flops() // 2}
 
@@ -85,7 +85,7 @@ def size_in_bytes(path: str | Path, net: nn.Module | None) -> int:
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode, and restore the mode of each sub-module at the end."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()

@@ -62,7 +62,7 @@ def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployabl
         DeploymentError: The temperature is not above 0.
     """
     if not temperature > 0:
-        raise DeploymentError(f"temperature={temperature} is out of range: give a number above 0")
+        raise DeploymentError(f"temperature={temperature} is invalid: expected a number above 0")
     assert isinstance(net.net, nn.Module)
     inner = copy.deepcopy(net.net).cpu().float().eval()
     assert isinstance(net.mean, Tensor)
@@ -74,7 +74,7 @@ def deployable(net: nn.Module, size: int, temperature: float = 1.0) -> Deployabl
 def fuse_branches(module: nn.Module) -> None:
     """Merge parallel training-time branches (RepVGG, FastViT) into one convolution, in place.
 
-    The function does the same as `timm.utils.reparameterize_model`, because this package does not depend on timm.
+    It is equivalent to `timm.utils.reparameterize_model(module, inplace=True)`. This package does not depend on timm.
     """
     for name, child in module.named_children():
         if hasattr(child, "fuse") and callable(child.fuse):

@@ -38,7 +38,7 @@ class Exporter:
         tolerance: Precision -> allowed difference of a file from `expected`.
         predict_val: Maps a predictor to its probabilities for the validation images, (N, C) float.
         f1_score: Maps these probabilities to their macro F1, in [0, 1].
-        choose_threshold: Maps these probabilities to a rejection threshold: keys for the metadata and row of a file.
+        choose_threshold: Maps these probabilities to a rejection threshold, as keys of a file's metadata and row.
         calibration_images: Training images, batches (B, S, S, 3) uint8.
         max_drop: Macro F1 that int8 may lose on the validation images.
         temperature: Divisor of the logits, above 0.

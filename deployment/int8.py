@@ -9,7 +9,7 @@ from typing import Any
 
 from deployment.formats.base import F1Of, Predictor
 from deployment.metadata import extend
-from deployment.placing import Verify
+from deployment.verified_write import Verify
 from litesort.errors import DeploymentError
 
 # Before the search, this many first layers return to float: the stem of a mobile network, then also its first block.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from litesort.errors import DeploymentError
-from litesort.model_card import fault
+from litesort.model_card import card_error
 from litesort.plain_data import parse_json
 
 KEY = "litesort"  # the metadata key in exported files
@@ -43,13 +43,15 @@ def unpack(text: str | bytes | None, path: Path) -> dict[str, Any]:
         raise DeploymentError(
             f"ckpt={path} has export format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    reason = fault(card, complete=True) or _threshold_fault(exported) if version == FORMAT else "exported is missing"
+    reason = (
+        card_error(card, complete=True) or _threshold_error(exported) if version == FORMAT else "exported is missing"
+    )
     if reason:
         raise DeploymentError(f"ckpt={path} has incomplete litesort metadata ({reason}): {HINT}")
     return card
 
 
-def _threshold_fault(exported: Any) -> str | None:
+def _threshold_error(exported: Any) -> str | None:
     """Return what is wrong with the rejection threshold of a file; None if there is none, or it is valid."""
     if exported.get("threshold") is None:
         return None

@@ -58,7 +58,7 @@ class Score:
         }
         for key, value in positive.items():
             if not (math.isfinite(value) and value > 0):
-                raise DeploymentError(f"score.{key}={value} is out of range: give a number above 0")
+                raise DeploymentError(f"score.{key}={value} is invalid: expected a number above 0")
         _check_f1(base_f1, "score.base_f1")
         self.name, self.time, self.clock = name, time, CLOCKS[time]
         self.base_time, self.base_f1, self.steepness, self.images = base_time, base_f1, steepness, images
@@ -76,7 +76,7 @@ class Score:
         """
         _check_f1(f1, "f1")
         if not (math.isfinite(seconds) and seconds > 0):
-            raise DeploymentError(f"seconds={seconds} is out of range: expected a measured time above 0")
+            raise DeploymentError(f"seconds={seconds} is invalid: expected a measured time above 0")
         return 0.5 * seconds / self.base_time + _sigmoid(self.steepness * (self.base_f1 - f1))
 
     @property
@@ -157,7 +157,7 @@ class Score:
 
 def _check_f1(f1: float, key: str) -> None:
     if not 0 <= f1 <= 1:  # also false for NaN
-        raise DeploymentError(f"{key}={f1} is out of range: macro F1 lies between 0 and 1")
+        raise DeploymentError(f"{key}={f1} is invalid: expected a macro F1 between 0 and 1")
 
 
 def _sigmoid(x: float) -> float:

@@ -16,10 +16,15 @@ card = json.loads(session.get_modelmeta().custom_metadata_map["litesort"])
 side, policy = card["preprocessing"]["size"], card["preprocessing"]["resize"]
 threshold = card["exported"].get("threshold") or 0  # predictions of lower confidence are rejected
 for name in sys.argv[2:]:
-    image = Image.open(name)
-    shrink = next(n for n in (8, 4, 2, 1) if n == 1 or min(image.size) // n >= 2 * side)
-    image.draft(None, (image.width // shrink, image.height // shrink))  # decodes a large JPEG smaller, as in training
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        image = Image.open(name)
+        shrink = next(n for n in (8, 4, 2, 1) if n == 1 or min(image.size) // n >= 2 * side)
+        # as in training, a large JPEG is decoded at reduced size
+        image.draft(None, (image.width // shrink, image.height // shrink))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    except OSError as error:  # a missing or damaged image does not stop the robot
+        print(f"{name}: {error}", file=sys.stderr)
+        continue
     if policy == "crop":  # centre square; "squash" needs no step
         image = ImageOps.fit(image, (min(image.size),) * 2)
     shape = [max(1, round(x * side / max(image.size))) for x in image.size] if policy == "pad" else [side, side]

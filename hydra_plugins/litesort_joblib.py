@@ -32,7 +32,7 @@ SIGTERM = "SIGTERMException"  # Lightning's exception for SIGTERM; by name, beca
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Remove the plugins' own launcher configs, since Hydra would validate conf/hydra/launcher against them."""
+    """Remove the launcher configs of other plugins, since Hydra would validate conf/hydra/launcher against them."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
@@ -107,7 +107,7 @@ class SlotsLauncher(Launcher):
                     _run, number, list(overrides), self.hydra_context, self.config, self.task_function, state
                 ).result()
                 self.stopped |= returned[number] is None
-            except BaseException as error:  # its process died, or its result could not be sent
+            except BaseException as error:  # the process died, or its result could not be sent
                 executor = None if isinstance(error, BrokenProcessPool) else executor
                 self.stopped |= isinstance(error, KeyboardInterrupt)
                 if not self.stopped:
@@ -117,8 +117,9 @@ class SlotsLauncher(Launcher):
             executor.shutdown(wait=True)
 
     def _result_of_dead_worker(self, sweep: Path, number: int, overrides: list[str], error: BaseException) -> JobReturn:
-        """Return the result of a job whose process returned none: its values if it had finished, else NaN and a failed
-        row.
+        """Return the result of a job whose process died.
+
+        If metrics.json is complete, these are its values. Otherwise the result is NaN, and a failed row is written.
         """
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -142,7 +143,7 @@ class SlotsLauncher(Launcher):
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=float("nan"))
 
     def _composed(self, sweep: Path, number: int, overrides: list[str]) -> tuple[DictConfig, Path]:
-        """Compose the config and folder of a job, whose process may have died before it did so."""
+        """Compose the config and folder of a job, since its process may have died before it did."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num = number

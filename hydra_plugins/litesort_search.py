@@ -1,4 +1,4 @@
-"""A Hydra sweeper for Optuna: one or several goals, conditional settings, resumable studies."""
+"""A Hydra sweeper for Optuna: one or several metrics (Optuna's objectives), conditional settings, resumable studies."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from litesort.cli.launch import reason
+from litesort.cli.launch import describe_error
 from litesort.io import write_json
 
 if TYPE_CHECKING:
@@ -30,18 +30,19 @@ MIN_RESULTS = 5  # smallest number of different results for which importances ar
 class StudySweeper(Sweeper):
     """Run the trials of an Optuna study as jobs, and report their values to the study.
 
-    The number of a job is the number of its trial. A job returns one value a goal and a constraint; a job without
-    values is a failed trial, and the study continues. The study is stored in `storage`, and its trials and the
-    importances of the settings in `search.json` beside the leaderboard. A resumed sweep first launches the trials that
-    were running, with their settings. Trials with the settings of a finished or running one do not run: they take its
-    result.
+    The number of a job is the number of its trial. A job returns one value per metric and per constraint. A job without
+    values is a failed trial, and the study continues. The study is stored in `storage`; its trials and the importances
+    of the settings are written to `search.json` beside the leaderboard. A resumed sweep first launches the trials that
+    were running, with their settings. A trial with the settings of a finished or running trial does not run: the result
+    of that trial is copied.
 
     Args:
         params: Setting -> search space in Hydra's grammar: `choice(a,b)`, `range(1,9,2)`, `interval(0.1,1)`,
             `tag(log,interval(1e-4,1e-2))`, `int(interval(4,32))`. `{when: {augment: [randaugment]}, space: ...}` is
-            only sampled if earlier or fixed settings have these values. The command line adds settings and wins.
-        goals: Keys of metrics.json, in the order in which a job returns their values.
-        direction: "maximize" or "minimize"; a list with one value a goal if there are several.
+            only sampled if earlier or fixed settings have these values. Spaces on the command line are added, or
+            replace those here.
+        metrics: Keys of metrics.json, in the order in which a job returns their values.
+        direction: "maximize" or "minimize"; a list with one value per metric if there are several.
         n_trials: Number of finished trials, including those of earlier runs.
         n_jobs: Trials launched at once; more than one needs a launcher that runs jobs in parallel.
         sampler: Called with a seed, returns Optuna's sampler.
@@ -52,14 +53,14 @@ class StudySweeper(Sweeper):
         constraints: Key of metrics.json -> its largest allowed value. Trials above it cannot be the best.
 
     Raises:
-        HydraException: Goals, directions, constraints or pruning do not fit each other; or, before the first trial, the
-            search space is invalid.
+        HydraException: Metrics, directions, constraints or pruning do not match; or, before the first trial, the search
+            space is invalid.
     """
 
     def __init__(
         self,
         params: DictConfig | dict[str, Any],
-        goals: Sequence[str],
+        metrics: Sequence[str],
         direction: str | Sequence[str],
         n_trials: int,
         n_jobs: int,
@@ -75,7 +76,7 @@ class StudySweeper(Sweeper):
                 raise HydraException(f"hydra.sweeper.{key}={value} is invalid: expected an integer of at least 1")
         self.params = dict(OmegaConf.to_container(OmegaConf.create(params), resolve=True))  # type: ignore[call-overload]
         self.directions = [direction] if isinstance(direction, str) else list(direction)
-        self.goals, self.n_trials, self.n_jobs = list(goals), n_trials, n_jobs
+        self.metrics, self.n_trials, self.n_jobs = list(metrics), n_trials, n_jobs
         self.sampler, self.seed, self.storage, self.study_name = sampler, seed, storage, study_name
         self.constraints = {str(key): value for key, value in (constraints or {}).items()}
         for key, bound in self.constraints.items():
@@ -83,10 +84,10 @@ class StudySweeper(Sweeper):
                 raise HydraException(
                     f"hydra.sweeper.constraints.{key}={bound} is invalid: expected the largest allowed value, a number"
                 )
-        if len(self.directions) != len(self.goals) or set(self.directions) - {"maximize", "minimize"}:
-            raise HydraException("hydra.sweeper.direction: give maximize or minimize for each of hydra.sweeper.goals")
+        if len(self.directions) != len(self.metrics) or set(self.directions) - {"maximize", "minimize"}:
+            raise HydraException("hydra.sweeper.direction: give maximize or minimize for each of hydra.sweeper.metrics")
         if pruning and self.directions != ["maximize"]:
-            raise HydraException("hydra.sweeper.pruning needs one goal that is maximised: set it to null")
+            raise HydraException("hydra.sweeper.pruning needs one metric that is maximised: set it to null")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -114,7 +115,7 @@ class StudySweeper(Sweeper):
         while (remaining := self.n_trials - sum(trial.state.is_finished() for trial in study.trials)) > 0:
             jobs = [self._ask(study, space, fixed) for _ in range(min(remaining, self.n_jobs))]
             self._run(study, fixed, [job for job in jobs if job is not None])
-        _print_best(study, self.goals)
+        _print_best(study, self.metrics)
         return _best(study)
 
     def _check_sampler(self) -> None:
@@ -177,11 +178,11 @@ class StudySweeper(Sweeper):
         try:
             self.validate_batch_is_legal([[*before, f"{key}={value}"]])
         except Exception as error:
-            # Without the cause, since the line already contains its text.
-            raise HydraException(f"hydra.sweeper.params: {key}={value} cannot be composed: {reason(error)}") from None
+            line = f"hydra.sweeper.params: {key}={value} cannot be composed: {describe_error(error)}"
+            raise HydraException(line) from None  # the line already contains the text of the cause
 
     def _ask(self, study: "Study", space: dict[str, Any], fixed: list[str]) -> tuple[int, list[str]] | None:
-        """Return number and overrides of a new trial; None if its values are known, or it does not compose."""
+        """Return number and overrides of a new trial; None if it repeats another trial, or does not compose."""
         trial = study.ask()
         chosen = _split(fixed)
         for key, (override, when) in space.items():
@@ -189,15 +190,15 @@ class StudySweeper(Sweeper):
                 chosen[key] = str(suggest(trial, key, override))
         overrides = [f"{key}={value}" for key, value in chosen.items() if key in space]
         trial.set_user_attr("overrides", overrides)
-        known = (_states().COMPLETE, _states().PRUNED, _states().RUNNING)
-        others = (t for t in study.trials if t.state in known and t.number < trial.number and not _is_repeated(t))
+        states = (_states().COMPLETE, _states().PRUNED, _states().RUNNING)
+        others = (t for t in study.trials if t.state in states and t.number < trial.number and not _is_repeated(t))
         if (same := next((t for t in others if t.params == trial.params), None)) is not None:
             trial.set_user_attr("same_as", same.number)
             return None  # `_run` copies the result of the other trial when that trial has finished
         try:
             self.validate_batch_is_legal([[*fixed, *overrides]])
         except Exception as error:
-            print(f"error: trial {trial.number} ({' '.join(overrides)}): {reason(error)}")
+            print(f"error: trial {trial.number} ({' '.join(overrides)}): {describe_error(error)}")
             study.tell(trial, state=_states().FAIL)
             return None
         return trial.number, overrides
@@ -225,24 +226,24 @@ class StudySweeper(Sweeper):
             stopped = same.state == _states().PRUNED  # its value belongs to the epoch where it was pruned
             state = same.state if same.state.is_finished() else _states().FAIL
             study.tell(trial.number, None if stopped else same.values, state=state)
-        write_search(study, self.goals, self.constraints, Path(str(self.config.hydra.sweep.dir)) / SEARCH)
+        write_search(study, self.metrics, self.constraints, Path(str(self.config.hydra.sweep.dir)) / SEARCH)
 
     def _tell(self, study: "Study", number: int, values: list[Any]) -> None:
-        """Report the values of a job to the study: one a goal, then one a constraint."""
-        expected = len(self.goals) + len(self.constraints)
+        """Report the values of a job to the study: one per metric, then one per constraint."""
+        expected = len(self.metrics) + len(self.constraints)
         if len(values) != expected or not all(_finite(value) for value in values):
             pruned = "pruned" in study.trials[number].user_attrs
             study.tell(number, state=_states().PRUNED if pruned else _states().FAIL)
             self._check_keys(study, values)
             return
         trial = _trial(study, study.trials[number])
-        for (key, bound), value in zip(self.constraints.items(), values[len(self.goals) :], strict=True):
+        for (key, bound), value in zip(self.constraints.items(), values[len(self.metrics) :], strict=True):
             trial.set_constraint(key, value - bound)  # the constraint is met if this is at most 0
-        study.tell(number, values[: len(self.goals)])
+        study.tell(number, values[: len(self.metrics)])
 
     def _check_keys(self, study: "Study", values: list[Any]) -> None:
-        """End the search if a finished job has no number for a goal or a constraint, and no trial had all of them."""
-        keys = [f"hydra.sweeper.goals={goal}" for goal in self.goals]
+        """End the search if a finished job has no number for a metric or a constraint, and no trial had all of them."""
+        keys = [f"hydra.sweeper.metrics={metric}" for metric in self.metrics]
         keys += [f"hydra.sweeper.constraints.{key}={bound}" for key, bound in self.constraints.items()]
         if len(values) != len(keys) or any(trial.state == _states().COMPLETE for trial in study.trials):
             return
@@ -267,15 +268,15 @@ def suggest(trial: "Trial", key: str, override: Override) -> Any:
     return trial.suggest_categorical(key, list(override.sweep_string_iterator()))
 
 
-def write_search(study: "Study", goals: Sequence[str], constraints: dict[str, float], path: Path) -> Path:
+def write_search(study: "Study", metrics: Sequence[str], constraints: dict[str, float], path: Path) -> Path:
     """Write the trials of a study and the importances of its settings as JSON, for the leaderboard page.
 
     Returns:
-        `path`. The file holds `goals`, `directions`, `constraints` (key -> largest allowed value), `importances` and
-        `trials`. `importances` maps goal -> setting -> share in reaching its best values, by PED-ANOVA; the shares of a
-        goal add up to 1, and there are none with fewer than five different results. A trial has `number` (that of its
-        job), `state` ("complete", "pruned", "fail", "running"), `params`, `values` (one a goal, or null), `feasible`,
-        and `same_as`, the number of the trial whose result it took, or null.
+        `path`. The file has these keys. `metrics` and `directions`. `constraints`: key -> largest allowed value.
+        `importances`: metric -> setting -> share in reaching its best values, by PED-ANOVA. The shares of a metric add
+        up to 1; with fewer than five different results there are none. `trials`: `number` (that of the job), `state`
+        ("complete", "pruned", "fail", "running"), `params`, `values` (one per metric, or null), `feasible`, and
+        `same_as`, the number of the trial whose result was copied, or null.
     """
     trials = [
         {
@@ -289,26 +290,27 @@ def write_search(study: "Study", goals: Sequence[str], constraints: dict[str, fl
         for trial in study.trials
     ]
     found = {
-        "goals": list(goals),
+        "metrics": list(metrics),
         "directions": [direction.name.lower() for direction in study.directions],
         "constraints": constraints,
-        "importances": {goal: _importances(study, place) for place, goal in enumerate(goals)},
+        "importances": {metric: _importances(study, place) for place, metric in enumerate(metrics)},
         "trials": trials,
     }
     return write_json(path, found)
 
 
-def _importances(study: "Study", goal: int) -> dict[str, float]:
-    """Share of each setting in reaching the best values of a goal."""
+def _importances(study: "Study", metric: int) -> dict[str, float]:
+    """Return the share of each setting in reaching the best values of a metric, by PED-ANOVA."""
     import optuna
 
     done = [trial for trial in study.trials if trial.state == _states().COMPLETE]
     if len({tuple(trial.values) for trial in done}) < MIN_RESULTS:
         return {}
-    sign = -1.0 if study.directions[goal] == optuna.study.StudyDirection.MAXIMIZE else 1.0  # lower is better there
+    # PED-ANOVA takes low values as the best.
+    sign = -1.0 if study.directions[metric] == optuna.study.StudyDirection.MAXIMIZE else 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[goal])
+        return optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[metric])
 
 
 def _examples(key: str, override: Override, group: bool) -> list[Any]:
@@ -381,11 +383,11 @@ def _consecutive(jobs: list[tuple[int, list[str]]]) -> Iterator[tuple[list[int],
         yield [number for number, _ in group], [overrides for _, overrides in group]
 
 
-def _print_best(study: "Study", goals: list[str]) -> None:
+def _print_best(study: "Study", metrics: list[str]) -> None:
     """Print the best trials, or that no trial meets the constraints."""
     best = _best(study)
     if not best and any(trial.state == _states().COMPLETE for trial in study.trials):
         print("no trial meets hydra.sweeper.constraints")
     for trial in best:
-        reached = ", ".join(f"{goal} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
+        reached = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, trial.values, strict=True))
         print(f"job {trial.number}: {reached} with {' '.join(trial.user_attrs['overrides'])}")

@@ -11,6 +11,6 @@ __getattr__, __dir__ = attach(
     {
         "ImageClassifier": "classifier",
         "LinearProbe": "linear_probe",
-        "configure": "optim",
+        "configure_optimizer": "optim",
     },
 )

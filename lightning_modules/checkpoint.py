@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.backbones.backbone import Backbone, build_timm, first_line
+from lightning_modules.backbones.backbone import Backbone, build_timm
 from lightning_modules.backbones.pretrained import read_torch
 from lightning_modules.pruning.replay import replay
-from litesort.errors import ModelError
-from litesort.model_card import fault
+from litesort.errors import ModelError, first_line
+from litesort.model_card import card_error
 from litesort.plain_data import check_size
 from litesort.system import versions
 
@@ -56,16 +56,17 @@ def make_model_card(
         **extra,
     }
     check_plain(card, MODEL_CARD)
-    if reason := fault(card):  # fails before the training, not when the checkpoint is read
+    if reason := card_error(card):  # fails before the training, not when the checkpoint is read
         raise ModelError(f"a checkpoint of this run could not be read again: {reason}")
     return card
 
 
-def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | None, key: str = "ckpt") -> dict[str, Any]:
     """Read a checkpoint of litesort on the CPU. No code of the file is executed.
 
     Args:
         path: Path of the file.
+        key: Setting that names the file, for error messages.
 
     Returns:
         The checkpoint as Lightning wrote it ("state_dict", "epoch", ...). The key "litesort" is its model card,
@@ -75,22 +76,22 @@ def read_checkpoint(path: str | Path | None) -> dict[str, Any]:
         ModelError: The file is missing, broken, unsafe, not written by litesort, or has a newer format.
     """
     if path is None:
-        raise ModelError("ckpt is not given: name the checkpoint of a run, e.g. ckpt=runs/.../best.ckpt")
-    checkpoint = read_torch(path, "ckpt")
+        raise ModelError(f"{key} is not given: give the checkpoint of a run, e.g. {key}=runs/.../best.ckpt")
+    checkpoint = read_torch(path, key)
     card = checkpoint.get(MODEL_CARD)
     if not isinstance(card, Mapping) or "state_dict" not in checkpoint or "format" not in card:
         kind = "a Lightning checkpoint" if "pytorch-lightning_version" in checkpoint else "a file of tensors"
         raise ModelError(
-            f"ckpt={path} is {kind}, not litesort's: give a run's best.ckpt (plain weights: model.weights=FILE)"
+            f"{key}={path} is {kind}, not litesort's: give a run's best.ckpt (plain weights: model.weights=FILE)"
         )
     version = card["format"]
     if type(version) is int and version > FORMAT:
         raise ModelError(
-            f"ckpt={path} has format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
+            f"{key}={path} has format {version} and this litesort reads up to {FORMAT}: pip install -U litesort"
         )
-    reason = _too_large(checkpoint) or fault(card) or (type(version) is not int and "its format is not an integer")
+    reason = _too_large(checkpoint) or card_error(card) or (type(version) is not int and "its format is not an integer")
     if reason:
-        raise ModelError(f"ckpt={path} is refused: {reason}: give a checkpoint that litesort wrote")
+        raise ModelError(f"{key}={path} is refused: {reason}: give a checkpoint that litesort wrote")
     checkpoint[MODEL_CARD] = upgrade_card(dict(card))
     return checkpoint
 
@@ -122,11 +123,12 @@ def upgrade_card(card: dict[str, Any]) -> dict[str, Any]:
     return card
 
 
-def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
+def build_net(checkpoint: Mapping[str, Any], name: str = "ckpt") -> Backbone:
     """Rebuild the network of a checkpoint, including its pruning. Nothing is downloaded.
 
     Args:
         checkpoint: Result of `read_checkpoint`.
+        name: Setting and path of the checkpoint, for error messages.
 
     Returns:
         The backbone in evaluation mode.
@@ -137,7 +139,7 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     card = checkpoint[MODEL_CARD]
     model = card["model"]
     net = Backbone(
-        replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), card["pruning"]),
+        replay(build_timm(model["name"], model["num_classes"], model["kwargs"]), card["pruning"], name),
         name=model["name"],
         num_classes=model["num_classes"],
         mean=card["preprocessing"]["mean"],
@@ -151,19 +153,20 @@ def build_net(checkpoint: Mapping[str, Any]) -> Backbone:
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        made_by = card["versions"].get("timm", "unknown")
+        timm_version = card["versions"].get("timm", "unknown")
         raise ModelError(
-            f"ckpt: its tensors do not fit {model['name']} (written with timm {made_by}): {_detail(error)}"
+            f"{name}: its tensors do not fit {model['name']} (written with timm {timm_version}): {_detail(error)}"
         ) from error
     return net.eval()
 
 
-def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
+def load_for_training(path: str | Path, classes: Sequence[str], key: str = "ckpt_init") -> Backbone:
     """Rebuild the network of a checkpoint for further training.
 
     Args:
         path: Path of the checkpoint.
         classes: Class names of the data. The logits are permuted to their order.
+        key: Setting that names the checkpoint, for error messages.
 
     Returns:
         The backbone in training mode.
@@ -171,17 +174,16 @@ def load_for_training(path: str | Path, classes: Sequence[str]) -> Backbone:
     Raises:
         ModelError: As in `read_checkpoint`, or the network was trained on other classes.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, key)
     trained_on = checkpoint[MODEL_CARD]["classes"]
     if sorted(trained_on) != sorted(classes):
         raise ModelError(
-            f"{path} was trained on the classes {', '.join(trained_on)} and the data has {', '.join(classes)}: give "
+            f"{key}={path} was trained on the classes {', '.join(trained_on)}, the data has {', '.join(classes)}: give "
             "its training data, or use model.weights=FILE instead of ckpt_init to start with a new classifier"
         )
-    net = build_net(checkpoint)
-    order = [trained_on.index(name) for name in classes]
-    for parameter in net.head_parameters():
-        parameter.data = parameter.data[order]
+    net = build_net(checkpoint, f"{key}={path}")
+    net.head_classes = trained_on
+    net.match_head(classes)
     return net.train()
 
 
@@ -212,11 +214,11 @@ def load_net(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
         ModelError: As in `read_checkpoint` and `build_net`.
     """
     checkpoint = read_checkpoint(path)
-    return build_net(checkpoint), checkpoint[MODEL_CARD]
+    return build_net(checkpoint, f"ckpt={path}"), checkpoint[MODEL_CARD]
 
 
 def check_plain(value: Any, where: str) -> None:
-    """Check that a value is None, bool, int, float, str, or lists and dicts of these.
+    """Check that a value is None, bool, int, float, str, or lists, tuples and dicts of these.
 
     Args:
         value: Value to check.

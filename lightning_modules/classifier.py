@@ -34,7 +34,7 @@ class ImageClassifier(pl.LightningModule):
     Args:
         net: Backbone.
         objective: Training objective.
-        optimizer: Partial of `optim.configure` without the network and the numbers of steps.
+        optimizer: Partial of `optim.configure_optimizer` without the network and the numbers of steps.
         classes: Class names, in the order of the logits.
         model_card: Model card from `make_model_card`, saved in each checkpoint; None builds one.
         channels_last: Use the channels_last memory format, which is faster.
@@ -122,10 +122,10 @@ class ImageClassifier(pl.LightningModule):
             self._log_step_loss(float(loss.detach()))
         return loss
 
-    def trial_step(self, net: nn.Module, images: Tensor) -> None:
+    def timing_step(self, net: nn.Module, images: Tensor) -> None:
         """Run the forward and backward pass of a training step without the objective, to time it.
 
-        The times of both precisions decide which one is used; see `precision.measure_step_ms`.
+        `precision.choose_precision` compares its times in fp32 and bf16.
 
         Args:
             net: Copy of the network.

@@ -62,7 +62,7 @@ class LinearProbe(ImageClassifier):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return []
 
-    def trial_step(self, net: nn.Module, images: Tensor) -> None:
+    def timing_step(self, net: nn.Module, images: Tensor) -> None:
         """Run the forward pass of a training step, to time it."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ class LinearProbe(ImageClassifier):
             net.eval()(images)
 
     def on_train_start(self) -> None:
-        """Compute the features of earlier epochs again after a resume, because a checkpoint does not hold them."""
+        """After a resume, compute the features of earlier epochs again. A checkpoint does not contain them."""
         if self.trainer.world_size > 1:
             raise ModelError(f"trainer.devices={self.trainer.world_size} is invalid for a linear probe: give 1")
         self.net.eval()
@@ -97,7 +97,7 @@ class LinearProbe(ImageClassifier):
         self._train.append((self._features(images), targets))
 
     def on_train_epoch_end(self) -> None:
-        """Log nothing: the validation has logged the loss of the fit."""
+        """Log nothing: `on_validation_epoch_end` has logged the loss of the fit."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         if batch_idx == len(self._val):  # the validation images are the same in each epoch
@@ -140,7 +140,7 @@ def _check(
     net: Backbone, objective: Objective, optimizer: Any, weight_decay: Sequence[float], settings: Mapping[str, Any]
 ) -> None:
     if optimizer is not None:
-        raise ModelError("optimizer does nothing in a linear probe, which L-BFGS fits: leave it out")
+        raise ModelError("optimizer does nothing in a linear probe, because L-BFGS fits the classifier: leave it out")
     if settings.get("compile"):
         raise ModelError("classifier.compile=true does nothing in a linear probe: leave it out")
     if not weight_decay or not min(weight_decay) > 0:

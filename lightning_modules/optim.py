@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SCHEDULES = ("cosine", "linear", "constant")
 
 
-def configure(
+def configure_optimizer(
     net: Backbone,
     *,
     name: str = "adamw",
@@ -44,7 +44,7 @@ def configure(
         lr: Highest learning rate, above 0. With `layer_decay` it is the learning rate of the head.
         weight_decay: 0 or more. It is not applied to norms, biases and the names in timm's `no_weight_decay`.
         betas: AdamW only: decay of the two moments, in [0, 1).
-        momentum: SGD only: Nesterov momentum; 0 is off.
+        momentum: SGD only: Nesterov momentum, 0 or more; 0 is off.
         layer_decay: Factor of the learning rate per layer away from the head, in (0, 1) (BEiT, Bao et al. 2022); None
             is off.
         warmup_epochs: Length of the linear warm-up, limited to half of the run.
@@ -67,6 +67,8 @@ def configure(
         raise ModelError(
             f"optimizer.betas={list(betas)} is invalid: give two numbers from 0 to below 1, e.g. [0.9,0.999]"
         )
+    if not momentum >= 0:
+        raise ModelError(f"optimizer.momentum={momentum} is invalid: give 0 (off) or more, e.g. 0.9")
     groups = _groups(net.net, weight_decay, layer_decay)
     extra = [p for p in extra_parameters if p.requires_grad]
     if extra:
@@ -113,8 +115,10 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, floor: float, sche
 def _warmup_steps(epochs: float, steps_per_epoch: int, total_steps: int) -> int:
     steps, half = round(epochs * steps_per_epoch), total_steps // 2
     if steps > half:
-        line = "optimizer.warmup_epochs=%s is over half of the run: warming up for %d of %d steps"
-        log.info(line, epochs, half, total_steps)
+        log.info(
+            "optimizer.warmup_epochs=%s is over half of the run: warming up for %d of %d steps",
+            *(epochs, half, total_steps),
+        )
     return min(steps, half)
 
 
@@ -140,7 +144,7 @@ def _check(
         raise ModelError(f"optimizer.schedule={schedule} is unknown: give one of {', '.join(SCHEDULES)}")
     if not (lr > 0 and math.isfinite(lr)):
         raise ModelError(f"optimizer.lr={lr} is invalid: give a positive number, e.g. optimizer.lr=0.001")
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise ModelError(f"optimizer.weight_decay={weight_decay} is invalid: give 0 (off) or more")
     if layer_decay is not None and not 0 < layer_decay < 1:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Choose the floating-point precision of a training: as configured, or the faster one by measurement."""
+"""Choose the floating-point precision of a training: as configured, or the fastest one by measurement."""
 
 import copy
 import hashlib
@@ -57,15 +57,16 @@ def choose_precision(
     processes: bool = False,
     cache_dir: Path | None = None,
 ) -> Precision:
-    """Return the precision of a training, which "auto", or 16-mixed on a CPU, leaves to a measurement.
+    """Choose the precision of a training.
 
-    On CUDA, "auto" is 16-mixed. On a CPU with bf16 units, it is the faster one of 32-true and bf16-mixed: whether bf16
-    pays depends on network, image size and batch. Everything else is 32-true.
+    On CUDA, "auto" is 16-mixed. On a CPU with bf16 units, "auto" and 16-mixed are the faster one of 32-true and
+    bf16-mixed by measurement, because the speed of bf16 depends on network, image size and batch. On other devices,
+    "auto" is 32-true. `supported_precision` handles all other names.
 
     Args:
         precision: "auto", a name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...) or its short form.
         accelerator: Name in Lightning: "auto", "cpu", "gpu", "cuda" or "mps".
-        net: Network of the training. It is copied.
+        net: Network of the training. It is not changed.
         step: A training step.
         shape: Shape of a batch of images, (B, 3, H, W).
         steps: Number of steps of the training.
@@ -78,9 +79,9 @@ def choose_precision(
     wanted = _canonical(precision)
     if wanted not in ("auto", FP16) or device_type(accelerator) != "cpu" or not _cpu_has_bf16():
         return Precision(supported_precision(precision, accelerator), {})
-    unmeasured = "several processes train" if processes else f"{steps:g} steps are too few to measure"
     if processes or steps < MIN_STEPS:
-        return Precision(_log_once(f"trainer.precision={wanted}: {unmeasured}, training in {FP32}", FP32), {})
+        reason = "several processes train" if processes else f"{steps:g} steps are too few to measure"
+        return Precision(_log_once(f"trainer.precision={wanted}: {reason}, training in {FP32}", FP32), {})
     chosen = faster_on_cpu(net, step, shape, cache_dir)
     times = chosen.step_ms
     log.info(
@@ -93,10 +94,10 @@ def choose_precision(
 def faster_on_cpu(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path | None = None) -> Precision:
     """Measure a step on the CPU in 32-true and bf16-mixed, and return the faster precision.
 
-    Without bf16 units it is 32-true, and nothing is measured.
+    On a CPU without bf16 units, the function returns 32-true without a measurement.
 
     Args:
-        net: Network. It is copied.
+        net: Network. It is not changed.
         step: A step of the network: a training step, or a forward pass.
         shape: Shape of a batch of images, (B, 3, H, W).
         cache_dir: Folder that keeps measurements of this network, shape and machine; None measures again.
@@ -110,9 +111,9 @@ def faster_on_cpu(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: P
 def supported_precision(precision: str | int, accelerator: str = "auto") -> str:
     """Return the requested precision, or the closest one that is fast and correct on the device.
 
-    Without CUDA, half precision becomes "32-true". Lightning would replace 16-mixed by bf16-mixed, which is 11 to 21
-    times slower on a CPU without bf16 units. On CUDA without bf16 units, bf16 becomes 16. Each change is logged once.
-    Lightning has no mixed precision on MPS (its issue 20497).
+    Without CUDA, half precision becomes 32-true, except bf16-mixed on a CPU with bf16 units. Lightning would replace
+    16-mixed by bf16-mixed, which is 11 to 21 times slower on a CPU without bf16 units. On CUDA without bf16 units, bf16
+    becomes 16. Each change is logged once. Lightning has no mixed precision on MPS (Lightning issue 20497).
 
     Args:
         precision: Name in Lightning ("16-mixed", "bf16-mixed", "32-true", ...), its short form (16, "bf16", 32) or
@@ -160,7 +161,7 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
     change.
 
     Args:
-        net: Network. It is copied.
+        net: Network. It is not changed.
         step: A training step.
         shape: Shape of a batch, (B, 3, H, W).
         seconds: Time to spend, apart from the last step.
@@ -197,7 +198,7 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
     """Measure, or read an earlier measurement of the same network, shape and machine."""
     if cache_dir is None:
         return measure_step_ms(net, step, shape)
-    what = {
+    conditions = {
         "network": getattr(net, "name", type(net).__name__),
         "weights": [[name, list(value.shape)] for name, value in net.state_dict().items()],
         "step": getattr(step, "__qualname__", ""),
@@ -205,15 +206,15 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
         "machine": [platform.node(), describe_machine()["cpu"], torch.get_num_threads()],
         "torch": versions().get("torch"),
     }
-    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
     file = cache_dir / "precision" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored: dict[str, Any] = json.loads(file.read_text())["step_ms"]
         return {name: float(stored[name]) for name in (FP32, BF16)}
     times = measure_step_ms(net, step, shape)
-    del what["weights"]
-    with suppress(OSError):  # a folder that cannot be written costs a measurement in each run
-        write_json(file, {**what, "step_ms": times})
+    del conditions["weights"]
+    with suppress(OSError):  # without a writable folder, each run measures again
+        write_json(file, {**conditions, "step_ms": times})
     return times
 
 

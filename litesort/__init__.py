@@ -1,1 +1,1 @@
-"""Code that all packages share: errors, files, system facts, random numbers. It imports no other package."""
+"""Code that all packages share: errors, files, system facts, random numbers. Only `cli` imports other packages."""

@@ -15,3 +15,14 @@ class ModelError(UserError):
 
 class DeploymentError(UserError):
     """An exported file, or a setting of its evaluation, cannot be used."""
+
+
+def first_line(error: BaseException | str, longest: int = 200) -> str:
+    """Return the first line of a message, at most `longest` characters; the type of the error if there is no message.
+
+    Example:
+        >>> first_line(OSError("disk full\\ndetails")), first_line(KeyError())
+        ('disk full', 'KeyError')
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:longest]

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,32 +14,51 @@ from typing import IO, Any
 
 
 @contextmanager
-def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; it is renamed to `path` if nothing is raised.
+def atomic_path(
+    path: Path, *, overwrite: bool = True, companions: Sequence[str] = (), one_writer: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary path; the file written there is renamed to `path` if nothing is raised.
 
-    Missing folders are created.
+    The temporary file has the same name and is in a hidden folder beside `path`. Missing folders are created.
+
+    Args:
+        path: Final path.
+        overwrite: Whether an existing file is replaced.
+        companions: Suffixes of further files with the same stem, e.g. (".bin",). They are renamed first, and an old
+            `path` is deleted before, so `path` never exists beside older companions.
+        one_writer: Whether this process is the only one that writes `path`. The hidden folder then has a fixed name,
+            so a killed process leaves one temporary file at most, and the next write replaces it.
 
     Raises:
         FileExistsError: `path` exists at the end, and `overwrite` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if one_writer:
+        folder = path.with_name(f".{path.name}.tmp")
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent))
+    temporary = folder / path.name
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        if companions:
+            path.unlink(missing_ok=True)
+        for suffix in companions:
+            temporary.with_suffix(suffix).replace(path.with_suffix(suffix))
         if overwrite:
             temporary.replace(path)
         else:
             _rename_new(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text with the line ends as given, bytes of a name that are not UTF-8 as \\udcff; returns `path`."""
-    with replacing(path) as temporary, open_text(temporary) as file:
+    """Write UTF-8 text and return `path`.
+
+    Line ends are not translated. Bytes of a file name that are not UTF-8 become escapes such as `\\udcff`.
+    """
+    with atomic_path(path) as temporary, open_text(temporary) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -108,9 +128,3 @@ def _rename_new(temporary: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         temporary.replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -21,44 +21,44 @@ REFUSED_WORDS = re.compile(r"pretrained|checkpoint|weights|url|hub|cache|path$|_
 HARMLESS_PATHS = re.compile(r"drop_path")  # stochastic depth
 
 
-def fault(record: Any, complete: bool = False) -> str | None:
+def card_error(card: Any, complete: bool = False) -> str | None:
     """Return what is wrong with a model card, in a few words; None if it is valid.
 
     Args:
-        record: The card, as `lightning_modules.checkpoint.make_model_card` made it, read from a file.
+        card: A card of `lightning_modules.checkpoint.make_model_card`, read from a file.
         complete: Whether it must have the image size and the resize policy.
     """
     try:
-        check_size(record)
+        check_size(card)
     except ValueError as error:
         return str(error)
-    if not isinstance(record, Mapping):
+    if not isinstance(card, Mapping):
         return "it is not a mapping"
-    if reason := _not_plain(record, "it"):
+    if reason := _not_plain(card, "it"):
         return reason
     checks: dict[str, Callable[[Any], str | None]] = {
         "classes": _classes,
-        "model": lambda model: _model(model, len(record["classes"])),
+        "model": lambda model: _model(model, len(card["classes"])),
         "preprocessing": lambda values: _preprocessing(values, complete),
         "config": lambda config: None if isinstance(config, dict) else "is not a mapping",
         "versions": _versions,
     }
     for key, check in checks.items():
-        if key not in record:
+        if key not in card:
             return f"{key} is missing"
-        if reason := check(record[key]):
+        if reason := check(card[key]):
             return f"{key} {reason}"
     for key, check in {"class_counts": _counts, "origin": _origin, "pruning": _pruning}.items():
-        if key in record and (reason := check(record[key])):
+        if key in card and (reason := check(card[key])):
             return f"{key} {reason}"
     return None
 
 
-def arguments_fault(arguments: Any) -> str | None:
+def arguments_error(arguments: Any) -> str | None:
     """Return what is wrong with the arguments of a timm network; None if all are plain and none names a file.
 
-    >>> arguments_fault({"drop_path_rate": 0.1, "img_size": [64, 64]})
-    >>> arguments_fault({"checkpoint_path": "a.pth"})
+    >>> arguments_error({"drop_path_rate": 0.1, "img_size": [64, 64]})
+    >>> arguments_error({"checkpoint_path": "a.pth"})
     "must not have the argument 'checkpoint_path'"
     """
     if not isinstance(arguments, Mapping):
@@ -82,7 +82,7 @@ def _is_plain_argument(value: Any, depth: int = 0) -> bool:
 
 
 def _not_plain(value: Any, where: str) -> str | None:
-    """Return the first value that is not None, a bool, a number, text, a list or a mapping of these."""
+    """Describe the first value that is not None, a bool, a number, text, a list or a mapping of these."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if type(key) not in (str, int):
@@ -113,7 +113,7 @@ def _model(model: Any, classes: int) -> str | None:
         return "has no valid name of a timm network"
     if type(model.get("num_classes")) is not int or model["num_classes"] != classes:
         return f"does not have {classes} classes, as many as the class names"
-    reason = arguments_fault(model.get("kwargs"))
+    reason = arguments_error(model.get("kwargs"))
     return reason and f"kwargs {reason}"
 
 

@@ -17,8 +17,8 @@ MAX_YAML_EVENTS = 200_000  # a config has a few hundred
 def check_size(data: Any, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH) -> None:
     """Raise ValueError if lists, tuples and mappings are nested too deep, or hold too many values.
 
-    A value that several lists share counts once for each of them, so a structure that repeats or contains itself is
-    refused. Any other object counts as one value.
+    A value that several lists share counts once for each of them. A structure that contains itself is too deep. Any
+    other object counts as one value.
 
     >>> loop = []
     >>> loop.append(loop)
@@ -27,7 +27,7 @@ def check_size(data: Any, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH
         ...
     ValueError: it is nested more than 64 levels deep
     """
-    measured: dict[int, tuple[int, int]] = {}  # of each container: values and levels below it; shared ones once
+    measured: dict[int, tuple[int, int]] = {}  # id of a container -> its values and levels, so each is traversed once
 
     def measure(value: Any, level: int) -> tuple[int, int]:
         items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None

@@ -19,7 +19,7 @@ def group_settings(target: Callable[..., Any], settings: Mapping[str, Any]) -> d
     A user sets `fold=0`, and the callable takes `split: SplitConfig`, which has the field `fold`.
 
     Args:
-        target: Takes dataclasses. A field name belongs to one of them.
+        target: Callable with dataclass parameters. Two of them must not share a field name.
         settings: Field or parameter name -> value. Fields that are not set keep their defaults.
 
     >>> from dataclasses import dataclass

@@ -13,20 +13,20 @@ PACKAGES += ["timm", "torchmetrics", "kornia", "numpy"]
 INSTRUCTION_SETS = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 INSTRUCTION_SETS += ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"]
 
-# How long a thread of OpenMP waits busily for the next parallel region before it sleeps, in loops of libgomp, whose
-# default is 300,000. Beside another process, a waiting thread takes time from the working one: benchmarks/threads.py.
+# Iterations for which an idle OpenMP thread spins before it sleeps (GOMP_SPINCOUNT; the default of libgomp is 300,000).
+# A spinning thread takes CPU time from other processes: benchmarks/threads.py.
 SPIN_COUNT = 3000
 
 
 def available_cpus() -> int:
-    """Number of CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_openmp_spinning() -> None:
-    """Let threads of OpenMP sleep soon after their work, so that two processes can share the cores.
+    """Let idle OpenMP threads sleep early, so that two processes can share the cores.
 
-    Call it before torch is imported. It leaves the environment as it is if that already says how threads wait.
+    Call it before torch is imported. It has no effect if OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
@@ -36,8 +36,8 @@ def describe_machine() -> dict[str, Any]:
     """Return the properties of this machine that measured times depend on.
 
     Returns:
-        `cpu` (model), `cores` that this process may use, `instruction_sets`, `governor` of the clock frequency (None
-        where it cannot be read) and `load`: processes that ran or waited in the last minute, on average.
+        `cpu` (model), `cores` (that this process may use), `instruction_sets`, `governor` (CPU frequency policy; None
+        if it cannot be read) and `load` (average of the last minute; None on Windows).
     """
     cpu, sets = platform.processor() or platform.machine(), set[str]()
     for line in _lines(Path("/proc/cpuinfo")):
@@ -57,7 +57,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _lines(file: Path) -> list[str]:
-    """Return the lines of a file of the system; none if it cannot be read."""
+    """Return the lines of a system file; none if it cannot be read."""
     try:
         return file.read_text(errors="replace").splitlines()
     except OSError:

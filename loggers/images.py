@@ -12,12 +12,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from reports.run_folder import read_mistakes
 
-MAX_MISTAKES = 12  # largest number of images side by side
+MAX_MISTAKES = 12  # largest number of mistakes side by side
 FILES = {"confusion_matrix": "confusion.png", "reliability": "reliability.png"}
 
 
 def accepts_images(logger: Logger) -> bool:
-    """Return True if `log_image` sends images to this logger."""
+    """Return whether `log_image` sends images to this logger."""
     return isinstance(logger, TensorBoardLogger | MLFlowLogger) and getattr(rank_zero_only, "rank", 0) == 0
 
 

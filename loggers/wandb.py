@@ -1,4 +1,4 @@
-"""Weights & Biases: the logger, and the config, results and models that a run sends besides its curves."""
+"""Weights & Biases: the logger, and functions that log the config, results and models of a run."""
 
 import math
 import netrc
@@ -28,9 +28,9 @@ class Wandb(WandbLogger):
     Args:
         save_dir: The run folder; W&B writes to `wandb/` in it.
         project: Project on the server.
-        entity: User or team; None: the default of the API key.
+        entity: User or team; None for the default of the API key.
         name: Display name of the run.
-        group: Name that groups runs; None: name of the sweep folder in a sweep, else no group.
+        group: Name that groups runs; None for the name of the sweep folder in a sweep, otherwise no group.
         job_type: "train", "evaluate", ...
         tags: Tags for filtering.
         notes: Description of the run.
@@ -145,10 +145,12 @@ def check_reachable(timeout: float = 5.0) -> None:
 
 
 def can_be_online() -> bool:
-    """Return True if W&B has an API key and `WANDB_MODE` allows online runs; sends nothing."""
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode != "online":
-        return False
+    """Return whether W&B has an API key and `WANDB_MODE` allows online runs. Nothing is sent."""
+    return os.environ.get("WANDB_MODE", "online") == "online" and has_api_key()
+
+
+def has_api_key() -> bool:
+    """Return whether the environment or netrc has an API key of the W&B server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     servers = [os.environ["WANDB_BASE_URL"]] if os.environ.get("WANDB_BASE_URL") else HOSTS
@@ -163,7 +165,7 @@ def can_be_online() -> bool:
 
 
 def find_run(loggers: Iterable[Logger]) -> Any | None:
-    """Return the `wandb.Run` of the loggers; None without one and on ranks other than 0."""
+    """Return the `wandb.Run` of the loggers. Without one, and on ranks other than 0, return None."""
     if getattr(rank_zero_only, "rank", 0) > 0:
         return None
     return next((logger.experiment for logger in loggers if isinstance(logger, Wandb)), None)
@@ -193,7 +195,7 @@ def log_results(loggers: Iterable[Logger], results: Mapping[str, Any], checkpoin
 
     Args:
         loggers: Loggers of the trainer.
-        results: Flat; numbers, strings and flags are logged, NaN and other values left out.
+        results: Flat mapping. Numbers, strings and flags are logged; NaN and other values are omitted.
         checkpoint: best.ckpt, for loggers that store models; see `log_models`.
     """
     if checkpoint is not None:
@@ -238,7 +240,7 @@ def log_models(loggers: Iterable[Logger], checkpoint: Path, results: Mapping[str
 
 
 def finish(loggers: Iterable[Logger], failed: bool = False) -> None:
-    """Close W&B runs and print how to upload offline ones; call it last."""
+    """Close W&B runs and print how to upload offline ones. Call it last."""
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.finish(failed)

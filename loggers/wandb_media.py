@@ -15,10 +15,10 @@ from reports.per_class import ClassScores, confusion_counts, per_class, precisio
 
 
 class WandbMedia(pl.Callback):
-    """Log images of the first training batch as one image, `preview/augmented`: each before and after augmentation.
+    """Log images of the first training batch before and after augmentation, as one image `preview/augmented`.
 
     Args:
-        preview: Largest number of images in it; 0 logs nothing.
+        preview: Largest number of images in the preview; 0 turns it off.
     """
 
     def __init__(self, preview: int = 32) -> None:

@@ -19,17 +19,20 @@ COLUMNS = (
 
 
 def write_dashboards(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write leaderboard.html, and a W&B run of type "sweep" if a job has a W&B run; returns the paths of pages.
+    """Write leaderboard.html, and log a W&B run of job type "sweep" if a job has a W&B run.
 
     Args:
         rows: Rows of `reports.results.gather(folder)`.
         folder: Folder of the sweep.
+
+    Returns:
+        Paths of the written pages.
     """
     page = write_page(rows, folder / "leaderboard.html")
     jobs = [folder / str(row["folder"]) for row in rows if row.get("folder")]
-    used = next((job for job in jobs if (job / "wandb").is_dir()), None)
-    if used is not None:
-        log_sweep(rows, folder, read_config(used))
+    wandb_job = next((job for job in jobs if (job / "wandb").is_dir()), None)
+    if wandb_job is not None:
+        log_sweep(rows, folder, read_config(wandb_job))
     return [page]
 
 

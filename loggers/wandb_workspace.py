@@ -3,18 +3,15 @@
 python -m loggers.wandb_workspace entity=me project=litesort classes=Metal,Paper
 """
 
-import netrc
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 KEYS = ("entity", "project", "name", "classes")
 
 
 def build(entity: str, project: str, name: str = "litesort", classes: Sequence[str] = ()) -> Any:
-    """Build the dashboard as a `wandb_workspaces.workspaces.Workspace`; only its `save` sends it to the server.
+    """Build the dashboard as a `wandb_workspaces.workspaces.Workspace`. Its `save` sends it to the server.
 
     Sections: comparison (parallel coordinates, macro F1 against time, score), curves, F1 per class, mistakes,
     sweeps.
@@ -23,7 +20,7 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
         entity: User or team.
         project: Project on the server.
         name: Name of the view.
-        classes: Class names, each with a curve and a bar; without them one panel shows all keys with the prefix of F1.
+        classes: Class names; each gets a curve and a bar. Without them, one panel shows F1 of all classes.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -71,20 +68,10 @@ def build(entity: str, project: str, name: str = "litesort", classes: Sequence[s
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
-def has_key() -> bool:
-    """Return True if there is a W&B API key in the environment or in netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return any(
-            "wandb" in host for host in netrc.netrc(os.environ.get("NETRC") or Path("~/.netrc").expanduser()).hosts
-        )
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the dashboard and save it if there is an API key; returns the exit code."""
+    """Build the dashboard, save it if there is an API key, and return the exit code."""
+    from loggers.wandb import has_api_key
+
     given = dict(item.partition("=")[::2] for item in (sys.argv[1:] if arguments is None else arguments))
     if unknown := [key for key in given if key not in KEYS]:
         print(f"error: {unknown[0]} is unknown: expected one of {', '.join(KEYS)}", file=sys.stderr)
@@ -102,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.name} is not installed: pip install wandb-workspaces", file=sys.stderr)
         return 2
     panels = sum(len(section.panels) for section in workspace.sections)
-    if not has_key():
+    if not has_api_key():
         print(
             f"{panels} panels in {len(workspace.sections)} sections; not saved without a W&B API key: run wandb login"
         )

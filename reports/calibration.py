@@ -92,7 +92,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
     return kept / max(len(ranked), 1), np.cumsum(correct[order])[last] / kept, ranked[last]
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits of probabilities by a temperature.
 
     Args:
@@ -103,7 +103,7 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         (N, C) float64 probabilities.
 
     Example:
-        >>> tempered(np.array([[0.8, 0.2]]), 1.0)
+        >>> apply_temperature(np.array([[0.8, 0.2]]), 1.0)
         array([[0.8, 0.2]])
     """
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-38)) / temperature
@@ -136,7 +136,7 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
         raise ValueError(f"expected shapes (N, C) and (N,), N above 0, but got {probabilities.shape}, {targets.shape}")
 
     def loss(log_temperature: float) -> float:
-        of_targets = tempered(probabilities, math.exp(log_temperature))[np.arange(len(targets)), targets]
+        of_targets = apply_temperature(probabilities, math.exp(log_temperature))[np.arange(len(targets)), targets]
         return float(-np.log(np.maximum(of_targets, 1e-300)).mean())
 
     # The loss has one minimum in 1 / T, so a golden-section search finds it.
@@ -162,7 +162,7 @@ def calibration_change(probabilities: np.ndarray, targets: np.ndarray, temperatu
     def error(scaled: np.ndarray) -> float:
         return calibration_error(scaled.max(1), scaled.argmax(1) == targets)
 
-    after = tempered(probabilities, temperature)
+    after = apply_temperature(probabilities, temperature)
     return {"temperature": temperature, "ece_before": error(probabilities), "ece_after": error(after)}
 
 

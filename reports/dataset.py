@@ -30,10 +30,9 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
         counts: class -> split -> number of images. imbalance: images of the largest class over the smallest;
         imbalance_of: split -> the same. looks: class -> median brightness and colour. quantiles: of width, height,
         aspect (width over height), bytes and brightness at 0, 5, 50, 95 and 100 %. image_issues: issue -> number of
-        images.
-        broken, equal, near: numbers of broken files, of pairs of equal files and of pairs of similar images. crossing,
-        crossing_by_pixels: numbers of pairs in two splits. leaked: share of test images with a duplicate in training.
-        disagreeing: number of pairs with two labels.
+        images. broken, equal, near: numbers of broken files, of pairs of equal files and of pairs of similar images.
+        crossing, crossing_by_pixels: numbers of pairs in two splits. leaked: share of test images with a duplicate in
+        training. disagreeing: number of pairs with two labels.
     """
     images, pairs = found["images"], found["pairs"]
     readable = [image for image in images if image["broken"] is None]
@@ -47,6 +46,8 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
     leaked = {
         p["path"] for a, b in duplicates for p, q in ((a, b), (b, a)) if (p["split"], q["split"]) == ("test", "train")
     }
+    # an unused image is in no split
+    crossing = [a["split"] != b["split"] and None not in (a["split"], b["split"]) for a, b in duplicates]
     tested = sum(image["split"] == "test" for image in readable)
     return {
         "counts": counts,
@@ -58,9 +59,9 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
         "broken": len(images) - len(readable),
         "equal": sum(pair["equal"] for pair in pairs),
         "near": sum(not pair["equal"] for pair in pairs),
-        "crossing": sum(a["split"] != b["split"] for a, b in duplicates),
+        "crossing": sum(crossing),
         "crossing_by_pixels": sum(
-            a["split"] != b["split"] and pair["by"] == "pixels" for pair, (a, b) in zip(pairs, duplicates, strict=True)
+            crosses and pair["by"] == "pixels" for pair, crosses in zip(pairs, crossing, strict=True)
         ),
         "disagreeing": sum(a["label"] != b["label"] for a, b in duplicates),
         "leaked": len(leaked) / tested if tested else 0.0,

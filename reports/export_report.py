@@ -68,7 +68,7 @@ def _latency_upper(row: Row) -> float:
 
 def _reason(best: Row, fastest: Row, done: Sequence[Row], good: Sequence[Row], max_drop: float) -> str:
     if len(good) == 1:
-        reason = "the only one"
+        reason = "the only suitable file"
     else:
         reason = f"the fastest of {len(good)} that lose at most {max_drop:g} macro F1 on validation images"
         second = min((row for row in good if row is not best), key=lambda row: row["latency_ms"])
@@ -152,7 +152,7 @@ def _ends(key: str, interval: tuple[float, float]) -> dict[str, float]:
     return {f"{key}_low": interval[0], f"{key}_high": interval[1]}
 
 
-def timed(rows: Sequence[Row], times: Callable[[str], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def add_times(rows: Sequence[Row], times: Callable[[str], Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Add times at batch 1 to rows.
 
     Args:
@@ -189,8 +189,10 @@ def print_artifacts(
     console.print(choice)
     reference = next((one_line(row["reference"], 40) for row in rows if row.get("reference")), "the reference")
     console.print(
-        f"× eager, × same: time divided by that of {reference} in PyTorch, and in the runtime of the file (fp32)\n"
-        "max diff: largest difference of a probability from the checkpoint; equal: share of equal predictions"
+        Text(
+            f"× eager, × same: time divided by that of {reference} in PyTorch, and in the runtime of the file (fp32)\n"
+            "max diff: largest difference of a probability from the checkpoint; equal: share of equal predictions"
+        )
     )
     if any(row.get("unsteady") for row in rows):
         console.print(Text("~: the time did not settle; measure again when the machine is idle", style="yellow"))
@@ -198,7 +200,7 @@ def print_artifacts(
         if row["status"] != "completed":
             console.print(Text(f"{row['file']}: {row['error'].removeprefix(row['file'] + ': ')}", style="yellow"))
         if row.get("float_layers"):
-            console.print(f"{row['file']}: layers kept in float: {len(row['float_layers'])}")
+            console.print(Text(f"{row['file']}: layers kept in float: {len(row['float_layers'])}"))
     console.print(Text(f"recommended: {recommended}, {reason}" if recommended else reason, style="bold"))
     title = f"On the {split_name(dict(report))}, {report['images']} images (95 % intervals)"
     result = _table(title, *RESULT_COLUMNS)

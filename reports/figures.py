@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from litesort.io import replacing
+from litesort.io import atomic_path
 from reports.calibration import calibration_error, reliability
 from reports.pareto import Box, drawable, front, needs_log, place_labels, stairs
 
@@ -162,7 +162,7 @@ def pareto(
 
 @contextmanager
 def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings(), replacing(path) as temporary:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings(), atomic_path(path) as temporary:
         # The bundled font lacks the glyphs of some scripts. One warning per glyph would hide other messages.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), layout="constrained")

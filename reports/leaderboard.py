@@ -115,11 +115,11 @@ def rules(rows: Sequence[Row]) -> list[str]:
         found.append(f"Rows without {lacking} follow, ranked by {', then '.join(by[kind] for kind in later)}.")
     shown = axes(done)
     if shown.time != "latency_ms":
-        found.append(f"× faster: one over the {shown.time_label}.")
+        found.append(f"× faster: the inverse of the {shown.time_label}.")
     if any(row.get("file") for row in done):
         if shown.time == "ratio_same_runtime":
             found.append(
-                "The ranking score of an exported file uses this time; its own score uses the time of × eager."
+                "The ranking score of an exported file uses this time; its own score uses the time relative to eager."
             )
     elif any(runs_as(row) == "eager" for row in done):
         found.append(
@@ -182,7 +182,7 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("F1 val", lambda row: _measured(row, ".4f", "val/f1_macro"), removal=1),
         Column("F1 test", lambda row: _measured(row, ".4f", f"{stage(row)}/f1_macro") if stage(row) != "val" else ""),
         Column("weakest class", _weakest, removal=7),
-        Column("accuracy", lambda row: _measured(row, ".4f", "test/accuracy_micro", "val/accuracy_micro"), removal=9),
+        Column("accuracy", lambda row: _measured(row, ".4f", f"{stage(row)}/accuracy_micro"), removal=9),
         Column("ms", lambda row: _measured(row, ".2f", "latency_ms") + " ~" * bool(row.get("unsteady"))),
         Column(
             "× faster", lambda row: _faster(row, time) if time != "latency_ms" else "", removal=0 if exported else 6

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from litesort.io import csv_cell, open_text, plain, replacing
+from litesort.io import atomic_path, csv_cell, open_text, plain
 from reports.results import one_line
 
 REJECTED, BROKEN = "rejected", "broken"  # values of a row's `status`; "ok" is the third
@@ -129,8 +129,9 @@ class PredictionWriter:
             console.print(Text(f"... and {total - len(self.first):,} more"))
         counts = ", ".join(f"{one_line(name, 40)} {count:,}" for name, count in self.counts.most_common())
         tail = "".join(f", {self.statuses[name]:,} {name}" for name in (REJECTED, BROKEN) if self.statuses[name])
-        console.print(Text(f"{total:,} images: {counts or 'no predictions'}{tail}", style="bold"))
+        noun = "image" if total == 1 else "images"
+        console.print(Text(f"{total:,} {noun}: {counts or 'no predictions'}{tail}", style="bold"))
 
     def _open(self, path: Path) -> IO[str]:
-        temporary = self._stack.enter_context(replacing(path, self.overwrite))
+        temporary = self._stack.enter_context(atomic_path(path, overwrite=self.overwrite))
         return self._stack.enter_context(open_text(temporary))

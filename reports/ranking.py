@@ -88,8 +88,8 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         Copies with four more keys. `rank` is 1, 2, 2, 4, ..., or None without score and macro F1. `rank_score` is the
-        score that a row is ranked by, see `rank_score`, and `ranked_by` names its key. `front` tells whether the row is
-        on the Pareto front of macro F1 and time.
+        score that a row is ranked by, see `rank_score`, and `ranked_by` names its key. `front` is true for rows on the
+        Pareto front of macro F1 and time.
     """
     best = {id(row) for row in pareto_front(rows)}
     ranked: list[Row] = []

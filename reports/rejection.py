@@ -35,7 +35,7 @@ class Threshold(NamedTuple):
 def choose_threshold(
     probabilities: np.ndarray, targets: np.ndarray, target: float = 0.95, confidence: float = 0.975
 ) -> Threshold:
-    """Choose the threshold that keeps most predictions and whose lower bound of the accuracy is at least `target`.
+    """Choose the threshold that keeps most predictions, among those whose lower accuracy bound is at least `target`.
 
     The bound is the one-sided bound of Clopper and Pearson (1934) for the accuracy of the kept predictions.
 
@@ -67,8 +67,8 @@ def choose_threshold(
     right = np.rint(accuracy * kept).astype(int)
     log_factorials = _log_factorials(total)
     for place in np.flatnonzero((accuracy >= target) & (kept >= least))[::-1]:
-        # The bound reaches `target` if, at an accuracy of `target`, so few errors have a probability of at most
-        # 1 - confidence.
+        # The bound is at least `target` if, at an accuracy of `target`, at most this number of errors has a probability
+        # of at most 1 - confidence.
         if _at_most(kept[place] - right[place], kept[place], 1 - target, log_factorials) <= 1 - confidence:
             return Threshold(float(threshold[place]), target)
     return Threshold(

@@ -194,6 +194,8 @@ def _exported(run: Path, result: Row) -> list[Row]:
     report = _report(run)
     shared = (*SHARED, "ckpt") if is_evaluation(result) else SHARED
     known = {key: source[key] for key in shared for source in (report, result) if key in source}
+    if "split" in report:
+        known["split"] = report["split"]  # the export may evaluate another split than the run
     return [
         {**known, **row}
         for row in report.get("rows", [])
@@ -202,7 +204,7 @@ def _exported(run: Path, result: Row) -> list[Row]:
 
 
 def _exported_checkpoint(run: Path) -> Row:
-    """Row of the checkpoint in an export that stands alone, such as a job of `export.py -m`."""
+    """Return the row of the checkpoint in an export outside a run, such as a job of `export.py -m`."""
     report = _report(run)
     row = next((row for row in report.get("rows", []) if row["file"] == "checkpoint"), None)
     if row is None:

@@ -88,12 +88,12 @@ def read_config(folder: Path) -> dict[str, str]:
 
 
 def read_importances(folder: Path) -> dict[str, dict[str, float]]:
-    """Read the importance of settings from search.json of a sweep: goal -> setting -> share in [0, 1]."""
+    """Read the importance of settings from search.json of a sweep: metric -> setting -> share in [0, 1]."""
     try:
         found = parse_json((folder / "search.json").read_text(encoding="utf-8"))["importances"]
         return {
-            str(goal): {str(key): _number(share) for key, share in of.items() if math.isfinite(_number(share))}
-            for goal, of in found.items()
+            str(metric): {str(key): _number(share) for key, share in of.items() if math.isfinite(_number(share))}
+            for metric, of in found.items()
             if of
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a cache of their own, no network, one thread, a few tiny images."""
+"""Shared fixtures: a temporary cache, no network, one thread, and a few tiny images."""
 
 import logging
 import os
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test does not wait for the hub
 os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only costs
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread slows operations on tiny tensors down
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs so, and what a test starts would inherit it: Ctrl-C would do nothing.
+    # A shell starts background jobs with SIGINT ignored. Processes that a test starts would inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PACKAGES = {"callbacks", "datamodules", "deployment", "lightning_modules", "litesort", "loggers", "reports"}
@@ -34,7 +34,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
-    """Log warnings, whatever earlier tests did: a library that configures logging disables loggers and sets levels."""
+    """Reset logging to warnings, because libraries that configure logging disable loggers and change levels."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
@@ -55,18 +55,14 @@ def public_data() -> Path:
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep decoded images of tests out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("LITESORT_CACHE")
-    os.environ["LITESORT_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["LITESORT_CACHE"]
-    else:
-        os.environ["LITESORT_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LITESORT_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three class folders of 20 JPEGs each, 40 to 90 px; colour tells the class, so that a net learns it at once."""
+    """Three class folders of 20 JPEGs each, 40 to 90 px. The colour determines the class: training takes 20 steps."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -95,15 +91,10 @@ def checkpoint(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     classes = sorted(COLOURS)
     folder = tmp_path_factory.mktemp("checkpoint")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [
-            "model=timm",
-            "model.name=resnet10t",
-            "data=folder",
-            f"data.root={image_folder}",
-            "data.size=32",
-            f"run_dir={folder}",
-        ]
-        cfg = compose("train", overrides=[*chosen, "data.batch_size=8", "data.eval_batch_size=8"])
+        model = ["model=timm", "model.name=resnet10t"]
+        data = ["data=folder", f"data.root={image_folder}", "data.size=32"]
+        batches = ["data.batch_size=8", "data.eval_batch_size=8"]
+        cfg = compose("train", overrides=[*model, *data, *batches, f"run_dir={folder}"])
     files = sorted(image_folder.rglob("*.jpg"))[::3]
     pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
     targets = torch.tensor([classes.index(file.parent.name) for file in files])
@@ -114,8 +105,8 @@ def checkpoint(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
         optimizer.step()
-    square = {"size": 32, "resize": "pad"}
-    record = make_model_card(net, classes, class_counts=[14] * 3, preprocessing=square, config=configs.portable(cfg))
+    resizing = {"size": 32, "resize": "pad"}
+    card = make_model_card(net, classes, class_counts=[14] * 3, preprocessing=resizing, config=configs.portable(cfg))
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    torch.save({"state_dict": state, MODEL_CARD: record}, folder / "best.ckpt")
+    torch.save({"state_dict": state, MODEL_CARD: card}, folder / "best.ckpt")
     return folder / "best.ckpt"

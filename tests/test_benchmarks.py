@@ -1,4 +1,4 @@
-"""Benchmarks that most machines cannot run in full, run at a tiny size."""
+"""Benchmarks that need a GPU, at a tiny size on the CPU."""
 
 import importlib
 from pathlib import Path

@@ -23,6 +23,7 @@ GROUPS = (
     "callbacks",
     "logger",
     "score",
+    "latency",
     "export",
     "experiment",
 )
@@ -87,13 +88,10 @@ def test_evaluation_composes():
 
 
 def test_experiment_overrides_the_groups():
-    stem = "backbones"
-    text = (CONF / "experiment" / f"{stem}.yaml").read_text()
-    expected = OmegaConf.create(text)
-    cfg = composed(f"experiment={stem}")
-    for key in expected.get("trainer", {}):
-        assert OmegaConf.select(cfg, f"trainer.{key}") == expected.trainer[key]
-    assert cfg.epochs == expected.epochs
+    default, cfg = composed(), composed("experiment=linear_probe")
+    for key in ("trainer.gradient_clip_val", "data.resize", "epochs"):
+        value = OmegaConf.select(OmegaConf.load(CONF / "experiment/linear_probe.yaml"), key)
+        assert OmegaConf.select(cfg, key) == value != OmegaConf.select(default, key)
 
 
 @pytest.mark.parametrize("group", ["optimizer", "score", "augment", "objective"])

@@ -1,4 +1,4 @@
-"""From a teacher to a student and to a smaller network, by the entry points, at a tiny size."""
+"""Distillation and pruning with the entry points, with tiny networks and images."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def test_student_of_another_family_is_stored_without_its_teacher(teacher, image_
     assert results["model"] == "lcnet_050"
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len({row["val/teacher_f1_macro"] for row in rows}) == 1  # it does not learn
+    assert len({row["val/teacher_f1_macro"] for row in rows}) == 1  # the teacher does not change
     assert all(0 <= float(row["val/agreement"]) <= 1 for row in rows)
     assert all(float(row["train/features"]) > 0 for row in rows)
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
@@ -65,8 +65,8 @@ def test_exported_file_as_teacher(teacher, image_folder, tmp_path):
     from deployment.formats import FORMATS
     from lightning_modules.checkpoint import load_net
 
-    net, record = load_net(teacher)
-    path = FORMATS["onnx"].write(net, tmp_path / "teacher.onnx", record)
+    net, card = load_net(teacher)
+    path = FORMATS["onnx"].write(net, tmp_path / "teacher.onnx", card)
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=1", "logger=none", "latency.end_to_end=false")
     train(
         configured(tmp_path, *DATA, f"data.root={image_folder}", *student, "objective=distill_logit", f"teacher={path}")
@@ -82,26 +82,25 @@ run = partial(entry_points.run, "train.py")
 
 def test_pruned_network_trains_with_the_original_as_teacher(teacher, image_folder, tmp_path):
     pytest.importorskip("torch_pruning")
-    begin = (f"ckpt_init={teacher}", "prune=structured", "prune.macs=0.6")
+    pruning = (f"ckpt_init={teacher}", "prune=structured", "prune.macs=0.6")
     distil = ("objective=distill_logit", f"teacher={teacher}", "epochs=1", "logger=none")
-    done = run(*QUICK, *begin, *distil, f"hydra.run.dir={tmp_path / 'small'}", cwd=tmp_path)
+    done = run(*QUICK, *pruning, *distil, f"hydra.run.dir={tmp_path / 'small'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "layer4.0.conv1" in done.stdout
     results = json.loads((tmp_path / "small" / "metrics.json").read_text())
     before = json.loads((teacher.parent / "metrics.json").read_text())
     assert results["model"] == "resnet10t"
-    assert results["size"] == 32  # the image size is the teacher's, although no override sets it
+    assert results["size"] == 32  # from the checkpoint, because no override sets it
     assert results["images"] == before["images"]
     assert 0.4 < results["macs"] / before["macs"] <= 0.6
     first = torch.load(tmp_path / "small" / "best.ckpt", weights_only=True)[MODEL_CARD]
     assert len(first["pruning"]) == 1
 
-    again = (f"ckpt={tmp_path / 'small' / 'last.ckpt'}", "epochs=2")
-    resumed = run(*again, cwd=tmp_path)
+    resumed = run(f"ckpt={tmp_path / 'small' / 'last.ckpt'}", "epochs=2", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     last = torch.load(tmp_path / "small" / "last.ckpt", weights_only=True)
     assert last["epoch"] == 1
-    assert last[MODEL_CARD]["pruning"] == first["pruning"]  # not pruned once more
+    assert last[MODEL_CARD]["pruning"] == first["pruning"]  # a resumed run does not prune again
 
 
 @pytest.mark.parametrize(
@@ -116,12 +115,12 @@ def test_pruned_network_trains_with_the_original_as_teacher(teacher, image_folde
 )
 def test_invalid_settings_are_refused_before_training(overrides, message, teacher, image_folder, tmp_path):
     overrides = [text.replace("TEACHER", str(teacher)) for text in overrides]
-    tiny = ("model=lcnet_050", "model.pretrained=false", "data.source.num_images=40", "data.size=32")
-    drawn = [text for text in overrides if text == "data=synthetic"]
-    data = (*drawn, *tiny) if drawn else (*DATA, f"data.root={image_folder}", *tiny[:2])
-    rest = [text for text in overrides if text not in drawn]
+    if "data=synthetic" in overrides:
+        overrides += ["data.source.num_images=40", "data.size=32"]
+    else:
+        overrides += [*DATA, f"data.root={image_folder}"]
     with pytest.raises(Exception, match=message):
-        train(configured(tmp_path, *data, "logger=none", *rest))
+        train(configured(tmp_path, *overrides, "model=lcnet_050", "model.pretrained=false", "logger=none"))
 
 
 def test_model_override_with_ckpt_init_is_refused(teacher):
@@ -133,13 +132,13 @@ def test_model_override_with_ckpt_init_is_refused(teacher):
 
 def test_data_overrides_win_over_ckpt_init(teacher, image_folder):
     stored = read_checkpoint(teacher)[MODEL_CARD]["config"]
-    said = ["data.batch_size=4", "seed=7"]
-    begun = configs.init_from(configured(Path("unused"), *said), stored, said)
-    assert (begun.data.batch_size, begun.data.size, begun.seed) == (4, 32, 7)
-    assert (begun.data.root, begun.model.name) == (str(image_folder), "resnet10t")
-    other = ["data=synthetic"]
-    begun = configs.init_from(configured(Path("unused"), *other), stored, other)
-    assert (begun.data.size, begun.data.root) == (32, None)
+    overrides = ["data.batch_size=4", "seed=7"]
+    started = configs.init_from(configured(Path("unused"), *overrides), stored, overrides)
+    assert (started.data.batch_size, started.data.size, started.seed) == (4, 32, 7)
+    assert (started.data.root, started.model.name) == (str(image_folder), "resnet10t")
+    overrides = ["data=synthetic"]
+    started = configs.init_from(configured(Path("unused"), *overrides), stored, overrides)
+    assert (started.data.size, started.data.root) == (32, None)
 
 
 @pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])
@@ -162,7 +161,7 @@ def test_data_overrides_win_over_ckpt_init(teacher, image_folder):
 )
 def test_resumed_run_builds_no_class_that_only_the_checkpoint_names(start, key, harm, teacher, tmp_path, monkeypatch):
     if start == "ckpt_init" and not key.startswith("data"):
-        pytest.skip("not taken over")
+        pytest.skip("ckpt_init uses the data settings only")
     monkeypatch.chdir(tmp_path)
     checkpoint = torch.load(teacher, weights_only=True)
     stored = OmegaConf.create(checkpoint[MODEL_CARD]["config"])
@@ -173,30 +172,30 @@ def test_resumed_run_builds_no_class_that_only_the_checkpoint_names(start, key, 
     OmegaConf.update(stored, key, harm, merge=False, force_add=True)
     checkpoint[MODEL_CARD]["config"] = configs.plain(stored, resolve=False)
     torch.save(checkpoint, tmp_path / "last.ckpt")
-    said = [f"{start}={tmp_path / 'last.ckpt'}"]
+    overrides = [f"{start}={tmp_path / 'last.ckpt'}"]
     with pytest.raises(ModelError, match=r"which no file of conf/ names|it is refused") as caught:
-        resumed_config(configured(tmp_path / "run", *said), said)
+        resumed_config(configured(tmp_path / "run", *overrides), overrides)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "focal", "class_weighted", "logit_adjusted"])
 def test_teacher_of_a_sweep_is_ignored_without_distillation(objective, teacher, monkeypatch, caplog):
-    said = [f"objective={objective}", f"teacher={teacher}"]
+    overrides = [f"objective={objective}", f"teacher={teacher}"]
     with pytest.raises(ModelError, match=r"^teacher=.* does nothing with this objective: choose objective=distill"):
-        resumed_config(configured(Path("unused"), *said), said)
+        resumed_config(configured(Path("unused"), *overrides), overrides)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": {"mode": "MULTIRUN"}}))
-    assert resumed_config(configured(Path("unused"), *said), said).teacher is None
+    assert resumed_config(configured(Path("unused"), *overrides), overrides).teacher is None
     assert "its objective learns from labels alone" in caplog.text
-    said[0] = "objective=distill_logit"
-    assert resumed_config(configured(Path("unused"), *said), said).teacher == str(teacher)
+    overrides[0] = "objective=distill_logit"
+    assert resumed_config(configured(Path("unused"), *overrides), overrides).teacher == str(teacher)
 
 
 def test_class_named_on_the_command_line_may_be_built(teacher, image_folder):
     own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
     cfg = configured(Path("unused"), *DATA, f"data.root={image_folder}", *own)
     assert resumed_config(cfg, own).data.source._target_ == "collections.Counter"
-    for objective in ("distill_logit", "focal"):  # each run of litesort's own goes on
+    for objective in ("distill_logit", "focal"):  # the configs of litesort itself are accepted
         checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "export=all")
         values = configs.portable(checkpoint)
         assert check_run(values, {}, list(values))["trainer"]["max_epochs"] == checkpoint.epochs

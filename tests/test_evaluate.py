@@ -51,7 +51,7 @@ def test_threshold_is_not_evaluated_on_validation_images(evaluated, image_folder
     quality, *_ = evaluated("split=val", *loose)
     assert quality.rejection["threshold"] is not None
     assert "coverage" not in quality.metrics
-    for number, file in enumerate(sorted(image_folder.rglob("*.jpg"))):  # a folder with train and val, and no test
+    for number, file in enumerate(sorted(image_folder.rglob("*.jpg"))):  # train and val, but no test
         target = tmp_path / "images" / ("val" if number % 4 == 0 else "train") / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
@@ -67,12 +67,12 @@ def test_other_images_have_no_validation_split(evaluated, image_folder):
 
 
 def test_predicted_class_without_images_is_a_warning(evaluated, image_folder, tmp_path, monkeypatch):
-    lines = []
-    monkeypatch.setattr("evaluate.log.warning", lines.append)
+    warnings = []
+    monkeypatch.setattr("evaluate.log.warning", warnings.append)
     for name in ("bag", "can"):
         shutil.copytree(image_folder / name, tmp_path / "images" / name)
     for file in (image_folder / "cup").iterdir():
         shutil.copy(file, tmp_path / "images" / "can" / file.name)
     evaluated("data=folder", f"data.root={tmp_path / 'images'}", "split=all")
-    assert len(lines) == 1
-    assert "class cup has no image here and is predicted" in lines[0]
+    assert len(warnings) == 1
+    assert "class cup has no image here and is predicted" in warnings[0]

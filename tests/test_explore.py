@@ -1,4 +1,4 @@
-"""The data report: planted faults are found, shown, and listed in files that training reads."""
+"""The data report finds the faults of a small data set, shows them, and lists them in files that training reads."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from litesort.cli.compose import CONF
 
 @pytest.fixture(scope="module")
 def explored(tmp_path_factory, cache_dir):
-    """Images of noise with one equal pair, one re-encoded pair with different labels, and a broken file."""
+    """Results of explore.py on 19 files: one equal pair, one re-encoded pair with two labels, and one broken file."""
     root, out = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("out")
     rng = np.random.default_rng(0)
     for name in ("bag", "can<b>"):
@@ -49,8 +49,8 @@ def test_faults_are_counted(explored):
     assert results["quantiles"]["aspect"][0] == pytest.approx(4 / 3, abs=1e-3)
 
 
-def test_images_are_decoded_for_duplicates_and_for_the_features_alone(tmp_path):
-    """Not at the size of a training, which explore.py does not do."""
+def test_images_are_decoded_only_for_duplicates_and_features(tmp_path):
+    """No image is decoded at `data.size`, because explore.py trains no network."""
     overrides = ["data=synthetic", "data.source.num_images=60", f"data.cache_dir={tmp_path}", f"run_dir={tmp_path}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         explore(compose("explore", overrides=overrides))
@@ -76,7 +76,7 @@ def test_classes_are_compared_by_split_and_appearance(explored):
 
 
 def test_training_reads_the_lists(explored):
-    from datamodules.sources.edited import EditConfig, edited
+    from datamodules.sources.edited import EditConfig, apply_edits
     from datamodules.sources.folder import FolderSource
 
     results, root, out = explored
@@ -84,7 +84,7 @@ def test_training_reads_the_lists(explored):
         listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert listed["bag/copy.png"] == "equal to bag/0.png"
     assert set(listed) == {"bag/copy.png", "bag/bad.jpg"}
-    assert len(edited(FolderSource(root), EditConfig(exclude=out / "exclude.csv")).samples) == 17
+    assert len(apply_edits(FolderSource(root), EditConfig(exclude=out / "exclude.csv")).samples) == 17
     with (out / "duplicates.csv").open(newline="") as file:
         pairs = {(row["path"], row["other"]) for row in csv.DictReader(file)}
     assert pairs == {("bag/0.png", "bag/copy.png"), ("bag/1.png", "can<b>/again.jpg")}
@@ -92,7 +92,7 @@ def test_training_reads_the_lists(explored):
 
 
 def test_label_issues_and_leakage_are_reported(explored):
-    from datamodules.sources.edited import EditConfig, edited
+    from datamodules.sources.edited import EditConfig, apply_edits
     from datamodules.sources.folder import FolderSource
 
     results, root, out = explored
@@ -103,7 +103,7 @@ def test_label_issues_and_leakage_are_reported(explored):
         listed = list(csv.DictReader(file))
     assert [row["path"] for row in listed] == [results["images"][one["row"]]["path"] for one in results["label_issues"]]
     if listed:
-        assert len(edited(FolderSource(root), EditConfig(relabel=out / "relabel.csv")).samples) == 19
+        assert len(apply_edits(FolderSource(root), EditConfig(relabel=out / "relabel.csv")).samples) == 19
     assert (out / "outliers.csv").read_text().startswith("path,label,distance\n")
 
 
@@ -115,8 +115,8 @@ def test_page_is_self_contained_and_escapes_names(explored):
     assert "default-src 'none'" in page
     sections = re.findall(r'id="([\w-]+)"', page)
     assert all(link in sections for link in re.findall(r'href="#([^"]+)"', page))
-    evaluated = len(explored[0]["label_issues"]) + len(explored[0]["outliers"])
-    assert page.count("<img") == 2 * 3 + 2 * len(explored[0]["pairs"]) + evaluated
+    audited = len(explored[0]["label_issues"]) + len(explored[0]["outliers"])
+    assert page.count("<img") == 2 * 3 + 2 * len(explored[0]["pairs"]) + audited
     assert "pair alarm" in page
     assert "bag/<wbr>bad.jpg" in page
     cards = re.findall(r'<div class="(card[^"]*)"><h2>([^<]+)', page)
@@ -135,7 +135,7 @@ def test_summary_recommends_group_by_only_for_similar_pixels(explored):
     from reports.dataset import findings
 
     results = {**explored[0], "crossing": 3, "leaked": 0.1}
-    said = {count: str(findings({**results, "crossing_by_pixels": count})) for count in (0, 2)}
-    assert "keeps pairs with similar pixels in one split" in said[2]
-    assert "keeps pairs" not in said[0]
-    assert "their pixels are not" in said[0]
+    texts = {count: str(findings({**results, "crossing_by_pixels": count})) for count in (0, 2)}
+    assert "keeps pairs with similar pixels in one split" in texts[2]
+    assert "keeps pairs" not in texts[0]
+    assert "their pixels are not" in texts[0]

@@ -18,31 +18,31 @@ from omegaconf import OmegaConf
 
 from litesort.cli import resume
 from litesort.cli.compose import CONF
-from litesort.cli.folders import EXPORT, claim, export_folder, network_name, refuse_used
+from litesort.cli.folders import EXPORT, create_unique_folder, export_folder, network_name, refuse_used
 from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
-CLOCKS = (
+QUICK = (
     "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "latency.end_to_end=false", "score.reference=resnet10t", "score.reference_size=32", "mistakes=0",
 )  # fmt: skip
 TINY = (
     "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
-    "epochs=1", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *CLOCKS,
+    "epochs=1", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *QUICK,
 )  # fmt: skip
-# Every process of a test sees this time.
-SECOND = """
+# sitecustomize.py of the processes of a test: Hydra gets this time instead of the current one.
+FIXED_TIME = """
 import datetime
 import hydra.core.utils as utils
 
-class Then(datetime.datetime):
+class FixedTime(datetime.datetime):
     @classmethod
     def now(cls, tz=None):
         return cls(2026, 1, 31, 12)
 
-utils.datetime = Then
+utils.datetime = FixedTime
 """
-THEN = """
+RUN_AT_FIXED_TIME = """
 import runpy, sys
 runpy.run_path("sitecustomize.py")
 del sys.argv[0]
@@ -74,15 +74,15 @@ hydra:
 
 
 def start(cwd: Path, script: str, *arguments: str) -> entry_points.Job:
-    """Start a script in `cwd`; it and the processes that it starts see the fixed time."""
-    (cwd / "sitecustomize.py").write_text(SECOND)
-    (cwd / "then.py").write_text(THEN)
+    """Start a script in `cwd` at the fixed time, which its child processes get too."""
+    (cwd / "sitecustomize.py").write_text(FIXED_TIME)
+    (cwd / "run_at_fixed_time.py").write_text(RUN_AT_FIXED_TIME)
     environment = {**os.environ, "PYTHONPATH": f"{cwd}:{ROOT}", "COLUMNS": "200"}
-    return entry_points.start(str(cwd / "then.py"), script, *arguments, cwd=cwd, env=environment)
+    return entry_points.start(str(cwd / "run_at_fixed_time.py"), script, *arguments, cwd=cwd, env=environment)
 
 
 def finish(*jobs: entry_points.Job) -> list[str]:
-    """Wait until all are done; returns what they printed."""
+    """Wait until all jobs end with status 0; returns their output."""
     outputs = [job.communicate(timeout=300) for job in jobs]
     assert [job.returncode for job in jobs] == [0] * len(jobs), outputs
     return [out for out, _ in outputs]
@@ -93,7 +93,7 @@ def finish(*jobs: entry_points.Job) -> list[str]:
 def test_claims_in_threads_get_different_folders(tmp_path_factory, count, name):
     path = tmp_path_factory.mktemp("claims") / "deep" / name
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(claim, [str(path)] * count))
+        found = list(pool.map(create_unique_folder, [str(path)] * count))
     assert len(set(found)) == count
     assert sorted(map(str, path.parent.iterdir())) == sorted(found)
     assert str(path) in found
@@ -102,13 +102,13 @@ def test_claims_in_threads_get_different_folders(tmp_path_factory, count, name):
 
 def test_claims_in_processes_get_different_folders(tmp_path):
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(claim, [str(tmp_path / "run")] * 40))
+        found = list(pool.map(create_unique_folder, [str(tmp_path / "run")] * 40))
     assert sorted(found) == sorted([str(tmp_path / "run"), *(str(tmp_path / f"run-{i}") for i in range(2, 41))])
 
 
 def test_claim_returns_the_name_if_no_folder_can_be_created(tmp_path):
     (tmp_path / "file").touch()
-    assert claim(str(tmp_path / "file" / "run")) == str(tmp_path / "file" / "run")
+    assert create_unique_folder(str(tmp_path / "file" / "run")) == str(tmp_path / "file" / "run")
 
 
 def test_config_and_its_copies_have_one_folder(tmp_path, monkeypatch):
@@ -153,18 +153,18 @@ def test_commands_without_a_run_create_no_folder(tmp_path):
         ["ckpt=gone/last.ckpt"],
         ["ckpt_init=gone.ckpt"],
     ]
-    answers = run_all([["train.py", *arguments] for arguments in commands], tmp_path)
-    assert [answer.returncode for answer in answers] == [0, 0, 0, 2, 2, 2, 2]
+    done = run_all([["train.py", *arguments] for arguments in commands], tmp_path)
+    assert [result.returncode for result in done] == [0, 0, 0, 2, 2, 2, 2]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_trainings_in_the_same_second_have_two_folders(image_folder, tmp_path):
     quick = [*TINY, f"data.root={image_folder}"]
-    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # its second process joins its folder
+    several = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]  # two processes share one folder
     train = str(ROOT / "train.py")
     outputs = finish(start(tmp_path, train, *quick, "seed=1"), start(tmp_path, train, *quick, *several, "seed=2"))
     waiting = [line for text in outputs for line in text.splitlines() if "locked by another process" in line]
-    assert all("data.cache:" in line for line in waiting)  # one decodes for both, each has a folder
+    assert all("data.cache:" in line for line in waiting)  # the runs share the cache, not the run folder
     folders = sorted((tmp_path / "runs" / "2026-01-31").iterdir())
     assert [folder.name for folder in folders] == ["12-00-00-resnet10t", "12-00-00-resnet10t-2"]
     assert {json.loads((folder / "metrics.json").read_text())["seed"] for folder in folders} == {1, 2}
@@ -204,7 +204,7 @@ def ckpt(tmp_path):
 
 
 def exported(ckpt, out=None, overwrite=False):
-    """Name of the folder of a complete export."""
+    """Complete an export; returns the name of its folder."""
     with export_folder(ckpt, out, overwrite) as folder:
         (folder / EXPORT).write_text("{}")
     return folder.name
@@ -216,8 +216,8 @@ def test_finished_export_is_not_replaced(ckpt, tmp_path):
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {EXPORT}
 
 
-def stopped(ckpt, overwrite=False):
-    """Name of the folder of an export that stops before its end."""
+def interrupted(ckpt, overwrite=False):
+    """Interrupt an export before it is complete; returns the name of its folder."""
     folders = []
     with suppress(KeyboardInterrupt), export_folder(ckpt, None, overwrite) as folder:
         folders.append(folder)
@@ -227,14 +227,14 @@ def stopped(ckpt, overwrite=False):
 
 
 def test_unfinished_export_is_replaced(ckpt):
-    assert [stopped(ckpt), stopped(ckpt), exported(ckpt)] == ["exported"] * 3
-    assert stopped(ckpt) == "exported-2"
-    assert stopped(ckpt, overwrite=True) == "exported"  # the old export is partly replaced and no longer complete
+    assert [interrupted(ckpt), interrupted(ckpt), exported(ckpt)] == ["exported"] * 3
+    assert interrupted(ckpt) == "exported-2"
+    assert interrupted(ckpt, overwrite=True) == "exported"  # the old export is now incomplete
     assert exported(ckpt) == "exported"
 
 
 def test_concurrent_exports_have_different_folders(ckpt, tmp_path):
-    hold = f"""
+    holder = f"""
 import sys
 from litesort.cli.folders import export_folder
 with export_folder({ckpt!r}, None, False) as folder:
@@ -242,7 +242,7 @@ with export_folder({ckpt!r}, None, False) as folder:
     sys.stdin.read()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", hold], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         try:
             assert other.stdout.readline() == "exported\n"
@@ -294,12 +294,13 @@ def test_used_run_folder_is_refused_before_anything_is_written(tmp_path):
         ["train.py", "hydra.run.dir=killed", "ckpt_init=killed/last.ckpt"],
         ["evaluate.py", "hydra.run.dir=finished", "ckpt=finished/last.ckpt"],
     ]
-    for answer, name in zip(run_all(commands, tmp_path), ["finished", *["killed"] * 3, "finished"], strict=True):
+    for result, name in zip(run_all(commands, tmp_path), ["finished", *["killed"] * 3, "finished"], strict=True):
         found = "metrics.json" if name == "finished" else "last.ckpt"
-        assert answer.returncode == 2
-        assert answer.stderr.startswith(
+        assert result.returncode == 2
+        assert result.stderr.startswith(
             f"error: hydra.run.dir={name} holds {found} of another run: choose another folder"
         )
-        assert answer.stderr.count("\n") == 1
+        assert result.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+    # a resumed run continues in the folder of its checkpoint
     refuse_used(tmp_path / "killed", str(tmp_path / "killed" / "last.ckpt"), resumes=True)

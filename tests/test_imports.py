@@ -1,4 +1,4 @@
-"""Which package may import which; checked in the source files."""
+"""Rules for imports between packages, checked in the source files."""
 
 import ast
 import os
@@ -67,7 +67,7 @@ def module_name(file: PurePosixPath) -> str:
 
 
 def imports(file: PurePosixPath, source: str) -> Iterator[tuple[str, int, bool]]:
-    """Yield full name, line, and whether the import runs with the module. Imports for type checkers do not count."""
+    """Yield the full name, the line, and whether the import runs when the module is imported; skip TYPE_CHECKING."""
 
     def visit(node: ast.AST, at_top: bool) -> Iterator[tuple[str, int, bool]]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -152,7 +152,7 @@ def find_cycle(edges: dict[str, set[str]]) -> list[str]:
     return next(filter(None, (visit(name, []) for name in sorted(edges))), [])
 
 
-def test_all_sources_are_seen():
+def test_sources_include_every_package_and_entry_point():
     files = sources()
     assert PurePosixPath("train.py") in files
     assert {package_of(module_name(file)) for file in files} >= set(MAY_IMPORT)

@@ -1,4 +1,4 @@
-"""Sweeps of a small application with hydra/launcher=joblib: every job has a row, even if its process dies."""
+"""Sweeps of a small application with hydra/launcher=joblib: every job has a row, even if its process is killed."""
 
 import json
 import os
@@ -28,13 +28,13 @@ from hydra.core.hydra_config import HydraConfig
 class SIGTERMException(SystemExit):
     pass
 
-def end(*_):
+def exit_on_signal(*_):
     raise SIGTERMException
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg):
-    if cfg.act == "asked" and not Path("fixed").exists():
-        signal.signal(signal.SIGTERM, end)
+    if cfg.act == "terminated" and not Path("fixed").exists():
+        signal.signal(signal.SIGTERM, exit_on_signal)
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     row = {"status": "completed", "score": cfg.score, "overrides": [f"act={cfg.act}"]}
@@ -80,30 +80,30 @@ def sweep(app, acts, *arguments):
 
 
 def test_job_of_a_killed_process_is_a_failed_row_until_it_is_resumed(app):
-    status, rows, err = sweep(app, "early,fine,asked,last")
+    status, rows, err = sweep(app, "early,fine,terminated,last")
     assert status == 1, err
     assert {act: row["status"] for act, row in rows.items()} == {
-        "early": "failed", "fine": "completed", "asked": "failed", "last": "completed"
+        "early": "failed", "fine": "completed", "terminated": "failed", "last": "completed"
     }  # fmt: skip
-    for act, number in (("early", 0), ("asked", 2)):
+    for act, number in (("early", 0), ("terminated", 2)):
         assert "killed" in rows[act]["error"]
         assert (rows[act]["folder"], rows[act]["model"], rows[act]["seed"]) == (f"{number}/{act}", "tiny", 3)
         assert "SIG" in (app / "sweep" / rows[act]["folder"] / "error.log").read_text()
     (app / "fixed").touch()
-    status, rows, err = sweep(app, "early,fine,asked,last", "resume=true")
+    status, rows, err = sweep(app, "early,fine,terminated,last", "resume=true")
     assert status == 0, err
     assert len(rows) == 4
     assert {row["status"] for row in rows.values()} == {"completed"}
     assert not list(app.glob("sweep/**/error.log"))
 
 
-def test_number_of_jobs_of_a_wrong_type_is_one_line(app):
+def test_n_jobs_of_a_wrong_type_is_a_one_line_error(app):
     status, rows, err = sweep(app, "fine,last", "hydra.launcher.n_jobs=two")
     assert (status, rows) == (2, {})
     assert err == "error: hydra.launcher.n_jobs=two is invalid: expected an integer\n"
 
 
-def test_finished_job_keeps_its_result_if_its_process_dies(app):
+def test_finished_job_keeps_its_result_if_its_process_is_killed(app):
     status, rows, err = sweep(app, "late,fine")
     assert status == 0, err
     assert {act: row["status"] for act, row in rows.items()} == {"late": "completed", "fine": "completed"}

@@ -1,4 +1,4 @@
-"""A sweep that is killed at random moments and resumed ends with the results of an undisturbed sweep."""
+"""A sweep that is killed at random times and resumed gives the results of an uninterrupted sweep."""
 
 import json
 import os
@@ -18,17 +18,8 @@ TINY = (
     "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
     "logger=none", "seed=0,1,2", "optimizer.lr=1e-3,3e-3",
 )  # fmt: skip
-CLOCK = (
-    "second",
-    "latency",
-    "score",
-    "rank",
-    "versions",
-    "ckpt",
-    "time",
-    "ratio",
-    "front",
-)  # parts of the names of keys that depend on measured times
+# Parts of the keys whose values differ between two runs: measured times, what depends on them, and paths.
+VARIABLE = ("second", "latency", "score", "rank", "versions", "ckpt", "time", "ratio", "front")
 
 
 def sweep(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -38,26 +29,26 @@ def sweep(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows of the leaderboard by folder, without measured times."""
+    """Rows of the leaderboard by folder, without the keys of VARIABLE."""
     rows = json.loads((folder / "leaderboard.json").read_text())
     return {
-        row["folder"]: {key: value for key, value in row.items() if not any(part in key for part in CLOCK)}
+        row["folder"]: {key: value for key, value in row.items() if not any(part in key for part in VARIABLE)}
         for row in rows
     }
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_20_times_equals_an_undisturbed_one(tmp_path, monkeypatch):
+def test_sweep_killed_20_times_equals_an_uninterrupted_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("LITESORT_CACHE", str(tmp_path / "cache"))
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    moments = random.Random(0)
-    assert sweep(undisturbed, ["epochs=4"]).wait() == 0
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    delays = random.Random(0)
+    assert sweep(uninterrupted, ["epochs=4"]).wait() == 0
     for _ in range(20):
         job = sweep(killed, ["epochs=4", "resume=true"])
         try:
-            assert job.wait(timeout=moments.uniform(0.5, 20.0)) == 0
+            assert job.wait(timeout=delays.uniform(0.5, 20.0)) == 0
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)  # the whole process group
             job.wait()
     assert sweep(killed, ["epochs=4", "resume=true"]).wait() == 0
-    assert results(killed) == results(undisturbed)
+    assert results(killed) == results(uninterrupted)

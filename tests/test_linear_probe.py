@@ -1,4 +1,4 @@
-"""experiment=linear_probe: its classifier, and that its checkpoint is like any other."""
+"""experiment=linear_probe: the fit of the classifier, and all uses of the checkpoint."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def configured(config: str, *overrides: str):
 
 
 def trained(folder, image_folder, *overrides: str):
-    """Run train.py as the command line does; a checkpoint brings its network and its data."""
+    """Run train.py. With a checkpoint, the network and the data are those of the checkpoint."""
     chosen = [f"run_dir={folder}", *TINY, f"data.root={image_folder}", *overrides]
     if any(override.startswith(("ckpt=", "ckpt_init=")) for override in overrides):
         chosen = [override for override in chosen if not override.startswith(("model", "data"))]
@@ -60,8 +60,8 @@ def history(folder):
 def test_only_the_classifier_changes_and_it_learns(probe):
     folder, results = probe
     net, card = load_net(folder / "best.ckpt")
-    assert net.net.fc.bias.count_nonzero() == 3, "an initial bias is 0"
-    assert int(net.net.bn1.num_batches_tracked) == 0, "BatchNorm has seen no batch"
+    assert net.net.fc.bias.count_nonzero() == 3, "the bias is fitted, since it starts at 0"
+    assert int(net.net.bn1.num_batches_tracked) == 0, "BatchNorm statistics are unchanged"
     assert torch.equal(net.net.bn1.weight, torch.ones_like(net.net.bn1.weight))
     assert min(results["test/f1_macro"], results["val/f1_macro"]) > 0.6
     assert results["epochs"] == len(history(folder)) == 2
@@ -74,10 +74,10 @@ def test_resumed_run_gives_the_same_classifier(probe, image_folder, tmp_path):
     trained(tmp_path, image_folder, "experiment=linear_probe", "epochs=1")
     assert len(history(tmp_path)) == 1
     resumed = trained(tmp_path, image_folder, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
-    straight, again = (
-        torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (probe[0], tmp_path)
+    expected, found = (
+        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (probe[0], tmp_path)
     )
-    assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
     assert resumed["test/f1_macro"] == probe[1]["test/f1_macro"]
 
 
@@ -103,10 +103,10 @@ def test_checkpoint_is_a_teacher_and_the_start_of_a_fine_tuning(probe, image_fol
     with (tmp_path / "student" / "history.csv").open() as file:
         assert float(next(csv.DictReader(file))["val/teacher_f1_macro"]) == pytest.approx(results["val/f1_macro"])
     tuned = trained(tmp_path / "tuned", image_folder, f"ckpt_init={best}", "epochs=1", "callbacks=[default,finetuning]")
-    assert tuned["val/f1_macro"] == pytest.approx(results["val/f1_macro"], abs=0.1), "it starts where the probe ended"
+    assert tuned["val/f1_macro"] == pytest.approx(results["val/f1_macro"], abs=0.1), "it starts from the probe"
 
 
-def test_page_shows_the_run(probe, tmp_path):
+def test_leaderboard_page_shows_the_run(probe, tmp_path):
     from reports.html.leaderboard import main
 
     shutil.copytree(probe[0], tmp_path / "probe")
@@ -124,14 +124,14 @@ def test_fit_equals_logistic_regression_of_scikit_learn():
         torch.tensor(features).float(), torch.tensor(targets), 3, torch.nn.functional.cross_entropy, [decay]
     )
     standardised = (features - features.mean(0)) / features.std(0, ddof=1)
-    known = linear_model.LogisticRegression(C=1 / (decay * len(targets)), tol=1e-8, max_iter=1000)
-    expected = known.fit(standardised, targets).predict_proba(standardised)
-    got = fit.logits(torch.tensor(features).float()).softmax(1).numpy()
-    np.testing.assert_allclose(got, expected, atol=1e-3)
+    reference = linear_model.LogisticRegression(C=1 / (decay * len(targets)), tol=1e-8, max_iter=1000)
+    expected = reference.fit(standardised, targets).predict_proba(standardised)
+    found = fit.logits(torch.tensor(features).float()).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("optimizer=adamw", "optimizer does nothing in a linear probe"),
         ("classifier.compile=true", "classifier.compile=true does nothing"),
@@ -139,13 +139,13 @@ def test_fit_equals_logistic_regression_of_scikit_learn():
         ("classifier.weight_decay=[]", r"weight_decay=\[\] is invalid"),
     ],
 )
-def test_settings_without_effect_are_refused(image_folder, tmp_path, override, words):
+def test_settings_without_effect_are_refused(image_folder, tmp_path, override, message):
     from train import build_module_and_data
 
     cfg = configured(
         "train", *TINY, f"data.root={image_folder}", f"run_dir={tmp_path}", "experiment=linear_probe", override
     )
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         build_module_and_data(cfg, [])
 
 

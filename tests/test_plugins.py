@@ -73,7 +73,7 @@ from torch import nn
 
 
 class Darken(nn.Module):
-    \"\"\"Multiply each image by a factor that its key gives.\"\"\"
+    \"\"\"Multiply each image by a factor that depends on its key.\"\"\"
 
     rows = 0
 
@@ -83,8 +83,8 @@ class Darken(nn.Module):
 
     def draw(self, keys, size):
         Darken.rows += len(keys)
-        share = (keys % np.uint64(1000)).astype(np.float32) / 1000
-        return torch.from_numpy(self.least + (1 - self.least) * share)
+        uniform = (keys % np.uint64(1000)).astype(np.float32) / 1000
+        return torch.from_numpy(self.least + (1 - self.least) * uniform)
 
     def forward(self, pixels, draws):
         return pixels.float() / 255 * draws.view(-1, 1, 1, 1)
@@ -108,19 +108,19 @@ class Brier(Objective):
         return {"my_metric": torch.tensor(0.25)}
 
 
-class Taught(Brier):
-    \"\"\"Brier score with respect to targets and to the teacher's probabilities, with class weights.\"\"\"
+class BrierDistillation(Brier):
+    \"\"\"Brier score of the targets, and of the teacher's probabilities with class weights.\"\"\"
 
-    def __init__(self, teacher, class_counts, share: float) -> None:
+    def __init__(self, teacher, class_counts, weight: float) -> None:
         super().__init__()
-        self.teachers = [teacher]  # in a list: no part of the state
-        self.share = share
-        self.register_buffer("weights", 1 / torch.tensor(class_counts).float(), persistent=False)
+        self.teachers = [teacher]  # in a list, so that the state does not include it
+        self.weight = weight
+        self.register_buffer("class_weights", 1 / torch.tensor(class_counts).float(), persistent=False)
 
     def forward(self, output, targets, images=None):
-        answers = self.teachers[0](images).softmax(1)
-        agreement = ((output.softmax(1) - answers).square() * self.weights).sum(1).mean()
-        return {"loss": super().forward(output, targets)["loss"] + self.share * agreement, "agreement": agreement}
+        expected = self.teachers[0](images).softmax(1)
+        agreement = ((output.softmax(1) - expected).square() * self.class_weights).sum(1).mean()
+        return {"loss": super().forward(output, targets)["loss"] + self.weight * agreement, "agreement": agreement}
 """,
     "my_callback": """
 import json
@@ -129,8 +129,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 
-class Note(pl.Callback):
-    \"\"\"Write the classes of the run's parts to a file.\"\"\"
+class RecordParts(pl.Callback):
+    \"\"\"Write the class names of the parts of a run to a file.\"\"\"
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -144,7 +144,7 @@ class Note(pl.Callback):
                  "source": type(data.source).__name__, "augment": type(data.augment).__name__,
                  "rows": augment.Darken.rows if augment else 0,
                  "logger": [type(logger).__name__ for logger in trainer.loggers]}
-        (self.folder / "note.json").write_text(json.dumps(parts))
+        (self.folder / "parts.json").write_text(json.dumps(parts))
 """,
     "my_logger": """
 import json
@@ -174,7 +174,7 @@ from deployment.formats.onnx import OnnxFormat
 
 
 class Signed(OnnxFormat):
-    \"\"\"ONNX under a name of its own.\"\"\"
+    \"\"\"ONNX with another name and suffix.\"\"\"
 
     name, suffix, precisions = "signed", ".signed", ("fp32",)
 """,
@@ -190,13 +190,13 @@ source:
     "augment/mine.yaml": "_target_: my_augment.Darken\nleast: 0.5\n",
     "objective/mine.yaml": "_target_: my_objective.Brier\n",
     "objective/distilled.yaml": """
-_target_: my_objective.Taught
-share: 0.5
+_target_: my_objective.BrierDistillation
+weight: 0.5
 teacher:
   _target_: lightning_modules.objectives.load_teacher
   paths: ${teacher}
 """,
-    "callbacks/mine.yaml": "note:\n  _target_: my_callback.Note\n  folder: ${run_dir}\n",
+    "callbacks/mine.yaml": "record:\n  _target_: my_callback.RecordParts\n  folder: ${run_dir}\n",
     "logger/mine.yaml": "lines:\n  _target_: my_logger.Lines\n  file: ${run_dir}/lines.jsonl\n",
     "export/mine.yaml": """
 defaults: [_base, _self_]
@@ -211,7 +211,7 @@ formats:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
-    """A user's folder: modules, a `conf` folder of YAML, and images in a layout that litesort does not know."""
+    """A user's folder: modules, a `conf` folder of YAML, and images in a layout that only its source reads."""
     folder = tmp_path_factory.mktemp("own")
     for name, text in MODULES.items():
         (folder / f"{name}.py").write_text(text)
@@ -243,16 +243,16 @@ def trained(own: Path, checkpoint: Path) -> tuple[Path, Path]:
 
 
 def test_own_backbone_source_augmentation_callback_and_logger_are_used(trained):
-    for folder, objective in zip(trained, ("Brier", "Taught"), strict=True):
-        note = json.loads((folder / "note.json").read_text())
-        assert note.pop("rows") > 0
-        assert note == {
+    for folder, objective in zip(trained, ("Brier", "BrierDistillation"), strict=True):
+        parts = json.loads((folder / "parts.json").read_text())
+        assert parts.pop("rows") > 0
+        assert parts == {
             "network": "Small", "objective": objective, "source": "FlatSource", "augment": "Darken",
             "logger": ["Lines"],
         }  # fmt: skip
 
 
-def test_own_logger_gets_the_curves_and_the_objectives_own_metric(trained):
+def test_own_logger_gets_the_metrics_of_litesort_and_of_the_objective(trained):
     lines = [json.loads(line) for line in (trained[0] / "lines.jsonl").read_text().splitlines()]
     logged = set().union(*lines)
     assert {"train/loss_step", "train/loss", "val/f1_macro", "val/my_metric"} <= logged
@@ -300,14 +300,14 @@ def test_run_of_own_parts_resumes(own, trained):
 
 def test_imports_of_a_checkpoint_are_not_imported(own, trained):
     stored = torch.load(trained[0] / "last.ckpt", weights_only=True)
-    stored["litesort"]["config"]["imports"] = ["my_trap"]
-    (own / "my_trap.py").write_text(f"open({str(own / 'sprung')!r}, 'w')")
-    (own / "trap").mkdir()
-    torch.save(stored, own / "trap" / "last.ckpt")
-    done = run(own, "train.py", f"ckpt={own / 'trap' / 'last.ckpt'}")
+    stored["litesort"]["config"]["imports"] = ["my_module"]
+    (own / "my_module.py").write_text(f"open({str(own / 'imported')!r}, 'w')")
+    (own / "other").mkdir()
+    torch.save(stored, own / "other" / "last.ckpt")
+    done = run(own, "train.py", f"ckpt={own / 'other' / 'last.ckpt'}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert not (own / "sprung").exists()
+    assert not (own / "imported").exists()
 
 
 def test_imports_of_a_missing_module_is_an_error(own, checkpoint):

@@ -19,8 +19,6 @@ from litesort.errors import DataError, DeploymentError, ModelError
 from predict import predict
 from reports.predictions import PredictionWriter
 
-ROOT = Path(__file__).parent.parent
-
 
 def configured(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -28,22 +26,23 @@ def configured(*overrides: str):
 
 
 @pytest.fixture
-def belt(image_folder, tmp_path):
-    """A folder with images in nested folders and under unusual names, and files that are not images."""
-    folder = tmp_path / "a belt, (1) = 'odd'"
+def odd_files(image_folder, tmp_path):
+    """A folder with images under unusual names, broken images, and files that are ignored."""
+    folder = tmp_path / "a folder, (1) = 'odd'"
     (folder / "deep" / "er").mkdir(parents=True)
     for number, place in enumerate(("b.jpg", "deep/c.JPG", "deep/er/=d.jpg")):
         (folder / place).write_bytes((image_folder / "can" / f"can{number}.jpg").read_bytes())
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "half.jpg").write_bytes((image_folder / "can" / "can3.jpg").read_bytes()[:300])
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "bomb.png").write_bytes(bomb())
-    (folder / "notes.txt").write_text("not taken")
+    (folder / "notes.txt").write_text("ignored")
     (folder / ".hidden.jpg").write_bytes(b"x")
     return folder
 
 
 def bomb() -> bytes:
+    """Header of a PNG of 50,000 x 50,000 px."""
     import struct
     import zlib
 
@@ -51,10 +50,10 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
 
 
-def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
-    table, lines = tmp_path / "out" / "answers.csv", tmp_path / "out" / "answers.jsonl"
-    answers = predict(
-        configured(f"ckpt={checkpoint}", f"source={belt}", f"csv={table}", f"json={lines}", "batch_size=2")
+def test_every_file_is_a_row(checkpoint, odd_files, tmp_path, capsys):
+    table, lines = tmp_path / "out" / "labels.csv", tmp_path / "out" / "labels.jsonl"
+    summary = predict(
+        configured(f"ckpt={checkpoint}", f"source={odd_files}", f"csv={table}", f"json={lines}", "batch_size=2")
     )
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {Path(row["file"]).name: row["status"] for row in rows} == {
@@ -66,27 +65,27 @@ def test_every_file_is_a_row(checkpoint, belt, tmp_path, capsys):
             assert row["reason"]
             assert row["prediction"] is None
         else:
-            shares = {name: row[f"p_{name}"] for name in ("bag", "can", "cup")}
-            assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
-            assert row["prediction"] == max(shares, key=shares.get)
-            assert row["confidence"] == max(shares.values())
+            probabilities = {name: row[f"p_{name}"] for name in ("bag", "can", "cup")}
+            assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+            assert row["prediction"] == max(probabilities, key=probabilities.get)
+            assert row["confidence"] == max(probabilities.values())
     with table.open() as file:
         assert [row["file"] for row in csv.DictReader(file)] == [row["file"] for row in rows]
-    assert (answers.statuses["ok"], answers.statuses["broken"]) == (3, 4)
+    assert (summary.statuses["ok"], summary.statuses["broken"]) == (3, 4)
     text = " ".join(capsys.readouterr().out.split())
     assert text.count("7 images: ") == text.count(", 4 broken") == 1
-    assert sorted(path.name for path in table.parent.iterdir()) == ["answers.csv", "answers.jsonl"]
+    assert sorted(path.name for path in table.parent.iterdir()) == ["labels.csv", "labels.jsonl"]
 
 
 def test_predictions_below_the_threshold_are_rejected(checkpoint, image_folder, tmp_path, capsys):
-    path = tmp_path / "answers.json"
-    answers = predict(
+    path = tmp_path / "labels.json"
+    summary = predict(
         configured(
             f"ckpt={checkpoint}",
             f"source={image_folder / 'cup'}/cup1*.jpg",
             "min_confidence=1",
             f"json={path}",
-            "show=2",
+            "max_rows=2",
         )
     )
     rows = json.loads(path.read_text())
@@ -94,10 +93,10 @@ def test_predictions_below_the_threshold_are_rejected(checkpoint, image_folder, 
     assert {row["status"] for row in rows} == {"rejected"}
     assert rows[0]["reason"] == "confidence below 1"
     assert rows[0]["prediction"] == "cup"
-    assert len(answers.first) == 2
+    assert len(summary.first) == 2
     out = capsys.readouterr().out
     assert "... and 9 more" in out
-    assert "11 images: no predictions, 11 rejected" in out  # and no cups
+    assert "11 images: no predictions, 11 rejected" in out  # rejected images are not counted as cups
 
 
 def test_exported_file_gives_the_same_predictions(checkpoint, image_folder, tmp_path):
@@ -113,12 +112,12 @@ def test_exported_file_gives_the_same_predictions(checkpoint, image_folder, tmp_
     assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
 
 
-def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, belt, tmp_path):
+def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, odd_files, tmp_path):
     before = set(tmp_path.iterdir())
-    sources = (f"source={belt / 'b.jpg'}", "source=nowhere")
+    sources = (f"source={odd_files / 'b.jpg'}", "source=nowhere")
     done, wrong = run_all([["predict.py", f"ckpt={checkpoint}", source] for source in sources], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 images: " in done.stdout
+    assert "1 image: " in done.stdout
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: source=nowhere does not exist: give an image, a folder or a pattern"
     assert set(tmp_path.iterdir()) == before  # no other file is written
@@ -137,7 +136,7 @@ def test_command_accepts_unusual_paths_and_names_missing_ones(checkpoint, belt, 
         ("+runtime.a=1", "runtime options a do nothing with a checkpoint"),
         ("ckpt=null", "ckpt is not given"),
         ("ckpt=model.txt", "model.txt"),
-        ("csv=/proc/none/answers.csv", "cannot be written"),
+        ("csv=/proc/none/labels.csv", "cannot be written"),
     ],
 )
 def test_invalid_settings_are_one_line(checkpoint, image_folder, override, message):
@@ -153,8 +152,8 @@ def test_existing_output_files_are_not_replaced(checkpoint, image_folder, tmp_pa
     (tmp_path / "old.csv").write_text("old")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as early:
-        early.setattr("deployment.predictors.load_artifact", None)  # refused before any image is read
+    with monkeypatch.context() as patch:
+        patch.setattr("deployment.predictors.load_artifact", None)  # refused before any image is read
         for name in ("a.csv", str(tmp_path / "a.csv"), "deep/../a.csv", "./a.csv", "link/../a.csv"):
             with pytest.raises(DataError, match=r"csv=.* json=a.csv are the same file: give two names"):
                 predict(configured(f"ckpt={checkpoint}", one, f"csv={name}", "json=a.csv", "overwrite=true"))
@@ -169,7 +168,7 @@ def test_existing_output_files_are_not_replaced(checkpoint, image_folder, tmp_pa
     assert "cup1.jpg" in Path("old.csv").read_text()
 
 
-def test_output_file_created_meanwhile_is_not_replaced(checkpoint, image_folder, tmp_path, monkeypatch):
+def test_output_file_created_during_the_run_is_not_replaced(checkpoint, image_folder, tmp_path, monkeypatch):
     add = PredictionWriter.add
     monkeypatch.setattr(
         PredictionWriter, "add", lambda self, row: Path(tmp_path / "a.csv").write_text("other") and add(self, row)
@@ -183,28 +182,29 @@ def test_output_file_created_meanwhile_is_not_replaced(checkpoint, image_folder,
 
 
 def test_interrupted_writer_leaves_no_files(tmp_path):
-    def stopped():
-        with PredictionWriter(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as answers:
-            answers.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
+    def interrupted():
+        with PredictionWriter(["a", "b"], tmp_path / "a.csv", tmp_path / "a.json", 1) as writer:
+            writer.add({"file": "x", "prediction": "a", "confidence": 0.9, "status": "ok", "reason": None})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_images_are_read_a_few_batches_ahead(image_folder, monkeypatch):
-    import datamodules.inference_loader as stream
+    from datamodules import inference_loader
 
     read = []
-    monkeypatch.setattr(stream.images, "load", lambda file, *_: read.append(file) or np.zeros((4, 4, 3), np.uint8))
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    monkeypatch.setattr(inference_loader.images, "load", lambda file, *_: read.append(file) or pixels)
     endless = (image_folder / f"{number}.jpg" for number in range(10**9))
     for batch in islice(read_batches(endless, 4, "pad", batch_size=2, ahead=2), 5):
         assert batch.pixels.shape == (2, 4, 4, 3)
     assert len(read) <= 2 * (5 + 3)
 
 
-def test_sources_in_order(tmp_path):
+def test_find_images_sorts_naturally_and_refuses_empty_sources(tmp_path):
     for name in ("b10.jpg", "b2.jpg", "a/c.png", "no.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -222,12 +222,12 @@ def test_unreadable_folder_is_a_broken_image(tmp_path, monkeypatch):
     for name in ("a/1.png", "lost/2.png", "z.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    look = os.scandir
+    scandir = os.scandir
 
     def refuse(path):
         if Path(path).name == "lost":
             raise PermissionError(13, "Permission denied")
-        return look(path)
+        return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
     (read,) = read_batches(find_images(tmp_path), 8, "pad")
@@ -248,7 +248,7 @@ def test_calibration_images_come_from_all_batches(tmp_path):
 
 @pytest.mark.parametrize("count", [20, 100, 128, 130, 500])
 def test_calibration_images_include_the_last_class(count):
-    """A loader in the order of a folder: class after class; the last class is the smallest."""
+    """Images come in the order of a folder, class by class, and the last class is the smallest."""
     labels = np.repeat(np.arange(6, dtype=np.uint8), [300, 300, 300, 250, 110, 80])
     images = np.broadcast_to(labels[:, None, None, None], (len(labels), 1, 1, 3))
     some = np.concatenate(calibration_images([(images[i : i + 64],) for i in range(0, len(images), 64)], count))[

@@ -1,4 +1,4 @@
-"""Searches of a small application with the real sweeper and a real study, each in a separate process."""
+"""Searches of a small application with the real sweeper and an Optuna study, each in a separate process."""
 
 import json
 import os
@@ -26,19 +26,19 @@ def main(cfg):
         print(trial["number"], file=file)
     if Path("kill").exists() and trial["number"] == 3:
         os.kill(os.getpid(), 9)
-    if cfg.kind == "hopeless":
+    if cfg.kind == "pruned":
         import optuna
         study = optuna.load_study(study_name="litesort", storage="sqlite:///sweep/study.db")
-        mine = optuna.trial.Trial(study, study.trials[trial["number"]]._trial_id)
-        mine.report(0.9, 0)
-        mine.set_user_attr("pruned", "why")
+        current = optuna.trial.Trial(study, study.trials[trial["number"]]._trial_id)
+        current.report(0.9, 0)
+        current.set_user_attr("pruned", "reason")
         raise type("TrialPruned", (Exception,), {})
     if cfg.kind == "broken":
-        raise KeyError("no luck")
-    up = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
+        raise KeyError("missing")
+    f1 = 1 - abs(cfg.x - 0.5) + (0.1 * cfg.depth if cfg.kind == "deep" else 0)
     row = {"status": "completed", "score": 1.0, "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
     (Path(HydraConfig.get().runtime.output_dir) / "metrics.json").write_text(json.dumps(row))
-    values = {"val/f1_macro": up, "ratio_same_runtime": cfg.x, "latency_ms": 10 * cfg.x}
+    values = {"val/f1_macro": f1, "ratio_same_runtime": cfg.x, "latency_ms": 10 * cfg.x}
     return [values.get(key) for key in returned_keys(HydraConfig.get().sweeper)]
 
 if __name__ == "__main__":
@@ -98,7 +98,7 @@ def test_killed_search_resumes_without_repeated_trials(app):
     found = trials(app)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 6
     assert len({json.dumps(trial.params) for trial in found}) == 6
-    for trial in found:  # a setting under a condition is there when the condition holds
+    for trial in found:  # a conditional setting is present if and only if its condition holds
         assert ("depth" in trial.params) == (trial.params["kind"] == "deep")
     best = max(found, key=lambda trial: trial.value)
     assert f"job {best.number}: val/f1_macro {best.value:.4g} with {' '.join(best.user_attrs['overrides'])}" in out
@@ -106,7 +106,7 @@ def test_killed_search_resumes_without_repeated_trials(app):
     assert len(rows) == 6
 
 
-def test_a_failing_trial_does_not_end_the_study(app):
+def test_study_continues_after_a_failed_trial(app):
     status, _, err = search(app, "tpe", "kind=choice(broken,flat)", "hydra.sweeper.n_trials=8", "hydra.sweeper.seed=1")
     found = trials(app)
     assert (status, len(found)) == (1, 8), err
@@ -126,16 +126,16 @@ def test_finished_settings_are_not_run_twice(app):
 
 
 def test_copy_of_a_pruned_or_failed_trial_has_no_result(app):
-    """The study keeps a stopped trial's value of its last epoch, which is not its final result."""
-    space = ("kind=choice(hopeless,broken,flat)", "x=0.1", "hydra.sweeper.n_trials=12")
+    """The study keeps the last reported value of a pruned trial, which is not a final result."""
+    space = ("kind=choice(pruned,broken,flat)", "x=0.1", "hydra.sweeper.n_trials=12")
     status, out, err = search(app, "tpe", *space)
     assert status == 1, err
-    states = {"hopeless": "PRUNED", "broken": "FAIL", "flat": "COMPLETE"}
+    states = {"pruned": "PRUNED", "broken": "FAIL", "flat": "COMPLETE"}
     found = trials(app)
     assert len(found) == 12
     assert [trial.state.name for trial in found] == [states[trial.params["kind"]] for trial in found]
     copies = [trial for trial in found if "same_as" in trial.user_attrs]
-    assert {"hopeless", "flat"} <= {trial.params["kind"] for trial in copies}
+    assert {"pruned", "flat"} <= {trial.params["kind"] for trial in copies}
     assert all(trial.params == found[trial.user_attrs["same_as"]].params for trial in copies)
     ran = [int(number) for number in (app / "ran").read_text().split()]
     assert not {trial.number for trial in copies} & set(ran)
@@ -144,7 +144,7 @@ def test_copy_of_a_pruned_or_failed_trial_has_no_result(app):
 
 
 def test_two_goals_give_the_feasible_pareto_front(app):
-    """Macro F1 rises up to x = 0.5 and time with x; the budget allows x up to 0.3."""
+    """Macro F1 increases up to x = 0.5, latency increases with x, and the constraint allows x up to 0.3."""
     arguments = ("kind=flat", "hydra.sweeper.n_trials=12", "hydra.sweeper.constraints={latency_ms: 3}")
     status, out, err = search(app, "pareto", *arguments)
     assert status == 0, err
@@ -154,7 +154,7 @@ def test_two_goals_give_the_feasible_pareto_front(app):
     assert all(trial.params["x"] <= 0.3 for trial in study.best_trials)
     assert any(trial.params["x"] > 0.3 for trial in study.trials)
     found = json.loads((app / "sweep" / "search.json").read_text())
-    assert (found["goals"], found["directions"]) == (["val/f1_macro", "ratio_same_runtime"], ["maximize", "minimize"])
+    assert (found["metrics"], found["directions"]) == (["val/f1_macro", "ratio_same_runtime"], ["maximize", "minimize"])
     assert found["constraints"] == {"latency_ms": 3}
     assert found["importances"] == {"val/f1_macro": {"x": 1.0}, "ratio_same_runtime": {"x": 1.0}}
     assert [(t["number"], t["state"], t["params"], t["values"], t["feasible"]) for t in found["trials"]] == [
@@ -162,15 +162,15 @@ def test_two_goals_give_the_feasible_pareto_front(app):
     ]
 
 
-def test_a_key_that_no_job_has_ends_the_search_after_its_first_job(app):
+def test_unknown_constraint_ends_the_search_after_the_first_job(app):
     status, _, err = search(app, "tpe", "hydra.sweeper.n_trials=5", "hydra.sweeper.constraints={latency: 3}")
     assert status == 2
     assert "error: hydra.sweeper.constraints.latency=3: metrics.json has no such number" in err
     assert [trial.state.name for trial in trials(app)] == ["FAIL"]
 
 
-WRONG = {
-    "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.goals",
+INVALID = {
+    "hydra.sweeper.direction=[maximize,minimize]": "give maximize or minimize for each of hydra.sweeper.metrics",
     "hydra.sweeper.direction=minimize": "set it to null",
     "x=intervall(0,1)": "x=intervall(0,1) cannot be read: intervall is not a function: choose from ",
     "hydra.sweeper.constraints={latency_ms: fast}": "constraints.latency_ms=fast is invalid",
@@ -192,12 +192,12 @@ def test_invalid_search_is_one_line_and_creates_no_study(app):
     (app / "group" / "a.yaml").touch()
     (app / "app.yaml").write_text(f"defaults: [{{group: a}}, _self_]\n{CONFIG}")
     script = [str(app / "app.py"), "-m", "hydra/sweeper=my_tpe", "hydra.sweeper.n_trials=3"]
-    folders = ["sweep", *(f"sweep{number}" for number in range(1, len(WRONG)))]
-    commands = [[*script, wrong, f"hydra.sweep.dir={name}"] for wrong, name in zip(WRONG, folders, strict=True)]
-    for answer, hint in zip(run_all(commands, app), WRONG.values(), strict=True):
-        assert answer.returncode == 2
-        assert hint in answer.stderr
-        assert answer.stderr.count("\n") == 1
+    folders = ["sweep", *(f"sweep{number}" for number in range(1, len(INVALID)))]
+    commands = [[*script, invalid, f"hydra.sweep.dir={name}"] for invalid, name in zip(INVALID, folders, strict=True)]
+    for result, message in zip(run_all(commands, app), INVALID.values(), strict=True):
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
     assert list(app.glob("sweep*/*")) == []  # the corrected command can use the folder
     status, _, err = search(app, "tpe", "kind=flat", "x=range(9,1,-2)", "hydra.sweeper.n_trials=3")
     assert status == 0, err

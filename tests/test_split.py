@@ -1,5 +1,6 @@
 """A run's split is kept: evaluations, exports, resumed runs and runs that start from it use the same test images."""
 
+import csv
 import json
 import logging
 import shutil
@@ -19,7 +20,7 @@ from litesort.cli.compose import CONF
 from litesort.errors import DataError, ModelError
 from train import train
 
-CLOCK = (
+QUICK = (
     "latency.settings.seconds=0",
     "latency.settings.min_rounds=1",
     "latency.batches=[1]",
@@ -28,7 +29,7 @@ CLOCK = (
     "score.reference_size=32",
 )
 TINY = (
-    *CLOCK,
+    *QUICK,
     "model=timm",
     "model.name=resnet10t",
     "model.pretrained=false",
@@ -43,16 +44,22 @@ TINY = (
 
 
 def start(folder: Path, *overrides: str) -> dict:
-    """Train in `folder`, as the command line does."""
+    """Train in `folder` as train.py does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*TINY, f"run_dir={folder}", *overrides])
     return train(resumed_config(cfg, list(overrides)), list(overrides))
 
 
+def predicted_files(folder: Path) -> set[str]:
+    """Image files listed in the predictions.csv of a folder."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {row["file"] for row in csv.DictReader(file)}
+
+
 def evaluated(folder: Path, *overrides: str) -> dict:
     """Evaluate into `folder` and return its metrics.json."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        evaluate_main.__wrapped__(compose("evaluate", overrides=[*CLOCK, f"run_dir={folder}", *overrides]))
+        evaluate_main.__wrapped__(compose("evaluate", overrides=[*QUICK, f"run_dir={folder}", *overrides]))
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -81,9 +88,9 @@ def test_macro_f1_is_the_same_after_moving_adding_and_removing_images(finished, 
     assert evaluated(tmp_path / "a", f"ckpt={ckpt}")["test/f1_macro"] == f1
     for number, name in enumerate(("a", "b", "c", "d", "e")):
         Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(copy / f"bag/0{name}.png")
-    test = {row.split(",")[0] for row in (ckpt.parent / "predictions.csv").read_text().splitlines()[1:]}
-    gone = [file for file in sorted(copy.rglob("*.jpg")) if str(file.relative_to(copy)) not in test][:5]
-    for file in gone:
+    test = predicted_files(ckpt.parent)
+    removed = [file for file in sorted(copy.rglob("*.jpg")) if str(file.relative_to(copy)) not in test][:5]
+    for file in removed:
         file.unlink()
     found = evaluated(tmp_path / "b", f"ckpt={ckpt}", f"data.root={copy}")
     assert found["split"] == "test"
@@ -94,13 +101,12 @@ def test_macro_f1_is_the_same_after_moving_adding_and_removing_images(finished, 
 
 def test_excluded_images_do_not_change_the_split_of_others(finished, copy, tmp_path):
     ckpt, _ = finished
-    test = {row.split(",")[0] for row in (ckpt.parent / "predictions.csv").read_text().splitlines()[1:]}
+    test = predicted_files(ckpt.parent)
     names = sorted(str(file.relative_to(copy)) for file in copy.rglob("*.jpg"))
-    out = [name for name in names if name not in test][:3]
-    (tmp_path / "out.csv").write_text("path\n" + "\n".join([*out, min(test)]))
-    found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.exclude={tmp_path / 'out.csv'}")
-    rows = {row.split(",")[0] for row in (tmp_path / "a/predictions.csv").read_text().splitlines()[1:]}
-    assert rows == test - {min(test)}
+    training = [name for name in names if name not in test][:3]
+    (tmp_path / "exclude.csv").write_text("path\n" + "\n".join([*training, min(test)]))
+    found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.exclude={tmp_path / 'exclude.csv'}")
+    assert predicted_files(tmp_path / "a") == test - {min(test)}
     assert found["images"] == len(test) - 1
 
 
@@ -114,8 +120,8 @@ def test_evaluation_of_other_images_leaves_out_training_images(finished, images,
         pixels = np.asarray(Image.open(file)).copy()
         Image.fromarray(255 - pixels).save(folder / f"{number}.png")
     samples = FolderSource(images).samples
-    known = [sample.path for sample, side in zip(samples, split["bits"], strict=True) if side == "1"][:4]
-    for path in known:
+    trained_on = [sample.path for sample, bit in zip(samples, split["bits"], strict=True) if bit == "1"][:4]
+    for path in trained_on:
         shutil.copy(images / path, other / path)
     with caplog.at_level(logging.WARNING):
         found = evaluated(tmp_path / "a", f"ckpt={ckpt}", f"data.root={other}")
@@ -130,7 +136,7 @@ def test_training_images_are_never_reported_as_test(finished, tmp_path):
     assert not [key for key in found if key.startswith("test/")]
 
 
-def test_evaluation_refuses_folds(finished, images, tmp_path):
+def test_fold_is_refused_in_an_evaluation(finished, images, tmp_path):
     with pytest.raises(DataError, match=r"data\.fold"):
         evaluated(tmp_path, f"ckpt={finished[0]}", "data=folder", f"data.root={images}", "data.fold=1", "data.folds=5")
 
@@ -140,7 +146,7 @@ def test_export_uses_the_same_test_images(finished, copy, tmp_path):
     ckpt, trained = finished
     with initialize_config_dir(str(CONF), version_base="1.3"):
         choice = [f"ckpt={ckpt}", f"out={tmp_path}", "format=[onnx]", "precision=[fp32]", f"data.root={copy}"]
-        report = export(compose("export", overrides=[*CLOCK, *choice]))
+        report = export(compose("export", overrides=[*QUICK, *choice]))
     assert report["split"] == "test"
     assert report["metrics"]["f1_macro"] == trained["test/f1_macro"]
     found = evaluated(tmp_path / "a", f"ckpt={tmp_path / 'model-fp32.onnx'}", f"data.root={copy}")
@@ -151,13 +157,12 @@ def test_resumed_run_keeps_its_split_if_images_are_added(images, copy, tmp_path)
     folder = tmp_path / "run"
     start(folder, "data=folder", f"data.root={copy}")
     before = read_checkpoint(folder / "last.ckpt")["litesort"]["split"]
-    rows = (folder / "predictions.csv").read_text()
+    files = predicted_files(folder)
     for number in range(5):
         Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(copy / f"bag/0{number}.png")
     start(folder, f"ckpt={folder / 'last.ckpt'}", "epochs=2")
     assert read_checkpoint(folder / "last.ckpt")["litesort"]["split"] == before
-    after = (folder / "predictions.csv").read_text()
-    assert {row.split(",")[0] for row in after.splitlines()} == {row.split(",")[0] for row in rows.splitlines()}
+    assert predicted_files(folder) == files
     other = shutil.copytree(images, tmp_path / "other")
     for file in other.rglob("*.jpg"):
         file.write_bytes(file.read_bytes() + b"other")
@@ -175,19 +180,18 @@ def test_run_from_a_checkpoint_uses_its_split_and_refuses_an_overlap(finished, i
     own = [item.format(ckpt) for item in start_from]
     where = ["data=folder", f"data.root={images}", "seed=1"]
     assert start(tmp_path / "a", *own, *where)["images"] == trained["images"]
-    test = [(folder / "predictions.csv").read_text().splitlines() for folder in (tmp_path / "a", ckpt.parent)]
-    assert len({frozenset(row.split(",")[0] for row in rows) for rows in test}) == 1
-    says = r"was trained on \d+ of \d+ val images and \d+ of \d+ test images: leave out data\.seed"
-    drawn = [*own, *where, "data.seed=1"]
+    assert predicted_files(tmp_path / "a") == predicted_files(ckpt.parent)
+    message = r"was trained on \d+ of \d+ val images and \d+ of \d+ test images: leave out data\.seed"
+    new_split = [*own, *where, "data.seed=1"]
     if "teacher" not in start_from[-1]:
-        with pytest.raises(ModelError, match=says):
-            start(tmp_path / "b", *drawn)
+        with pytest.raises(ModelError, match=message):
+            start(tmp_path / "b", *new_split)
         return
     with caplog.at_level(logging.WARNING):
-        start(tmp_path / "b", *drawn)
+        start(tmp_path / "b", *new_split)
     assert "strict=true makes this an error" in caplog.text
-    with pytest.raises(ModelError, match=says):
-        start(tmp_path / "c", *drawn, "strict=true")
+    with pytest.raises(ModelError, match=message):
+        start(tmp_path / "c", *new_split, "strict=true")
 
 
 def test_split_settings_come_from_the_checkpoint(finished, images, tmp_path):

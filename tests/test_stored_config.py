@@ -1,4 +1,4 @@
-"""Configs from files: plain references are resolved; nothing else is read, built or contacted."""
+"""Configs stored in files: plain references are resolved; they read no variable, run no code and open no address."""
 
 import copy
 import http.server
@@ -191,8 +191,8 @@ def test_valid_checkpoint_loads_its_data(card, image_folder, tmp_path):
     assert data.batch_size == 8
 
 
-def test_the_command_line_wins_over_the_stored_data(card, image_folder, tmp_path):
-    card["config"]["data"]["source"]["root"] = "/gone"  # resolved already
+def test_the_command_line_overrides_the_stored_data(card, image_folder, tmp_path):
+    card["config"]["data"]["source"]["root"] = "/gone"  # a value, not a reference to data.root
     overrides = (f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
     data, split, _ = load_data(card, configured("evaluate", f"run_dir={tmp_path}", *overrides))
     assert (str(data.source.root), data.eval_batch_size, split) == (str(image_folder), 5, "all")
@@ -202,16 +202,16 @@ def test_the_command_line_wins_over_the_stored_data(card, image_folder, tmp_path
 
 
 def test_command_line_may_use_variables_and_unusual_names(card, image_folder, tmp_path, monkeypatch):
-    strange = tmp_path / "${x}"
-    strange.symlink_to(image_folder)
+    unusual = tmp_path / "${x}"
+    unusual.symlink_to(image_folder)
     monkeypatch.setenv("MY_PHOTOS", str(image_folder))
     for overrides in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
         data, _, run_info = load_data(card, configured("evaluate", f"run_dir={tmp_path}", overrides))
         assert len(data.samples) == 60
-        assert run_info["data"] in (f"folder {image_folder}", f"folder {strange}")
+        assert run_info["data"] in (f"folder {image_folder}", f"folder {unusual}")
 
 
-def test_folders_of_the_file_are_not_used(card):
+def test_folders_and_addresses_of_the_file_are_not_used(card):
     card["config"]["data"] |= {"cache_dir": "/elsewhere", "quarantine_dir": "/elsewhere"}
     card["config"]["data"]["source"] = {
         "_target_": "datamodules.sources.TrashnetSource", "root": None, "cache_dir": "/elsewhere",
@@ -305,11 +305,11 @@ def test_resumed_run_uses_addresses_and_folders_of_this_machine(checkpoint, tmp_
         "_target_": "pytorch_lightning.loggers.MLFlowLogger", "experiment_name": "mine", "tracking_uri": "http://x",
         "artifact_location": "/x",
     }  # fmt: skip
-    trial = '{"storage": "mysql://stranger/db", "name": "x", "number": 0}'
+    trial = '{"storage": "mysql://other/db", "name": "x", "number": 0}'
     changes = {
         "run_dir": "/x", "trainer.default_root_dir": "/x", "callbacks.checkpoint.dirpath": "/x",
         "callbacks.history.folder": "/x", "logger.csv.save_dir": "/x", "logger.mlflow": mlflow,
-        "logger.wandb": {"_target_": "loggers.Wandb", "save_dir": "/x", "entity": "stranger"},
+        "logger.wandb": {"_target_": "loggers.Wandb", "save_dir": "/x", "entity": "other"},
         "callbacks.optuna_pruning.trial": trial, "data.cache_dir": "/x", "data.quarantine_dir": "/x",
     }  # fmt: skip
     path = stored_with(checkpoint, tmp_path, changes)

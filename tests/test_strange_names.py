@@ -1,4 +1,4 @@
-"""Class names that other programs may take for code or markup stay unchanged from the folder to every result file."""
+"""Class names that look like code or templates are written to every result file unchanged."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from litesort.cli.quoting import quote_overrides
 from predict import predict
 from train import train
 
-NAMES = ["${oc.env:HOME}", "${x}", "{{7*7}}"]  # in the order of their labels
+NAMES = ["${oc.env:HOME}", "${x}", "{{7*7}}"]  # in the order of the class indices
 QUICK = (
     "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
     "score.reference=resnet10t", "score.reference_size=32",
@@ -31,15 +31,15 @@ def configured(command: str, *overrides: str):
         return compose(command, overrides=[*(() if command == "predict" else QUICK), *arguments])
 
 
-def columns(file: Path) -> list[dict[str, str]]:
+def read_rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
 
 
 def check_names(folder: Path) -> None:
-    """Check the files of an evaluation."""
+    """Check the class names in the files of an evaluation."""
     results = json.loads((folder / "metrics.json").read_text())
-    rows = columns(folder / "predictions.csv")
+    rows = read_rows(folder / "predictions.csv")
     assert results["classes"] == NAMES
     assert {f"test/f1/{name}" for name in NAMES} <= results.keys()
     assert {row["label"] for row in rows} == set(NAMES)
@@ -48,7 +48,7 @@ def check_names(folder: Path) -> None:
     assert {row["file"].split("/")[0] for row in rows} == set(NAMES)
 
 
-def test_names_stay_as_they_are(image_folder, tmp_path):
+def test_class_names_are_written_unchanged(image_folder, tmp_path):
     pytest.importorskip("onnxruntime")
     root = tmp_path / "photos"
     for name, folder in zip(NAMES, sorted(image_folder.iterdir()), strict=True):
@@ -67,9 +67,9 @@ def test_names_stay_as_they_are(image_folder, tmp_path):
     for kind, file in {"ckpt": run / "best.ckpt", "onnx": out / "model-fp32.onnx"}.items():
         evaluate_main.__wrapped__(configured("evaluate", f"ckpt={file}", f"run_dir={tmp_path / kind}"))
         check_names(tmp_path / kind)
-        answers = tmp_path / f"{kind}.csv"
-        predict(configured("predict", f"ckpt={file}", f"source={root / NAMES[1]}", f"csv={answers}"))
-        rows = columns(answers)
+        table = tmp_path / f"{kind}.csv"
+        predict(configured("predict", f"ckpt={file}", f"source={root / NAMES[1]}", f"csv={table}"))
+        rows = read_rows(table)
         assert len(rows) == 20
         assert {f"p_{name}" for name in NAMES} <= rows[0].keys()
         assert {row["prediction"] for row in rows} <= set(NAMES)

@@ -1,7 +1,7 @@
 """Effect of merging neighbouring geometric operations into one warp, on pixels and on trained networks.
 
     python benchmarks/studies/one_warp.py                        # pixels
-    python benchmarks/studies/one_warp.py --seeds 0 1 2          # and trainings on generated images, both ways
+    python benchmarks/studies/one_warp.py --seeds 0 1 2          # also two trainings per seed, on generated images
 
 Two of 14 operations are drawn per image, as in `augment=randaugment`. "One at a time" fills and resamples after each
 operation, as Pillow does; one warp resamples once and fills at the end.
@@ -10,6 +10,7 @@ operation, as Pillow does; one warp resamples once and fills at the end.
 import argparse
 import contextlib
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ from datamodules.augment.contact_sheet import example_images
 from datamodules.augment.pipeline import Augment
 from datamodules.augment.randaugment import RandAugment
 from datamodules.augment.slots import KINDS, WARP
+from litesort.cli.compose import CONF
 from litesort.keyed_random import splitmix64
-from train import train
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2]))  # train.py is not in an installed package
+from train import train
 
 
 @contextlib.contextmanager
@@ -47,21 +49,21 @@ def pixels(count: int, size: int) -> None:
     keys = splitmix64(np.arange(count, dtype=np.uint64))
     merged = augment(images, augment.draw(keys, size))
     with one_at_a_time():
-        apart = augment(images, augment.draw(keys, size))
-    difference = 255 * (merged - apart).abs().amax(1)  # (B, S, S), the channel that differs most
-    other = difference.mean((1, 2)) > 0.01
-    mean, far = difference[other].mean(), (difference[other] > 16).float().mean()
-    print(f"{count} images of {size} px: {other.float().mean():.1%} differ;")
-    print(f"of those, pixels by {mean:.1f} of 255 on average, {far:.1%} of them by more than 16")
+        separate = augment(images, augment.draw(keys, size))
+    difference = 255 * (merged - separate).abs().amax(1)  # (B, S, S), the channel that differs most
+    differs = difference.mean((1, 2)) > 0.01
+    mean, far = difference[differs].mean(), (difference[differs] > 16).float().mean()
+    print(f"{count} images of {size} px: {differs.float().mean():.1%} differ;")
+    print(f"pixels of these images differ by {mean:.1f} of 255 on average, {far:.1%} of them by more than 16")
 
 
 def trained(seed: int, epochs: int, folder: Path) -> float:
-    """Macro F1 of a resnet18d on the synthetic test images."""
+    """Train a resnet18d; returns its macro F1 on the synthetic test images."""
     overrides = [
         "augment=randaugment", f"seed={seed}", f"epochs={epochs}", f"run_dir={folder}", "logger=none", "name=one_warp",
         "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.end_to_end=false", "mistakes=0",
     ]  # fmt: skip
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return train(compose("train", overrides))["test/f1_macro"]
 
 
@@ -76,8 +78,8 @@ def main() -> None:
     results: dict[str, list[float]] = {"one warp": [], "one at a time": []}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
-            for name, way in (("one warp", contextlib.nullcontext()), ("one at a time", one_at_a_time())):
-                with way:
+            for name, warps in (("one warp", contextlib.nullcontext()), ("one at a time", one_at_a_time())):
+                with warps:
                     results[name].append(trained(seed, options.epochs, Path(scratch) / f"{seed}-{name[4:8].strip()}"))
     for name, values in results.items():
         if values:

@@ -29,7 +29,7 @@ TARGETS = {"exact copies": 0.99, "changed copies": 0.95, "wrong labels": 0.6, "b
 
 
 def changed(image: Image.Image, kind: int, random: np.random.Generator) -> Image.Image:
-    """Re-encode at 3/4 of the size and quality 25 to 60, keep 85 to 95 % of each side, or change the light."""
+    """Re-encode at 3/4 of the size and quality 25 to 60 (kind 0), keep 85 to 95 % of each side (1), or brighten (2)."""
     if kind == 0:
         stream = io.BytesIO()
         small = image.resize((image.width * 3 // 4, image.height * 3 // 4))
@@ -55,7 +55,7 @@ def plant(source: FolderSource, root: Path, seed: int) -> dict[str, dict[str, st
         chosen, start, planted[kind] = order[start : start + count], start + count, {}
         for number, row in enumerate(chosen):
             name = source.samples[row].path
-            copy = name.replace(".", f"-{number}.", 1) if name.count(".") == 1 else f"{name}-{number}.jpg"
+            copy = str(Path(name).with_stem(f"{Path(name).stem}-{number}"))
             if kind == "exact copies":
                 shutil.copyfile(root / name, root / copy)
                 planted[kind][copy] = name
@@ -95,7 +95,7 @@ def detection_rates(found: dict, planted: dict[str, dict[str, str]]) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="one sub-folder a class")
+    parser.add_argument("--root", type=Path, required=True, help="one sub-folder per class")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +113,7 @@ def main() -> None:
     for kind, (recall, precision) in detection_rates(found, planted).items():
         table.add_row(kind, str(len(planted[kind])), f"{recall:.1%}", f"{TARGETS[kind]:.0%}", f"{precision:.0%}")
     console.print(table)
-    console.print(f"labels evaluated by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")
+    console.print(f"labels checked by {found['method']}; {wall:.0f} s, {cpu:.0f} s of CPU time")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from datamodules.cache.config import CacheConfig
 from datamodules.datamodule import ImageDataModule
-from datamodules.quality.audit import NEAR, duplicate_ids
-from datamodules.quality.duplicates import similar_pairs, small_images
+from datamodules.quality.audit import NEAR
+from datamodules.quality.duplicates import duplicate_ids, similar_pairs, small_images
 from datamodules.quality.embeddings import HistogramEmbedder, features
 from datamodules.quality.label_issues import fit
 from datamodules.quality.outliers import knn_distances
@@ -56,7 +56,7 @@ def evaluated(found: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="TrashNet: one sub-folder a class")
+    parser.add_argument("--root", type=Path, required=True, help="TrashNet: one sub-folder per class")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
@@ -66,10 +66,10 @@ def main() -> None:
     labels, count = data.labels, len(data.samples)
     found, embedder = features(data, embed or HistogramEmbedder(), np.arange(count))
     first, second, similarity = similar_pairs(small_images(data.source, data.cache_config, False).array)
-    by_pixels = [{"rows": [int(a), int(b)]} for a, b in zip(first, second, strict=True)]
+    by_pixels = [(int(a), int(b)) for a, b in zip(first, second, strict=True)]
     similar = {(int(a), int(b)) for a, b, value in zip(first, second, similarity, strict=True) if value > 0.9}
     near = {(a, b) for a, b, _ in knn_distances(found, NEAR)[1]}
-    both = {tuple(pair["rows"]) for pair in by_pixels} | near
+    both = {*by_pixels} | near
     groups = duplicate_ids(count, by_pixels)
     table = Table(
         "split", "probe", "nearest image", f"{len(similar)} pairs > 0.9", f"{len(both)} by pixels or features"

@@ -1,4 +1,4 @@
-"""Augmentation of batches on the device with kornia, drawn on the host."""
+"""Augmentation of batches on the device with kornia. The host draws the random parameters."""
 
 from litesort.lazy import attach
 

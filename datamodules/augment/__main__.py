@@ -1,4 +1,4 @@
-"""Draw contact sheets of an augmentation, on images of a data set.
+"""Write contact sheets of an augmentation, on images of a data set.
 
 python -m datamodules.augment augment=randaugment
 python -m datamodules.augment augment=trivial data=folder data.root=photos
@@ -15,7 +15,7 @@ from litesort.cli.launch import launch
 from litesort.cli.validate import check
 
 
-def draw(cfg: DictConfig) -> list[Path]:
+def write_sheets(cfg: DictConfig) -> list[Path]:
     """Write the contact sheets of `cfg.augment` into `cfg.run_dir`; returns their paths."""
     import numpy as np
 
@@ -36,8 +36,8 @@ def draw(cfg: DictConfig) -> list[Path]:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="augment_sheets")
 def main(cfg: DictConfig) -> None:
-    """Draw the sheets of one augmentation."""
-    draw(cfg)
+    """Write the contact sheets of one augmentation."""
+    write_sheets(cfg)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contact sheets: images before and after a pipeline, each of its entries and each operation at its levels."""
+"""Contact sheets: images before and after a pipeline, each of its entries, and each operation at several levels."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import nn
 
-from datamodules.augment.ops import OPERATIONS
 from datamodules.augment.pipeline import Augment
 from datamodules.augment.randaugment import RandAugment
 from litesort.keyed_random import splitmix64
 
-_LABEL = 14
+_LABEL = 14  # px, height of the line of labels
 
 
 def example_images(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -39,7 +38,7 @@ def example_images(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def contact_sheet(images: np.ndarray, columns: Mapping[str, np.ndarray]) -> Image.Image:
-    """Lay out images (N, S, S, 3) uint8: one row an image, the originals first, then one column each of `columns`."""
+    """Lay out images (N, S, S, 3) uint8 in rows: first the original, then its image in each of `columns`."""
     size = images.shape[1]
     body = np.concatenate([np.concatenate(list(column)) for column in (images, *columns.values())], axis=1)
     page = Image.new("RGB", (body.shape[1], body.shape[0] + _LABEL), "white")
@@ -59,7 +58,7 @@ def augmented(augment: Augment, images: np.ndarray, seed: int = 0) -> np.ndarray
 
 
 def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: float = 5.0) -> dict[str, Image.Image]:
-    """Draw the contact sheets of a pipeline.
+    """Build the contact sheets of a pipeline.
 
     Args:
         augment: The pipeline.
@@ -68,8 +67,8 @@ def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: f
         step: Difference of levels between the columns of an operation.
 
     Returns:
-        Name -> sheet: "pipeline", then each entry alone and always applied, then each of Pillow's operations that
-        entries name, at its levels.
+        Name -> sheet: "pipeline", then each entry alone with a probability of 1. An entry is followed by one sheet for
+        each of Pillow's operations in its `ops`.
     """
 
     def sheet_of(pipeline: Augment) -> Image.Image:
@@ -91,7 +90,7 @@ def contact_sheets(augment: Augment, images: np.ndarray, draws: int = 8, step: f
 
 
 def _operation_sheets(module: RandAugment, images: np.ndarray, step: float) -> dict[str, Image.Image]:
-    """One sheet for each of Pillow's operations, with the same sign in all columns."""
+    """One sheet for each of Pillow's operations, one column for each level. All columns have the same sign."""
     levels = np.arange(0, module.num_levels - 1 + 1e-9, step).tolist()
     names = [op for op in module.ops if isinstance(op, str)]
     sheets = {}
@@ -107,8 +106,8 @@ def _operation_sheets(module: RandAugment, images: np.ndarray, step: float) -> d
             }
             transforms: dict[str, nn.Module] = {"op": RandAugment(**settings)}
             columns[f"{name} {level:g}"] = augmented(Augment(transforms), images)
-            if name in OPERATIONS and name in ("Identity", "AutoContrast", "Equalize"):
-                break  # no levels
+            if name in ("Identity", "AutoContrast", "Equalize"):
+                break  # these are the same at each level
         sheets[name] = contact_sheet(images, columns)
     return sheets
 

@@ -10,7 +10,7 @@ from datamodules.augment.pixel_augmentation import PixelAugmentation2D, bounds
 from datamodules.augment.slots import FILL, NO_FILL, WARP, Slots, empty_slots
 from litesort.keyed_random import boxes, uniforms
 
-_BOX = 0
+_BOX = 0  # stream of random numbers
 
 
 class RandomResizedCrop(PixelAugmentation2D):

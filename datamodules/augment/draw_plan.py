@@ -1,4 +1,4 @@
-"""Group the drawn slots of all samples into passes over the batch. Runs on the host, vectorised over samples."""
+"""Group the drawn slots of all samples into passes over the batch, on the host, vectorised over samples."""
 
 from typing import Any, NamedTuple
 
@@ -34,8 +34,8 @@ class Pass(NamedTuple):
         kind: "tables", "warp", "color", "sharpness", "flip_width", "flip_height", "erase", "noise" or "module".
         row, rows: Offset of the group in `Plan.rows`, and number of samples.
         number: Offset of its parameters in `Plan.numbers`.
-        composed, statistical: For each table step, whether `numbers` hold a table of it, and whether any sample has
-            AutoContrast or Equalize there.
+        composed: For each table step, whether `numbers` hold a table of the step.
+        statistical: For each table step, whether any sample has AutoContrast or Equalize in it.
         contrast: Number of samples with Contrast; they come first in the group.
         counted: Slice of the group whose tables need a histogram.
         module: Position of the module, for kind "module".
@@ -75,6 +75,7 @@ def draw_plan(slots: Slots) -> Plan:
     Color and Sharpness to the bit, so they join the nearest warp across these.
     """
     planner, start, length = _Planner(), 0, slots.kinds.shape[1]
+    # operations are not reordered across erased boxes and modules: these separate blocks
     fixed = (slots.kinds == ERASE) | (slots.kinds == MODULE)
     for column in np.flatnonzero(fixed.any(axis=0)).tolist():
         _plan_block(planner, slots, start, column)
@@ -84,11 +85,11 @@ def draw_plan(slots: Slots) -> Plan:
     return planner.plan()
 
 
-# Passes of a block repeat this order. In it, two operations of a sample, in any order, are only a few passes apart.
+# The passes of a block repeat this order. It puts any two operations of a sample, in either order, few passes apart.
 _ORDER = (COLOR, SHARPNESS, WARP, TABLES, WARP, SHARPNESS)
-# by kind: whether each slot is a separate pass
+# for each kind: whether each slot needs a pass of its own
 SEPARATE = np.isin(KINDS, (COLOR, SHARPNESS))
-# distance from each place of the order to the next place of each kind
+# distance from each place of `_ORDER` to the next place of each kind; 0 for kinds that are not in it
 _STEPS = np.array(
     [
         [next((step for step in range(1, 7) if _ORDER[(place + step) % 6] == kind), 0) for kind in KINDS]
@@ -137,7 +138,7 @@ def _plan_block(planner: _Planner, slots: Slots, start: int, stop: int) -> None:
     if not used.any():
         return
     kinds, numbers = kinds[:, used], slots.numbers[:, start:stop][:, used]
-    flips = _fold_flips(kinds, numbers) if (kinds == FLIP).any() else None
+    flips = _merge_flips(kinds, numbers) if (kinds == FLIP).any() else None
     places = _places(kinds, numbers)
     for place in np.unique(places[places >= 0]).tolist():
         _plan_pass(planner, _ORDER[place % len(_ORDER)], numbers, places == place)
@@ -146,10 +147,10 @@ def _plan_block(planner: _Planner, slots: Slots, start: int, stop: int) -> None:
         planner.add("flip_height", np.flatnonzero(flips[:, 1]))
 
 
-def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _merge_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Merge flips into the nearest warp of their sample, in place; return the other flips, (B, 2) bool.
 
-    A merged flip leaves an empty slot. The returned flips, of samples without a warp, are across width and height.
+    A merged flip leaves an empty slot. The returned flips are those of samples without a warp, of width and height.
     """
     length = kinds.shape[1]
     flips = np.zeros((len(kinds), 2), dtype=bool)
@@ -177,7 +178,7 @@ def _fold_flips(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _places(kinds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Place each slot in the sequence of passes that repeats `_ORDER`: (B, L) int, -1 for empty slots.
 
-    Slots of a sample that form one pass have the same place, later ones the first place of their kind after it.
+    Slots of a sample that form one pass have the same place. A later slot has the next place of its kind.
     """
     # Contrast depends on the result of the steps before it
     separate = SEPARATE[kinds] | ((kinds == TABLES) & (numbers[..., ABOUT_MEAN] > 0))
@@ -240,11 +241,11 @@ def _plan_tables(planner: _Planner, rows: np.ndarray, numbers: np.ndarray, here:
 
 
 def _compose(steps: np.ndarray) -> tuple[list[np.ndarray], tuple[bool, ...]]:
-    """Compose the steps (N, L, 5) that need no pixels.
+    """Compose the steps (N, L, 5) that do not depend on pixels.
 
     Returns:
-        Tables (N, 256), whole numbers: one of the steps before the first step that needs pixels, then one of each later
-        step with tables; and for each step whether it has such a later table.
+        Tables (N, 256), whole numbers. The first composes all steps before a sample's first step that depends on
+        pixels. Each later step with a table of its own adds one. And for each step, whether it adds a table.
     """
     pixels = (steps[..., ABOUT_MEAN] > 0) | (steps[..., STATISTIC] > 0)
     first = pointwise_tables(steps[:, 0])
@@ -263,9 +264,9 @@ def _compose(steps: np.ndarray) -> tuple[list[np.ndarray], tuple[bool, ...]]:
 
 
 def pointwise_tables(steps: np.ndarray) -> np.ndarray:
-    """Tables of Solarize, Posterize and Brightness as PIL's: steps (N, 5) -> (N, 256) float32, whole numbers.
+    """Tables of PIL's Solarize, Posterize and Brightness: steps (N, 5) -> (N, 256) float32, whole numbers.
 
-    A step of Contrast, which needs the pixels, has the identity.
+    The table of Contrast, which depends on pixels, is the identity.
     """
     steps = steps.astype(np.float32)
     values = np.arange(256, dtype=np.float32)

@@ -11,11 +11,11 @@ from datamodules.augment.pixel_augmentation import Params, PixelAugmentation2D, 
 from datamodules.augment.slots import ERASE, NOISE, Slots, empty_slots
 from litesort.keyed_random import boxes, uniforms
 
-_BOX = 0
+_BOX = 0  # stream of random numbers
 
 
 class RandomErasing(PixelAugmentation2D):
-    """Fill a random box of the image (Zhong et al., 2020; cutout).
+    """Random erasing (Zhong et al., 2020), also called cutout: fill a random box of the image.
 
     Args:
         scale: Range of the box's area, as a fraction of the image.

@@ -1,4 +1,4 @@
-"""Random flips that join neighbouring warps."""
+"""Random flips. A flip is merged into a warp next to it."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from datamodules.augment.slots import FILL, FLIP, NO_FILL, Slots, empty_slots
 
 
 class _RandomFlip(PixelAugmentation2D):
-    signs: ClassVar[tuple[float, float]]  # of the two axes
+    signs: ClassVar[tuple[float, float]]  # of x and y; -1 flips the axis
 
     def __init__(self, p: float = 0.5, same_on_batch: bool = False, keepdim: bool = False) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)

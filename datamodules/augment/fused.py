@@ -12,7 +12,7 @@ from datamodules.augment.geometry import apply_erase, apply_flip, apply_warp, gr
 from datamodules.augment.pixel_rows import PixelRows, batch_memory, rows_at_once
 from datamodules.augment.tables import build_tables, histograms, look_up, mean_luma, table_places
 
-# parameters of one sample
+# number of parameters of one sample, by kind of pass
 _COLUMNS = {"warp": 7, "erase": 6, "noise": 6, "color": 1, "sharpness": 1}
 
 

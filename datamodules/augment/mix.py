@@ -13,7 +13,7 @@ from datamodules.augment.generator import OwnGenerator, batch_seed
 from litesort.errors import DataError
 from litesort.keyed_random import uniforms
 
-_STREAM = 16
+_STREAM = 16  # stream of random numbers
 
 
 class MixDraws(NamedTuple):
@@ -29,9 +29,9 @@ class MixDraws(NamedTuple):
 
 
 class RandomMixUp(RandomMixUpV2):
-    """kornia's mixup with shares from Beta(alpha, alpha), as in the paper (Zhang et al., 2018).
+    """kornia's mixup with the share of the partner drawn from Beta(alpha, alpha), as in the paper (Zhang et al., 2018).
 
-    RandomMixUpV2 draws them uniformly, which is alpha=1.
+    RandomMixUpV2 draws the share uniformly, which is alpha=1.
 
     Args:
         alpha: Above 0.
@@ -78,7 +78,7 @@ class RandomCutMix(RandomCutMixV2):
         self, input: torch.Tensor, params: dict[str, torch.Tensor], maybe_flags: dict[str, Any] | None = None
     ) -> torch.Tensor:
         """Paste the box of each sample's partner: (B, C, H, W) float -> (B, C, H, W) float."""
-        # corners are pixels inside of the box
+        # corners are the outermost pixels of the box, inclusive
         (corner, *_), opposite = params["crop_src"][0].unbind(1), params["crop_src"][0, :, 2]
         across, down = (torch.arange(side, device=input.device) for side in (input.shape[-1], input.shape[-2]))
         across = (corner[:, :1] <= across) & (across <= opposite[:, :1])
@@ -99,7 +99,8 @@ class Mixing(nn.Module):
     Parameters are drawn from the keys of the whole batch.
 
     Args:
-        mixup_alpha, cutmix_alpha: The share of an image is drawn from Beta(alpha, alpha), at least 0; 0 turns it off.
+        mixup_alpha, cutmix_alpha: At least 0; 0 turns the method off. The share of the partner (mixup) or of the uncut
+            area (cutmix) is drawn from Beta(alpha, alpha).
         probability: Probability that a batch is mixed.
         cutmix_share: Probability of cutmix if both are on.
         mode: "batch" draws one share or box for all images, "sample" one for each image.
@@ -135,7 +136,7 @@ class Mixing(nn.Module):
 
     @property
     def on(self) -> bool:
-        """Whether any image can be mixed. Then targets are probabilities (B, C)."""
+        """Whether batches can be mixed. Then `Augment.mix` returns targets as probabilities (B, C)."""
         return self.probability > 0
 
     def draw(self, keys: np.ndarray, size: int) -> MixDraws:

@@ -1,7 +1,4 @@
-"""The operations of RandAugment: one table of name, kind, amount at a level, and parameters.
-
-To add an operation, add one entry to `OPERATIONS`.
-"""
+"""The operations of RandAugment. To add an operation, add one entry to `OPERATIONS`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -67,7 +64,10 @@ def _bits(strengths: np.ndarray, ranges: Ranges) -> np.ndarray:
 
 
 def _step(*columns: int, value: float | None = None) -> Write:
-    """Write table steps. Of the given columns, the first gets `value` or the amount, and the others 1."""
+    """Return a function that writes table steps.
+
+    The first of `columns` gets `value`, or the amount if `value` is None. The other columns get 1.
+    """
 
     def write(numbers: np.ndarray, amounts: np.ndarray, aspect: float) -> None:
         numbers[:, :5] = IDENTITY_STEP

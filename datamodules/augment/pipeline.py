@@ -1,4 +1,4 @@
-"""Augment: a pipeline of kornia augmentations, drawn on the host and applied on the device.
+"""Augment: a pipeline of kornia augmentations. The host draws the parameters, the device applies them.
 
 `python -m datamodules.augment` writes contact sheets.
 """
@@ -92,7 +92,7 @@ class Augment(nn.Module):
 
     @property
     def flips(self) -> bool:
-        """Whether an entry flips images left to right."""
+        """Whether an entry flips images left to right. Container classes of kornia are not searched."""
         kinds = (flip.RandomHorizontalFlip, RandomHorizontalFlip)
         return any(isinstance(each, kinds) and each.p > 0 for each in self.transforms.values())
 
@@ -189,10 +189,10 @@ class _Fused(_Step):
         for name, each in self.entries.items():
             if each.p == 0:
                 continue
-            its_keys = entry_keys(keys, name)
+            sample_keys = entry_keys(keys, name)
             if each.same_on_batch:
-                its_keys = np.full(len(keys), batch_seed(keys, name), dtype=np.uint64)
-            slots = each.gated_slots(its_keys)
+                sample_keys = np.full(len(keys), batch_seed(keys, name), dtype=np.uint64)
+            slots = each.gated_slots(sample_keys)
             if each.chosen_modules:
                 slots.numbers[..., 0] += module * (slots.kinds == MODULE)
                 module += len(each.chosen_modules)

@@ -16,18 +16,18 @@ from datamodules.augment.geometry import pixel_matrices
 from datamodules.augment.slots import FLIP, MODULE, NONE, WARP, Slots
 from litesort.keyed_random import uniforms
 
-_GATE = 15
+_GATE = 15  # stream of random numbers: whether a sample is augmented
 Params = dict[str, Any]
 
 
 class PixelAugmentation2D(GeometricAugmentationBase2D):
-    """A kornia augmentation that draws for each sample and computes the same pixels as Pillow, on uint8.
+    """A kornia augmentation that draws for each sample and changes uint8 pixels as Pillow does.
 
     Images are (B, 3, H, W), (3, H, W) or (B, 3, H, W) uint8, or float in [0, 1], which is rounded to uint8 and back. A
     subclass implements `slots`; `forward`, boxes, masks, keypoints, `params=` and `transform_matrix` follow from it.
 
     Args:
-        p: Probability of each sample.
+        p: Probability that a sample is augmented.
         same_on_batch: Draw once for all samples.
         keepdim: Return (3, H, W) for (3, H, W).
 
@@ -57,14 +57,14 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
         return np.ones(len(keys), bool) if self.p >= 1 else uniforms(keys, _GATE, 1)[:, 0] < self.p
 
     def gated_slots(self, keys: np.ndarray, aspect: float = 1.0) -> Slots:
-        """Return `slots` with nothing to do for the samples that `p` leaves out."""
+        """Return `slots`; the slots of samples that `p` leaves out are empty."""
         slots = self.slots(keys, aspect)
         if self.p < 1:
             slots.kinds[~self.applied(keys)] = NONE
         return slots
 
     def forward_parameters(self, batch_shape: Sequence[int]) -> Params:
-        """Draw parameters for a batch with torch's generator."""
+        """Draw the parameters of a batch (B, C, H, W) with torch's generator."""
         count, _, height, width = batch_shape
         drawn = torch.randint(-(2**63), 2**63 - 1, (1 if self.same_on_batch else count,))
         keys = drawn.expand(count).numpy().view(np.uint64)
@@ -111,7 +111,7 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
             return to_float(run_plan(to_uint8(input), plan, self.chosen_modules)).to(input.dtype)
 
     def compute_transformation(self, input: torch.Tensor, params: Params, flags: dict[str, Any]) -> torch.Tensor:
-        """Return the geometry of each sample, (B, 3, 3), from input to output pixels."""
+        """Return the transformation matrix of each sample, (B, 3, 3), from input to output pixels."""
         slots, (height, width) = _slots(params), input.shape[-2:]
         dtype = input.dtype if input.is_floating_point() else torch.float32
         total = torch.eye(3, dtype=torch.float64).repeat(len(slots.kinds), 1, 1)
@@ -130,7 +130,7 @@ class PixelAugmentation2D(GeometricAugmentationBase2D):
         return total.to(dtype).to(input.device)  # MPS has no float64
 
     def identity_matrix(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the matrices of samples that do not move, (B, 3, 3) float."""
+        """Return identity matrices, (B, 3, 3) float, for samples that are not augmented."""
         dtype = input.dtype if input.is_floating_point() else torch.float32
         return torch.eye(3, device=input.device, dtype=dtype).expand(len(input), 3, 3)
 

@@ -1,4 +1,4 @@
-"""Apply operations to some samples of a batch. On a CPU, in blocks that fit into its cache."""
+"""Apply operations to some samples of a batch. On a CPU, blocks of samples fit into its cache."""
 
 import weakref
 from collections import deque
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-# float32 numbers: two images of 224 px, about the size of a second-level cache
+# float32 numbers in a block: two images of 224 px, about the size of an L2 cache
 _CACHE = 300_000
+# memory that later batches reuse
 _FREE: dict[torch.dtype, deque[np.ndarray]] = {torch.uint8: deque(maxlen=1), torch.float32: deque(maxlen=2)}
 
 
@@ -51,21 +52,22 @@ class PixelRows:
 
 
 def rows_at_once(pixels: torch.Tensor) -> int:
-    """Number of samples in a block of pixels (B, H, W, 3): those that fit into a CPU's cache as float32; on other
-    devices all.
+    """Number of samples in a block of pixels (B, H, W, 3).
+
+    On a CPU, a block fits into the cache as float32. On other devices, one block has all samples.
     """
     return max(1, _CACHE // pixels[0].numel()) if pixels.device.type == "cpu" else max(1, len(pixels))
 
 
 def batch_memory(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Allocate memory for a batch. On a CPU, reuse that of an earlier batch that is no longer referenced.
+    """Allocate memory for a batch. On a CPU, reuse the memory of an earlier batch that is no longer referenced.
 
     The system clears new memory page by page. For 64 images of 224 px, this takes longer than their warp.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     free = _FREE[dtype]
-    try:  # not "if free": another thread may take the last one
+    try:  # instead of a test for an empty deque, after which another thread may take the last item
         memory = free.pop()
     except IndexError:
         memory = np.empty(0)

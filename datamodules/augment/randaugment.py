@@ -11,16 +11,16 @@ from datamodules.augment.pixel_augmentation import PixelAugmentation2D, within
 from datamodules.augment.slots import FILL, MODULE, WARP, Slots, empty_slots
 from litesort.keyed_random import uniforms
 
-_CHOICES, _LEVELS = range(2)
+_CHOICES, _LEVELS = range(2)  # streams of random numbers
 
 
 class RandAugment(PixelAugmentation2D):
     """RandAugment (Cubuk et al., 2020): `num_ops` operations a sample, drawn with replacement, at one level.
 
-    kornia's class of this name draws once for the batch. Neighbouring geometric operations of a sample are merged into
-    one warp, so pixels that one operation moves out of the image can return with the next one; Pillow fills them
-    instead. All other results equal those of Pillow's operations in sequence. See `PixelAugmentation2D` for images,
-    boxes and masks.
+    kornia's class of this name draws once for the batch. Operations on pixel values are bit-exact with Pillow's. A warp
+    differs by at most one level, since Pillow truncates interpolated values. Neighbouring geometric operations of a
+    sample are merged into one warp. So pixels that one operation moves out of the image can return with the next one,
+    where Pillow fills them. See `PixelAugmentation2D` for images, boxes and masks.
 
     Args:
         num_ops: Operations a sample, in the drawn order.
@@ -29,7 +29,7 @@ class RandAugment(PixelAugmentation2D):
         magnitude_std: Standard deviation of normal noise on the level. inf draws the level uniformly from 0 to
             magnitude.
         num_levels: Number of levels.
-        rotate: Degrees at the highest level. Signs are random, here and below.
+        rotate: Degrees at the highest level. The sign is random, also of shear, translate and enhance.
         shear: Tangent at the highest level.
         translate: Fraction of the side at the highest level.
         enhance: Factors of Color, Contrast, Brightness and Sharpness are 1 ± this at the highest level.
@@ -151,7 +151,7 @@ class RandAugment(PixelAugmentation2D):
 
 
 class TrivialAugment(RandAugment):
-    """TrivialAugment (Müller and Hutter, 2021): one operation a sample, its level drawn uniformly from wide ranges.
+    """TrivialAugment (Müller and Hutter, 2021): one operation a sample, at a level drawn uniformly from a wide range.
 
     Args: See `RandAugment`. The defaults are those of the paper.
     """

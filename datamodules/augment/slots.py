@@ -5,21 +5,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Kinds of slots, and what their numbers hold from the left:
+# Kinds of slots, and their parameters (numbers) in order:
 #   TABLES: the five columns of a table step
-#   WARP, FLIP: a matrix, row by row, from output to input coordinates; at FILL the grey outside of the image
+#   WARP, FLIP: a matrix, row by row, from output to input coordinates; in column FILL the grey outside of the image
 #   COLOR, SHARPNESS: a factor
 #   ERASE: left, top, width, height of a box in [0, 1], a seed, and a grey, or `NOISE` to fill with noise
-#   MODULE: the position of another module in `ops`
+#   MODULE: the position of a module in `chosen_modules`
 KINDS = NONE, TABLES, WARP, COLOR, SHARPNESS, FLIP, ERASE, MODULE = range(8)
-# columns of a table step, with the values of the identity
-IDENTITY_STEP = (256.0, 1.0, 1.0, 0.0, 0.0)
+# columns of a table step, and their values in the identity
 THRESHOLD, QUANTUM, FACTOR, ABOUT_MEAN, STATISTIC = range(5)
-AUTOCONTRAST, EQUALIZE = 1, 2
+IDENTITY_STEP = (256.0, 1.0, 1.0, 0.0, 0.0)
+AUTOCONTRAST, EQUALIZE = 1, 2  # values of STATISTIC
 FILL = 9
-NUMBERS = 10
+NUMBERS = 10  # columns of a slot
 NO_FILL = -1.0  # fill of a warp that shows nothing outside of the image
-NOISE = -1.0
+NOISE = -1.0  # in place of the grey of an erased box
 
 
 class Slots(NamedTuple):
@@ -35,7 +35,7 @@ class Slots(NamedTuple):
 
 
 def empty_slots(count: int, length: int) -> Slots:
-    """Return slots that do nothing."""
+    """Return `length` empty slots for each of `count` samples."""
     return Slots(np.zeros((count, length), dtype=np.int64), np.zeros((count, length, NUMBERS)))
 
 

@@ -134,7 +134,7 @@ def histograms(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     entries, bins = _entries(pixels, places), 768 * len(pixels)
     if entries.device.type == "cpu":
         return torch.bincount(entries, minlength=bins).view(-1, 3, 256)
-    # bincount synchronises with a GPU to find the largest value
+    # bincount waits for a GPU to find the largest value
     counts = torch.zeros(bins, dtype=torch.int32, device=entries.device)
     return counts.index_add_(0, entries, torch.ones_like(entries)).long().view(-1, 3, 256)
 

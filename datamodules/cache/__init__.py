@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datamodules import images
 from datamodules.cache import store
 from datamodules.cache.build import ImageSource, fill
+from datamodules.cache.config import CacheConfig
 from datamodules.cache.key import DigestIndex
 from datamodules.cache.store import Decode, Pixels, Shape
 from litesort.errors import DataError
@@ -46,57 +47,47 @@ def open_pixels(
     source: ImageSource,
     size: int,
     policy: str,
+    config: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
     *,
-    where: str = "disk",
-    cache_dir: str | Path | None = None,
-    budget_gb: float = 20.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Pixels | None:
     """Return the images of a source at size x size px, from the cache if it exists. Otherwise, build the cache.
 
-    The name of a cache is a hash of file contents, boxes, order, size and policy. So a changed image or policy gives a
-    new cache. If several processes need the same cache, one builds it and the others wait. A damaged cache is built
-    again.
+    The name of a cache contains a hash of file contents, boxes, order, size and policy. So a changed image or policy
+    gives a new cache. If several processes need the same cache, one builds it and the others wait. A damaged cache is
+    built again.
 
     Args:
         source: The images.
         size: Side of the square, px, at least 1.
         policy: "pad", "squash" or "crop".
-        where: "disk" maps a file that all processes share. "memory" keeps the pixels in this process.
-        cache_dir: Folder of the cache; None is `default_cache_dir()`.
-        budget_gb: Largest size of a cache, GB.
+        config: Place, folder and largest size of the cache; `cache` is "disk" or "memory".
         workers: Threads that decode; None is one per core.
         progress: Show a progress bar.
 
     Returns:
-        The pixels (N, size, size, 3) uint8, or None if the cache exceeds `budget_gb`. If the disk is full or read-only,
-        the pixels stay in memory, or None is returned if they need more than half of the free memory. A warning says
-        so.
+        The pixels (N, size, size, 3) uint8, or None if they exceed `cache_budget_gb`. If the disk is full or read-only,
+        the pixels stay in memory, or None is returned if they need more than half of the free memory. Each of these
+        cases logs a warning.
 
     Raises:
-        DataError: A setting is invalid, or the source has no images.
+        DataError: The source has no images.
     """
-    if where not in ("disk", "memory"):
-        raise DataError(f"data.cache={where} is invalid: use disk, memory or off")
-    if policy not in images.POLICIES:
-        raise DataError(f"data.resize={policy} is invalid: use one of {', '.join(images.POLICIES)}")
-    if size < 1:
-        raise DataError(f"data.size={size} is invalid: expected an integer of at least 1")
     if not source.samples:
         raise DataError("data: the source has no images: check data.root")
     shape = (len(source.samples), size, size, 3)
-    need = float(np.prod(shape, dtype=np.float64)) / 1e9
-    if need > budget_gb:
+    need = math.prod(shape) / 1e9
+    if need > config.cache_budget_gb:
         log.warning(
             "data.cache: %d images at %d px take %.3g GB, more than data.cache_budget_gb=%g: decoding in each epoch",
-            *(shape[0], size, need, budget_gb),
+            *(shape[0], size, need, config.cache_budget_gb),
         )
         return None
 
     decode = partial(fill, source=source, size=size, policy=policy, workers=workers, progress=progress)
-    if where == "disk":
-        folder = pixel_dir(cache_dir)
+    if config.cache == "disk":
+        folder = pixel_dir(config.cache_dir)
         with suppress(OSError):  # an existing cache can still be read if the folder cannot be created
             folder.mkdir(parents=True, exist_ok=True)
         index = DigestIndex(source, folder)
@@ -107,8 +98,8 @@ def open_pixels(
         try:
             return _open_or_build(path_of, shape, index.root[-500:], decode)
         except OSError as error:
-            reason = error.strerror or error
-            log.warning("data.cache: no cache in %s (%s): set data.cache_dir=FOLDER to another folder", folder, reason)
+            hint = "set data.cache_dir=FOLDER to another folder"
+            log.warning("data.cache: cannot build a cache in %s (%s): %s", folder, error.strerror or error, hint)
     if need > (free := free_memory_gb()) / 2:
         log.warning(
             "data.cache: %.3g GB of pixels need more than half of the free memory (%.3g GB): decoding in each epoch",
@@ -161,7 +152,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def free_memory_gb() -> float:
-    """Return the memory that is available without swapping, GB; infinite if the system does not report it."""
+    """Return the memory that is available without swapping, GB; infinity if the system does not report it."""
     with suppress(OSError, ValueError, StopIteration), Path("/proc/meminfo").open() as lines:
         return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024 / 1e9
     return float("inf")

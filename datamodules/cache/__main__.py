@@ -37,7 +37,7 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return the caches in a folder, most recently used first. A damaged cache has no counts."""
+    """Return the caches in a folder, most recently used first."""
     found = []
     for path in folder.glob("[!.]*px-*"):
         with suppress(OSError):
@@ -63,12 +63,16 @@ def unneeded(found: list[Entry], older_than: float | None, max_gb: float | None,
 
 
 def remove(entry: Entry) -> bool:
-    """Delete one cache. Running jobs keep their memory map. Return False if another process builds this cache."""
+    """Delete one cache. Running jobs keep their memory map.
+
+    Returns:
+        False if another process is building this cache, or if the folder cannot be deleted.
+    """
     lock = FileLock(f"{entry.path}.lock")
     try:
         with lock.acquire(timeout=0):
             shutil.rmtree(entry.path)
-            # while the lock is held, so that waiting processes lock a new file
+            # deleted while the lock is held, so that waiting processes lock a new file
             Path(lock.lock_file).unlink(missing_ok=True)
     except (Timeout, OSError):
         return False
@@ -76,7 +80,9 @@ def remove(entry: Entry) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete unfinished caches of killed processes, which hold no active lock, and their lock files."""
+    """Delete what killed processes left: unfinished digest files, unfinished caches and their unused lock files."""
+    for scratch in folder.glob(".digests-*.tmp"):
+        shutil.rmtree(scratch, ignore_errors=True)
     for scratch in folder.glob(".*px-*.tmp"):
         lock = FileLock(str(folder / f"{scratch.name[1:].removesuffix('.tmp')}.lock"))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
@@ -109,7 +115,7 @@ def table(found: list[Entry], removed: list[Entry], folder: Path, now: float) ->
 def main(argv: list[str] | None = None) -> None:
     """List, clean or verify pixel caches. The exit status is 1 if `verify` finds a damaged cache."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.cache", description=__doc__)
-    commands = "list (default); clean: delete all or selected caches; verify: read all caches, delete damaged ones"
+    commands = "list (default); clean: delete all or selected caches; verify: read all caches and delete damaged ones"
     parser.add_argument("command", nargs="?", choices=("list", "clean", "verify"), default="list", help=commands)
     parser.add_argument("--dir", metavar="FOLDER", help="value of data.cache_dir (default: the default cache folder)")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="delete caches that were not used for DAYS")
@@ -128,16 +134,16 @@ def main(argv: list[str] | None = None) -> None:
         chosen = unneeded(found, options.older_than, options.max_gb, now) if limited else found
     removed = [entry for entry in chosen if remove(entry)]
     if options.command == "clean":
-        for index in [] if limited else [*folder.glob("digests-*.json"), *folder.glob(".digests-*.tmp")]:
+        for index in [] if limited else folder.glob("digests-*.json"):
             index.unlink(missing_ok=True)
         remove_leftovers(folder)
-    console = Console()
+    console = Console(markup=False)  # a path may contain square brackets
     console.print(table(found, removed, folder, now) if found else f"No pixel caches in {folder}.")
     if found:
         kept = sum(entry.size for entry in found if entry not in removed)
-        console.print(f"{(sum(entry.size for entry in removed)) / 1e6:,.1f} MB removed, {kept / 1e6:,.1f} MB kept.")
+        console.print(f"{sum(entry.size for entry in removed) / 1e6:,.1f} MB removed, {kept / 1e6:,.1f} MB kept.")
     if options.command == "verify":
-        console.print(f"{len(chosen)} of {len(found)} damaged.")
+        console.print(f"{len(chosen)} of {len(found)} caches damaged.")
         raise SystemExit(1 if chosen else 0)
 
 

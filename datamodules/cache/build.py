@@ -13,7 +13,7 @@ from datamodules import images
 from datamodules.cache.store import Store
 from litesort.system import available_cpus
 
-CHUNK = 8  # images a task: few, so that the bar is smooth, but enough to keep the overhead small
+CHUNK = 8  # images per task: few enough for a smooth progress bar, enough for a small overhead
 
 
 class ImageSource(Protocol):
@@ -29,7 +29,7 @@ class ImageSource(Protocol):
 def parallel(
     task: Callable[[int], Any], indices: Sequence[int], label: str, workers: int | None = None, progress: bool = True
 ) -> None:
-    """Call `task(index)` for each index in threads; decoders release the GIL. The first exception stops all tasks."""
+    """Call `task(index)` for each index in threads (decoders release the GIL). The first exception stops all tasks."""
     if not len(indices):
         return
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]

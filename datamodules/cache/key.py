@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.cache.build import ImageSource, parallel
 from datamodules.cache.store import FORMAT
-from litesort.io import replacing
+from litesort.io import atomic_path
 
 SETTLED_NS = 2_000_000_000  # a file that was modified more recently can change again without a new time stamp
 UNREADABLE = b"unreadable"
@@ -19,8 +19,8 @@ UNREADABLE = b"unreadable"
 class DigestIndex:
     """Index of file digests, so that unchanged files are not read again.
 
-    The index maps (path, box) to (size, mtime, ctime, inode, digest) and is one JSON file for each folder of images. It
-    only saves time: if it is missing, damaged or not writable, digests are computed again.
+    Each folder of images has one JSON file, which maps (path, box) to (size, mtime, ctime, inode, digest). If it is
+    missing, damaged or not writable, digests are computed again.
     """
 
     def __init__(self, source: ImageSource, folder: Path) -> None:
@@ -67,7 +67,7 @@ class DigestIndex:
         file = self.files[index]
         name = f"{file}|{self.source.samples[index].box}"
         try:
-            status = os.stat(file) if file is not None else None  # noqa: PTH116 (twice as fast over a large set)
+            status = os.stat(file) if file is not None else None  # noqa: PTH116 (twice as fast as Path.stat)
         except OSError:
             status = None
         if status is None:
@@ -86,5 +86,5 @@ class DigestIndex:
                 new[name] = [*state, digest.hex()]
         self.known |= new
         if new:
-            with contextlib.suppress(OSError), replacing(self.path) as temporary:
+            with contextlib.suppress(OSError), atomic_path(self.path) as temporary:
                 temporary.write_text(json.dumps(self.known))

@@ -5,18 +5,17 @@ import io
 import math
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datamodules.images import Box, BrokenImage
 
 Size = tuple[int, int]  # width, height
-_ORIENTATION = 0x0112
 
 
-def widened(edges: tuple[float, float, float, float], margin: float, size: Size) -> Box:
+def add_margin(edges: tuple[float, float, float, float], margin: float, size: Size) -> Box:
     """Widen a box on each side by `margin` times its width or height, round outwards to px, and clip it to the image.
 
-    >>> widened((10.0, 20.0, 110.0, 40.0), 0.1, (115, 100))
+    >>> add_margin((10.0, 20.0, 110.0, 40.0), 0.1, (115, 100))
     (0, 18, 115, 42)
     """
     left, top, right, bottom = edges
@@ -29,12 +28,12 @@ def widened(edges: tuple[float, float, float, float], margin: float, size: Size)
     )
 
 
-def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
+def map_to_file(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
     """Map a box from the annotated image to the upright image on disk.
 
-    The file may have been scaled after annotation, and some annotation tools ignore the EXIF orientation. The recorded
+    The file may have been scaled after annotation, and some annotation tools ignore the EXIF orientation. The annotated
     size shows whether a box refers to the image before or after rotation. For square images and rotations by 180
-    degrees, both sizes are the same; the boxes are assumed to refer to the upright image.
+    degrees, both sizes are the same; the box is assumed to refer to the upright image.
 
     Args:
         box: In px of the annotated image.
@@ -46,11 +45,11 @@ def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
         The box in px of the upright image on disk, at least 1 px wide and high.
 
     Raises:
-        BrokenImage: The aspect ratios of the two images differ.
+        BrokenImage: The aspect ratios of the annotated image and the file differ.
 
-    >>> placed((0, 0, 100, 50), (400, 200), (200, 100), 1)
+    >>> map_to_file((0, 0, 100, 50), (400, 200), (200, 100), 1)
     (0, 0, 50, 25)
-    >>> placed((0, 0, 100, 50), (400, 200), (200, 400), 6)
+    >>> map_to_file((0, 0, 100, 50), (400, 200), (200, 400), 6)
     (150, 0, 200, 100)
     """
     if not _same_aspect_ratio(recorded, upright) and orientation in (5, 6, 7, 8):
@@ -66,7 +65,7 @@ def placed(box: Box, recorded: Size, upright: Size, orientation: int) -> Box:
 def orientation(data: bytes) -> int:
     """Return the EXIF orientation of an image, 1 (upright) to 8."""
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as header:  # damaged EXIF is ignored
-        return int(header.getexif().get(_ORIENTATION, 1))
+        return int(header.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 
@@ -92,5 +91,5 @@ def header(file: Path) -> Size:
     """Return width and height of the upright image without decoding it. Raises what Pillow raises."""
     with Image.open(file) as opened:
         width, height = opened.size
-        turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
+        swapped = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if swapped else (width, height)

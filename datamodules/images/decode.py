@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from datamodules.images.resize import GREY, resize
 
@@ -29,7 +29,6 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in px of the upright
 MAX_PIXELS = 100_000_000  # 300 MB decoded; larger images are treated as decompression bombs
 MAX_BYTES = 1 << 30
 _NOT_IMAGES = {"EPS", "WMF"}  # Pillow starts external programs to render these
-_ORIENTATION = 0x0112
 
 
 class BrokenImage(Exception):
@@ -41,7 +40,7 @@ class BrokenImage(Exception):
 
 
 def content_digest(path: str | Path, box: Box | None = None) -> bytes:
-    """Return 16 bytes that depend on the content of a file and on the box.
+    """Return the first 16 bytes of the SHA-256 hash of a file's content and a box.
 
     Raises:
         OSError: The file cannot be read.
@@ -56,7 +55,7 @@ def content_digest(path: str | Path, box: Box | None = None) -> bytes:
 def read_image(
     file: str | Path | bytes, *, box: Box | None = None, min_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode an image of any format of Pillow to (H, W, 3) uint8 RGB, upright according to EXIF.
+    """Decode an image of any format that Pillow reads to (H, W, 3) uint8 RGB, upright according to EXIF.
 
     Grey, palette, 1-bit and CMYK images become RGB. 16-bit values are scaled to 8 bits. Float values are scaled from
     [0, 1], kept in [0, 255], and otherwise stretched from their minimum and maximum. The first frame of an animation is
@@ -89,7 +88,10 @@ def read_image(
 def load(
     file: str | Path | bytes, size: int, policy: str, *, box: Box | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Read an image and convert it to a square, (size, size, 3) uint8, with the same pixels as the cache."""
+    """Read an image and convert it to a square, (size, size, 3) uint8, with the same pixels as the cache.
+
+    The arguments are those of `read_image` and `resize`, which also define the errors.
+    """
     return resize(read_image(file, box=box, min_side=size, max_pixels=max_pixels), size, policy)
 
 
@@ -178,13 +180,13 @@ def _may_have_exif(data: bytes) -> bool:
         if marker == b"\xe1" and data[offset + 4 : offset + 10] == b"Exif\0\0":
             return True
         offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
-    return data[offset : offset + 1] != b"\xff"  # unknown structure: Pillow decides
+    return data[offset : offset + 1] != b"\xff"  # unknown structure: let Pillow search for EXIF data
 
 
 def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
     orientation = None
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
-        orientation = header.getexif().get(_ORIENTATION)  # damaged EXIF is ignored
+        orientation = header.getexif().get(ExifTags.Base.Orientation)  # damaged EXIF is ignored
     image = image.transpose(1, 0, 2) if orientation in (5, 6, 7, 8) else image
     image = image[:, ::-1] if orientation in (2, 3, 6, 7) else image
     if orientation in (3, 4, 7, 8):

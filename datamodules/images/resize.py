@@ -26,12 +26,12 @@ def resize(image: np.ndarray, size: int, policy: str) -> np.ndarray:
     height, width = image.shape[:2]
     if policy == "squash":
         return _interpolate(image, size, size)
-    if policy == "crop":  # cropping first gives the same result as resizing first
+    if policy == "crop":  # crop first: fewer pixels to interpolate
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         return _interpolate(image[top : top + side, left : left + side], size, size)
     if policy != "pad":
-        raise ValueError(f"Expected argument `policy` to be one of {POLICIES}, but got {policy!r}")
+        raise ValueError(f"policy={policy!r} is invalid: expected one of {', '.join(POLICIES)}")
     scale = size / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     square = np.full((size, size, 3), GREY, np.uint8)

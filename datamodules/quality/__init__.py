@@ -1,1 +1,1 @@
-"""Find duplicates, wrong labels, outliers and broken images."""
+"""Find duplicates, wrong labels, outliers and broken images in a data set."""

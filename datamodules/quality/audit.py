@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.datamodule import ImageDataModule
+from datamodules.quality.duplicates import duplicate_ids
 from datamodules.quality.embeddings import Embed, HistogramEmbedder, features
 from datamodules.quality.label_issues import has_cleanlab, label_issues, out_of_fold
 from datamodules.quality.outliers import knn_distances, outliers
 from datamodules.splits.config import DUPLICATES
-from datamodules.splits.groups import components
 from litesort.errors import DataError
 
 NEAR = 0.72  # smallest cosine similarity of the standardised features of duplicates
@@ -26,7 +26,7 @@ def audit(
         data: Data module after `setup`.
         pairs: Duplicates by pixels. Duplicates by features are appended.
         broken: Row -> reason.
-        embed: A frozen network; None uses histograms.
+        embed: A frozen network that computes image features; None uses histograms.
         progress: Show a progress bar.
 
     Returns:
@@ -43,7 +43,7 @@ def audit(
         pair = int(rows[first]), int(rows[second])
         if pair not in known:
             pairs.append({"rows": list(pair), "similarity": round(cosine, 3), "equal": False, "by": "features"})
-    groups = duplicate_ids(len(data.samples), pairs)[rows]
+    groups = duplicate_ids(len(data.samples), (pair["rows"] for pair in pairs))[rows]
     present, inner = np.unique(labels, return_inverse=True)
     probabilities = out_of_fold(found, inner, groups)
     places, likely = label_issues(inner, probabilities)
@@ -68,20 +68,11 @@ def audit(
     }  # fmt: skip
 
 
-def duplicate_ids(count: int, pairs: list[dict[str, Any]]) -> np.ndarray:
-    """Number images (N,) int64, equal for images that are connected by pairs."""
-    keys: list[list[tuple[object, ...]]] = [[] for _ in range(count)]
-    for number, pair in enumerate(pairs):
-        for row in pair["rows"]:
-            keys[row].append((number,))
-    return components(keys)
-
-
 def _leakage(data: ImageDataModule, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Leakage of the current split and of the split with `data.group_by=duplicates`."""
     present = {"present": leakage(data.splits, pairs)}
     rules = [DUPLICATES, *(rule for rule in data.split_config.group_rules if rule != DUPLICATES)]
-    by_pixels = duplicate_ids(len(data.samples), [pair for pair in pairs if pair["by"] == "pixels"])
+    by_pixels = duplicate_ids(len(data.samples), (pair["rows"] for pair in pairs if pair["by"] == "pixels"))
     try:
         other, _ = data.split_with(replace(data.split_config, group_by=rules), by_pixels)
     except DataError as error:
@@ -93,7 +84,7 @@ def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> di
     """Count duplicates across splits.
 
     Args:
-        splits: Rows of each split.
+        splits: Rows of each split. Other images are unused and are not counted.
         pairs: Duplicates.
 
     Returns:
@@ -101,9 +92,10 @@ def leakage(splits: Mapping[str, np.ndarray], pairs: list[dict[str, Any]]) -> di
         pairs that were found by pixels. leaked: share of test images with a duplicate in train, in [0, 1].
     """
     split_of = {int(row): name for name, rows in splits.items() for row in rows}
-    across = [pair for pair in pairs if split_of.get(pair["rows"][0]) != split_of.get(pair["rows"][1])]
+    used = [pair for pair in pairs if split_of.keys() >= set(pair["rows"])]
+    across = [pair for pair in used if len({split_of[row] for row in pair["rows"]}) > 1]
     both = [rows for pair in across for rows in (pair["rows"], pair["rows"][::-1])]
-    leaked = {a for a, b in both if (split_of.get(a), split_of.get(b)) == ("test", "train")}
+    leaked = {a for a, b in both if (split_of[a], split_of[b]) == ("test", "train")}
     images = {name: len(rows) for name, rows in splits.items()}
     by_pixels = sum(pair["by"] == "pixels" for pair in across)
     share = len(leaked) / max(1, images["test"])

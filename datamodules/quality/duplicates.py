@@ -10,7 +10,8 @@ background have similar hashes, since light and shadow are the same, and would f
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -27,8 +28,8 @@ from litesort.errors import DataError
 
 SIDE = 64  # px of the image that is described
 COARSE, FINE = 16, 32  # numbers a side of the coarse and the fine description
-RADIUS = 3  # of 32: slower variation is treated as light, not content
-FLOOR = 4.0  # levels of contrast that are treated as noise
+RADIUS = 3  # of 32, of the blur: slower variation is treated as light, not as content
+FLOOR = 4.0  # contrast in levels below which variation is treated as noise
 COARSE_SIMILARITY = 0.6  # coarse similarity above which a pair is compared again
 SIMILARITY = 0.75  # fine similarity above which two images are duplicates; measured in docs/lab/experiments.md
 SHIFT = 2  # of 32: largest shift between two images
@@ -36,22 +37,27 @@ COARSE_COLOUR = 0.08  # largest colour difference in the coarse comparison, as a
 COLOUR = 0.06  # largest colour difference in the fine comparison, where there is content
 WINDOW = 0.9  # side of a window, as a share of the side of the image
 BATCH = 512  # images that are compared with all others at once, and pairs that are compared at once
-DESCRIBED = 8192  # pairs whose images are described at once, 36 kB an image
+DESCRIBED = 8192  # pairs whose images are described at once; a description takes 36 kB
 
 
 def duplicate_groups(source: Source, cache: CacheConfig, progress: bool = False) -> np.ndarray:
     """Number the images of a source, (N,) int64, equal for duplicates and chains of duplicates.
 
-    The result depends only on the images, not on the size or policy of a run. So runs with different settings have the
-    same split. A broken image is a group of its own.
+    The result depends on the images only, not on the size or policy of a run. So runs with different settings have the
+    same split. A broken image is a separate group.
 
     Raises:
         DataError: The cache of small images exceeds its budget.
     """
     pixels = small_images(source, cache, progress)
     first, second, _ = similar_pairs(pixels.array, skip=pixels.broken)
-    keys: list[list[tuple[object, ...]]] = [[] for _ in range(len(pixels.array))]
-    for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+    return duplicate_ids(len(pixels.array), zip(first.tolist(), second.tolist(), strict=True))
+
+
+def duplicate_ids(count: int, pairs: Iterable[Sequence[int]]) -> np.ndarray:
+    """Number `count` images, (N,) int64, equal for images that are connected by pairs of rows."""
+    keys: list[list[tuple[object, ...]]] = [[] for _ in range(count)]
+    for number, pair in enumerate(pairs):
         for row in pair:
             keys[row].append((number,))
     return components(keys)
@@ -63,9 +69,7 @@ def small_images(source: Source, cache: CacheConfig, progress: bool) -> Pixels:
     Raises:
         DataError: The cache exceeds its budget.
     """
-    pixels = open_pixels(
-        source, SIDE, "squash", cache_dir=cache.cache_dir, budget_gb=cache.cache_budget_gb, progress=progress
-    )
+    pixels = open_pixels(source, SIDE, "squash", replace(cache, cache="disk"), progress=progress)
     if pixels is None:
         raise DataError("finding duplicates needs a cache of small images: increase data.cache_budget_gb")
     return pixels

@@ -1,5 +1,6 @@
 """Image features of a source: from a given frozen network, or colour and gradient histograms."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from datamodules.cache import open_pixels
 from datamodules.datamodule import ImageDataModule
 from datamodules.quality.duplicates import SIDE, small_images
 
-BATCH = 16  # a larger one does not fit the caches of a CPU, and is slower
+BATCH = 16  # a larger batch does not fit into the caches of a CPU and is slower
 
 
 class Embed(Protocol):
@@ -36,7 +37,7 @@ class HistogramEmbedder:
     objects.
     """
 
-    name, size, resize = "colour and gradient histograms", SIDE, "squash"  # the images that find duplicates too
+    name, size, resize = "colour and gradient histograms", SIDE, "squash"  # the images of `duplicates`
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return (B, 192) float32 for pixels (B, 64, 64, 3) uint8: colour histogram, and edges by position and
@@ -48,8 +49,8 @@ class HistogramEmbedder:
         grey = images.mean(1)
         across, down = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2], grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
         strength = torch.hypot(across, down)
-        turn = ((torch.atan2(down, across) / torch.pi + 1) * 4).long().clamp_(0, 7)
-        edges = F.one_hot(turn, 8).permute(0, 3, 1, 2) * strength[:, None]
+        direction = ((torch.atan2(down, across) / torch.pi + 1) * 4).long().clamp_(0, 7)
+        edges = F.one_hot(direction, 8).permute(0, 3, 1, 2) * strength[:, None]
         cells = F.adaptive_avg_pool2d(edges, 4).flatten(1)
         return torch.cat([colours, (cells / (cells.sum(1, keepdim=True) + 1)).sqrt()], 1).numpy()
 
@@ -57,7 +58,7 @@ class HistogramEmbedder:
 def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bool = True) -> tuple[np.ndarray, Embed]:
     """Compute features (n, D) float32, standardised over the samples and of length 1.
 
-    If the cache for the images of `embed` exceeds its budget, histograms are used. Memory: one batch of images and the
+    If the pixel cache for `embed` exceeds its budget, histograms are used. The memory holds one batch of images and the
     result.
 
     Args:
@@ -70,18 +71,16 @@ def features(data: ImageDataModule, embed: Embed, rows: np.ndarray, progress: bo
     Returns:
         The features, and the embedder that computed them.
     """
-    where, budget = data.cache_config.cache_dir, data.cache_config.cache_budget_gb
     if isinstance(embed, HistogramEmbedder):
         pixels = small_images(data.source, data.cache_config, progress).array
     else:
-        opened = open_pixels(
-            data.source, embed.size, embed.resize, cache_dir=where, budget_gb=budget, progress=progress
-        )
+        config = replace(data.cache_config, cache="disk")
+        opened = open_pixels(data.source, embed.size, embed.resize, config, progress=progress)
         if opened is None:
             return features(data, HistogramEmbedder(), rows, progress)
         pixels = opened.array
     starts = range(0, len(rows), BATCH)
-    shown = track(starts, f"Describing images: {embed.name}", console=Console(stderr=True), disable=not progress)
+    shown = track(starts, f"Computing features: {embed.name}", console=Console(stderr=True), disable=not progress)
     found = np.concatenate([embed(pixels[rows[start : start + BATCH]]) for start in shown])
     found -= found.mean(0)
     found /= found.std(0) + 1e-6

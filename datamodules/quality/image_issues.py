@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
-SMALL = 24  # px, shorter side
-LONG = 4.0  # aspect ratio above which an image fills only a small part of a padded square
-PLAIN = 2.0  # standard deviation in levels, below which an image has one colour
+MIN_SIDE = 24  # px
+MAX_ASPECT = 4.0  # an image of a higher aspect ratio fills only a small part of a padded square
+MIN_DEVIATION = 2.0  # standard deviation in levels; an image with less has one colour
 UPRIGHT = 1  # EXIF orientation of an upright image
 _MODES = {"CMYK": "CMYK colours", "LAB": "LAB colours", "1": "black and white only", "F": "floating point values"}
 
 
 def image_issues(file: Path) -> list[str]:
-    """Return what is unusual about a readable file, in a few words each. Raises what Pillow raises.
+    """Return the issues of a readable file, in a few words each. Errors of Pillow are not caught.
 
     Issues: a suffix of another format, an animation, colours that are converted, transparency, an EXIF rotation, small
     sides and extreme aspect ratios.
@@ -35,15 +35,15 @@ def image_issues(file: Path) -> list[str]:
         if opened.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
             found.append("rotated by EXIF")
         short, long = sorted(opened.size)
-    if short < SMALL:
-        found.append(f"shorter side below {SMALL} px")
-    if long > LONG * short:
-        found.append(f"aspect ratio above {LONG:g}")
+    if short < MIN_SIDE:
+        found.append(f"shorter side below {MIN_SIDE} px")
+    if long > MAX_ASPECT * short:
+        found.append(f"aspect ratio above {MAX_ASPECT:g}")
     return found
 
 
-def plain(pixels: np.ndarray) -> np.ndarray:
-    """(B, S, S, 3) uint8 -> (B,) bool: images of one colour, e.g. of a covered lens."""
+def has_one_colour(pixels: np.ndarray) -> np.ndarray:
+    """Whether images have one colour, e.g. of a covered lens: (B, S, S, 3) uint8 -> (B,) bool."""
     values = torch.from_numpy(np.array(pixels)).flatten(1, 2).float()
     spread: np.ndarray = values.std(1, correction=0).amax(1).numpy()
-    return spread < PLAIN
+    return spread < MIN_DEVIATION

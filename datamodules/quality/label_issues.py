@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 FOLDS = 5
 PENALTY = 3e-4  # L2 penalty for features of mean square 1 / D; chosen on TrashNet with known label errors
-SURE = 0.1  # largest probability of a label that is reported
+MAX_PROBABILITY = 0.1  # a label with a higher probability is not reported
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Out-of-fold probabilities (N, C) float64 of a logistic regression. Duplicates of an image are in its fold.
+    """Out-of-fold probabilities (N, C) float64 of a logistic regression. Duplicates are in the same fold.
 
     Args:
         features: (N, D) float32, rows of length 1.
@@ -56,7 +56,7 @@ def fit(features: np.ndarray, labels: np.ndarray, classes: int, steps: int = 60)
 
 
 def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Fold of each image (N,): groups are not divided, and each class (of a group's first image) is spread evenly."""
+    """Fold of each image (N,). Groups are not divided. Classes, by the first image of a group, are spread evenly."""
     ids, first, members = np.unique(groups, return_index=True, return_inverse=True)
     place = np.empty(len(ids), np.int64)
     random = np.random.default_rng(seed)
@@ -79,8 +79,8 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
     """
     own = probabilities[np.arange(len(labels)), labels]
     issues = _with_cleanlab(labels, probabilities) if has_cleanlab() else confident_learning(labels, probabilities)
-    known = np.bincount(labels, minlength=probabilities.shape[1])[labels] >= FOLDS
-    places = np.flatnonzero(issues & known & (own < SURE))
+    checked = np.bincount(labels, minlength=probabilities.shape[1])[labels] >= FOLDS
+    places = np.flatnonzero(issues & checked & (own < MAX_PROBABILITY))
     places = places[np.argsort(own[places], kind="stable")]
     return places, probabilities[places].argmax(1)
 
@@ -99,9 +99,9 @@ def _with_cleanlab(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return which labels are wrong, (N,) bool, by confident learning with pruning by noise rate.
 
-    An image counts as class j if its probability of j is at least the mean probability of j over images labelled j (the
-    most probable such j). For each pair of classes (i, j), the estimated number of images labelled i but of class j is
-    marked, those with the largest margin p(j) - p(i) first.
+    An image counts as class j if its probability of j is at least the mean probability of j over images labelled j. Of
+    several such classes, the most probable one counts. For each pair of classes (i, j), this estimates how many images
+    labelled i are of class j. This number of images is marked, in the order of the margin p(j) - p(i), largest first.
     """
     count, classes = probabilities.shape
     totals = np.bincount(labels, minlength=classes)

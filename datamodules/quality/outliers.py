@@ -2,7 +2,7 @@
 
 import numpy as np
 
-BLOCK = 512  # images that are compared with all others at once
+BLOCK = 512  # images that are compared with all others in one matrix product
 NEIGHBOURS = 10
 MAX_DEVIATION = 3.5  # above the median, in robust standard deviations (1.4826 * median absolute deviation)
 

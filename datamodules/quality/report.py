@@ -12,7 +12,7 @@ from datamodules.images.boxes import Size, header
 from datamodules.quality import duplicates
 from datamodules.quality.audit import audit
 from datamodules.quality.embeddings import Embed
-from datamodules.quality.image_issues import image_issues, plain
+from datamodules.quality.image_issues import has_one_colour, image_issues
 from datamodules.sources.base import Source
 
 
@@ -63,25 +63,23 @@ def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[
             sizes[row] = header(file) if box is None else (box[2] - box[0], box[3] - box[1])
             issues[row] = image_issues(file) if box is None else []  # issues of a file do not apply to its boxes
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return  # a broken image: the decoder reports the reason
+            return  # a broken image; the decoder reports the reason
 
     parallel(read_file, range(count), "Reading files", progress=progress)
     return sizes, lengths, digests, issues
 
 
 def _measure(pixels: np.ndarray) -> tuple[list[float], list[float], list[bool]]:
-    """Mean brightness and mean colourfulness (largest minus smallest channel), in [0, 255]; whether it has one
-    colour.
-    """
+    """Mean brightness and mean colourfulness (largest minus smallest channel), in [0, 255]; and `has_one_colour`."""
     brightness, colour, blank = np.empty(len(pixels)), np.empty(len(pixels)), np.empty(len(pixels), bool)
     for start in range(0, len(pixels), 512):
         part = pixels[start : start + 512]
         brightness[start : start + 512] = part.mean((1, 2, 3))
-        red, green, blue = np.moveaxis(part, 3, 0)  # ten times as fast as the reductions over three values
+        red, green, blue = np.moveaxis(part, 3, 0)  # ten times as fast as reductions over the channel axis
         largest = np.maximum(np.maximum(red, green), blue)
         smallest = np.minimum(np.minimum(red, green), blue)
         colour[start : start + 512] = (largest - smallest).mean((1, 2))
-        blank[start : start + 512] = plain(part)
+        blank[start : start + 512] = has_one_colour(part)
     return brightness.round(1).tolist(), colour.round(1).tolist(), blank.tolist()
 
 

@@ -18,7 +18,7 @@ from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
 
-REST = "*"  # key of a category map that stands for all other categories
+REST = "*"  # key of a category map for all categories that it does not name
 _last = threading.local()  # the last image that this thread decoded: its other boxes usually follow
 
 
@@ -27,7 +27,7 @@ class CocoSource(Source):
 
     All boxes of an image are one group, so they stay in one split. Crowd annotations are left out, since they are not
     single objects. Boxes are clipped to their image. An image is broken if it is missing or does not have the annotated
-    aspect ratio; `boxes.placed` handles rotated and scaled images.
+    aspect ratio; `boxes.map_to_file` handles rotated and scaled images.
 
     Args:
         file: COCO file.
@@ -65,8 +65,8 @@ class CocoSource(Source):
         if not min_side >= 1:
             raise DataError(f"data.source.min_side={min_side} is invalid: expected a number of at least 1, in px")
         names, recorded, found = read_coco(self.list)
-        classes = _class_of(self.list, names, categories)
-        kept, self.left_out = _chosen(found, classes, min_side)
+        classes = _class_map(self.list, names, categories)
+        kept, self.left_out = _select(found, classes, min_side)
         if not kept:
             raise DataError(f"data.file={file}: no box remains ({_listed(self.left_out)}): check data.source")
         self.classes = sorted({name for name, _ in kept}, key=natural)
@@ -88,7 +88,7 @@ class CocoSource(Source):
             log.info("data: %d crops of %d images%s", len(self.samples), count, left_out)
 
     def image(self, index: int) -> CocoImage:
-        """Return the image of sample `index` as the file records it."""
+        """Return the entry of the COCO file for the image of sample `index`."""
         return self._images[self.samples[index].group or ""]
 
     def file(self, index: int) -> Path:
@@ -102,12 +102,12 @@ class CocoSource(Source):
         if min_side is not None:  # the smallest box determines the scale, so that one decoding serves all boxes
             min_side = -(-min_side * min(recorded) // self._smallest[image.name])
         data = images.read_bytes(self.file(index))
-        whole, orientation = _whole(data, min_side)
-        left, top, right, bottom = boxes.placed(box, recorded, (whole.shape[1], whole.shape[0]), orientation)
+        whole, orientation = _decode(data, min_side)
+        left, top, right, bottom = boxes.map_to_file(box, recorded, (whole.shape[1], whole.shape[0]), orientation)
         return np.ascontiguousarray(whole[top:bottom, left:right])
 
 
-def _whole(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
+def _decode(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
     """Decode an image, unless this thread has just decoded the same bytes."""
     if getattr(_last, "key", None) != (data, min_side):
         _last.key = None  # free the last image before decoding the next
@@ -116,7 +116,7 @@ def _whole(data: bytes, min_side: int | None) -> tuple[np.ndarray, int]:
     return _last.image
 
 
-def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None] | None) -> dict[str, str | None]:
+def _class_map(file: Path, names: list[str], categories: Mapping[str, str | None] | None) -> dict[str, str | None]:
     """Return category name -> class name or None."""
     if categories is None:
         return {name: name for name in names}
@@ -131,7 +131,7 @@ def _class_of(file: Path, names: list[str], categories: Mapping[str, str | None]
     return {name: categories[name if name in categories else REST] for name in names}
 
 
-def _chosen(
+def _select(
     found: list[Box], classes: Mapping[str, str | None], min_side: float
 ) -> tuple[list[tuple[str, Box]], Counter[str]]:
     """Return the boxes that become samples with their class, and the number of boxes left out for each reason."""
@@ -155,10 +155,10 @@ def _listed(left_out: Mapping[str, int]) -> str:
 
 
 def _smallest_sides(kept: list[Box], margin: float) -> dict[str, int]:
-    """Return image name -> shortest side of its boxes, px."""
+    """Return image name -> shortest side of its boxes with margin, px."""
     smallest: dict[str, int] = {}
     for box in kept:
-        left, top, right, bottom = boxes.widened(box.edges, margin, (box.image.width, box.image.height))
+        left, top, right, bottom = boxes.add_margin(box.edges, margin, (box.image.width, box.image.height))
         side = min(right - left, bottom - top)
         smallest[box.image.name] = min(side, smallest.get(box.image.name, side))
     return smallest
@@ -168,5 +168,5 @@ def _sample(box: Box, label: int, margin: float) -> Sample:
     image = box.image
     frame = image.width, image.height
     return Sample(
-        f"{image.name}#{box.id}", label, group=image.name, box=boxes.widened(box.edges, margin, frame), frame=frame
+        f"{image.name}#{box.id}", label, group=image.name, box=boxes.add_margin(box.edges, margin, frame), frame=frame
     )

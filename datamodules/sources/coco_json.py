@@ -23,7 +23,7 @@ REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {  # list -> key of its entri
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """An image as the file records it: name relative to the root, width and height in px, URLs by key."""
+    """An entry of `images`: name relative to the root, width and height in px, URLs by key."""
 
     name: str
     width: int
@@ -49,7 +49,7 @@ def read_coco(file: Path) -> tuple[list[str], list[CocoImage], list[Box]]:
         DataError: The file is missing, is not a COCO file, or contains an invalid entry. The message names the entry.
     """
     try:
-        content = json.loads(file.read_bytes(), object_hook=_without_outline)
+        content = json.loads(file.read_bytes(), object_hook=_drop_segmentation)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON ({error!s:.150}): give a COCO file of boxes") from error
     categories = {record["id"]: record["name"] for _, record in _records(file, content, "categories")}
@@ -67,15 +67,17 @@ def read_coco(file: Path) -> tuple[list[str], list[CocoImage], list[Box]]:
     return list(dict.fromkeys(categories.values())), list(images.values()), list(boxes.values())
 
 
-def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
+def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
     """Drop segmentations while parsing; they are most of the file."""
     record.pop("segmentation", None)
     return record
 
 
 def _records(file: Path, content: Any, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the entries of a list with their location. Checks required keys, and unique ids of images and
-    categories.
+    """Return the entries of a list, each with its location for error messages.
+
+    Raises:
+        DataError: A required key is missing or has another type, or an id of images or categories is not unique.
     """
     values = content.get(name) if isinstance(content, dict) else None
     if not isinstance(values, list):
@@ -123,5 +125,5 @@ def _box(where: str, record: dict[str, Any], images: Mapping[Id, CocoImage], cat
 
 
 def _shown(value: Any) -> str:
-    """Return an invalid value in at most 60 characters."""
+    """Return an invalid value for an error message, in at most 60 characters."""
     return "missing" if value is None else f"{value!r:.60}"

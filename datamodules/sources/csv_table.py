@@ -13,7 +13,8 @@ def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> 
     The first line contains the column names. The separator is a comma, semicolon or tab; the encoding is UTF-8.
 
     Raises:
-        DataError: The file is not a UTF-8 CSV file, a required column is missing, or a required value is empty.
+        DataError: The file cannot be read, is not a UTF-8 CSV file, a required column is missing, or a required value
+            is empty.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
@@ -25,6 +26,8 @@ def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> 
                 if any(cell.strip() for cell in cells):
                     row = _row(file, reader.line_num, columns, cells, required)
                     yield reader.line_num, dict.fromkeys(optional, "") | row
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error}): check its permissions") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason}): save the list as CSV, UTF-8") from error
     except csv.Error as error:

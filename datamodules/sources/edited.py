@@ -68,8 +68,8 @@ class EditedSource(Source):
         return self.source.digest(self.rows[index])
 
 
-def edited(source: Source, edits: EditConfig) -> Source:
-    """Apply edits to a source. A path that is not in the source is a warning.
+def apply_edits(source: Source, edits: EditConfig) -> Source:
+    """Apply edits to a source. Paths that are not in the source are logged as a warning.
 
     Raises:
         DataError: A file is missing or invalid, or none of its paths is in the source.
@@ -96,7 +96,7 @@ def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str
     rows: dict[str, dict[str, str]] = {}
     for line, row in read_table(list_file, columns, []):
         if rows.setdefault(row["path"], row) != row:
-            raise DataError(f"{file}, line {line}: {row['path']} is named twice, with two labels: keep one")
+            raise DataError(f"{file}, line {line}: {row['path']} is listed with two labels: keep one")
     found = {path: row for path, row in rows.items() if path in known}
     unknown = next((path for path in rows if path not in known), None)
     if not found:
@@ -104,12 +104,14 @@ def _paths(key: str, file: str | Path | None, columns: list[str], known: set[str
         raise DataError(f"data.{key}={file} contains none of the images{first}: write paths as in {min(known)!r:.100}")
     if unknown is not None and first_process():
         count = len(rows) - len(found)
-        log.warning("data.%s=%s: %d of %d paths are not among the images, as %s", key, file, count, len(rows), unknown)
+        log.warning(
+            "data.%s=%s: %d of %d paths are not among the images, e.g. %s", key, file, count, len(rows), unknown
+        )
     return found
 
 
-def named(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
-    """Class names and labels (N,) int64 of a source, mapped by name to `classes` if they are given.
+def map_classes(source: Source, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    """Return class names and labels (N,) int64 of a source. If `classes` is given, labels are indices into it.
 
     Raises:
         DataError: The source has a class that is not in `classes`.

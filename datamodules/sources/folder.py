@@ -18,25 +18,25 @@ SPLIT_NAMES: dict[str, Split] = {
 
 
 class FolderSource(Source):
-    """One sub-folder a class, with images of any size at any depth.
+    """One sub-folder per class, with images of any size at any depth.
 
     The order is natural (img2 before img10) and the same on every machine. Hidden files and files without an image
-    suffix are ignored. Files with an image suffix are not opened; broken ones are found when they are read. If all
-    sub-folders of the root are named train, val (valid, validation) or test, they define the split.
+    suffix are ignored. No file is opened; broken images are found when they are read. If all sub-folders of the root
+    are named train, val (valid, validation) or test, they define the split.
 
     Args:
         root: The folder.
 
     Raises:
-        DataError: The folder does not exist, has no class folders, or a class has no image.
+        DataError: The folder does not exist, cannot be listed, has no class folders, or a class has no image.
     """
 
     def __init__(self, root: str | Path | None) -> None:
         if root is None:
-            raise DataError("data.root is not set: give a folder with one sub-folder a class, e.g. data.root=photos")
+            raise DataError("data.root is not set: give a folder with one sub-folder per class, e.g. data.root=photos")
         self.root = Path(root).expanduser()
         if not self.root.exists():
-            raise DataError(f"data.root={root} does not exist: give a folder with one sub-folder a class")
+            raise DataError(f"data.root={root} does not exist: give a folder with one sub-folder per class")
         if not self.root.is_dir():
             raise DataError(
                 f"data.root={root} is a file: give a folder, or use data=filelist data.file=... for a list of images"
@@ -55,7 +55,7 @@ class FolderSource(Source):
 
     def _check(self) -> None:
         if not self.classes:
-            raise DataError(f"data.root={self.root} has no sub-folders: put the images into one sub-folder a class")
+            raise DataError(f"data.root={self.root} has no sub-folders: put the images into one sub-folder per class")
         found = {sample.label for sample in self.samples}
         empty = [name for label, name in enumerate(self.classes) if label not in found]
         if empty:
@@ -76,8 +76,13 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 def _folders(top: Path) -> list[Path]:
     """Return the visible sub-folders in natural order."""
-    with os.scandir(top) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name)]
+    try:
+        with os.scandir(top) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name)]
+    except OSError as error:
+        raise DataError(
+            f"data.root: {top} cannot be listed ({error.strerror or error}): check its permissions"
+        ) from error
     return [top / name for name in sorted(names, key=natural)]
 
 
@@ -108,7 +113,7 @@ def images_below(folder: Path) -> Iterator[Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what identifies a folder independently of its path."""
+    """Return device and inode, which are equal for all paths to one folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

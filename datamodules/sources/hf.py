@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.archive.extracted import Record, UnpackedSource, unpacked
+from datamodules.sources.archive.extracted import Record, UnpackedSource, unpack_records
 from datamodules.sources.folder import SPLIT_NAMES
 from litesort.errors import DataError
 
@@ -36,7 +36,9 @@ class HfSource(UnpackedSource):
             import datasets
         except ImportError as error:
             raise DataError("data=hf needs the package datasets: pip install -e '.[hf]'") from error
-        if root is None or not Path(root).expanduser().is_dir():
+        if root is None:
+            raise DataError("data.root is not set: give a folder written by datasets' save_to_disk")
+        if not Path(root).expanduser().is_dir():
             raise DataError(f"data.root={root} is not a folder: give a folder written by datasets' save_to_disk")
         top = Path(root).expanduser()
         try:
@@ -46,7 +48,7 @@ class HfSource(UnpackedSource):
             raise DataError(f"data.root={root} is not a folder written by datasets' save_to_disk ({line})") from error
         parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
         files = sorted(file for file in top.rglob("*") if file.is_file())
-        super().__init__(unpacked("hf", files, (image, label), lambda: _records(parts, image, label), cache_dir))
+        super().__init__(unpack_records("hf", files, (image, label), lambda: _records(parts, image, label), cache_dir))
 
 
 def _records(parts: dict[str, Any], image: str | None, label: str) -> Iterator[Record]:
@@ -67,7 +69,7 @@ def _records(parts: dict[str, Any], image: str | None, label: str) -> Iterator[R
         for number, row in enumerate(part.cast_column(column, Image(decode=False))):
             cell, value = row[column] or {}, row[label]
             if value is None or value == -1:
-                continue  # -1 marks an image without a label
+                continue  # no label
             content = cell.get("bytes") or _read(cell.get("path"))
             yield Record(
                 f"{split}/{number}", kind.int2str(value) if isinstance(kind, ClassLabel) else str(value), split, content

@@ -19,11 +19,12 @@ from datamodules.sources.archive.download import NotFoundError, download
 from datamodules.sources.coco import CocoSource
 from datamodules.sources.coco_json import CocoImage
 from litesort.errors import DataError
+from litesort.io import atomic_path, open_text
 
 log = logging.getLogger(__name__)
 
 URL_KEYS = {"original": ("flickr_url", "flickr_640_url"), "small": ("flickr_640_url", "flickr_url")}
-UNAVAILABLE_LIST = "unavailable.csv"  # images that the server no longer provides
+UNAVAILABLE_LIST = "unavailable.csv"  # path,reason of images that the server no longer provides
 PARALLEL_DOWNLOADS = 4  # few enough for the server, enough to use a home connection fully
 
 
@@ -31,7 +32,7 @@ class TacoSource(CocoSource):
     """TACO in a folder, or in litesort's cache, downloaded on first use.
 
     The constructor downloads the annotations; `prepare` downloads the images, about 2 MB each. Images that the server
-    no longer provides are listed in `unavailable.csv`, not requested again, and broken.
+    no longer provides are listed in `unavailable.csv` and not requested again. Their samples are broken.
 
     Args:
         file: Annotations; None is annotations.json in the folder.
@@ -103,7 +104,7 @@ class TacoSource(CocoSource):
         note = self.root / UNAVAILABLE_LIST
         unavailable = _read_unavailable(note)
         missing, lock, progress = self._missing(set(unavailable)), threading.Lock(), first_process()
-        hint = f"run the command again to continue, or set data.root={self.root} to use the images that are there"
+        hint = f"run the command again to continue, or set data.root={self.root} to use the images that are downloaded"
 
         def download_image(index: int) -> None:
             image, path = missing[index], self.root / missing[index].name
@@ -134,7 +135,5 @@ def _read_unavailable(note: Path) -> dict[str, str]:
 
 
 def _write_unavailable(note: Path, unavailable: Mapping[str, str]) -> None:
-    scratch = note.with_name(f".{note.name}")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(note) as temporary, open_text(temporary) as file:
         csv.writer(file).writerows([("path", "reason"), *unavailable.items()])
-    scratch.replace(note)

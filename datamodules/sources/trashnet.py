@@ -22,15 +22,19 @@ INNER = "dataset-resized"
 class TrashnetSource(FolderSource):
     """TrashNet in a folder, or in litesort's cache, downloaded on first use.
 
-    The images of a class are numbered in the order in which they were taken, and neighbouring numbers often show the
-    same object. So split them by blocks of numbers, as conf/data/trashnet.yaml does.
+    The images of a class are numbered in the order in which they were taken. Neighbouring numbers often show the same
+    object, so conf/data/trashnet.yaml splits the images by blocks of numbers.
 
     Args:
-        root: Folder with one sub-folder a class; None downloads the set.
+        root: Folder with one sub-folder per class; None downloads the set.
         cache_dir: Folder of the downloaded set; None is the default cache folder.
         url: URL of the zip file; None downloads nothing.
         sha256: Checksum of the zip file, 64 hex digits; None accepts any and logs it.
         timeout: Seconds without a response.
+
+    Raises:
+        DataError: `root` is not a folder of classes. `prepare` raises it if the download fails or the folder cannot be
+            written.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.archive.extracted import Record, UnpackedSource, unpacked
+from datamodules.sources.archive.extracted import Record, UnpackedSource, unpack_records
 from datamodules.sources.folder import SUFFIXES, natural
 from litesort.errors import DataError
 
@@ -24,7 +24,8 @@ class WebDatasetSource(UnpackedSource):
         cache_dir: Folder of the unpacked images; None is the default cache folder.
 
     Raises:
-        DataError: The package `webdataset` is missing, there are no shards, or a shard has no images with labels.
+        DataError: The package `webdataset` is missing, there are no shards, a shard is not a tar file, an image
+            has no label, or there are no images.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class WebDatasetSource(UnpackedSource):
         shards = [top] if top.is_file() else sorted(top.glob("*.tar"), key=lambda file: natural(file.name))
         if not shards:
             raise DataError(f"data.root={root} contains no *.tar: give the folder of the shards, or one shard")
-        super().__init__(unpacked("webdataset", shards, label, lambda: _records(shards, label), cache_dir), names)
+        super().__init__(unpack_records("webdataset", shards, label, lambda: _records(shards, label), cache_dir), names)
 
 
 def _records(shards: Sequence[Path], label: str) -> Iterator[Record]:

@@ -19,12 +19,13 @@ class SplitConfig:
     """Settings of a split: fractions, k-fold or predefined folders, with optional groups.
 
     Attributes:
-        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). Only used for a split that the
-            source does not define.
+        val_fraction, test_fraction: Share of all images in val and in test, in (0, 1). If the source defines some
+            splits, the missing ones are drawn from its training images, and the share is of these.
         fold, folds: k-fold cross-validation: test on fold `fold` (from 0) of `folds`. `test_fraction` is not used then.
         group_by: Images of one group stay in one split. A regular expression on the path (equal captures form a group),
             "duplicates" (see `quality.duplicates`), or a list of these.
-        group_block: The last captured number is divided by this, so that neighbouring numbers share a group.
+        group_block: The last captured number is divided by this and rounded down, so that neighbouring numbers share a
+            group.
         seed: Seed of the split.
         class_fraction: Class name -> share of its training images that is used, in (0, 1]. Other classes are complete.
         new_images: What to do with images that a stored split does not contain, if the others are the run's own images.
@@ -92,11 +93,11 @@ class SplitConfig:
             folds=self.folds,
             seed=self.seed,
         )
-        chosen["train"] = thinned(chosen["train"], labels, classes, self.class_fraction or {}, self.seed)
+        chosen["train"] = apply_class_fraction(chosen["train"], labels, classes, self.class_fraction or {}, self.seed)
         return chosen, notes
 
 
-def thinned(
+def apply_class_fraction(
     rows: np.ndarray, labels: np.ndarray, classes: Sequence[str], class_fraction: Mapping[str, float], seed: int
 ) -> np.ndarray:
     """Reduce some classes to a share of their training images; at least one image of each class remains.
@@ -111,7 +112,11 @@ def thinned(
     Returns:
         (m,) int64, the remaining rows, sorted.
 
-    >>> thinned(np.arange(8), np.array([0, 0, 0, 0, 1, 1, 1, 1]), ["can", "bag"], {"can": 0.25}, seed=0).tolist()[1:]
+    Raises:
+        DataError: A class is unknown, or a share is outside of (0, 1].
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> apply_class_fraction(np.arange(8), labels, ["can", "bag"], {"can": 0.25}, seed=0).tolist()[1:]
     [4, 5, 6, 7]
     """
     random = np.random.default_rng([seed, 1])

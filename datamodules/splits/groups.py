@@ -15,7 +15,7 @@ def group_ids(
     names: Sequence[str | None],
     duplicate_ids: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Number the groups of images: (N,) int64, equal for images that must stay in one split.
+    """Return the group of each image: (N,) int64 from 0, equal for images that must stay in one split.
 
     Two images share a group if the source gives them the same group, if they are duplicates, or if a pattern captures
     the same text in both paths. Groups that overlap are merged.
@@ -64,7 +64,7 @@ def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tupl
             if not numbers:
                 raise DataError(
                     f"data.group_by={pattern} captures no number in {path!r}, and data.group_block={block} needs one: "
-                    r"put the digits in brackets, as in ([a-z]+)(\d+)"
+                    r"capture the digits, as in ([a-z]+)(\d+)"
                 )
             parts[numbers[-1]] = int(str(parts[numbers[-1]])) // block
         keys.append(("pattern", *parts))
@@ -72,7 +72,7 @@ def _matches(paths: Sequence[str], pattern: str, block: int | None) -> list[tupl
 
 
 def components(keys: Sequence[Sequence[tuple[object, ...]]]) -> np.ndarray:
-    """Join images that share any key, (N,) int64 numbered from 0 by first appearance (union-find)."""
+    """Join images that share a key (union-find): (N,) int64, numbered from 0 by first appearance."""
     parent = list(range(len(keys)))
 
     def root(i: int) -> int:

@@ -26,7 +26,7 @@ def plan_split(
     folds: int | None = None,
     seed: int = 0,
 ) -> tuple[Indices, list[str]]:
-    """Split by what the source defines, by folds or by fractions.
+    """Split as the source defines it, by folds or by fractions.
 
     Args:
         labels: (N,) int64.
@@ -131,8 +131,9 @@ def given_split(
 ) -> tuple[Indices, list[str]]:
     """Keep the split that the source defines. Images without a split are training images.
 
-    If val is missing, it is drawn from the training images by `val_fraction`. If only test is missing, the val images
-    are also the test images. The returned messages say so.
+    If the source defines no val images, val is drawn from the training images; if it defines no test images either, so
+    is test. The fractions are shares of the training images then. If only test is missing, the val images are also the
+    test images. The returned messages report each of these cases.
     """
     assigned = np.array([part or "train" for part in given])
     rows: Indices = {name: np.flatnonzero(assigned == name) for name in ("train", "val", "test")}
@@ -165,8 +166,8 @@ def given_split(
     return rows, notes
 
 
-def gaps(labels: np.ndarray, classes: Sequence[str], rows: Indices) -> list[str]:
-    """Return a message for each class that is missing in val or test; raise DataError if it is missing in train."""
+def missing_class_notes(labels: np.ndarray, classes: Sequence[str], rows: Indices) -> list[str]:
+    """Return a message for each split (val, test) that lacks classes; raise DataError if train lacks one."""
     notes = []
     for name, own in rows.items():
         missing = [classes[label] for label in sorted(set(range(len(classes))) - set(labels[own].tolist()))]
@@ -195,8 +196,8 @@ def _allocate(
         )
     random = np.random.default_rng(seed)
     if len(ids) == len(labels):
-        return _singles(labels, np.array(shares), random)
-    assigned = _greedy(counts, np.array(shares), random)[members]
+        return _assign_images(labels, np.array(shares), random)
+    assigned = _assign_groups(counts, np.array(shares), random)[members]
     for part in range(len(shares)):
         missing = np.flatnonzero(np.bincount(labels[assigned == part], minlength=len(classes)) == 0)
         if len(missing):
@@ -206,8 +207,8 @@ def _allocate(
     return assigned
 
 
-def _singles(labels: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Assign images without groups: largest remainder per class, at least one image a split."""
+def _assign_images(labels: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the split of each image without groups, (N,) int64: largest-remainder quotas per class, at least 1."""
     assigned = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
@@ -221,7 +222,7 @@ def _singles(labels: np.ndarray, shares: np.ndarray, random: np.random.Generator
     return assigned
 
 
-def _greedy(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _assign_groups(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Split of each group, (G,) int64: largest groups first, each into the split that needs its classes most.
 
     counts: (G, C), images of each group and class. If each group has one class, no split exceeds its share by more than

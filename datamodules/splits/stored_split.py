@@ -1,7 +1,7 @@
 """StoredSplit: the split of a run, stored in its checkpoint. Images are identified by their content.
 
-A split that is drawn again changes when a file is added or removed, and training images become test images. A stored
-split does not change: it stays valid if the folder is moved or files are renamed.
+If a split is drawn again after a file is added or removed, training images can become test images. A stored split does
+not change. It stays valid if the folder is moved or files are renamed.
 """
 
 import base64
@@ -18,8 +18,8 @@ from litesort.errors import DataError
 
 # Bits of a split. An image can be in val and in test, if the source defines no test images.
 NEW, TRAIN, VAL, TEST, UNUSED = 0, 1, 2, 4, 8
-EARLIER = TRAIN | UNUSED  # a training image of the network that this run started from
-NAMES = {"train": TRAIN, "val": VAL, "test": TEST}
+EARLIER = TRAIN | UNUSED  # unused in this run, but a training image of the network that this run started from
+SPLIT_BITS = {"train": TRAIN, "val": VAL, "test": TEST}
 FORMAT = 1
 
 
@@ -31,7 +31,7 @@ def split_bits(rows: Indices, count: int) -> np.ndarray:
     """
     bits = np.zeros(count, np.uint8)
     for name, own in rows.items():
-        bits[own] |= NAMES[name]
+        bits[own] |= SPLIT_BITS[name]
     bits[bits == NEW] = UNUSED
     return bits
 
@@ -55,14 +55,14 @@ class StoredSplit:
     Attributes:
         keys: (N,) uint64, from `sample_keys`.
         bits: (N,) uint8, bits `TRAIN`, `VAL`, `TEST`. `UNUSED` is a training image that `class_fraction` left out.
-            `EARLIER` is a training image of the network that this run started from.
+            `EARLIER` is a training image of the network that this run started from, and no image of this run.
     """
 
     keys: np.ndarray
     bits: np.ndarray
 
     def pack(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint: two strings, 11.7 characters an image."""
+        """Return plain data for a checkpoint: format number and two strings, 11.7 characters per image."""
         keys = base64.b64encode(self.keys.astype(">u8").tobytes()).decode()
         return {"format": FORMAT, "keys": keys, "bits": "".join(map(str, self.bits.tolist()))}
 
@@ -104,7 +104,8 @@ class StoredSplit:
         for row in np.flatnonzero(known & ~same):
             own = self.bits[order[first[row] : last[row]]]
             copy = number[row]
-            bits[row] = TRAIN if (own & TRAIN).any() else own[copy] if copy < len(own) else UNUSED
+            trained = own[own & TRAIN > 0]
+            bits[row] = trained.min() if len(trained) else own[copy] if copy < len(own) else UNUSED
         return bits
 
     @property
@@ -118,15 +119,24 @@ class StoredSplit:
         there = dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True))
         return sum(max(0, count - there.get(key, 0)) for key, count in zip(own.tolist(), counts.tolist(), strict=True))
 
-    def after(self, earlier: "StoredSplit") -> "StoredSplit":
-        """Return this split and the training images of an earlier split, which the weights were trained on too."""
-        trained = earlier.keys[earlier.bits & TRAIN > 0]
-        added = np.setdiff1d(trained, self.keys)
-        bits = np.full(len(added), EARLIER, np.uint8)
-        return StoredSplit(np.concatenate([self.keys, added]), np.concatenate([self.bits, bits]))
+    def with_earlier_training(self, earlier: "StoredSplit") -> "StoredSplit":
+        """Return this split with the training images of an earlier split, on which the weights were also trained.
 
-    def is_of(self, bits: np.ndarray) -> bool:
-        """Whether these are the split bits of the same images: at least half of the test images are present."""
+        They become `EARLIER` if they are not in this split, or unused in it.
+        """
+        trained = np.unique(earlier.keys[earlier.bits & TRAIN > 0])
+        bits = np.where((self.bits == UNUSED) & np.isin(self.keys, trained), EARLIER, self.bits).astype(np.uint8)
+        added = np.setdiff1d(trained, self.keys)
+        return StoredSplit(
+            np.concatenate([self.keys, added]), np.concatenate([bits, np.full(len(added), EARLIER, np.uint8)])
+        )
+
+    def is_same_data(self, bits: np.ndarray) -> bool:
+        """Whether `look_up` found the data of the run: at least half of the test images are present.
+
+        Args:
+            bits: (M,) uint8, result of `look_up`.
+        """
         return 2 * int((bits & TEST > 0).sum()) >= int((self.bits & TEST > 0).sum()) > 0
 
 

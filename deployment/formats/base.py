@@ -15,8 +15,8 @@ import numpy as np
 
 from deployment import optional
 from deployment.metadata import FORMAT
-from deployment.placing import Verify
-from litesort.errors import DeploymentError
+from deployment.verified_write import Verify
+from litesort.errors import DeploymentError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class Format(ABC):
         packages: Import names of packages that every precision needs.
         precision_packages: Precision -> import names of further packages.
         extra: The extra of pyproject.toml that installs these packages; "" for none.
-        reasons: Precision -> why this format lacks it, in one line.
+        reasons: Precision -> the reason why this format lacks it, in one line.
     """
 
     name: ClassVar[str]
@@ -287,8 +287,3 @@ def cannot_express(name: str, model: str, reason: str) -> DeploymentError:
     return DeploymentError(
         f"format={name} cannot express {model}: {reason}: leave this format out, or choose another model"
     )
-
-
-def first_line(error: BaseException | str) -> str:
-    """Return the first line of a message, or the type of the error if the message is empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -23,14 +23,13 @@ from deployment.formats.base import (
     converting,
     describe_export,
     file_details,
-    first_line,
     image_size,
     invalid_option,
     read_file,
 )
 from deployment.metadata import extend, pack, unpack
-from deployment.placing import Verify, placing
-from litesort.errors import DeploymentError
+from deployment.verified_write import Verify, verified_write
+from litesort.errors import DeploymentError, first_line
 
 TIMEOUT = 900  # seconds; pnnx takes 3 to 10
 # A layer that ncnn lacks may crash the process, so a new file first runs in a subprocess.
@@ -47,7 +46,7 @@ pixels = numpy.zeros((size, size, 3), numpy.uint8)
 extractor.input("images", ncnn.Mat.from_pixels(pixels, ncnn.Mat.PixelType.PIXEL_RGB, size, size))
 status, output = extractor.extract("probabilities")
 if status or numpy.array(output).size != classes:
-    sys.exit("ncnn does not return one probability a class")
+    sys.exit("ncnn does not return one probability per class")
 """
 
 
@@ -106,7 +105,7 @@ class NcnnFormat(Format):
                 raise cannot_express(self.name, model, first_line(error))
         described = describe_export(card, self.name, precision, temperature)
         described["exported"]["sha256"] = {".param": _digest(layers), ".bin": _digest(weights)}
-        with placing(path, verify, self.companions) as draft:
+        with verified_write(path, verify, self.companions) as draft:
             draft.write_bytes(layers)
             draft.with_suffix(".bin").write_bytes(weights)
             draft.with_suffix(".json").write_text(pack(described), encoding="utf-8")
@@ -126,10 +125,10 @@ FORMAT = NcnnFormat()
 
 
 class NcnnPredictor:
-    """Run an ncnn model, one image a call of the runtime, on the CPU.
+    """Run an ncnn model on the CPU, one image per call of the runtime.
 
-    Files that are damaged or from different exports are refused by their SHA-256 before ncnn reads them. This does
-    not protect from files that are made to attack ncnn: only open models from sources that you trust.
+    The SHA-256 of each file is checked before ncnn reads it, so damaged files and files of different exports are
+    refused. This does not protect against malicious files: open only models from trusted sources.
 
     Args:
         path: The .ncnn.param file.
@@ -160,7 +159,7 @@ class NcnnPredictor:
             _set_option(self.net.opt, name, value)
         version = self.ncnn.__version__
         if self.net.load_param(str(path)) or self.net.load_model(str(path.with_suffix(".bin"))):
-            raise cannot_run(path, f"ncnn {version}", "it has a layer that this version does not know")
+            raise cannot_run(path, f"ncnn {version}", "this version lacks one of its layers")
         self.device = torch.device("cpu")
         self.details = {
             "runtime": "ncnn",
@@ -171,22 +170,24 @@ class NcnnPredictor:
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
+        """Map images (B, S, S, 3) uint8 to probabilities (B, C) float32, on the CPU."""
         pixels = as_array(images)
         if pixels.shape[1:] != (self.size, self.size, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"images are {pixels.dtype} {pixels.shape}: give uint8 (B, {self.size}, {self.size}, 3)")
         return torch.from_numpy(self.run(pixels))
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8, contiguous -> (B, C) float32 probabilities: the call of the runtime alone."""
+        """Map images (B, S, S, 3) uint8, contiguous, to probabilities (B, C) float32. Only the runtime is called."""
         return np.stack([self._probabilities(image) for image in pixels])
 
     def _probabilities(self, image: np.ndarray) -> np.ndarray:
-        """(S, S, 3) uint8 -> (C,) float32."""
+        """Map an image (S, S, 3) uint8 to probabilities (C,) float32."""
         extractor = self.net.create_extractor()
         rgb = self.ncnn.Mat.PixelType.PIXEL_RGB
         extractor.input(INPUT, self.ncnn.Mat.from_pixels(image, rgb, self.size, self.size))
-        _, output = extractor.extract(OUTPUT)
+        status, output = extractor.extract(OUTPUT)
+        if status:
+            raise DeploymentError(f"ncnn {self.ncnn.__version__} cannot run this file: export it again")
         return np.array(output, dtype=np.float32).reshape(-1)
 
 
@@ -198,16 +199,16 @@ class _FloatInput(nn.Module):
         self.module = module
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(1, 3, S, S) float32 in [0, 255] -> (1, C) float32 probabilities."""
+        """Map an image (1, 3, S, S) float32 in [0, 255] to probabilities (1, C) float32."""
         return self.module.classify(pixels)
 
     def example(self) -> Tensor:
-        """An image to trace with."""
+        """Return a random image to trace the module with, (1, 3, S, S) float32."""
         return self.module.example(1).permute(0, 3, 1, 2).float().contiguous()
 
 
 def _run(command: list[str], folder: str, failures_only: bool = False) -> str:
-    """Run a program in a folder; returns its output and errors, or "" if it succeeds and `failures_only` is set."""
+    """Run a program in a folder, and return its output and errors; "" if it succeeds and `failures_only` is set."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False
@@ -228,7 +229,7 @@ def _rename_ends(layers: str) -> str:
     """Give the input and output of a .param text (in0, out0) the names that all formats use."""
     names = {"in0": INPUT, "out0": OUTPUT}
     lines = layers.splitlines()
-    # Magic number; counts of layers and blobs; then one layer a line: type, name, blobs in, blobs out, their names.
+    # Magic number; counts of layers and blobs; then one layer per line: type, name, blobs in, blobs out, their names.
     for place, line in enumerate(lines[2:], 2):
         fields = line.split()
         blobs = int(fields[2]) + int(fields[3])

@@ -24,12 +24,12 @@ from deployment.formats.base import (
 from deployment.int8 import FIRST, SLACK, check_written, describe_int8, first_layers, quiet, too_much_lost
 from deployment.metadata import KEY, extend, pack, unpack
 from deployment.onnx_graph import trace_onnx
-from deployment.placing import Verify, placing
+from deployment.verified_write import Verify, verified_write
 from litesort.errors import DeploymentError
 
 FP16_MIN_SIZE = 256  # smaller tensors save nothing, and precision matters most for biases and norms
 LAYERS = ("Conv", "Gemm", "MatMul")  # they have weights, and can stay in float
-# Other operators; int8 would stop at each of them otherwise.
+# Operators without weights that are quantised too; otherwise int8 would end at each of them.
 BETWEEN = ("Add", "Mul", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip")
 
 
@@ -53,7 +53,7 @@ class OnnxFormat(Format):
         temperature: float = 1.0,
         verify: Verify | None = None,
     ) -> Path:
-        """Write one ONNX file; fp16 stores weights in half precision, and the runtime chooses what it computes in."""
+        """Write one ONNX file. fp16 stores weights in half precision; the runtime chooses the compute precision."""
         onnx = self.require("onnx", "format=onnx")
         model = onnx.load_from_string(trace_onnx(net, card, temperature, self.name))
         if precision == "fp16":
@@ -61,7 +61,7 @@ class OnnxFormat(Format):
         model.producer_name = KEY
         _set_card(model, describe_export(card, self.name, precision, temperature))
         onnx.checker.check_model(model)
-        with placing(path, verify) as draft:
+        with verified_write(path, verify) as draft:
             draft.write_bytes(model.SerializeToString())
         return path
 
@@ -86,7 +86,7 @@ class OnnxFormat(Format):
         verify: Verify | None = None,
         rounds: int = 6,
     ) -> Path:
-        """Make an int8 file (QDQ, int8 weights a channel, uint8 activations); see `Format.quantize`."""
+        """Make an int8 file (QDQ, int8 weights per channel, uint8 activations); see `Format.quantize`."""
         self.require("onnxruntime.quantization", "precision=int8")
         base = OnnxPredictor(source)
         parts, before = _parts(source)
@@ -116,7 +116,7 @@ FORMAT = OnnxFormat()
 
 
 class OnnxPredictor:
-    """Run an ONNX file in ONNX Runtime, which loads no library and no file that the model names.
+    """Run an ONNX file in ONNX Runtime. A model that needs other files or custom operators is refused.
 
     Args:
         path: The file.
@@ -158,11 +158,11 @@ class OnnxPredictor:
         }
 
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, C) float32 probabilities, on the CPU."""
+        """Map images (B, S, S, 3) uint8 to probabilities (B, C) float32, on the CPU."""
         return torch.from_numpy(self.run(as_array(images)))
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8, contiguous -> (B, C) float32 probabilities: the call of the runtime alone."""
+        """Map images (B, S, S, 3) uint8, contiguous, to probabilities (B, C) float32. Only the runtime is called."""
         probabilities: np.ndarray = self.session.run(None, {self.input: pixels})[0]
         return probabilities
 
@@ -176,8 +176,8 @@ def _device(providers: Sequence[str]) -> str:
 def store_weights_as_fp16(model: Any) -> None:
     """Store the large float32 weights of an ONNX model as float16, with a Cast before their use, in place.
 
-    Runtimes fold the Cast when they load the file: the file is half as large, and probabilities differ by the rounding
-    of the weights alone.
+    The file is half as large. Runtimes fold the Cast when they load the file, so probabilities differ only by the
+    rounding of the weights.
     """
     onnx = FORMAT.require("onnx", "precision=fp16")
     casts = []
@@ -194,7 +194,7 @@ def store_weights_as_fp16(model: Any) -> None:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield dotted names and texts of nested values."""
+    """Yield the dotted name and the text of each nested value."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _flat(f"{name}.{key}", part)
@@ -218,7 +218,7 @@ def _set_option(settings: Any, name: str, value: Any) -> None:
 
 
 def _refuse_external_data(path: Path, data: bytes) -> None:
-    """Refuse a file that names other files: the runtime would read any of them."""
+    """Raise DeploymentError if the model keeps weights in other files, because the runtime would read any of them."""
     onnx = FORMAT.require("onnx", f"ckpt={path}")
     try:
         model = onnx.load_from_string(data)
@@ -229,12 +229,12 @@ def _refuse_external_data(path: Path, data: bytes) -> None:
         ) from error
     if external:
         raise DeploymentError(
-            f"ckpt={path} keeps weights in other files, which files of litesort never do: it is refused"
+            f"ckpt={path} keeps weights in other files, which litesort does not load: export it again"
         )
 
 
 def _tensors(message: Any) -> Iterable[Any]:
-    """All tensors in a protobuf message, however deep."""
+    """Yield all tensors in a protobuf message, at any depth."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -256,7 +256,7 @@ def _quantize_static(source: Path, target: Path, images: Images, **which: list[s
             return None if batch is None else {INPUT: batch}
 
     with quiet():
-        # Signed weights and unsigned activations: what CPUs multiply fastest.
+        # CPUs multiply signed weights and unsigned activations fastest.
         quantization.quantize_static(
             str(source),
             str(target),
@@ -271,20 +271,20 @@ def _quantize_static(source: Path, target: Path, images: Images, **which: list[s
 
 
 def _parts(source: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Layers with weights, each with the nodes between it and the next; and the nodes before all of them.
+    """Return the layers with weights, each with the nodes that follow it, and the nodes before all layers.
 
-    The nodes before are normalisation, and stay in float. A layer returns to float with what follows it: rounding
-    between float layers costs precision and saves nothing.
+    The nodes before all layers are the normalisation, and stay in float. A layer returns to float together with the
+    nodes that follow it, because rounding between float layers costs precision and saves nothing.
     """
     parts: dict[str, list[str]] = {}
     before: list[str] = []
     owners: dict[str, set[str]] = {}
     for node in FORMAT.require("onnx", "precision=int8").load(str(source)).graph.node:
-        mine = {node.name} if node.op_type in LAYERS else set().union(*(owners.get(name, set()) for name in node.input))
-        owners |= dict.fromkeys(node.output, mine)
-        for layer in mine:
+        own = {node.name} if node.op_type in LAYERS else set().union(*(owners.get(name, set()) for name in node.input))
+        owners |= dict.fromkeys(node.output, own)
+        for layer in own:
             parts.setdefault(layer, []).append(node.name)
-        if not mine:
+        if not own:
             before.append(node.name)
     return parts, before
 
@@ -297,17 +297,17 @@ def _nodes(parts: Mapping[str, list[str]], layers: Sequence[str]) -> list[str]:
 def _by_sensitivity(source: Path, parts: Mapping[str, list[str]], images: Images, folder: Path) -> list[str]:
     """Order layers by the change of the probabilities when only that layer is int8, the largest first."""
     batch = next(iter(images))
-    reference, moved = OnnxPredictor(source)(batch), {}
+    reference, changes = OnnxPredictor(source)(batch), {}
     for layer, nodes in parts.items():
         _quantize_static(source, folder / "one.onnx", [batch], nodes_to_quantize=nodes)
-        moved[layer] = float((OnnxPredictor(folder / "one.onnx")(batch) - reference).abs().mean())
-    return sorted(parts, key=lambda layer: -moved[layer])
+        changes[layer] = float((OnnxPredictor(folder / "one.onnx")(batch) - reference).abs().mean())
+    return sorted(parts, key=lambda layer: -changes[layer])
 
 
 def _rewrite(draft: Path, path: Path, card: dict[str, Any], verify: Verify | None) -> None:
     model = FORMAT.require("onnx", "precision=int8").load(str(draft))
     _set_card(model, card)
-    with placing(path, verify) as final:
+    with verified_write(path, verify) as final:
         final.write_bytes(model.SerializeToString())
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 EAGER = "eager"
 MODEL = "model"  # name of an evaluated artifact in the records
-# Times of references in this process, by everything that they depend on. The jobs of a sweep measure a reference once.
+# Times of the references that this process has measured. The jobs of a sweep measure a reference in full only once.
 _REFERENCE_TIMES: dict[tuple[Any, ...], ReferenceTimes] = defaultdict(lambda: defaultdict(dict))
 
 
@@ -99,9 +99,9 @@ class LatencyBenchmark:
         settings: Settings | None = None,
     ) -> None:
         if not batches or min(batches) < 1:
-            raise DeploymentError(f"latency.batches={list(batches)} is out of range: list batch sizes of 1 or more")
+            raise DeploymentError(f"latency.batches={list(batches)} is invalid: expected batch sizes of 1 or more")
         if images < 1:
-            raise DeploymentError(f"latency.images={images} is out of range: give 1 or more")
+            raise DeploymentError(f"latency.images={images} is invalid: expected 1 or more")
         try:
             available = torch.device(device).type != "cuda" or torch.cuda.is_available()
         except RuntimeError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deployment.complexity import evaluating
+from deployment.complexity import eval_mode
 from deployment.formats import Predictor
 from deployment.latency.timer import Runner, Settings, measure
 from litesort.errors import DeploymentError
@@ -133,7 +133,7 @@ def model_clock(
         candidates: Name -> candidate; they take turns.
         reference: Name of the candidate that ratios are relative to.
         batches: Batch sizes, each measured separately.
-        reference_times: Known times of references, by batch size; see `memory` of `measure`.
+        reference_times: Known times of references, by batch size; see `measure`.
         settings: Threads and length of each measurement.
         progress: Called with the completed share, in [0, 1].
 
@@ -149,8 +149,8 @@ def model_clock(
             name: Runner(_with_inputs(one.predict, one.inputs(batch)), one.device, one.details, one.same_runtime)
             for name, one in candidates.items()
         }
-        memory = None if reference_times is None else reference_times[batch]
-        common: Any = {"clock": "model", "batch": batch, "reference": reference, "memory": memory}
+        times = None if reference_times is None else reference_times[batch]
+        common: Any = {"clock": "model", "batch": batch, "reference": reference, "reference_times": times}
         return measure(runners, **common, settings=settings, progress=part)
 
     return _measure_batches(record, [one.module for one in candidates.values()], batches, progress)
@@ -218,12 +218,12 @@ def _measure_batches(
 ) -> list[dict[str, Any]]:
     for batch in batches:
         if batch < 1:
-            raise DeploymentError(f"batch={batch} is out of range: give a batch size of at least 1")
+            raise DeploymentError(f"batch={batch} is invalid: expected a batch size of at least 1")
     records = []
     with ExitStack() as stack:
         for module in modules:
             if module is not None:
-                stack.enter_context(evaluating(module))
+                stack.enter_context(eval_mode(module))
         for position, batch in enumerate(batches):
             records.append(record(batch, _partial_progress(progress, position, len(batches))))
     return records

@@ -1,4 +1,4 @@
-"""Time runners in turn: untimed calls first, turns, medians with intervals."""
+"""Time runners in turn, each after a warm-up, and report medians with intervals."""
 
 import gc
 import math
@@ -14,21 +14,21 @@ import torch
 from litesort.errors import DeploymentError
 from litesort.system import describe_machine
 
-# A turn begins with untimed calls: so many, or so many ms of them, and on until two in a row agree. A runner whose call
-# takes longer than that needs none.
+# A turn begins with a warm-up of 10 untimed calls or 25 ms, then further calls until two in a row agree. A runner whose
+# call takes longer than 25 ms needs no warm-up.
 WARMUP_CALLS, WARMUP_MS = 10, 25.0
-AGREEMENT = 0.05  # largest difference of two calls that agree, as a share
-WARMUP_LIMIT_MS = 200.0  # calls that do not agree until then are left at that
-TURN_MS = 30.0  # a turn of a fast runner has as many timed calls as take this long
-CHECK_ROUNDS = 3  # rounds in which a reference is measured whose time is known
-KNOWN_WITHIN = 0.05  # largest difference from the known time; beyond it, the reference is measured in full
-STEADY = 0.05  # an interval that is wider, to either side, is called unsteady
-RESAMPLES = 400
+AGREEMENT = 0.05  # largest relative difference of two calls that agree
+WARMUP_LIMIT_MS = 200.0  # the warm-up ends after this time, even if no two calls agree
+TURN_MS = 30.0  # time of the timed calls in a turn; a slow runner has one call per turn
+CHECK_ROUNDS = 3  # rounds that check a reference whose time is known
+KNOWN_WITHIN = 0.05  # largest relative difference from the known time; beyond it, the reference is measured in full
+STEADY = 0.05  # largest relative error of a steady measurement
+RESAMPLES = 400  # of the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Something to time.
+    """A function to time.
 
     Attributes:
         call: Processes one batch. It gets the number of the call, so that all runners can get the same input.
@@ -49,9 +49,9 @@ class Settings:
 
     Attributes:
         seconds: Time to spend on each runner, untimed calls included.
-        tolerance: A runner is finished earlier, once the 95 % interval of its ratio (without a reference: of its time)
-            ends within this share of it.
-        min_rounds: Smallest number of rounds, whatever their time.
+        tolerance: A runner finishes earlier if the relative error of its ratio (without a reference: of its time) is
+            at most this; see `Estimate.error`.
+        min_rounds: Smallest number of rounds, even if they take longer than `seconds`.
         max_rounds: Largest number of rounds.
         threads: Threads of torch on the CPU; None keeps the current number. With several threads, any other process
             on one of the cores delays every operation. Other runtimes have their own setting.
@@ -67,11 +67,11 @@ class Settings:
         for key in ("seconds", "tolerance"):
             value = getattr(self, key)
             if not (math.isfinite(value) and value >= 0):
-                raise DeploymentError(f"latency.{key}={value} is out of range: give a finite number, 0 or more")
+                raise DeploymentError(f"latency.{key}={value} is invalid: expected a finite number, 0 or more")
         for key, low in {"min_rounds": 1, "max_rounds": self.min_rounds, "threads": 1}.items():
             value = getattr(self, key)
             if value is not None and value < low:
-                raise DeploymentError(f"latency.{key}={value} is out of range: give at least {low}")
+                raise DeploymentError(f"latency.{key}={value} is invalid: expected at least {low}")
 
 
 class Estimate(NamedTuple):
@@ -98,8 +98,8 @@ def ratio_of(times: Sequence[float], base: Sequence[float], paired: bool) -> Est
     Args:
         times: Medians of turns, ms.
         base: Those of the reference.
-        paired: Both are of the same rounds: the median of the ratios is returned, which a slower moment does not move.
-            Otherwise medians are divided.
+        paired: Whether both are from the same rounds. Then the result is the median of the ratios of the rounds, so
+            that a temporary slowdown of the machine does not change it. Otherwise it is the ratio of the medians.
     """
     if paired:
         return median_of(np.asarray(times, float) / np.asarray(base, float))
@@ -108,7 +108,7 @@ def ratio_of(times: Sequence[float], base: Sequence[float], paired: bool) -> Est
 
 
 def _resampled(times: Sequence[float]) -> np.ndarray:
-    """Medians of times drawn with replacement."""
+    """Return medians (RESAMPLES,) of times drawn with replacement."""
     values, random = np.asarray(times, float), np.random.default_rng(len(times))
     medians: np.ndarray = np.median(values[random.integers(0, len(values), (RESAMPLES, len(values)))], axis=1)
     return medians
@@ -125,24 +125,26 @@ def measure(
     clock: str,
     batch: int = 1,
     reference: str | None = None,
-    memory: dict[str, list[float]] | None = None,
+    reference_times: dict[str, list[float]] | None = None,
     same_input: bool = False,
     settings: Settings | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Time runners round by round, one turn each in rotating order, in inference mode, garbage collection off.
 
-    A turn begins with untimed calls, because the other runners have filled the caches of the processor: 10, or 25 ms of
-    them, and more until two in a row agree. Then as many calls are timed as take about 30 ms; their median counts.
+    A turn begins with untimed calls, because the other runners have filled the caches of the processor: 10 calls or
+    25 ms, then further calls until two in a row agree. Then calls are timed for about 30 ms, and their median is the
+    time of the turn.
 
     Args:
         runners: Name -> runner.
         clock: "model" or "end_to_end"; on a GPU, "model" is timed by CUDA events.
-        batch: Images a call.
+        batch: Images per call.
         reference: Name of the runner that `ratio` is relative to.
-        memory: Turns of references, ms, by name. A reference that is not in it is added. One that is in it has three
-            rounds, which check it: if they differ by more than 5 %, it is measured again.
-        same_input: Runners process the same inputs; then all have as many calls a turn.
+        reference_times: Known times of the turns of references, ms, by name. A reference that is missing is measured
+            and added. A known reference takes part in three rounds; if its median there differs from the known one by
+            more than 5 %, it is measured again.
+        same_input: Whether runners process the same inputs. Then all have the same number of calls per turn.
         settings: Threads and length.
         progress: Called with the completed share, in [0, 1], after each round.
 
@@ -159,11 +161,11 @@ def measure(
     _check(runners, reference)
     surroundings = _surroundings(runners)
     with _threads(settings.threads), _no_garbage_collection(), torch.inference_mode():
-        turns = _Turns(runners, clock, reference, memory or {}, settings)
+        turns = _Turns(runners, clock, reference, reference_times or {}, settings)
         turns.run(same_input, progress)
         threads = torch.get_num_threads()
-    if memory is not None:
-        memory |= {name: turns.times(name) for name in turns.references - turns.confirmed.keys()}
+    if reference_times is not None:
+        reference_times |= {name: turns.times(name) for name in turns.references - turns.confirmed.keys()}
     entries = {
         name: {**runner.details, "device": runner.device, **turns.describe(name, batch)}
         for name, runner in runners.items()
@@ -192,29 +194,29 @@ def _surroundings(runners: Mapping[str, Runner]) -> dict[str, Any]:
 
 
 class _Turns:
-    """Turns of all runners, and what follows from them."""
+    """Turns of all runners, and their statistics."""
 
     def __init__(
         self,
         runners: Mapping[str, Runner],
         clock: str,
         reference: str | None,
-        memory: Mapping[str, list[float]],
+        known_times: Mapping[str, list[float]],
         settings: Settings,
     ) -> None:
-        self.runners, self.reference, self.memory, self.settings = runners, reference, memory, settings
-        self.confirmed: dict[str, list[float]] = {}  # references whose remembered turns the check confirmed
+        self.runners, self.reference, self.known_times, self.settings = runners, reference, known_times, settings
+        self.confirmed: dict[str, list[float]] = {}  # known times of references that the check confirmed
         self.references = {base for name in runners for base in self.bases(name).values()}
         self.by_events = clock == "model"
         self.calls: dict[str, list[float]] = {name: [] for name in runners}  # ms of each timed call
         self.turns: dict[str, dict[int, float]] = {name: {} for name in runners}  # round -> median ms
         self.spent = dict.fromkeys(runners, 0.0)  # seconds
         self.one_call: dict[str, float] = {}  # ms
-        self.timed_calls: dict[str, int] = {}  # a turn
+        self.timed_calls: dict[str, int] = {}  # per turn
         self.rounds = 0
 
     def bases(self, name: str) -> dict[str, str]:
-        """Key of a ratio -> name of its reference."""
+        """Return the references of a runner: key of the ratio -> name."""
         pairs = {"ratio": self.reference, "ratio_same_runtime": self.runners[name].same_runtime}
         return {key: base for key, base in pairs.items() if base is not None}
 
@@ -242,7 +244,7 @@ class _Turns:
         first = self.rounds * calls
         if self.one_call[name] < WARMUP_MS:
             self.warm_up(name, first)
-        elif self.settings.threads != 1:  # threads of another runtime may still wait busily for its next call
+        elif self.settings.threads != 1:  # threads of another runtime may still be in a busy wait
             self.time_call(name, first)
         times = [self.time_call(name, first + number) for number in range(calls)]
         self.calls[name] += times
@@ -250,7 +252,7 @@ class _Turns:
         self.spent[name] += time.perf_counter() - start
 
     def warm_up(self, name: str, number: int) -> float:
-        """Call a runner until its time is that of a runner alone; returns the last call's time, ms."""
+        """Call a runner until two calls in a row agree, or for a limited time; returns the last time in ms."""
         spent, before = 0.0, math.inf
         for count in range(1, 1000):
             now = self.time_call(name, number)
@@ -262,7 +264,7 @@ class _Turns:
         return max(now, 1e-6)
 
     def time_call(self, name: str, number: int) -> float:
-        """Milliseconds of one call."""
+        """Return the time of one call in ms."""
         runner = self.runners[name]
         if not runner.device.startswith("cuda"):
             start = time.perf_counter_ns()
@@ -288,7 +290,7 @@ class _Turns:
     def unfinished(self) -> set[str]:
         """Names of the runners that take part in the next round."""
         if self.rounds == CHECK_ROUNDS:
-            self.confirmed = {name: times for name, times in self.memory.items() if self.is_confirmed(name, times)}
+            self.confirmed = {name: times for name, times in self.known_times.items() if self.is_confirmed(name, times)}
         if self.rounds < self.settings.min_rounds:
             return self.runners.keys() - self.confirmed.keys()
         left = {name for name in self.runners if self.spent[name] < self.settings.seconds}
@@ -305,11 +307,11 @@ class _Turns:
         return abs(float(np.median(self.times(name))) / float(np.median(times)) - 1) <= KNOWN_WITHIN
 
     def needs(self, name: str) -> set[str]:
-        """References without which a further turn of a runner gives no ratio."""
+        """Return the references that must be timed in the same rounds as a runner, because no time is confirmed."""
         return set(self.bases(name).values()) - self.confirmed.keys()
 
     def error(self, name: str) -> float:
-        """Largest error of the ratios of a runner; without a reference that of its time."""
+        """Return the largest relative error of a runner's ratios; without a reference, that of its time."""
         ratios = [self.ratio(name, base) for base in self.bases(name).values() if base != name]
         return max(estimate.error for estimate in ratios or [median_of(self.times(name))])
 

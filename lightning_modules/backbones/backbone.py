@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones import pretrained as weight_files
-from litesort.errors import ModelError
-from litesort.model_card import arguments_fault
+from litesort.errors import ModelError, first_line
+from litesort.model_card import arguments_error
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,10 @@ class Backbone(nn.Module):
             for parameter in self.head_parameters():
                 parameter.data = parameter.data[[known.index(name) for name in classes]]
             return
-        line = "%s: its classifier has the classes %s and the data has %s, so the classifier is initialised at random"
-        log.warning(line, self.origin, ", ".join(known), ", ".join(classes))
+        log.warning(
+            "%s: its classifier has the classes %s and the data has %s, so the classifier is initialised at random",
+            *(self.origin, ", ".join(known), ", ".join(classes)),
+        )
         reset_head(self.net)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -186,7 +188,7 @@ def _checked(name: str | None, num_classes: int, pretrained: bool | str, weights
     if pretrained not in (True, False, "auto"):
         raise ModelError(f"model.pretrained={pretrained} is unknown: give auto, true or false")
     if weights is not None and pretrained is True:
-        raise ModelError(f"model.pretrained=true and model.weights={weights} both ask for weights: give one")
+        raise ModelError(f"model.pretrained=true and model.weights={weights} both select weights: give one")
     if num_classes < 2:
         raise ModelError(f"a classifier needs two classes or more, but the data has {num_classes}")
     return name
@@ -208,13 +210,14 @@ def build_timm(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.
     """
     if ":" in name or "/" in name:
         raise ModelError(
-            f"model.name={name} is a path, not a timm name: give the name, and the file as model.weights=FILE"
+            f"model.name={name} is a path, not the name of a timm model: give the name, and "
+            "the path as model.weights=FILE"
         )
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists all names"
         raise ModelError(f"model.name={name} is not a timm model: {hint}")
-    if reason := arguments_fault(arguments):
+    if reason := arguments_error(arguments):
         raise ModelError(f"model.kwargs {reason}: give numbers and words; weights come from model.weights=FILE")
     try:
         net = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
@@ -256,11 +259,6 @@ def head_names(net: nn.Module) -> tuple[str, ...]:
             f"{type(net).__name__} has no classifier layer that litesort can find: choose another model.name"
         )
     return names
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error message, or the error type if the message is empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _channels(what: str, values: Sequence[float]) -> Tensor:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones import hub
-from litesort.errors import ModelError
+from litesort.errors import ModelError, first_line
+from litesort.model_card import card_error
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,7 @@ def load_pretrained(
                     name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
                 )
             except Exception as error:  # the hub client raises many types; `auto` continues after any of them
-                reason = (
-                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'failed'}"
-                )
+                reason = f"{type(error).__name__}: {first_line(error)}"
             else:
                 return full, Loaded("cache" if cached else "hub", *norm)
     if required:
@@ -132,21 +131,33 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] |
         ModelError: The file is missing, broken or unsafe, or contains no tensors.
     """
     content = read_torch(path, "model.weights")
-    if isinstance(content.get("litesort"), Mapping):
-        state = content.get("state_dict", {})
+    card = content.get("litesort")
+    if isinstance(card, Mapping):
+        state = _tensors(content.get("state_dict"))
+        if (reason := card_error(card)) or not {"net.mean", "net.std"} <= state.keys():
+            raise ModelError(
+                f"model.weights={path} is refused: {reason or 'net.mean or net.std is missing'}: "
+                "give a checkpoint that litesort wrote"
+            )
         tensors = {key.removeprefix("net.net."): value for key, value in state.items() if key.startswith("net.net.")}
         norm = {f"__{key}__": state[f"net.{key}"] for key in ("mean", "std")}
-        return tensors | norm, tuple(content["litesort"].get("classes", ()))
+        return tensors | norm, tuple(card["classes"])
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = _tensors(content)
     if not tensors:
-        raise ModelError(f"model.weights={path} holds no named tensors: give a state dict saved by torch.save")
+        raise ModelError(f"model.weights={path} has no named tensors: give a state dict saved by torch.save")
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors, None
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a mapping by name. Other values are omitted."""
+    items = content.items() if isinstance(content, Mapping) else ()
+    return {str(key): value for key, value in items if isinstance(value, Tensor)}
 
 
 def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
@@ -182,7 +193,7 @@ def read_torch(path: str | Path, key: str) -> dict[Any, Any]:
     except Exception as error:  # zip, safetensors and storage readers raise errors of many types
         raise ModelError(f"{key}={path} is not a torch file, or it is broken: save or download it again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{key}={path} holds a {type(content).__name__}, not named tensors: give a state dict")
+        raise ModelError(f"{key}={path} contains a {type(content).__name__}, not named tensors: give a state dict")
     return content
 
 
@@ -260,11 +271,13 @@ def _load_state(
     state = _translated(net, state)
     heads = tuple(f"{name}." for name in head_names)
     fits = {key for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if head_left := [key for key in own if key.startswith(heads) and key not in fits]:
-        shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head_left if key in state) or "none"
+    if head_missing := [key for key in own if key.startswith(heads) and key not in fits]:
+        shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head_missing if key in state) or "none"
         if warn:
-            line = "%s: the file's classifier (%s) does not fit %d classes, so the classifier is initialised at random"
-            log.warning(line, source, shapes, len(own[head_left[-1]]))
+            log.warning(
+                "%s: the file's classifier (%s) does not fit %d classes, so the classifier is initialised at random",
+                *(source, shapes, len(own[head_missing[-1]])),
+            )
         fits = {key for key in fits if not key.startswith(heads)}
     # files written before torch 0.4.1 have no batch counters
     missing = [k for k in own if k not in fits and not k.startswith(heads) and not k.endswith("num_batches_tracked")]
@@ -272,7 +285,7 @@ def _load_state(
     if missing or extra:
         raise ModelError(f"{source} does not fit {type(net).__name__}: {_difference(own, state, missing, extra)}")
     net.load_state_dict({key: state[key] for key in fits}, strict=False)
-    return not head_left
+    return not head_missing
 
 
 def _timm_cfg(net: nn.Module) -> dict[str, Any]:
@@ -294,10 +307,10 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing:
     parts = []
     if missing:
         first = missing[0]
-        how = "is missing"
+        reason = "is missing"
         if first in state:
-            how = f"is {tuple(state[first].shape)} in the file and {tuple(own[first].shape)} in the network"
-        parts.append(f"{len(missing)} of {len(own)} tensors cannot be loaded, first {first}, which {how}")
+            reason = f"is {tuple(state[first].shape)} in the file and {tuple(own[first].shape)} in the network"
+        parts.append(f"{len(missing)} of {len(own)} tensors cannot be loaded, first {first}, which {reason}")
     if extra:
         parts.append(f"{len(extra)} tensors of the file are not in the network, first {extra[0]}")
     return "; ".join(parts) + "; give a file of this architecture or change model.name"

@@ -16,8 +16,8 @@ class Agreement(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.teacher = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.both = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.labels_teacher = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.teacher_student = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, student: Tensor, teacher: Tensor, targets: Tensor) -> None:
@@ -39,19 +39,19 @@ class Agreement(nn.Module):
         if self._pending:
             student, teacher, targets = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
             self._pending = []
-            self.teacher.update(teacher, targets)
-            self.both.update(student, teacher)
-        counts, both = self.teacher.compute(), self.both.compute()
+            self.labels_teacher.update(teacher, targets)
+            self.teacher_student.update(student, teacher)
+        counts, pairs = self.labels_teacher.compute(), self.teacher_student.compute()
         support, predicted, correct = counts.sum(dim=1), counts.sum(dim=0), counts.diagonal()
         f1 = 2 * correct / (support + predicted).clamp_min(1)
         present = (support > 0).float()  # float32, because MPS has no float64
         return {
             "teacher_f1_macro": (f1 * present).sum() / present.sum(),
-            "agreement": both.trace() / both.sum(),
+            "agreement": pairs.trace() / pairs.sum(),
         }
 
     def reset(self) -> None:
         """Discard the counts of the epoch."""
         self._pending = []
-        self.teacher.reset()
-        self.both.reset()
+        self.labels_teacher.reset()
+        self.teacher_student.reset()

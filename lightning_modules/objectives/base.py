@@ -45,7 +45,7 @@ class Objective(nn.Module):
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ModelError(f"objective.label_smoothing={label_smoothing} is out of range: give 0 (off) up to below 1")
+            raise ModelError(f"objective.label_smoothing={label_smoothing} is invalid: expected 0 (off) up to below 1")
         self.label_smoothing = label_smoothing
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
@@ -218,7 +218,7 @@ def build_objective(factory: Callable[..., Objective], class_counts: Sequence[in
 def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
     if not 0 <= power <= 1:
         raise ModelError(
-            f"objective.class_weight_power={power} is out of range: give 0 (off) to 1 (equal class weights)"
+            f"objective.class_weight_power={power} is invalid: expected 0 (off) to 1 (equal class weights)"
         )
     if power == 0:
         return None
@@ -228,7 +228,7 @@ def _weights(power: float, counts: Sequence[int] | None) -> Tensor | None:
 def _log_prior(tau: float, counts: Sequence[int] | None) -> Tensor | None:
     """Return the log of the class frequencies, (C,) float32. Empty classes count as one image, so the log is finite."""
     if not tau >= 0:
-        raise ModelError(f"objective.tau={tau} is out of range: give a positive number, or 0 (off)")
+        raise ModelError(f"objective.tau={tau} is invalid: expected a positive number, or 0 (off)")
     if tau == 0:
         return None
     if counts is None:

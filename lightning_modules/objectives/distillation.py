@@ -47,6 +47,8 @@ class Distillation(CrossEntropy):
         class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__(label_smoothing, class_weight_power, tau, class_counts)
+        if not label_weight >= 0:
+            raise ModelError(f"objective.label_weight={label_weight} is invalid: give 0 (no labels) or more")
         if not label_weight and (label_smoothing or class_weight_power):
             raise ModelError(
                 f"objective.label_smoothing={label_smoothing} and class_weight_power={class_weight_power} do nothing "
@@ -55,7 +57,7 @@ class Distillation(CrossEntropy):
         self.teacher = teacher
         self.label_weight = label_weight
         self.agreement: Agreement | None = None
-        self.teacher_cache: TeacherCache | None = None  # set by a callback
+        self.teacher_cache: TeacherCache | None = None  # set by callbacks.CacheTeacher
 
     def attach(self, net: Backbone, classes: Sequence[str]) -> None:
         self.teacher.match(classes)
@@ -137,7 +139,7 @@ class LogitDistillation(Distillation):
         **labels: Any,
     ) -> None:
         if not 0 <= alpha <= 1:
-            raise ModelError(f"objective.alpha={alpha} is out of range: give a number above 0, up to 1")
+            raise ModelError(f"objective.alpha={alpha} is invalid: expected a number above 0, up to 1")
         _check_weights(alpha=alpha)
         super().__init__(teacher, label_weight=1 - alpha, **labels)
         if target not in ("soft", "hard"):

@@ -78,8 +78,8 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tup
         temperature: Temperature T, above 0.
 
     Returns:
-        Two scalars in [0, 2], scaled by T^2. The inter-class term correlates the classes of each image. The intra-class
-        term correlates the images of each class.
+        Two scalars in [0, 2 T^2], scaled by T^2. The inter-class term correlates the classes of each image. The
+        intra-class term correlates the images of each class.
     """
     p, q = (student / temperature).softmax(dim=1), (teacher / temperature).softmax(dim=1)
     inter, intra = 1 - correlation(p, q, dim=1).mean(), 1 - correlation(p, q, dim=0).mean()

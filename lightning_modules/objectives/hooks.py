@@ -29,7 +29,7 @@ class FeatureHooks:
         for level in levels:
             if not -len(names) <= level < len(names):
                 raise ModelError(
-                    f"objective.levels={list(levels)} is out of range: {net.name} has {len(names)} levels of features, "
+                    f"objective.levels={list(levels)} is out of range: {net.name} has {len(names)} feature levels, "
                     f"give numbers from {-len(names)} to {len(names) - 1}"
                 )
         self.modules = [names[level] for level in levels]
@@ -71,7 +71,7 @@ def level_modules(net: Backbone) -> list[str]:
     names = [str(level["module"]) for level in levels]
     known = {name for name, _ in net.net.named_modules()}
     if not names or not set(names) <= known:
-        raise ModelError(f"{net.name} has no levels of features in timm: use objective=distill_logit")
+        raise ModelError(f"{net.name} has no feature levels in timm: use objective=distill_logit")
     return names
 
 

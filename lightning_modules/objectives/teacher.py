@@ -139,7 +139,11 @@ def _open(path: str, open_other: Callable[[str], OpenedFile] | None) -> Teacher:
     if open_other is not None and Path(path).suffix != ".ckpt":
         predict, classes, size = open_other(path)
         return Teacher(predict, classes, size, path)
-    checkpoint = read_checkpoint(path)
-    net = fold_batchnorm(build_net(checkpoint)).requires_grad_(False).to(memory_format=torch.channels_last)
+    checkpoint = read_checkpoint(path, "teacher")
+    net = (
+        fold_batchnorm(build_net(checkpoint, f"teacher={path}"))
+        .requires_grad_(False)
+        .to(memory_format=torch.channels_last)
+    )
     card = checkpoint[MODEL_CARD]
     return Teacher(net, list(card["classes"]), card["preprocessing"].get("size"), path, net)

@@ -30,7 +30,7 @@ def structure_diff(before: nn.Module, after: nn.Module) -> dict[str, Any]:
     return {"sizes": sizes, "shapes": {key: list(s) for key, s in _shapes(after).items() if shapes[key] != s}}
 
 
-def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
+def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]], checkpoint: str = "ckpt") -> nn.Module:
     """Apply recorded pruning steps to a new network. The caller loads the weights afterwards.
 
     Only existing integer attributes and tensor shapes change. No code from the steps is executed.
@@ -38,6 +38,7 @@ def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
     Args:
         net: Network as timm builds it. It is changed in place, and its pruned tensors are zero.
         pruning: Results of `structure_diff`, one per step.
+        checkpoint: Setting and path of the checkpoint, for error messages.
 
     Returns:
         `net`.
@@ -55,7 +56,7 @@ def replay(net: nn.Module, pruning: Sequence[Mapping[str, Any]]) -> nn.Module:
             for key, shape in step["shapes"].items():
                 _reshape(net, key, shapes[key], [int(side) for side in shape])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"ckpt: step {number} of its pruning does not fit this network: {error}") from error
+            raise ModelError(f"{checkpoint}: pruning step {number} does not fit this network: {error}") from error
     return net
 
 
@@ -81,7 +82,7 @@ def _checked_size(old: Any, new: Any) -> Any:
 
 
 def _reshape(net: nn.Module, key: str, old: tuple[int, ...], shape: list[int]) -> None:
-    if len(old) != len(shape) or any(not 0 < new <= was for new, was in zip(shape, old, strict=True)):
+    if len(old) != len(shape) or any(not 0 < new <= largest for new, largest in zip(shape, old, strict=True)):
         raise ValueError(f"{key} of {list(old)} cannot become {shape}")
     owner, _, name = key.rpartition(".")
     module = net.get_submodule(owner)

@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def prune(
             module.attn_dim = module.head_dim * module.num_heads
     small.zero_grad(set_to_none=True)
     with torch.no_grad():
-        small(small.mean.new_zeros(1, 3, size, size))  # fails here, not in the middle of an epoch, if layers do not fit
+        small(_blank_image(small, size))  # layers that do not fit fail here, not in the middle of an epoch
     small.pruning = [*net.pruning, structure_diff(net.net, small.net)]
     return small
 
@@ -94,15 +95,15 @@ def find_ratio(relative_cost: Callable[[float], float], target: float, setting: 
     Raises:
         ModelError: The target is not reached at the largest ratio.
     """
-    least, low, high = 1.0, 0.0, 0.0
+    lowest_cost, low, high = 1.0, 0.0, 0.0
     # Smaller ratios first: the largest ratio skips layers in which no channel would remain, and can cost more.
     for high in (0.5, 0.7, MAX_RATIO):
         if (cost := relative_cost(high)) <= target:
             break
-        least, low = min(least, cost), high
+        lowest_cost, low = min(lowest_cost, cost), high
     else:
         raise ModelError(
-            f"{setting} is out of reach: {least:.2f} of the cost is left at the largest ratio; give a larger target"
+            f"{setting} is out of reach: at least {lowest_cost:.2f} of the cost remains; give a larger target"
         )
     for _ in range(trials):
         middle = (low + high) / 2
@@ -125,20 +126,20 @@ def unprunable_layers(net: Backbone, size: int) -> dict[str, str]:
     reasons = dict.fromkeys(net.head_names, "head")
     if stem is not None:
         reasons.setdefault(stem, "stem")
-    original = copy.deepcopy(net.net).requires_grad_(True).eval()  # tracing needs gradients in all parameters
-    names = {module: name for name, module in original.named_modules()}
+    traced = copy.deepcopy(net.net).requires_grad_(True).eval()  # tracing needs gradients in all parameters
+    names = {module: name for name, module in traced.named_modules()}
     with _quiet():
-        graph = tp.DependencyGraph().build_dependency(original, _blank_image(net, size))
+        graph = tp.DependencyGraph().build_dependency(traced, _blank_image(net, size))
     fixed = dict(reasons)
     for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
         touched = [(dep.target.module, graph.is_out_channel_pruning_fn(dep.handler)) for dep, _ in group]
-        widths = [names[m] for m, out in touched if out and isinstance(m, nn.Conv2d | nn.Linear)]
-        reason = next((f"its channels are added to those of {n} ({fixed[n]})" for n in widths if n in fixed), None)
+        layers = [names[m] for m, out in touched if out and isinstance(m, nn.Conv2d | nn.Linear)]
+        reason = next((f"its channels are added to those of {n} ({fixed[n]})" for n in layers if n in fixed), None)
         multiplying = next((names[m] for m, _ in touched if _multiplies_channels(m)), None)
         if multiplying is not None:
             reason = f"its channels are the input of {multiplying}, which computes several output channels from each"
         if reason is not None:
-            reasons |= {name: reason for name in widths if name not in reasons}
+            reasons |= {name: reason for name in layers if name not in reasons}
     return reasons
 
 
@@ -157,13 +158,14 @@ def gather_gradients(net: Backbone, batches: Iterable[Any], count: int) -> int:
     """
     training = [(module, module.training) for module in net.modules()]
     net.eval().zero_grad(set_to_none=True)
-    done, device = 0, net.mean.device
+    used, device = 0, net.mean.device
     with torch.enable_grad():
-        for (images, targets, *_), done in zip(batches, range(1, count + 1), strict=False):  # noqa: B007
+        for images, targets, *_ in islice(batches, count):
             F.cross_entropy(net(images.to(device)), targets.to(device)).backward()
+            used += 1
     for module, mode in training:
         module.training = mode
-    return done
+    return used
 
 
 def widths(net: Backbone) -> dict[str, int]:

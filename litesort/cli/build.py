@@ -14,6 +14,7 @@ from litesort.cli.resume import resume_checkpoint
 from litesort.cli.split_origin import evaluated_split
 from litesort.cli.stored_config import READ_BY_SOURCE, images_name, stored_data, stored_data_builder, stored_name
 from litesort.cli.validate import check
+from litesort.errors import DataError, DeploymentError
 from litesort.preprocessing import Preprocessing
 from litesort.settings import group_settings
 
@@ -38,7 +39,8 @@ def resumed_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     from lightning_modules.checkpoint import read_checkpoint
 
     if cfg.ckpt or cfg.ckpt_init:
-        stored = read_checkpoint(cfg.ckpt or cfg.ckpt_init)["litesort"]["config"]
+        key = "ckpt" if cfg.ckpt else "ckpt_init"
+        stored = read_checkpoint(cfg[key], key)["litesort"]["config"]
         cfg = (merge_overrides if cfg.ckpt else init_from)(cfg, stored, overrides)
     cfg.ckpt = cfg.ckpt or resume_checkpoint(cfg)
     if cfg.teacher and "teacher" not in cfg.objective and is_sweep():
@@ -113,8 +115,6 @@ def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
     import timm
     from hydra.utils import instantiate
 
-    from litesort.errors import DeploymentError
-
     score, benchmark = instantiate(cfg.score), instantiate(cfg.latency)
     score.check(benchmark.batches, benchmark.end_to_end)
     if not timm.is_model(score.reference):
@@ -123,7 +123,7 @@ def build_score_and_latency(cfg: DictConfig) -> ScoreAndLatency:
 
 
 def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageDataModule") -> "Precision":
-    """Choose the precision of a training. On a CPU it is measured, and the cache folder stores the result."""
+    """Choose the precision of a training. On a CPU, the choices are timed, and the result is cached."""
     from datamodules.cache import cache_folder
     from lightning_modules.precision import choose_precision
 
@@ -135,7 +135,7 @@ def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageD
         trainer.precision,
         trainer.accelerator,
         module.net,
-        module.trial_step,
+        module.timing_step,
         (data.batch_size, 3, data.size, data.size),
         steps=batches * (trainer.max_epochs or 1000),
         processes=trainer.devices not in (1, "1", "auto"),
@@ -146,7 +146,7 @@ def training_precision(cfg: DictConfig, module: "ImageClassifier", data: "ImageD
 def export_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that the export after a training gets: `data`, if its source is a class of the user.
 
-    An export reads the data from the checkpoint, which may name only sources of litesort.
+    Without them, an export reads the data that the checkpoint names, which must be a source of litesort.
     """
     if "format" not in cfg.export or str(cfg.data.source._target_).startswith("datamodules."):
         return {}
@@ -155,7 +155,7 @@ def export_settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def data_builder(data: DictConfig) -> Callable[..., "ImageDataModule"]:
-    """Return a function that builds the data module of a config; it takes further settings, which win.
+    """Return a function that builds the data module of a config; settings that are passed to it win.
 
     Settings that are fields of a dataclass parameter (`split`, `cache`, ...) are grouped. Keys that only `source` reads
     are left out.
@@ -187,8 +187,6 @@ def load_data(card: dict[str, Any], cfg: DictConfig) -> tuple["ImageDataModule",
     Raises:
         UserError: The data cannot be built, or the command line defines another split.
     """
-    from litesort.errors import DataError
-
     chosen = {key: value for key, value in cfg.data.items_ex(resolve=False) if value is not None}
     other = bool(chosen.keys() & {"_target_", "root", "file"})
     if "_target_" in chosen:

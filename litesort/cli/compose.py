@@ -11,8 +11,9 @@ from litesort.cli.folders import fresh_dir, network_name, resume_dir
 from litesort.cli.paths import CONF as CONF
 from litesort.cli.resume import unnamed_keys
 from litesort.cli.stored_config import REFERENCE, check_run, images_name, localised, lookup, resolve
+from litesort.errors import ModelError
 
-# Settings of the split. A run that starts from a checkpoint gets them from it, unless the command line sets them.
+# Settings of the split. A run that starts from a checkpoint inherits them, unless the command line sets them.
 TAKEN_OVER = ("val_fraction", "test_fraction", "fold", "folds", "group_by", "group_block", "class_fraction")
 
 
@@ -77,8 +78,6 @@ def merge_overrides(composed: DictConfig, stored: dict[str, Any], overrides: Seq
     Raises:
         ModelError: An override cannot change a stored config, or the stored config names a class that is not allowed.
     """
-    from litesort.errors import ModelError
-
     own = portable(composed)
     values = localised(stored, own) | {"run_dir": own["run_dir"], "imports": own.get("imports", [])}
     known = resolve(values)
@@ -118,8 +117,6 @@ def init_from(cfg: DictConfig, stored: dict[str, Any], overrides: Sequence[str])
     Raises:
         ModelError: The command line sets a model, or the stored config names a class that is not allowed.
     """
-    from litesort.errors import ModelError
-
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     if models := [key for key in given if key.split(".")[0] == "model"]:
         raise ModelError(f"{models[0]} does nothing with ckpt_init, which defines the network: leave one of them out")
@@ -144,10 +141,8 @@ def _check(values: dict[str, Any], own: dict[str, Any], parts: Sequence[str]) ->
     """Check that all classes of a config may be built, and return it as a DictConfig.
 
     References are kept, so that a later run can override them again. OmegaConf must resolve them to the same values
-    as `resolve`, which allows plain references only.
+    as `resolve`, which accepts plain references only.
     """
-    from litesort.errors import ModelError
-
     resolved = check_run(values, own, parts)
     cfg = OmegaConf.create(values)
     if OmegaConf.to_container(cfg, resolve=True) != resolved:

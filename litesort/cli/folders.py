@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from litesort.cli.resume import LOCK
+from litesort.errors import ModelError, UserError
 
 RESULTS = ("metrics.json", "last.ckpt", "best.ckpt")  # files in the folder of a run that another run must not replace
 EXPORT = "export.json"  # in an export folder: written after all other files
@@ -29,7 +30,7 @@ def fresh_dir(name: str, *, _root_: DictConfig) -> str:
         return name
     paths = OmegaConf.get_cache(_root_)["fresh_dir"]
     if name not in paths:
-        paths[name] = claim(name)
+        paths[name] = create_unique_folder(name)
     return str(paths[name])
 
 
@@ -43,7 +44,7 @@ def network_name(ckpt_init: str | None, name: str) -> str:
 
     Args:
         ckpt_init: Checkpoint whose network the run starts from, if any.
-        name: Network of the composed config, which counts without `ckpt_init`.
+        name: Network of the composed config; it is used without `ckpt_init`.
 
     Returns:
         `name`, or the network that config.yaml beside the checkpoint names, or "from-FILE" if there is no such file.
@@ -56,7 +57,7 @@ def network_name(ckpt_init: str | None, name: str) -> str:
     return f"from-{Path(ckpt_init).stem}"
 
 
-def claim(name: str) -> str:
+def create_unique_folder(name: str) -> str:
     """Create a new folder: the first of `name`, `name-2`, `name-3`, ... that does not exist; returns its path.
 
     `mkdir` is atomic, so processes that call this at the same time get different folders.
@@ -75,7 +76,7 @@ def claim(name: str) -> str:
 
 
 def refuse_used(folder: Path, ckpt: str | None, resumes: bool) -> None:
-    """Refuse to write a single run into the folder of another one, whose results it would replace.
+    """Refuse a folder with the results of another run, which a new run would replace.
 
     Args:
         folder: Folder of the run; it need not exist.
@@ -85,8 +86,6 @@ def refuse_used(folder: Path, ckpt: str | None, resumes: bool) -> None:
     Raises:
         UserError: The folder holds results or checkpoints of another run.
     """
-    from litesort.errors import UserError
-
     if resumes and ckpt and Path(ckpt).resolve().parent == folder.resolve():
         return
     if found := next((name for name in RESULTS if (folder / name).is_file()), None):
@@ -114,8 +113,8 @@ def export_folder(ckpt: str, out: str | None, overwrite: bool) -> Iterator[Path]
     locked = next(filter(None, (_lock(folder, overwrite) for folder in folders)), None)
     if locked is None:
         if (first / EXPORT).is_file() and not overwrite:
-            raise _refusal(f"out={first} holds an export: give another out, or overwrite=true to replace it")
-        raise _refusal(f"out={first} is locked by another export: wait until it ends, or give another out")
+            raise ModelError(f"out={first} holds an export: give another out, or overwrite=true to replace it")
+        raise ModelError(f"out={first} is locked by another export: wait until it ends, or give another out")
     folder, lock = locked
     try:
         (folder / EXPORT).unlink(missing_ok=True)  # it describes the files that are replaced
@@ -137,7 +136,7 @@ def _lock(folder: Path, overwrite: bool) -> tuple[Path, FileLock] | None:
     except Timeout:
         return None
     except OSError as error:
-        raise _refusal(f"out={folder} cannot be written: {error.strerror or error}: give another out") from error
+        raise ModelError(f"out={folder} cannot be written: {error.strerror or error}: give another out") from error
     if (folder / EXPORT).is_file() and not overwrite:  # another process has just finished it
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()
@@ -149,9 +148,3 @@ def _numbered(path: Path) -> Iterator[Path]:
     """Yield the path, then the path with the suffixes -2, -3, ..."""
     yield path
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
-
-
-def _refusal(message: str) -> Exception:
-    from litesort.errors import ModelError
-
-    return ModelError(message)

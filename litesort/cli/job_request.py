@@ -2,12 +2,12 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from litesort.cli import resume
+from litesort.io import write_json
 
 
 def save_job_request(folder: Path, number: int, overrides: Sequence[str], config: dict[str, Any]) -> None:
@@ -19,8 +19,6 @@ def save_job_request(folder: Path, number: int, overrides: Sequence[str], config
         overrides: Overrides of the job.
         config: Config of the job, with interpolations.
     """
-    from litesort.io import write_json
-
     row = resume.read(folder / "metrics.json") or {}
     if row.get("status") == "failed":
         for name in ("metrics.json", "error.log"):
@@ -42,25 +40,9 @@ def trial_settings(sweeper: dict[str, Any], number: int) -> str:
 
 
 def returned_keys(sweeper: Mapping[str, Any]) -> list[str]:
-    """Return the keys of metrics.json whose values a job returns to the sweeper: goals and constraints, else the score.
+    """Return the keys of the metrics that a job returns to the sweeper: metrics and constraints, else the score.
 
-    >>> returned_keys({"goals": ["val/f1_macro"], "constraints": {"latency_ms": 5}}), returned_keys({})
+    >>> returned_keys({"metrics": ["val/f1_macro"], "constraints": {"latency_ms": 5}}), returned_keys({})
     (['val/f1_macro', 'latency_ms'], ['score'])
     """
-    return [*sweeper.get("goals", ["score"]), *(sweeper.get("constraints") or {})]
-
-
-def leave_group(before: dict[str, str | None]) -> None:
-    """Destroy the process group of a job, which Lightning keeps until exit, so that the next job can create one.
-
-    Args:
-        before: Environment variables to restore: name -> value before the job, None if it was not set.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    return [*sweeper.get("metrics", ["score"]), *(sweeper.get("constraints") or {})]

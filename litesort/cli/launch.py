@@ -1,4 +1,4 @@
-"""Start an entry point, and show errors of the command line in one line instead of Hydra's report."""
+"""Start an entry point, and print an error of the command line in one line instead of Hydra's report."""
 
 import difflib
 import os
@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from litesort.cli.paths import CONF, ROOT
 from litesort.cli.quoting import expand_globs
 from litesort.system import limit_openmp_spinning
 
@@ -29,12 +29,10 @@ def launch(main: Callable[[], Any]) -> None:
     A command line that does not compose exits with status 2, Ctrl-C with 130. `HYDRA_FULL_ERROR=1` shows Hydra's own
     report instead of one line.
     """
-    sys.argv[1:] = expand_globs(sys.argv[1:], Path(__file__).parent)
+    sys.argv[1:] = expand_globs(sys.argv[1:], CONF)
     limit_openmp_spinning()
     # Jobs that submitit or Ray start in another process find the packages by this variable.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if os.environ.get(FULL_ERROR) == "1":
         main()
         return
@@ -50,13 +48,13 @@ def launch(main: Callable[[], Any]) -> None:
         if COMPOSING not in os.environ or not (composing or isinstance(error, OSError)):
             raise
         folder = "" if composing else "the run folder cannot be created, choose another with hydra.run.dir: "
-        print(f"error: {folder}{reason(error)}", file=sys.stderr)
+        print(f"error: {folder}{describe_error(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
-        composed()
+        restore_hydra_errors()
 
 
-def composed() -> None:
+def restore_hydra_errors() -> None:
     """Let Hydra handle errors again; called when the first job starts."""
     if os.environ.pop(COMPOSING, None):
         os.environ.pop(FULL_ERROR, None)
@@ -71,8 +69,8 @@ def phase(text: str) -> Iterator[None]:
         yield
 
 
-def reason(error: BaseException) -> str:
-    """Turn an error of Hydra's composition into one line: the key, and the nearest valid names."""
+def describe_error(error: BaseException) -> str:
+    """Describe an error of Hydra's composition in one line: the key, and the nearest valid names."""
     from hydra.errors import HydraException
 
     override = getattr(error, "override", None)  # of an override that cannot be parsed

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-ROOT = Path(__file__).parents[2]  # the checkout
+from litesort.cli.paths import ROOT
+
 COMMANDS = {
     "train": "train one network and evaluate it, or sweep over many with -m",
     "evaluate": "measure macro F1, calibration and latency of a checkpoint or an exported file",

@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
-CONF = Path(__file__).parents[2] / "conf"  # the folder of YAML files
+ROOT = Path(__file__).parents[2]  # the checkout
+CONF = ROOT / "conf"  # the folder of YAML files

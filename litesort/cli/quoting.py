@@ -10,7 +10,8 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
     """Quote values for Hydra's grammar.
 
     Args:
-        arguments: Arguments of the command line. With -m they are returned unchanged, because a comma means a sweep.
+        arguments: Arguments of the command line. With -m they are returned unchanged: a comma then separates
+            the values of a sweep.
         lists: Keys where `key=a,b` is a list.
         texts: Keys whose value is a path or other text with any characters.
 
@@ -24,7 +25,8 @@ def quote_overrides(arguments: Sequence[str], lists: Sequence[str] = (), texts: 
         if equals and key in lists and "," in value and value[0] not in "[\"'":
             argument = f"{key}=[{value}]"
         elif equals and key in texts and value not in ("", "null") and value[0] not in "\"'":
-            text = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+            # Hydra and OmegaConf read a backslash as an escape only before a quote, "${" and the end.
+            text = re.sub(r"(\\+)(?='|\$\{|\Z)", r"\1\1", value).replace("'", "\\'").replace("${", "\\${")
             argument = f"{key}='{text}'"
         quoted.append(argument)
     return list(arguments) if {"-m", "--multirun"} & set(arguments) else quoted

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from litesort.cli.stored_config import images_name
 from litesort.plain_data import parse_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 SWEEP = "sweep.json"  # in the folder of a sweep: its command line
 REQUEST = ".hydra/request.json"  # in the folder of a job: its command line and its config as first composed
 LOCK = ".lock"  # in the folder of a job: locked by the process that runs it; the system unlocks it if the process dies
-LOCK_PID = ".lock.pid"  # the id of the process that holds the lock, for messages
+LOCK_PID = ".lock.pid"  # the id of the process that has the lock, for messages
 # Settings that may change when a sweep is resumed, because no result depends on them.
 MAY_DIFFER = (
     "resume", "run_dir", "tags", "notes", "logger", "callbacks.progress", "trainer.enable_progress_bar",
@@ -136,15 +137,18 @@ def finished(cfg: DictConfig) -> dict[str, Any] | None:
 def summarize_config(cfg: DictConfig | None) -> dict[str, Any]:
     """Return the values that identify a job without results; None for those that cannot be resolved."""
 
-    def plain(key: str) -> Any:
+    def select(key: str) -> Any:
         try:
             value = None if cfg is None else OmegaConf.select(cfg, key, throw_on_missing=False)
         except Exception:  # an interpolation that only resolves inside the job
             return None
         return value if isinstance(value, str | int | float | bool) and value == value else None
 
-    keys = {"model": "model.name", "seed": "seed", "data": "data.name", "size": "data.size"}
-    return {"name": plain("name") or plain("model.name")} | {name: plain(key) for name, key in keys.items()}
+    data = None
+    with suppress(Exception):  # a config without data, or an interpolation that only resolves inside the job
+        data = images_name(cfg.data) if cfg is not None else None
+    values = {"model": select("model.name"), "seed": select("seed"), "data": data, "size": select("data.size")}
+    return {"name": select("name") or select("model.name")} | values
 
 
 def finished_results(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
+from litesort.errors import DataError, DeploymentError, ModelError
+
 if TYPE_CHECKING:
     from datamodules.datamodule import ImageDataModule
     from datamodules.splits.stored_split import StoredSplit
@@ -50,12 +52,11 @@ def split_origins(cfg: DictConfig) -> list[SplitOrigin]:
 def _packed_split(path: str, key: str) -> Any:
     from deployment.formats import find_format
     from lightning_modules.checkpoint import read_checkpoint
-    from litesort.errors import DeploymentError, ModelError
 
     try:
         if (exported := find_format(path)) is not None:
             return exported.load(Path(path), threads=None).card.get("split")
-        return read_checkpoint(path)["litesort"].get("split")
+        return read_checkpoint(path, key)["litesort"].get("split")
     except (ModelError, DeploymentError):
         if key in ("ckpt", "ckpt_init"):
             raise
@@ -104,11 +105,9 @@ def check_overlap(
         ModelError: The images overlap.
         DataError: A resumed run has other images.
     """
-    from litesort.errors import DataError, ModelError
-
     for origin in origins:
         if origin.key == "ckpt":
-            if not data.is_own:
+            if not data.is_training_data:
                 raise DataError(
                     f"ckpt={origin.path} was trained on other images than these: give data.root=FOLDER of its own, or "
                     "start a new run with ckpt_init"
@@ -120,7 +119,7 @@ def check_overlap(
         parts = " and ".join(f"{counts[name]} of {len(data.splits[name])} {name} images" for name in ("val", "test"))
         given = ", ".join(split_settings(overrides))
         hint = f"leave out {given}" if given else f"give ckpt_init or teacher={origin.path} alone"
-        line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, and its split is used"
+        line = f"{origin.key}={origin.path} was trained on {parts}: {hint}, so that its split is used"
         if origin.key != "teacher" or strict:
             raise ModelError(line)
         log.warning("%s (strict=true makes this an error)", line)
@@ -136,7 +135,7 @@ def split_record(data: "ImageDataModule", origins: Sequence[SplitOrigin]) -> dic
     split = data.split_used
     for origin in origins:
         if origin.key in ("ckpt_init", "model.weights"):
-            split = split.after(origin.split)
+            split = split.with_earlier_training(origin.split)
     return split.pack()
 
 
@@ -151,15 +150,13 @@ def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
     Raises:
         DataError: All images are training or validation images of the checkpoint.
     """
-    from litesort.errors import DataError
-
     if wanted != "auto":
         return wanted
     if data.stored_split is None:
         if other:
             log.warning("data: the checkpoint stores no split, so its training images cannot be left out")
         return "all" if other else "test"
-    if data.is_own:
+    if data.is_training_data:
         return "test"
     left_out = len(data.rows) - len(data.unseen)
     if not len(data.unseen):
@@ -170,6 +167,7 @@ def evaluated_split(data: "ImageDataModule", wanted: str, other: bool) -> str:
     if left_out:
         log.warning(
             "data: %d of these %d images are training or validation images of the checkpoint: they are left out",
-            *(left_out, len(data.rows)),
+            left_out,
+            len(data.rows),
         )
     return "unseen"

@@ -7,7 +7,7 @@ A checkpoint and an exported file contain the config of their training. Its valu
 - An evaluation builds the data module and its source alone, from classes of `datamodules`, with plain values:
   `stored_data` and `stored_data_builder`. Hydra's `instantiate` is not used.
 - A resumed run (`ckpt=`, `ckpt_init=`) may only build classes that `conf/` or the command line names for the same part
-  of the config, and augmentations of kornia: `check_run`.
+  of the config, and kornia's augmentations: `check_run`.
 - Addresses and output folders (`LOCAL_KEYS`) are never taken from a file.
 """
 
@@ -67,7 +67,7 @@ def resolve(config: Mapping[str, Any], part: Any = None) -> Any:
     return _Resolver(config).value(config if part is None else part, ())
 
 
-class Literal(str):
+class CommandLineText(str):
     """Text from the command line; it may be an address, unlike text from the file."""
 
 
@@ -81,7 +81,7 @@ class _Resolver:
     def value(self, node: Any, open_names: tuple[str, ...]) -> Any:
         self.remaining -= 1
         if self.remaining < 0 or len(open_names) > 32:
-            raise ModelError("ckpt: its config is refused: its references lead to too many values")
+            raise ModelError("ckpt: its config is refused: its references expand to too many values")
         if isinstance(node, Mapping):
             return {key: self.value(item, open_names) for key, item in node.items()}
         if isinstance(node, list | tuple):
@@ -94,20 +94,20 @@ class _Resolver:
             return self._named(whole[1], open_names)
         if "\\" in text:  # an escape of OmegaConf, which would read the text differently
             raise _not_plain(text)
-        filled = REFERENCE.sub(lambda found: self._words(found[1], open_names), text)
+        filled = REFERENCE.sub(lambda found: self._as_text(found[1], open_names), text)
         if "${" in filled:
             raise _not_plain(text)
         return filled
 
-    def _words(self, name: str, open_names: tuple[str, ...]) -> str:
+    def _as_text(self, name: str, open_names: tuple[str, ...]) -> str:
         value = self._named(name, open_names)
         if isinstance(value, dict | list):
-            raise ModelError(f"ckpt: its config puts {name}, which is not text, into a text: it is refused")
+            raise ModelError(f"ckpt: its config puts {name}, which is a list or a mapping, into text: it is refused")
         return str(value)
 
     def _named(self, name: str, open_names: tuple[str, ...]) -> Any:
         if name in open_names:
-            raise ModelError(f"ckpt: its config defines {name} by a cycle: it is refused")
+            raise ModelError(f"ckpt: its config defines {name} by a cycle of references: it is refused")
         open_names = (*open_names, name)
         node: Any = self.config
         for part in name.split("."):
@@ -156,7 +156,7 @@ def stored_data(config: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     Raises:
         ModelError: The config has no data, or its settings cannot be used.
     """
-    given = {key: Literal(value) if isinstance(value, str) else value for key, value in given.items()}
+    given = {key: CommandLineText(value) if isinstance(value, str) else value for key, value in given.items()}
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("source"), dict):
         raise ModelError(f"ckpt: its config does not name its training images: {NO_SOURCE}")
@@ -166,7 +166,7 @@ def stored_data(config: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     source |= {key: given[key] for key in ("root", "file", "cache_dir") if key in given and key in source}
     settings = resolve({**config, "data": {**kept, "source": source}}, {**kept, "source": source})
     for key, value in _texts({**settings, **settings["source"]}):
-        if ADDRESS.match(value) and not isinstance(value, Literal):
+        if ADDRESS.match(value) and not isinstance(value, CommandLineText):
             raise ModelError(f"ckpt: its data.{key} is an address, and none is taken from a file: {NO_SOURCE}")
     _data_class(settings.get("_target_"), "ImageDataModule")
     _data_class(settings["source"].get("_target_"), "Source")
@@ -273,8 +273,8 @@ def _localised(node: Any, own: Any, section: str) -> Any:
         return [_localised(item, None, section) for item in node]
     if not isinstance(node, dict):
         return node
-    target, same = node.get("_target_"), isinstance(own, dict)
-    same = same and (target is None or own.get("_target_") == target)
+    target = node.get("_target_")
+    same = isinstance(own, dict) and (target is None or own.get("_target_") == target)
     defaults = own if same else _defaults(section, target)
     kept = {}
     for key, value in node.items():
@@ -289,7 +289,7 @@ def _localised(node: Any, own: Any, section: str) -> Any:
 
 
 def _is_local(key: str, value: Any) -> bool:
-    """Return whether a key is that of an address or a folder. Keys of objects are not."""
+    """Return whether a key holds an address or a folder. Keys whose value has a `_target_` do not."""
     return LOCAL_KEYS.fullmatch(key) is not None and not (isinstance(value, dict) and "_target_" in value)
 
 
@@ -363,7 +363,7 @@ def _defaults(section: str, target: Any) -> Values:
 
 
 def _folders() -> tuple[Path, ...]:
-    """Folders of YAML files: conf/, then those that the command line names by `hydra.searchpath`."""
+    """Return the folders of YAML files: conf/, then those of `hydra.searchpath` on the command line."""
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     others = (Path(source.path) for source in sources if source.schema == "file" and source.path)
     return (CONF, *(folder for folder in dict.fromkeys(others) if folder.is_dir() and folder != CONF))
@@ -371,7 +371,7 @@ def _folders() -> tuple[Path, ...]:
 
 @cache
 def _conf(folders: tuple[Path, ...]) -> dict[str, list[Any]]:
-    """Return the values of all files of these folders by part of the config, without Hydra's own groups."""
+    """Return part of the config -> its values in each YAML file of these folders, without Hydra's own groups."""
     parts: dict[str, list[Any]] = {}
     for top, file in [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]:
         text = file.read_text(encoding="utf-8")

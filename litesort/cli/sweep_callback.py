@@ -22,16 +22,21 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from litesort.cli import resume
 from litesort.cli.compose import plain
 from litesort.cli.folders import refuse_used
-from litesort.cli.job_request import leave_group, save_job_request, trial_settings
-from litesort.cli.launch import composed, reason
+from litesort.cli.job_request import save_job_request, trial_settings
+from litesort.cli.launch import describe_error, restore_hydra_errors
+from litesort.cli.validate import check_values
+from litesort.errors import UserError
+from litesort.io import write_json, write_text
 
-# Names in place of the error classes, because the import of Lightning takes 6 s.
-USER_ERRORS = {"UserError", "MisconfigurationException"}
+MISCONFIGURED = "MisconfigurationException"  # Lightning's class; by name, because the import of Lightning takes 6 s
 # Lightning sets these variables and does not reset them.
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SWEEP_SETTINGS = ("hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")  # no use in a single run
+# Settings without effect in a single run.
+SWEEP_SETTINGS = ("hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")
 PRUNED = "TrialPruned"  # Optuna's exception for a pruned trial
-CONFIG_ERRORS = (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError)
+USER_ERRORS = (
+    UserError, MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError, ValidationError,
+)  # fmt: skip
 
 
 class SweepCallback(Callback):
@@ -53,8 +58,6 @@ class SweepCallback(Callback):
         self._ranks: dict[str, str | None] = {}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        from litesort.io import write_json
-
         folder = Path(str(config.hydra.sweep.dir))
         _check_sweep(config)
         command = resume.sweep_request(
@@ -66,7 +69,7 @@ class SweepCallback(Callback):
         try:
             refusal = resume.refusal(folder, command, resumed, lambda overrides: _compose_job(config, overrides))
         except Exception as error:  # a job no longer composes
-            refusal = reason(error)
+            refusal = describe_error(error)
         if refusal:
             _exit(refusal)
         write_json(folder / resume.SWEEP, command)
@@ -74,7 +77,7 @@ class SweepCallback(Callback):
         atexit.register(self._at_exit)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        composed()
+        restore_hydra_errors()
         if _is_sweep(config):
             # W&B reads this variable: the jobs of a sweep form one group.
             os.environ["WANDB_RUN_GROUP"] = Path(str(config.hydra.sweep.dir)).name
@@ -88,21 +91,20 @@ class SweepCallback(Callback):
                 )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        from litesort.io import write_text
         from reports.results import write_failure
 
         failed = job_return.status == JobStatus.FAILED
         if _is_sweep(config):
             sys.argv = self._command
-            leave_group(self._ranks)
+            _leave_process_group(self._ranks)
         _close_wandb(failed)
         if not failed or int(os.environ.get("LOCAL_RANK", 0)) > 0:
             return
         error = job_return._return_value
         folder = Path(str(config.hydra.runtime.output_dir))
         if type(error).__name__ == PRUNED:
-            known, overrides = resume.summarize_config(job_return.cfg), resume.strip_resume(job_return.overrides or [])
-            write_failure(folder, known, overrides, str(error), "pruned")
+            summary = resume.summarize_config(job_return.cfg)
+            write_failure(folder, summary, resume.strip_resume(job_return.overrides or []), str(error), "pruned")
             job_return.status, job_return.return_value = JobStatus.COMPLETED, float("nan")
             return
         if config.hydra.output_subdir is not None:  # otherwise the command writes requested files only
@@ -122,13 +124,13 @@ class SweepCallback(Callback):
             path = OmegaConf.select(config, key)
             if path is not None and not Path(str(path)).exists():
                 _exit(f"{key}={path} does not exist: give the path of a file")
-        # A folder that is named by time is created now, so it is empty. predict and export write no results of a run.
+        # The resolvers create a new folder, so it is empty. predict and export write no results of a run.
         named = str(plain(config.hydra.run, resolve=False)["dir"])
-        timed = named.startswith(("${fresh_dir:", "${resume_dir:"))
-        if config.hydra.output_subdir is not None and not timed and not os.environ.get("LOCAL_RANK"):
+        is_new = named.startswith(("${fresh_dir:", "${resume_dir:"))
+        if config.hydra.output_subdir is not None and not is_new and not os.environ.get("LOCAL_RANK"):
             try:
                 refuse_used(Path(str(config.hydra.run.dir)), OmegaConf.select(config, "ckpt"), "resume" in config)
-            except ValueError as error:
+            except UserError as error:
                 _exit(str(error))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -171,7 +173,7 @@ class SweepCallback(Callback):
 class AtExit:
     """Rank the finished jobs of a sweep that is interrupted; Hydra calls no callback then.
 
-    If a sweep ends before its first job, its file is deleted, so that a corrected command can use the folder.
+    If a sweep ends before its first job, its sweep.json is deleted, so that a corrected command can use the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -193,9 +195,6 @@ def _check_sweep(config: DictConfig) -> None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from litesort.cli.validate import check_values
-    from litesort.errors import UserError
-
     for part in ("launcher", "sweeper"):
         values = plain(config.hydra[part])
         if str(values["_target_"]).startswith("hydra_plugins.litesort_"):
@@ -216,9 +215,9 @@ def _check_sweep(config: DictConfig) -> None:
 def _set_command_line(config: DictConfig, script: str) -> None:
     """Set the command line and `hydra.run.dir` to those of the job, which Lightning's further processes use."""
     sys.argv = [script, *config.hydra.overrides.task]
-    known: Any = HydraConfig.instance().cfg  # the whole config, although Hydra's type hint says otherwise
-    with read_write(known.hydra.run):
-        known.hydra.run.dir = config.hydra.runtime.output_dir
+    current: Any = HydraConfig.instance().cfg  # the whole config; Hydra's type hint is wrong
+    with read_write(current.hydra.run):
+        current.hydra.run.dir = config.hydra.runtime.output_dir
 
 
 def _compose_job(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -236,12 +235,12 @@ def finish(folder: Path) -> list[dict[str, Any]]:
     """Print and write the leaderboard of a sweep; a job without a result is a failed row.
 
     Args:
-        folder: Folder of the sweep, with one folder a job.
+        folder: Folder of the sweep, with one folder per job.
 
     Returns:
         The ranked rows of jobs and of their exported files; empty if there is no job.
     """
-    # Imported here, because `--help` needs neither matplotlib nor rich.
+    # Imported here, so that `--help` does not import matplotlib and rich.
     from loggers.wandb_sweep import write_dashboards
     from reports import leaderboard
     from reports.ranking import rank
@@ -270,12 +269,12 @@ def root_cause(error: BaseException) -> BaseException:
 def _user_error(error: BaseException) -> str | None:
     """Return a user error in one line; None if the error may be a bug."""
     cause = root_cause(error)
-    if any(base.__name__ in USER_ERRORS for base in type(cause).__mro__) or isinstance(cause, CONFIG_ERRORS):
+    if isinstance(cause, USER_ERRORS) or any(base.__name__ == MISCONFIGURED for base in type(cause).__mro__):
         return _one_line(cause)
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{cause.filename or 'a file'} cannot be written: the disk is full: free some space"
     part = re.search(r"full_key: (\S+)", str(error)) if isinstance(error, InstantiationException) else None
-    # A class of another package raised the error and does not know the key of the setting, so the key is added.
+    # Errors of other packages do not name the setting, so the key is added.
     if part is None or not isinstance(cause, ValueError | TypeError | ImportError):
         return None
     key = re.sub(r"^data[.](?=(augment|sampler)[.])", "", part[1])  # `data` only refers to these groups
@@ -295,3 +294,19 @@ def _close_wandb(failed: bool) -> None:
     if wandb is not None and getattr(wandb, "run", None) is not None:
         # Otherwise the next job of a sweep would log to this run.
         wandb.finish(exit_code=int(failed))
+
+
+def _leave_process_group(before: dict[str, str | None]) -> None:
+    """Destroy the process group of a job, which Lightning keeps until exit, so that the next job can create one.
+
+    Args:
+        before: Environment variables to restore: name -> value before the job, None if it was not set.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

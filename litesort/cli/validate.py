@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from litesort.errors import ModelError
 from litesort.settings import dataclass_parameters
 
 # Key -> whether it is an integer, its minimum and its maximum; for values that no type hint describes.
@@ -35,8 +36,8 @@ RANGES: dict[str, tuple[bool, float, float]] = {
     "workers": (True, 1, float("inf")),
     "threads": (True, 1, float("inf")),
 }
-SWITCHES = ("overwrite",)  # booleans that no type hint describes
-# Key -> the value with which litesort, the runtime or Lightning makes the choice.
+SWITCHES = ("overwrite", "strict", "resume")  # booleans that no type hint describes
+# Key -> the value that leaves the choice to litesort, the runtime or Lightning.
 AUTOMATIC = {
     "temperature": "auto",
     "min_confidence": "auto",
@@ -64,7 +65,8 @@ def check(cfg: DictConfig) -> DictConfig:
             continue
         if not (fits(value, int if is_integer else float) and low <= value <= high):
             limits = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-            raise _refusal(key, value, f"{KINDS[int if is_integer else float]} {limits}")
+            automatic = f" or {_shown(AUTOMATIC[key])}" if key in AUTOMATIC else ""
+            raise _refusal(key, value, f"{KINDS[int if is_integer else float]} {limits}{automatic}")
     for key in SWITCHES:
         if key in cfg and not fits(cfg[key], bool):
             raise _refusal(key, cfg[key], KINDS[bool])
@@ -83,8 +85,6 @@ def check(cfg: DictConfig) -> DictConfig:
 
 def _import_modules(names: Any) -> None:
     """Import the modules that `imports` lists, such as one that registers a timm model."""
-    from litesort.errors import ModelError
-
     names = [] if names is None else OmegaConf.to_container(names) if OmegaConf.is_config(names) else names
     if not fits(names, list[str]):
         raise _refusal("imports", names, "a list of modules")
@@ -152,8 +152,6 @@ def describe(hint: Any) -> str:
 
 def _check_listed(group: str, entries: Any) -> None:
     """Refuse settings of an entry that is not in the list of its group; such an entry has no `_target_`."""
-    from litesort.errors import ModelError
-
     settings = {name: entry for name, entry in (entries or {}).items() if entry is not None}
     targets = [name for name, entry in settings.items() if "_target_" in entry]
     for name in settings:
@@ -164,13 +162,11 @@ def _check_listed(group: str, entries: Any) -> None:
 
 def _check_read(raw: Any, values: Any) -> None:
     """Refuse `data.root` or `data.file` if the source does not read it."""
-    from litesort.errors import ModelError
-
     data = values.get("data") or {}
     for key in ("root", "file"):
         if data.get(key) is None or "source" not in data:
             continue
-        # The config of an export after training has the value instead of the reference.
+        # In the config of an export after training, references are resolved.
         if f"${{data.{key}}}" not in str(raw["data"]["source"]) and data[key] not in (data["source"] or {}).values():
             name = str((data["source"] or {}).get("_target_")).rpartition(".")[2]
             raise ModelError(f"data.{key}={data[key]} is not read by {name}: leave it out, or choose another data=...")
@@ -206,8 +202,6 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _no_teacher(teacher: Any) -> Exception:
-    from litesort.errors import ModelError
-
     choices = "distill_logit, distill_decoupled, distill_dist or distill_feature"
     return ModelError(
         f"teacher={teacher} does nothing with this objective: choose objective={choices}, or leave teacher out"
@@ -215,8 +209,11 @@ def _no_teacher(teacher: Any) -> Exception:
 
 
 def _refusal(key: str, value: Any, wanted: str) -> Exception:
-    from litesort.errors import ModelError
-
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    shown = _shown(value)
     quoted = f", e.g. {key}='\"{shown}\"'" if isinstance(value, int | float) and KINDS[str] in wanted else ""
     return ModelError(f"{key}={shown} is invalid: expected {wanted}{quoted}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -54,7 +54,7 @@ def _reference(row: Row) -> str:
 def _images(row: Row) -> str:
     if not math.isfinite(f1_macro(row)):
         return ""
-    count = number(row, "images", "photos")
+    count = number(row, "images")
     return split_name(row) + (f" ({count:,.0f} images)" if math.isfinite(count) else "")
 
 

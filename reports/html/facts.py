@@ -10,7 +10,7 @@ from reports.results import Row, f1_by_class, number, one_line, stage
 def facts(row: Row) -> str:
     """Return the lines of a tooltip below the name."""
     values = [
-        ("macro F1", measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro").text),
+        ("macro F1", measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro").text),
         ("latency", measured(row, "{:.2f} ms".format, "latency_ms").text),
         ("score", measured(row, "{:.4f}".format, "score").text),
         ("weights", weights(row).text),
@@ -23,9 +23,9 @@ def details(row: Row) -> list[tuple[str, str]]:
     """Return name and text of all known measurements of a row."""
     found = {
         "runs as": Cell(format_of(row), None),
-        "macro F1": measured(row, "{:.4f}".format, "test/f1_macro", "val/f1_macro"),
+        "macro F1": measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro"),
         "validation macro F1": measured(row, "{:.4f}".format, "val/f1_macro"),
-        "macro F1 lost by export": measured(row, "{:.4f}".format, f"{stage(row)}/f1_lost", "f1_lost"),
+        "macro F1 lost by export": measured(row, "{:.4f}".format, f"{stage(row)}/f1_lost"),
         "class that loses most F1": Cell(_worst_class(row), None),
         "score": measured(row, "{:.4f}".format, "score"),
         "validation score": measured(row, "{:.4f}".format, "val/score"),
@@ -35,7 +35,7 @@ def details(row: Row) -> list[tuple[str, str]]:
         "MB": measured({"bytes": number(row, "bytes") / 1e6}, "{:.3g}".format, "bytes"),
         "same predictions as the checkpoint": measured(row, "{:.1%}".format, "agreement"),
         "largest difference of a probability": measured(row, "{:.2g}".format, "difference"),
-        "kept above the threshold": measured(row, "{:.1%}".format, f"{stage(row)}/coverage", "coverage"),
+        "kept above the threshold": measured(row, "{:.1%}".format, f"{stage(row)}/coverage"),
         "of these right": measured(row, "{:.1%}".format, f"{stage(row)}/kept_accuracy"),
         "expected calibration error": measured(row, "{:.4f}".format, f"{stage(row)}/ece"),
     }

@@ -97,9 +97,9 @@ def contents(rows: Sequence[Row], root: Path, page: Path | None = None) -> dict[
 
 
 def _importances(sweep: Path) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Return each goal of a search with the importance of the settings for it, the largest first."""
+    """Return each metric of a search with the importance of the settings for it, the largest first."""
     found = read_importances(sweep).items()
-    return [(goal, sorted(shares.items(), key=lambda item: -item[1])) for goal, shares in found]
+    return [(metric, sorted(shares.items(), key=lambda item: -item[1])) for metric, shares in found]
 
 
 def _setting(row: Row, name: str, number_of: Mapping[tuple[str, Any], int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reports.leaderboard import duration
 from reports.ranking import axes, differences
-from reports.results import Row, f1_by_class, f1_macro, failed, fold, model, number, one_line, runs_as, stage
+from reports.results import Row, f1_by_class, failed, fold, model, number, one_line, runs_as, stage
 
 MAX_CLASSES = 16  # columns of F1 per class; the heat map shows all classes
 
@@ -93,7 +93,7 @@ def table(ranked: Sequence[Row]) -> list[Column]:
         text("seeds", seeds),
         text("folds", folds),
         Column("weights", [weights(row) for row in ranked], False),
-        numbers("accuracy", "{:.4f}".format, "test/accuracy_micro", "val/accuracy_micro", falling=True),
+        Column("accuracy", [_evaluated(row, "{:.4f}".format, "accuracy_micro") for row in ranked], True, True),
         *(_by_class(name, ranked) for name in classes(ranked)[:MAX_CLASSES]),
         numbers("params M", lambda v: f"{v / 1e6:.3g}", "params"),
         numbers("MACs M", lambda v: f"{v / 1e6:.0f}", "macs"),
@@ -172,7 +172,7 @@ def _model(row: Row, exported: bool) -> Cell:
 
 def _f1_test(row: Row) -> Cell:
     """Return the cell of macro F1 on the evaluated split; empty for the validation split."""
-    return measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro") if stage(row) != "val" else Cell("", None)
+    return _evaluated(row, "{:.4f}".format, "f1_macro") if stage(row) != "val" else Cell("", None)
 
 
 def _latency(row: Row) -> Cell:
@@ -183,10 +183,13 @@ def _latency(row: Row) -> Cell:
 
 
 def _by_class(name: str, ranked: Sequence[Row]) -> Column:
-    keys = (f"test/f1/{name}", f"val/f1/{name}")
-    tested = [math.isfinite(f1_macro(row)) and math.isfinite(number(row, "test/f1_macro")) for row in ranked]
-    cells = [measured(row, "{:.2f}".format, keys[not test]) for row, test in zip(ranked, tested, strict=True)]
+    cells = [_evaluated(row, "{:.2f}".format, f"f1/{name}") for row in ranked]
     return Column(f"F1 {one_line(name, 24)}", cells, True, True)
+
+
+def _evaluated(row: Row, form: Callable[[float], str], key: str) -> Cell:
+    """Return the cell of a metric on the evaluated split."""
+    return measured(row, form, f"{stage(row)}/{key}")
 
 
 def _sized(row: Row) -> Row:

@@ -1,5 +1,5 @@
 """A tiny network and tiny images, trained by a real Trainer."""
 
-from tiny_training import data, make_module, make_trainer, offline_run
+from tiny_training import data, make_module, make_trainer
 
-__all__ = ["data", "make_module", "make_trainer", "offline_run"]
+__all__ = ["data", "make_module", "make_trainer"]

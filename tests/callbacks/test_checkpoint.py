@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt, also after kills and resumes."""
+"""RunCheckpoint: best.ckpt and last.ckpt, also after a kill or a resume."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ from litesort.errors import ModelError
 ROOT = Path(__file__).parents[2]
 
 
-def watch(folder, *more):
+def run_callbacks(folder, *more):
     return [History(str(folder)), RunCheckpoint(str(folder)), Reseed(seed=3), *more]
 
 
@@ -37,7 +37,7 @@ def rows(folder):
 
 
 class Scores(pl.Callback):
-    """Log the given scores instead of the network's."""
+    """Log given values as `score`, one per epoch."""
 
     def __init__(self, *scores):
         self.scores = scores
@@ -46,8 +46,8 @@ class Scores(pl.Callback):
         pl_module.log("score", self.scores[trainer.current_epoch])
 
 
-class StopAfter(pl.Callback):
-    """Raise in the middle of an epoch, in place of a kill."""
+class Interrupt(pl.Callback):
+    """Raise an exception in the middle of an epoch, which stops the run as a kill would."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -57,7 +57,7 @@ class StopAfter(pl.Callback):
             raise InterruptedError
 
 
-def test_metric_that_is_not_logged_is_named_after_the_first_epoch(tmp_path, make_module, make_trainer, data):
+def test_unknown_monitor_is_an_error_after_the_first_epoch(tmp_path, make_module, make_trainer, data):
     trainer = make_trainer(RunCheckpoint(str(tmp_path), monitor="val/f2"), epochs=3)
     with pytest.raises(ModelError, match=r"monitor=val/f2 is not logged: expected one of .*val/f1_macro"):
         trainer.fit(make_module(), datamodule=data)
@@ -70,7 +70,7 @@ def test_run_without_validation_is_an_error(tmp_path, make_module, make_trainer,
         trainer.fit(make_module(), datamodule=data)
 
 
-def test_last_is_the_latest_epoch_and_best_the_best(tmp_path, make_module, make_trainer, data):
+def test_last_ckpt_is_the_latest_epoch_and_best_ckpt_the_best(tmp_path, make_module, make_trainer, data):
     checkpoint = RunCheckpoint(str(tmp_path), monitor="score")
     make_trainer(Scores(0.2, 0.7, 0.4), checkpoint).fit(make_module(), datamodule=data)
     assert sorted(path.name for path in tmp_path.glob("*.ckpt*")) == ["best.ckpt", "last.ckpt"]
@@ -81,7 +81,7 @@ def test_last_is_the_latest_epoch_and_best_the_best(tmp_path, make_module, make_
 
 def test_epochs_without_validation_are_saved_but_cannot_be_the_best(tmp_path, make_module, make_trainer, data):
     trainer = make_trainer(
-        Scores(0, 0.5, 0, 0.4), RunCheckpoint(str(tmp_path), "score"), epochs=3, check_val_every_n_epoch=2
+        Scores(0, 0.5, 0), RunCheckpoint(str(tmp_path), "score"), epochs=3, check_val_every_n_epoch=2
     )
     trainer.fit(make_module(), datamodule=data)
     assert read(tmp_path / "best.ckpt")["epoch"] == 1
@@ -89,39 +89,41 @@ def test_epochs_without_validation_are_saved_but_cannot_be_the_best(tmp_path, ma
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path, make_module, make_trainer, data, averaged):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path, make_module, make_trainer, data, averaged):
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
 
     def more():
         return [EMA(0.9)] if averaged else []
 
-    make_trainer(*watch(whole, *more()), epochs=4).fit(make_module(), datamodule=data)
+    make_trainer(*run_callbacks(whole, *more()), epochs=4).fit(make_module(), datamodule=data)
     with pytest.raises(InterruptedError):
-        make_trainer(*watch(broken, *more()), StopAfter(2), epochs=4).fit(make_module(), datamodule=data)
-    assert read(broken / "last.ckpt")["epoch"] == 1
-    resumed = watch(broken, *more())
+        make_trainer(*run_callbacks(interrupted, *more()), Interrupt(2), epochs=4).fit(make_module(), datamodule=data)
+    assert read(interrupted / "last.ckpt")["epoch"] == 1
+    resumed = run_callbacks(interrupted, *more())
     torch.manual_seed(99)
     make_trainer(*resumed, epochs=4).fit(
-        make_module(seed=5), datamodule=data, ckpt_path=broken / "last.ckpt", weights_only=True
+        make_module(seed=5), datamodule=data, ckpt_path=interrupted / "last.ckpt", weights_only=True
     )
 
     for name in ("last.ckpt", "best.ckpt"):
-        expected, got = read(whole / name), read(broken / name)
+        expected, got = read(whole / name), read(interrupted / name)
         assert expected["epoch"] == got["epoch"]
-        for part in ("state_dict", "current_model_state") if averaged else ("state_dict",):
-            torch.testing.assert_close(got[part], expected[part], rtol=0, atol=0)
+        for key in ("state_dict", "current_model_state") if averaged else ("state_dict",):
+            torch.testing.assert_close(got[key], expected[key], rtol=0, atol=0)
     timing = {"seconds", "train/seconds_per_epoch", "train/images_per_second"}
-    plain = [[{k: v for k, v in row.items() if k not in timing} for row in rows(f)] for f in (whole, broken)]
-    assert plain[0] == plain[1]
-    assert [row["epoch"] for row in plain[1]] == ["0", "1", "2", "3"]
-    assert all(row["train/loss"] and row["val/f1_macro"] for row in plain[1])
+    expected, got = (
+        [{k: v for k, v in row.items() if k not in timing} for row in rows(folder)] for folder in (whole, interrupted)
+    )
+    assert got == expected
+    assert [row["epoch"] for row in got] == ["0", "1", "2", "3"]
+    assert all(row["train/loss"] and row["val/f1_macro"] for row in got)
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_the_best_epoch_survives_a_resume_into_another_folder(tmp_path, make_module, make_trainer, data, moved):
+def test_best_epoch_survives_a_resume_in_another_folder(tmp_path, make_module, make_trainer, data, moved):
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(InterruptedError):
-        make_trainer(Scores(0.9, 0.1, 0.2), RunCheckpoint(str(first), "score"), StopAfter(1)).fit(
+        make_trainer(Scores(0.9, 0.1, 0.2), RunCheckpoint(str(first), "score"), Interrupt(1)).fit(
             make_module(), datamodule=data
         )
     if moved:
@@ -135,9 +137,9 @@ def test_the_best_epoch_survives_a_resume_into_another_folder(tmp_path, make_mod
     assert read(second / "last.ckpt")["epoch"] == 2
 
 
-def test_a_deleted_best_is_replaced_by_the_next_epoch(tmp_path, make_module, make_trainer, data):
+def test_deleted_best_ckpt_is_replaced_by_the_next_epoch(tmp_path, make_module, make_trainer, data):
     with pytest.raises(InterruptedError):
-        make_trainer(Scores(0.9, 0.1), RunCheckpoint(str(tmp_path), "score"), StopAfter(1)).fit(
+        make_trainer(Scores(0.9, 0.1), RunCheckpoint(str(tmp_path), "score"), Interrupt(1)).fit(
             make_module(), datamodule=data
         )
     (tmp_path / "best.ckpt").unlink()
@@ -147,7 +149,7 @@ def test_a_deleted_best_is_replaced_by_the_next_epoch(tmp_path, make_module, mak
     assert read(tmp_path / "best.ckpt")["epoch"] == 1
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
     with pytest.raises(Exception, match=r"pickle|local object"):
         AtomicCheckpointIO().save_checkpoint({"a": lambda: None}, tmp_path / "last.ckpt")
@@ -155,16 +157,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_full_disk_raises_os_error_and_keeps_the_old_file(tmp_path, monkeypatch):
     AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
 
-    def full(checkpoint, path):
-        path.write_bytes(b"begun")
+    def fail(checkpoint, path):
+        path.write_bytes(b"partial")
         raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full)
-        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):  # of another kind: its state is dropped
+        patched.setattr(torch, "save", fail)
+        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):  # the disk has space: the error is unchanged
             AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
         patched.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
         with pytest.raises(OSError, match=r"the disk is full: .*last\.ckpt"):
@@ -194,7 +196,7 @@ def test_last_checkpoint_loads_after_a_kill_at_any_moment(tmp_path):
     assert job.stdout is not None
     job.stdout.readline()
     delays = random.Random(0)
-    for _ in range(20):  # stopped at a random moment, what a reader sees is what a kill would leave
+    for _ in range(20):  # SIGSTOP at a random moment: the file now is the file that a kill would leave
         time.sleep(delays.uniform(0.001, 0.02))
         job.send_signal(signal.SIGSTOP)
         saved = read(target)
@@ -217,18 +219,18 @@ def test_signal_sets_the_exit_status_and_prints_how_to_resume(
 
     before = signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as stopped:
             make_trainer(RunCheckpoint(str(tmp_path)), Signal()).fit(make_module(), datamodule=data)
     finally:
-        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
-    assert ended.value.code == status
+        signal.signal(signal.SIGINT, before)  # Lightning leaves SIGINT ignored
+    assert stopped.value.code == status
     assert f"stopped after 1 epochs; continue with: ckpt={tmp_path / 'last.ckpt'}" in capsys.readouterr().out
     assert read(tmp_path / "last.ckpt")["epoch"] == 0
 
 
-def test_best_model_path_of_a_checkpoint_is_not_copied(tmp_path):
+def test_path_stored_in_a_checkpoint_is_not_copied(tmp_path):
     private = tmp_path / "private"
-    private.write_text("a key")
+    private.write_text("secret")
     checkpoint = RunCheckpoint(str(tmp_path / "run"))
     checkpoint._fitting = True
     checkpoint.load_state_dict({"best_model_path": str(private), "best_model_score": torch.tensor(1.0)})

@@ -1,7 +1,6 @@
-"""Every file of conf/callbacks and conf/logger composes, instantiates and works in a real run."""
+"""Every file of conf/callbacks and conf/logger composes. Every callback instantiates, and most run with a Trainer."""
 
 import csv
-import pickle
 
 import pytest
 import pytorch_lightning as pl
@@ -10,40 +9,41 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import EarlyStopping
 
 from litesort.cli.compose import CONF
-from litesort.cli.sweep_callback import AtExit, SweepCallback
 from litesort.errors import ModelError
 
 CALLBACKS = sorted(path.stem for path in (CONF / "callbacks").glob("*.yaml") if path.stem != "default")
-LOGGERS = {"csv": ["csv"], "wandb": ["csv", "wandb"], "tensorboard": ["tensorboard"], "mlflow": ["mlflow"], "none": []}
+LOGGERS = {path.stem: [path.stem] for path in sorted((CONF / "logger").glob("*.yaml"))}
+LOGGERS |= {"wandb": ["csv", "wandb"], "none": []}  # option -> keys of cfg.logger
 
 
-def configured(folder, *overrides):
+def compose_config(folder, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = ("~augment", "trainer.enable_progress_bar=false", f"run_dir={folder}", *overrides)
         return compose("train", overrides=list(overrides))
 
 
 def build(folder, *overrides):
-    cfg = configured(folder, *overrides)
+    cfg = compose_config(folder, *overrides)
     return list(instantiate(cfg.callbacks).values()), list(instantiate(cfg.logger).values())
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_callback_option_joins_the_defaults(tmp_path, name):
-    default = configured(tmp_path).callbacks
-    cfg = configured(tmp_path) if name in default else configured(tmp_path, f"callbacks=[default,{name}]")
+    default = compose_config(tmp_path).callbacks
+    cfg = compose_config(tmp_path) if name in default else compose_config(tmp_path, f"callbacks=[default,{name}]")
     assert cfg.callbacks.keys() == {*default, name}
     assert isinstance(instantiate(cfg.callbacks)[name], pl.Callback)
 
 
 @pytest.mark.parametrize("name", LOGGERS)
-def test_logger_options_compose_alone_and_beside_csv(tmp_path, name):
-    assert list(configured(tmp_path, f"logger={name}").logger) == LOGGERS[name]
+def test_logger_option_composes_alone_and_beside_csv(tmp_path, name):
+    assert list(compose_config(tmp_path, f"logger={name}").logger) == LOGGERS[name]
     if name != "none":
-        assert list(configured(tmp_path, f"logger=[csv,{name}]").logger) == list(dict.fromkeys(["csv", *LOGGERS[name]]))
+        combined = dict.fromkeys(["csv", *LOGGERS[name]])
+        assert list(compose_config(tmp_path, f"logger=[csv,{name}]").logger) == list(combined)
 
 
-def test_progress_bar_follows_the_switch_of_the_trainer(tmp_path):
+def test_progress_bar_follows_trainer_enable_progress_bar(tmp_path):
     bars = [
         [c for c in build(tmp_path, f"trainer.enable_progress_bar={on}")[0] if isinstance(c, pl.callbacks.ProgressBar)]
         for on in ("true", "false")
@@ -62,7 +62,7 @@ def test_all_defaults_run_and_resume_in_one_folder(tmp_path, make_module, make_t
     with (tmp_path / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     steps = []
-    for version in (0, 1):  # a resumed run keeps the curve of the first part
+    for version in (0, 1):  # the resumed run writes another version, and its steps continue
         with (tmp_path / "csv" / f"version_{version}" / "metrics.csv").open() as file:
             steps += [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
     assert len(steps) == 8
@@ -78,15 +78,15 @@ def test_early_stopping_stops(tmp_path, make_module, make_trainer, data):
     assert trainer.current_epoch == 3
 
 
-def finders(folder):
+def callbacks_with_finders(folder):
     overrides = ("batch_size_finder.max_trials=2", "batch_size_finder.init_val=2", "lr_finder.num_training_steps=20",
                  "lr_finder.early_stop_threshold=null")  # fmt: skip
     chosen = [f"callbacks.{override}" for override in overrides]
     return build(folder, "callbacks=[default,batch_size_finder,lr_finder]", *chosen)[0]
 
 
-def test_results_of_the_finders_reach_the_schedule(tmp_path, make_module, make_trainer, data):
-    callbacks = finders(tmp_path)
+def test_finder_results_set_batch_size_and_schedule_and_survive_a_resume(tmp_path, make_module, make_trainer, data):
+    callbacks = callbacks_with_finders(tmp_path)
     trainer, module = make_trainer(*callbacks, epochs=3), make_module(lr=0.5)
     trainer.fit(module, datamodule=data)
     assert data.batch_size == 4
@@ -96,13 +96,13 @@ def test_results_of_the_finders_reach_the_schedule(tmp_path, make_module, make_t
     assert group["initial_lr"] == found
     assert trainer.global_step == 3 * 8
     assert schedule.scheduler.last_epoch == 3 * 8
-    assert group["lr"] == 0  # the cosine ends where the run does
+    assert group["lr"] == 0  # the cosine schedule ends with the run
     history = callbacks[0].rows
     assert max(row["train/lr"] for row in history) < found
     assert [row["step"] for row in history] == [8, 16, 24]
 
     data.batch_size = 8
-    resumed = finders(tmp_path)
+    resumed = callbacks_with_finders(tmp_path)
     trainer = make_trainer(*resumed, epochs=4)
     trainer.fit(make_module(lr=0.5), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert data.batch_size == 4
@@ -117,12 +117,6 @@ def test_lr_finder_without_a_result_is_an_error(tmp_path, make_module, make_trai
         make_trainer(*callbacks).fit(make_module(), datamodule=data)
 
 
-def test_sweep_callback_can_be_pickled(tmp_path):
-    callback = SweepCallback()
-    callback._at_exit = AtExit(tmp_path)
-    assert pickle.loads(pickle.dumps(callback))._at_exit.folder == tmp_path
-
-
 def test_early_stopping_counts_validated_epochs_only(tmp_path, make_module, make_trainer, data):
     callbacks, _ = build(tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1",
                          "callbacks.early_stopping.min_delta=2")  # fmt: skip
@@ -132,7 +126,7 @@ def test_early_stopping_counts_validated_epochs_only(tmp_path, make_module, make
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(2, 3), (4, 5)])
-def test_a_run_that_stopped_early_stays_stopped_unless_patience_is_raised(
+def test_run_that_stopped_early_continues_only_with_more_patience(
     tmp_path, make_module, make_trainer, data, patience, epochs
 ):
     def fit(patience, ckpt=None):

@@ -1,4 +1,4 @@
-"""Fine-tuning: at first only the head is trained; the first blocks stay frozen."""
+"""Finetuning: the first epochs train the head only, and the first blocks stay frozen for the whole run."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ HEAD = {"fc.weight", "fc.bias"}
 
 
 class Snapshots(pl.Callback):
-    """The network's state at the end of each epoch."""
+    """Store the state of the network at the end of each epoch."""
 
     def __init__(self):
         self.states = []
@@ -39,11 +39,13 @@ def timm_module(name="lcnet_050", **settings):
     kwargs = {"img_size": 16, "depth": 2} if "deit" in name else None
     net = create_backbone(name, 3, pretrained=False, drop_path_rate=0.1, kwargs=kwargs)
     settings = {"lr": 0.01, "warmup_epochs": 0.0, **settings}
-    return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure, **settings), ["a", "b", "c"])
+    return ImageClassifier(
+        net, CrossEntropy(), functools.partial(optim.configure_optimizer, **settings), ["a", "b", "c"]
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_body_is_frozen_and_then_trained(make_module, make_trainer, data, optimizer):
+def test_body_is_frozen_during_head_warmup_and_trained_after_it(make_module, make_trainer, data, optimizer):
     module, snapshots = make_module(name=optimizer), Snapshots()
     start = copy.deepcopy(module.net.net.state_dict())
     make_trainer(Finetuning(0, 2), snapshots, epochs=3).fit(module, datamodule=data)
@@ -54,9 +56,8 @@ def test_the_body_is_frozen_and_then_trained(make_module, make_trainer, data, op
 
 def test_resumed_run_reaches_the_same_weights(tmp_path, make_trainer, data):
     def fit(folder, epochs, ckpt=None):
-        module = timm_module(
-            layer_decay=0.8, schedule="constant"
-        )  # a cosine would depend on the length of the first part
+        # constant, because a cosine depends on the number of epochs
+        module = timm_module(layer_decay=0.8, schedule="constant")
         callbacks = (Finetuning(1, 2), EMA(0.9), RunCheckpoint(str(folder)))
         trainer = make_trainer(*callbacks, epochs=epochs)
         torch.manual_seed(1)
@@ -68,15 +69,15 @@ def test_resumed_run_reaches_the_same_weights(tmp_path, make_trainer, data):
     try:
         whole = fit(tmp_path / "whole", 3)
         fit(tmp_path / "parts", 1)
-        again = fit(tmp_path / "parts", 3, tmp_path / "parts" / "last.ckpt")
+        resumed = fit(tmp_path / "parts", 3, tmp_path / "parts" / "last.ckpt")
     finally:
         torch.use_deterministic_algorithms(False)
     for key in ("state_dict", "current_model_state", "optimizer_states"):
-        torch.testing.assert_close(again[key], whole[key], rtol=0, atol=0)
+        torch.testing.assert_close(resumed[key], whole[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_frozen_blocks_keep_their_statistics_beside_other_callbacks(make_trainer, data, order):
+def test_frozen_blocks_do_not_change_in_any_callback_order(make_trainer, data, order):
     module, others = timm_module(), [EMA(0.9), Snapshots()]
     start = copy.deepcopy(module.net.net.state_dict())
     callbacks = [Finetuning(2, 1), *others] if order == "before" else [*others, Finetuning(2, 1)]
@@ -92,11 +93,11 @@ def test_frozen_parameters_are_not_in_the_optimiser(make_trainer):
     batch = (torch.rand(4, 3, 16, 16), torch.arange(4) % 3, torch.arange(4))
     loader = DataLoader([batch], batch_size=None)
     trainer.fit(module, loader, loader)
-    held = {id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
-    left_out = {name.split(".")[0] for name, p in module.net.net.named_parameters() if id(p) not in held}
+    optimised = {id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
+    left_out = {name.split(".")[0] for name, p in module.net.net.named_parameters() if id(p) not in optimised}
     assert left_out == {"cls_token", "dist_token", "pos_embed", "patch_embed", "blocks"}
     assert not any(module.training for module in module.net.net.blocks[0].modules())
-    assert id(module.net.net.blocks[1].norm1.weight) in held
+    assert id(module.net.net.blocks[1].norm1.weight) in optimised
 
 
 @pytest.mark.parametrize("settings", [(0, 0), (-1, 1), (1, -1)])

@@ -1,4 +1,4 @@
-"""history.csv: one row per epoch."""
+"""History: one row per epoch in history.csv."""
 
 import csv
 
@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.history import History
-from callbacks.reseed import mix
 
 
 def rows(folder):
@@ -15,8 +14,8 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-class Clock(pl.Callback):
-    """A clock set by the test: 1 s per training batch, 10 s per validation."""
+class FakeClock(pl.Callback):
+    """Replace the clock: a training batch takes 1 s, a validation 10 s."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -29,22 +28,22 @@ class Clock(pl.Callback):
         self.now += 10
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["without checkpoints", "with checkpoints"])
-def test_rows_hold_the_epochs_own_metrics(tmp_path, make_module, make_trainer, data, saved):
-    seen = []
+@pytest.mark.parametrize("checkpoints", [False, True], ids=["without checkpoints", "with checkpoints"])
+def test_row_holds_the_metrics_of_its_epoch(tmp_path, make_module, make_trainer, data, checkpoints):
+    logged = []
 
-    class Seen(pl.Callback):
+    class Logged(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            seen.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+            logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
         on_train_end = on_train_epoch_start
 
     history = History(str(tmp_path))
-    more = [RunCheckpoint(str(tmp_path))] if saved else []
-    make_trainer(Seen(), history, *more, epochs=3).fit(make_module(), datamodule=data)
+    more = [RunCheckpoint(str(tmp_path))] if checkpoints else []
+    make_trainer(Logged(), history, *more, epochs=3).fit(make_module(), datamodule=data)
     assert [row["epoch"] for row in history.rows] == [0, 1, 2]
     assert [row["step"] for row in history.rows] == [4, 8, 12]
-    for row, expected, line in zip(history.rows, seen[1:], rows(tmp_path), strict=True):
+    for row, expected, line in zip(history.rows, logged[1:], rows(tmp_path), strict=True):
         for key in ("train/loss", "val/loss", "val/f1_macro", "val/accuracy_micro", "val/f1/metal"):
             assert row[key] == expected[key] == pytest.approx(float(line[key]))
     assert len({row["train/loss"] for row in history.rows}) == 3
@@ -53,7 +52,7 @@ def test_rows_hold_the_epochs_own_metrics(tmp_path, make_module, make_trainer, d
 @pytest.mark.parametrize("interval", [1.0, 0.5])
 def test_throughput_counts_training_only(tmp_path, monkeypatch, make_module, make_trainer, data, interval):
     history = History(str(tmp_path))
-    trainer = make_trainer(Clock(monkeypatch), history, epochs=2, val_check_interval=interval)
+    trainer = make_trainer(FakeClock(monkeypatch), history, epochs=2, val_check_interval=interval)
     trainer.fit(make_module(), datamodule=data)
     row = history.rows[1]
     assert row["train/seconds_per_epoch"] == 4
@@ -69,10 +68,3 @@ def test_epochs_without_validation_have_no_validation_metrics(tmp_path, make_mod
     make_trainer(history, epochs=3, check_val_every_n_epoch=2).fit(make_module(), datamodule=data)
     assert ["val/loss" in row for row in history.rows] == [False, True, False]
     assert [bool(row["val/loss"]) for row in rows(tmp_path)] == [False, True, False]
-
-
-def test_seeds_of_epochs_and_ranks_differ_and_repeat():
-    seeds = {mix(seed, epoch, rank) for seed in range(4) for epoch in range(50) for rank in range(4)}
-    assert len(seeds) == 800
-    assert mix(1, 2, 3) == mix(1, 2, 3)
-    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,4 @@
-"""Pruning in a run: before training, between epochs, with a moving average, and after a resume."""
+"""StructuredPruning: before training, between epochs, with a moving average, and after a resume."""
 
 import functools
 
@@ -40,7 +40,7 @@ class Images(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
     def loader(self, split, shuffle):
-        # shuffled: in stored order, the first batches would hold only the first classes
+        # Taylor pruning needs shuffled batches: in stored order, the first batches hold the first classes only.
         self.train_loaders += (split, shuffle) == ("train", True)
         return self.batches
 
@@ -51,11 +51,13 @@ class Images(pl.LightningDataModule):
 def module():
     torch.manual_seed(0)
     net = create_backbone("lcnet_050", 3, pretrained=False)
-    record = make_model_card(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
-    return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure, lr=0.01), CLASSES, model_card=record)
+    card = make_model_card(net, CLASSES, preprocessing={"size": SIZE, "resize": "pad"})
+    return ImageClassifier(
+        net, CrossEntropy(), functools.partial(optim.configure_optimizer, lr=0.01), CLASSES, model_card=card
+    )
 
 
-def prune(**settings):
+def pruning(**settings):
     return StructuredPruning(**{"clock": lambda net, original, size: Times(0.5, 2.0, 4.0), **settings})
 
 
@@ -64,14 +66,15 @@ def unpruned_macs():
     return profile(module().net, SIZE)["macs"]
 
 
-def share(net):
+def macs_share(net):
+    """Return the MACs of a network relative to the unpruned network."""
     return profile(net, SIZE)["macs"] / unpruned_macs()
 
 
 def test_run_trains_and_stores_the_pruned_network(make_trainer, tmp_path, capsys):
     classifier = module()
-    make_trainer(prune(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Images())
-    assert 0.35 < share(classifier.net) <= 0.5
+    make_trainer(pruning(macs=0.5), RunCheckpoint(tmp_path), EMA(0.9), epochs=1).fit(classifier, datamodule=Images())
+    assert 0.35 < macs_share(classifier.net) <= 0.5
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
     assert len(checkpoint[MODEL_CARD]["pruning"]) == 1
     images = torch.rand(2, 3, SIZE, SIZE)
@@ -84,84 +87,84 @@ def test_run_trains_and_stores_the_pruned_network(make_trainer, tmp_path, capsys
 
 
 def test_pruning_without_speedup_prints_a_note(make_trainer, capsys):
-    slow = prune(macs=0.7, clock=lambda net, original, size: Times(1.1, 1.1, 1.0))
+    slow = pruning(macs=0.7, clock=lambda net, original, size: Times(1.1, 1.1, 1.0))
     make_trainer(slow, epochs=1).fit(module(), datamodule=Images())
     assert "NOT FASTER" in " ".join(capsys.readouterr().out.split())
 
 
-def test_target_may_be_a_latency(make_trainer):
-    def measured(net, original, size):
-        assert share(original) == 1
-        mine, theirs = (profile(one, size)["params"] for one in (net, original))
-        return Times(mine / theirs, mine, theirs)
+def test_latency_target_is_met(make_trainer):
+    def params_as_time(net, original, size):
+        assert macs_share(original) == 1
+        time, reference = (profile(network, size)["params"] for network in (net, original))
+        return Times(time / reference, time, reference)
 
     classifier = module()
-    make_trainer(prune(latency=0.6, clock=measured), epochs=1).fit(classifier, datamodule=Images())
-    assert 0.5 < measured(classifier.net, module().net.eval(), SIZE).ratio <= 0.6
+    make_trainer(pruning(latency=0.6, clock=params_as_time), epochs=1).fit(classifier, datamodule=Images())
+    assert 0.5 < params_as_time(classifier.net, module().net.eval(), SIZE).ratio <= 0.6
 
 
-def test_taylor_reads_training_images(make_trainer):
+def test_taylor_pruning_reads_training_images(make_trainer):
     images, classifier = Images(), module()
-    make_trainer(prune(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=images)
+    make_trainer(pruning(importance="taylor", batches=2), epochs=1).fit(classifier, datamodule=images)
     assert images.train_loaders == 1
-    assert share(classifier.net) <= 0.5
+    assert macs_share(classifier.net) <= 0.5
 
 
-class Spy(pl.Callback):
-    """Record the share of MACs and the learning rate at the end of each epoch."""
+class Record(pl.Callback):
+    """Record the share of MACs and the learning rate at the end of each epoch, and check the optimiser."""
 
     def __init__(self):
         self.shares, self.rates = [], []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.shares.append(share(pl_module.net))
+        self.shares.append(macs_share(pl_module.net))
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
         trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
         assert trained == {id(p) for p in pl_module.net.parameters()}
 
 
-@pytest.mark.parametrize(("averaged", "stop"), [(False, 2), (True, 1)], ids=["after a step", "averaged, before one"])
-def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer, tmp_path, averaged, stop):
-    def run(folder, stop=None, ckpt=None):
-        spy, callbacks = Spy(), [prune(macs=0.4, steps=2, interval_epochs=2, ckpt=ckpt)]
-        callbacks += [EMA(0.5)] if averaged else []
-        trainer = make_trainer(*callbacks, RunCheckpoint(folder), spy, epochs=4)
-        classifier = module()
-        if ckpt is not None:
-            classifier.replace_net(build_net(read_checkpoint(ckpt)))
-        if stop is not None:
-            trainer.callbacks.append(Stop(stop))
-        trainer.fit(classifier, datamodule=Images(), ckpt_path=ckpt, weights_only=True)
-        return classifier, spy
-
-    whole, spy = run(tmp_path / "whole")
-    assert [s > 0.5 for s in spy.shares] == [True, True, False, False]
-    assert spy.shares[-1] <= 0.4
-    plain, rates = Spy(), make_trainer(epochs=4)
-    rates.callbacks.append(plain)
-    rates.fit(module(), datamodule=Images())
-    assert spy.rates == pytest.approx(plain.rates)  # the schedule continues across a pruning
-    checkpoint = read_checkpoint(tmp_path / "whole" / "best.ckpt")
-    assert len(checkpoint[MODEL_CARD]["pruning"]) == 2  # the best of the pruned networks, not of all
-    run(tmp_path / "stopped", stop=stop)
-    again, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
-    torch.testing.assert_close(again.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
-
-
-def test_frozen_blocks_stay_frozen_after_a_step(make_trainer):
-    classifier = module()
-    make_trainer(prune(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Images())
-    assert len(classifier.net.pruning) == 2
-    assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
-    assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
-
-
 class Stop(pl.Callback):
+    """Stop after an epoch."""
+
     def __init__(self, epoch):
         self.epoch = epoch
 
     def on_train_epoch_end(self, trainer, pl_module):
         trainer.should_stop = trainer.current_epoch == self.epoch
+
+
+@pytest.mark.parametrize(("averaged", "stop"), [(False, 2), (True, 1)], ids=["after a step", "averaged, before a step"])
+def test_steps_prune_between_epochs_and_resume_to_the_same_network(make_trainer, tmp_path, averaged, stop):
+    def run(folder, stop=None, ckpt=None):
+        record, callbacks = Record(), [pruning(macs=0.4, steps=2, interval_epochs=2, ckpt=ckpt)]
+        callbacks += [EMA(0.5)] if averaged else []
+        callbacks += [Stop(stop)] if stop is not None else []
+        classifier = module()
+        if ckpt is not None:
+            classifier.replace_net(build_net(read_checkpoint(ckpt)))
+        trainer = make_trainer(*callbacks, RunCheckpoint(folder), record, epochs=4)
+        trainer.fit(classifier, datamodule=Images(), ckpt_path=ckpt, weights_only=True)
+        return classifier, record
+
+    whole, record = run(tmp_path / "whole")
+    assert [share > 0.5 for share in record.shares] == [True, True, False, False]
+    assert record.shares[-1] <= 0.4
+    unpruned = Record()
+    make_trainer(unpruned, epochs=4).fit(module(), datamodule=Images())
+    assert record.rates == pytest.approx(unpruned.rates)  # a pruning step does not change the schedule
+    checkpoint = read_checkpoint(tmp_path / "whole" / "best.ckpt")
+    assert len(checkpoint[MODEL_CARD]["pruning"]) == 2  # the best epoch since the last step
+    run(tmp_path / "stopped", stop=stop)
+    resumed, _ = run(tmp_path / "stopped", ckpt=tmp_path / "stopped" / "last.ckpt")
+    torch.testing.assert_close(resumed.net.state_dict(), whole.net.state_dict(), rtol=0, atol=0)
+
+
+def test_frozen_blocks_stay_frozen_after_a_pruning_step(make_trainer):
+    classifier = module()
+    make_trainer(pruning(steps=2, interval_epochs=1), Finetuning(1, 0), epochs=2).fit(classifier, datamodule=Images())
+    assert len(classifier.net.pruning) == 2
+    assert torch.equal(classifier.net.net.conv_stem.weight, module().net.net.conv_stem.weight)
+    assert not torch.equal(classifier.net.net.classifier.bias, module().net.net.classifier.bias)
 
 
 @pytest.mark.parametrize(
@@ -176,17 +179,17 @@ class Stop(pl.Callback):
         ({"steps": 0}, "prune.steps=0"),
     ],
 )
-def test_a_setting_out_of_range_is_one_line(settings, message):
+def test_invalid_settings_raise_model_error(settings, message):
     with pytest.raises(ModelError, match=message) as error:
         StructuredPruning(**settings)
     assert "\n" not in str(error.value)
 
 
-def test_steps_that_do_not_fit_the_run_are_refused(make_trainer):
-    with pytest.raises(ModelError, match=r"prune\.steps=3 every 2 epochs end after 4 of epochs=4"):
-        make_trainer(prune(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Images())
+def test_steps_beyond_the_last_epoch_raise_model_error(make_trainer):
+    with pytest.raises(ModelError, match=r"prune\.steps=3 with prune\.interval_epochs=2 needs more than 4 epochs"):
+        make_trainer(pruning(steps=3, interval_epochs=2), epochs=4).fit(module(), datamodule=Images())
 
 
-def test_target_out_of_reach_is_an_error(make_trainer):
+def test_target_out_of_reach_raises_model_error(make_trainer):
     with pytest.raises(ModelError, match=r"prune\.macs=0\.001 is out of reach"):
-        make_trainer(prune(macs=0.001), epochs=1).fit(module(), datamodule=Images())
+        make_trainer(pruning(macs=0.001), epochs=1).fit(module(), datamodule=Images())

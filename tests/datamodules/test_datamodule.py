@@ -36,8 +36,8 @@ def ready(data):
     return data
 
 
-def spoil(root):
-    """Break three images, each in a different way."""
+def break_images(root):
+    """Break three images, each in a different way; returns their paths."""
     (root / "bag" / "3.png").write_text("not an image")
     (root / "can" / "5.png").write_bytes((root / "can" / "5.png").read_bytes()[:60])
     (root / "can" / "6.png").write_bytes(b"")
@@ -70,7 +70,7 @@ def test_splits_hold_every_image_once_and_every_class(make):
     rows = np.sort(np.concatenate(list(data.splits.values())))
     np.testing.assert_array_equal(rows, np.arange(44))
     assert data.classes == list(CLASSES)
-    assert data.class_counts == [14, 10, 7] or sum(data.class_counts) == len(data.splits["train"])
+    assert data.class_counts == np.bincount(data.labels[data.splits["train"]]).tolist()
     assert all(len(set(data.labels[own].tolist())) == 3 for own in data.splits.values())
     assert data.preprocessing == {"size": SIZE, "resize": "pad"}
 
@@ -117,7 +117,7 @@ def test_training_batches_are_augmented_and_mixed(make):
 
 
 def test_broken_images_are_left_out_and_listed_with_one_warning(make, root, tmp_path, caplog):
-    broken = spoil(root)
+    broken = break_images(root)
     data = make(quarantine_dir=tmp_path / "run")
     with caplog.at_level(logging.WARNING):
         ready(data)
@@ -136,13 +136,18 @@ def test_broken_images_are_left_out_and_listed_with_one_warning(make, root, tmp_
     assert str(tmp_path / "run" / "quarantine.csv") in lines[0]
 
 
+def test_rows_are_readable_images_also_before_setup(make, root):
+    break_images(root)
+    assert len(make().rows) == 41
+
+
 def test_on_error_raise_raises_for_broken_images(make, root):
-    spoil(root)
+    break_images(root)
     with pytest.raises(DataError, match=r"on_error=raise, .*bag/3\.png: \w+"):
         ready(make(on_error="raise"))
 
 
-def test_no_readable_image_at_all(make, tmp_path):
+def test_no_readable_image_raises_data_error(make, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "bad" / name).mkdir(parents=True)
         (tmp_path / "bad" / name / "1.jpg").write_text("no")
@@ -168,7 +173,7 @@ def test_without_a_cache_the_pixels_are_the_same(make):
 
 
 def test_without_a_cache_broken_images_are_listed_when_read(make, root, tmp_path, caplog):
-    broken = spoil(root)
+    broken = break_images(root)
     data = ready(make(cache="off", quarantine_dir=tmp_path))
     with caplog.at_level(logging.WARNING):
         got = seen(data.loader("all"))
@@ -183,7 +188,7 @@ def test_without_a_cache_broken_images_are_listed_when_read(make, root, tmp_path
 def test_training_uses_the_memory_map_without_a_copy(make):
     data = ready(make())
     array = data.train_dataloader().array
-    while not isinstance(array, np.memmap):  # all are views of the mapped file, none a copy
+    while not isinstance(array, np.memmap):  # views of the mapped file, no copy
         assert array.base is not None
         array = array.base
     assert array.nbytes >= 44 * SIZE * SIZE * 3
@@ -207,17 +212,17 @@ def test_one_class_can_be_evaluated(make, tmp_path, root):
     assert set(torch.cat([batch.targets for batch in data.loader("all")]).tolist()) == {1}
 
 
-def test_ranks_take_disjoint_shares(make):
-    shares = []
+def test_ranks_read_disjoint_images(make):
+    ranks = []
     for rank in (0, 1):
         data = ready(make(batch_size=4))
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
         train, val = data.train_dataloader(), data.val_dataloader()
-        shares.append((set(seen(train)), seen(val), len(train)))
-    # both ranks take the same number of steps: of an odd number of images, one goes to both
-    assert len(shares[0][0] & shares[1][0]) <= 1
-    assert shares[0][2] == shares[1][2]
-    assert sorted(set(shares[0][1]) | set(shares[1][1])) == data.splits["val"].tolist()
+        ranks.append((set(seen(train)), seen(val), len(train)))
+    # both ranks make the same number of steps: one of an odd number of images goes to both
+    assert len(ranks[0][0] & ranks[1][0]) <= 1
+    assert ranks[0][2] == ranks[1][2]
+    assert sorted(set(ranks[0][1]) | set(ranks[1][1])) == data.splits["val"].tolist()
 
 
 def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
@@ -225,13 +230,13 @@ def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
     lines += [f"{name}/{i}.png,{name},{name}{i // 2}" for name, count in CLASSES.items() for i in range(count)]
     (root / "list.csv").write_text("\n".join(lines))
     data = ready(make(source=FileListSource(root / "list.csv")))
-    sides = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
-    assert sum(map(len, sides)) == len(set.union(*sides))
-    marks = [
+    groups = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+    marked = [
         "path,label,split",
         *[f"{line.rsplit(',', 1)[0]},{('train', 'val')[i % 2]}" for i, line in enumerate(lines[1:])],
     ]
-    (root / "list.csv").write_text("\n".join(marks))
+    (root / "list.csv").write_text("\n".join(marked))
     with caplog.at_level(logging.WARNING):
         data = ready(make(source=FileListSource(root / "list.csv")))
         assert data.splits["test"].tolist() == data.splits["val"].tolist()
@@ -239,7 +244,7 @@ def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"cache": "ram"}, "data.cache=ram"),
         ({"on_error": "ignore"}, "data.on_error=ignore"),
@@ -253,8 +258,8 @@ def test_groups_and_splits_of_a_list_are_honoured(make, tmp_path, root, caplog):
         ({"num_workers": "many"}, "data.num_workers=many"),
     ],
 )
-def test_invalid_settings_raise_data_error(make, options, says):
-    with pytest.raises(DataError, match=says) as caught:
+def test_invalid_settings_raise_data_error(make, options, message):
+    with pytest.raises(DataError, match=message) as caught:
         ready(make(**options)).train_dataloader()
     assert "\n" not in str(caught.value)
 
@@ -263,17 +268,17 @@ def test_invalid_settings_raise_data_error(make, options, says):
 def test_split_keeps_neighbouring_numbers_of_trashnet_together(make, public_data):
     source = FolderSource(public_data / "trashnet")
     data = make(source=source, cache="off", group_by=r"([a-z]+)(\d+)\.jpg$", group_block=10)
-    home = {}
-    for side, rows in data.splits.items():
+    splits_of = {}
+    for split, rows in data.splits.items():
         for row in rows:
             name = Path(data.samples[row].path).stem
             letters = name.rstrip("0123456789")
-            home.setdefault((letters, int(name[len(letters) :]) // 10), set()).add(side)
-    assert all(len(sides) == 1 for sides in home.values())
+            splits_of.setdefault((letters, int(name[len(letters) :]) // 10), set()).add(split)
+    assert all(len(splits) == 1 for splits in splits_of.values())
     total = np.bincount(data.labels)
-    for side, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
-        counts = np.bincount(data.labels[data.splits[side]], minlength=6)
-        assert (np.abs(counts - share * total) <= 20).all()
+    for split, fraction in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        counts = np.bincount(data.labels[data.splits[split]], minlength=6)
+        assert (np.abs(counts - fraction * total) <= 20).all()
 
 
 def test_drawn_counts_follow_the_sampler(make):

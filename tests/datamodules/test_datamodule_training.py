@@ -1,7 +1,6 @@
 """The data module in a real Trainer, and built from the configs."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -16,9 +15,8 @@ from toy_images import SIZE, data_module, noise
 from datamodules import images
 from datamodules.samplers import WeightedSampler
 from litesort.cli.build import data_builder
+from litesort.cli.compose import CONF
 from litesort.errors import DataError
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
@@ -31,21 +29,18 @@ def make(tmp_path, root):
     return partial(data_module, root, tmp_path / "cache")
 
 
-lightning = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
-
-
 class Probe(pl.LightningModule):
     """A linear model that records its batches."""
 
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(3 * SIZE * SIZE, 3)
-        self.shown = {"train": [], "val": []}
+        self.batches = {"train": [], "val": []}
 
     def step(self, stage, batch):
         images, targets, indices, draws = batch
         assert draws is None
-        self.shown[stage].append((images.detach().clone(), indices.tolist()))
+        self.batches[stage].append((images.detach().clone(), indices.tolist()))
         return torch.nn.functional.cross_entropy(self.net(images.flatten(1)), targets)
 
     def training_step(self, batch, index):
@@ -68,37 +63,35 @@ def trainer(tmp_path, **options):
     return pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet, **options)
 
 
-@lightning
-def test_a_trainer_sees_augmented_images_in_training_only_in_a_new_order_each_epoch(make, tmp_path):
+def test_trainer_gets_augmented_training_images_in_a_new_order_each_epoch(make, tmp_path):
     data, probe = make(augment=policy(num_ops=0, hflip=1.0)), Probe()
     trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(probe, datamodule=data)
 
     def plain(index):
         return torch.from_numpy(images.load(data.source.file(index), SIZE, "pad")).permute(2, 0, 1).float() / 255
 
-    pixels, indices = probe.shown["train"][0]
+    pixels, indices = probe.batches["train"][0]
     torch.testing.assert_close(pixels[0], plain(indices[0]).flip(2), atol=1 / 255, rtol=0)
-    pixels, indices = probe.shown["val"][0]
+    pixels, indices = probe.batches["val"][0]
     torch.testing.assert_close(pixels[0], plain(indices[0]), atol=1e-6, rtol=0)
-    steps = len(probe.shown["train"]) // 2
+    steps = len(probe.batches["train"]) // 2
     first, second = (
-        [i for _, ids in part for i in ids] for part in (probe.shown["train"][:steps], probe.shown["train"][steps:])
+        [i for _, ids in part for i in ids] for part in (probe.batches["train"][:steps], probe.batches["train"][steps:])
     )
     assert first != second
     assert len(set(first)) == len(first)
 
 
-@lightning
 def test_lightning_finds_a_batch_size(make, tmp_path):
     data, probe = make(batch_size=2), Probe()
-    seeker = trainer(tmp_path, max_epochs=1)
-    found = Tuner(seeker).scale_batch_size(probe, datamodule=data, mode="power", steps_per_trial=1, max_trials=2)
+    tuned = trainer(tmp_path, max_epochs=1)
+    found = Tuner(tuned).scale_batch_size(probe, datamodule=data, mode="power", steps_per_trial=1, max_trials=2)
     assert data.batch_size == found > 2
     assert next(iter(data.train_dataloader())).images.shape[0] == found
 
 
 def configured(kind, **changes):
-    """The data node of `data=kind`, built as an entry point does."""
+    """Build the data module of `data=kind` as an entry point does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5"])
     return data_builder(OmegaConf.merge(cfg, {"data": changes}).data)()

@@ -1,4 +1,4 @@
-"""Without a cache: the same batches, decoded on the fly, without unreadable images."""
+"""Decoding without a cache: the batches of the cache, without unreadable images."""
 
 import logging
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_broken_images_are_left_out_recorded_and_logged_once(files, caplog):
         for row, key in zip(b.indices.tolist(), b.draws, strict=True)
     }
     for name in ("2.png", "5.png"):
-        (files.root / name).write_bytes(b"gone")
+        (files.root / name).write_bytes(b"damaged")
     caplog.set_level(logging.WARNING)  # other libraries raise the level of the root logger
     feed = decoding(files, num_workers=0, draw=lambda keys, size: keys.copy())
     for _ in range(2):
@@ -74,16 +74,16 @@ def test_broken_images_are_left_out_recorded_and_logged_once(files, caplog):
 
 def test_batch_of_broken_images_is_skipped_or_an_error(files):
     for path in files.root.iterdir():
-        path.write_bytes(b"gone")
-    told = []
-    assert list(decoding(files, num_workers=0, on_broken=lambda row, reason: told.append(row))) == []
-    assert sorted(told) == list(range(9))
+        path.write_bytes(b"damaged")
+    reported = []
+    assert list(decoding(files, num_workers=0, on_broken=lambda row, reason: reported.append(row))) == []
+    assert sorted(reported) == list(range(9))
 
-    def fatal(row, reason):
+    def fail(row, reason):
         raise DataError(reason)
 
     with pytest.raises(DataError):
-        list(decoding(files, num_workers=0, on_broken=fatal))
+        list(decoding(files, num_workers=0, on_broken=fail))
 
 
 def test_workers_and_sizes_are_checked():

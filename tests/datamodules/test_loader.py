@@ -1,4 +1,4 @@
-"""Batches: the right images, labels and keys, in an order that does not depend on threads or workers."""
+"""Images, labels and keys of batches belong together, and their order does not depend on threads or ranks."""
 
 import gc
 import os
@@ -109,7 +109,7 @@ def test_pixel_loader_thread_ends_when_iterator_is_abandoned():
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_while_a_batch_is_made_is_raised_in_its_place(prefetch):
+def test_error_in_a_batch_is_raised_at_its_position(prefetch):
     calls = []
 
     def draw(keys, size):
@@ -132,21 +132,21 @@ def test_iterators_are_independent():
 
 STOPPED = """
 import numpy as np
-from datamodules.loader import EpochBatches, PixelLoader
+from datamodules.loader import PixelLoader
 from datamodules.samplers import ShuffleSampler
 sampler = ShuffleSampler(np.zeros(99, int))
 feed = iter(PixelLoader(np.zeros((99, 8, 8, 3), np.uint8), np.zeros(99), np.arange(99), sampler, 2))
 next(feed)
-print("left")
+print("done")
 """
 
 
-def test_a_process_that_stops_in_the_middle_of_an_epoch_ends():
+def test_process_exits_in_the_middle_of_an_epoch():
     environment = os.environ | {"PYTHONPATH": str(Path(datamodules.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", STOPPED], env=environment, timeout=100, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 class Tiny(pl.LightningModule):
@@ -166,7 +166,7 @@ class Tiny(pl.LightningModule):
 @pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )
-def test_lightning_moves_the_sampler_on_and_a_resumed_run_sees_the_same_order(tmp_path):
+def test_lightning_sets_the_epoch_and_a_resumed_run_has_the_same_order(tmp_path):
     def fit(epochs, resume=None):
         module = Tiny()
         options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

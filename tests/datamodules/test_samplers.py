@@ -1,4 +1,4 @@
-"""Orders depend on (seed, epoch) only, are divided over ranks, and have the right frequencies."""
+"""Orders depend only on seed and epoch, are divided among the ranks, and have the expected class frequencies."""
 
 import json
 import os
@@ -153,6 +153,6 @@ def test_two_gloo_processes_share_an_epoch(tmp_path):
     for epoch in result["ShuffleSampler"]:
         mine, other = map(set, epoch["shares"])
         assert mine | other == set(range(1001))
-        assert len(mine & other) == 1  # 1001 images, 2 ranks: one comes twice
+        assert len(mine & other) == 1  # 1001 images, 2 ranks: one image is repeated
     drawn = np.concatenate([share for epoch in result["WeightedSampler"] for share in epoch["shares"]])
     assert abs((drawn >= 900).mean() - 0.5) < 4 * 0.5 / np.sqrt(len(drawn))

@@ -1,4 +1,4 @@
-"""A small trained network, its input images, and the files that it is exported to."""
+"""Fixtures: a small trained network and its input images."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,11 @@ SIZE = 32
 
 @pytest.fixture(scope="session")
 def trained(image_folder: Path) -> SimpleNamespace:
-    """A trained resnet10t, its model card, input pixels, targets and expected probabilities."""
+    """A trained resnet10t in evaluation mode, and what it computes for 20 images of `image_folder`.
+
+    Attributes: `net`, its model `card`, `pixels` (20, 32, 32, 3) uint8, `targets` (20,), the probabilities
+    `expected` (20, 3), the image `files` and the `classes`.
+    """
     torch.manual_seed(0)
     net = create_backbone("resnet10t", 3, pretrained=False, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
     files = sorted(image_folder.rglob("*.jpg"))[::3]

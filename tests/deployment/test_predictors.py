@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from deployment.predictors import best_device
+from deployment.predictors import best_device, load_artifact
+from lightning_modules.checkpoint import MODEL_CARD, load_net
 from litesort.errors import DeploymentError
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "found", "device"),
+    ("accelerator", "available", "device"),
     [
         ("auto", (), "cpu"),
         ("auto", ("cuda", "mps"), "cuda"),
@@ -17,15 +18,24 @@ from litesort.errors import DeploymentError
         ("cpu", ("cuda",), "cpu"),
     ],
 )
-def test_device_of_an_accelerator(monkeypatch, accelerator, found, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in found)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in found)
+def test_best_device_of_an_accelerator(monkeypatch, accelerator, available, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in available)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in available)
     assert best_device(accelerator) == torch.device(device)
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "tpu"])
-def test_missing_device_is_named_with_those_that_exist(monkeypatch, accelerator):
+def test_best_device_names_the_missing_and_the_available_devices(monkeypatch, accelerator):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeploymentError, match=rf"^accelerator={accelerator} is not available here: .* cpu$"):
         best_device(accelerator)
+
+
+def test_load_artifact_opens_a_checkpoint(tmp_path, trained):
+    state = {f"net.{key}": value for key, value in trained.net.state_dict().items()}
+    torch.save({"state_dict": state, MODEL_CARD: trained.card}, tmp_path / "best.ckpt")
+    artifact = load_artifact(tmp_path / "best.ckpt", load_net)
+    assert artifact.net is not None
+    torch.testing.assert_close(artifact.predict(trained.pixels), torch.from_numpy(trained.expected))
+    assert artifact.card["classes"] == trained.classes

@@ -1,4 +1,4 @@
-"""Predictions of a split, and the results of an evaluation as metrics.json has them."""
+"""Predictions of a split, and the results of an evaluation as keys of metrics.json."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def artifact(trained, tmp_path):
     return Artifact(tmp_path / "best.ckpt", TorchPredictor(trained.net), trained.card, trained.net)
 
 
-def test_predictions_of_a_split_keep_the_order_of_its_loader(trained, artifact):
+def test_predict_split_keeps_the_order_of_the_loader(trained, artifact):
     order = np.array([3, 0, 2])
     batch = torch.from_numpy(trained.pixels[order]), torch.from_numpy(trained.targets[order]), torch.from_numpy(order)
     data = SimpleNamespace(
@@ -41,7 +41,7 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
         {"model": torch_candidate(trained.net, 32)}, reference="model", settings=Settings(seconds=0, min_rounds=3)
     )
     latency = LatencyReport([record], "resnet10t 32 px", {"model": "eager"})
-    found = Results(
+    row = Results(
         artifact=artifact,
         run_info={"name": "tiny", "data": "folder"},
         split=split,
@@ -53,7 +53,7 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
         latency=latency,
         score={"score": 1.0},
     ).asdict()
-    assert list(found) == [
+    assert list(row) == [
         "status", "error", "name", "data", "ckpt", "split", "images", "model", "origin", "size", "classes",
         f"{stage}/f1_macro", "threshold", "params", "macs", "bytes", "score",
         "latency_ms", "latency_ms_low", "latency_ms_high", "latency_p90_ms", "end_to_end_ms",
@@ -61,6 +61,6 @@ def test_results_have_the_keys_of_metrics_json(trained, artifact, split, stage):
         "ratio_same_runtime", "ratio_same_runtime_low", "ratio_same_runtime_high",
         "unsteady", "runtime", "threads", "reference", "machine", "latency", "versions",
     ]  # fmt: skip
-    assert (found["size"], found["model"], found["ratio"], found["runtime"]) == (32, "resnet10t", 1.0, "eager")
-    assert found["latency_ms"] == record["entries"]["model"]["median_ms"]
-    assert found["ckpt"] == str(artifact.path)
+    assert (row["size"], row["model"], row["ratio"], row["runtime"]) == (32, "resnet10t", 1.0, "eager")
+    assert row["latency_ms"] == record["entries"]["model"]["median_ms"]
+    assert row["ckpt"] == str(artifact.path)

@@ -12,7 +12,7 @@ SIZE = 12
 
 
 class CountedImages(Source):
-    """Source of a folder that counts its reads."""
+    """Source of a folder that records the rows it reads and hashes."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.classes = root, ["a"]

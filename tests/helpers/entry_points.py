@@ -1,18 +1,20 @@
 """Run entry points in separate processes without importing the heavy packages each time.
 
-A fork server imports the heavy packages once for each pytest process. A command line is then a fork of it: a process
-with its own memory, folder, environment and exit status, which can be killed.
+A fork server imports the heavy packages once for each pytest process. Each command line is a fork of the server: a
+process with its own memory, working directory, environment and exit status, which a test can kill.
 """
 
 import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ class Job:
 
     def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str] | None) -> None:
         self.command, self.output = list(command), Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.output, ignore_errors=True)
         for name in ("out", "err"):
             (self.output / name).touch()
         environment = dict(os.environ if env is None else env)
@@ -52,7 +55,7 @@ class Job:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Wait for the end; returns what it printed."""
+        """Wait until the process ends; returns stdout and stderr."""
         if self.wait(timeout) is None:
             self.kill()
             raise subprocess.TimeoutExpired(self.command, timeout)
@@ -87,7 +90,7 @@ def run_all(commands: Sequence[Sequence[str]], cwd: Path) -> list[subprocess.Com
 
 
 def _child(command: list[str], cwd: str, environment: dict[str, str], output: str) -> None:
-    multiprocessing.set_start_method(None, force=True)  # as in a new Python: what it starts needs no fork server
+    multiprocessing.set_start_method(None, force=True)  # the default, as in a new Python process
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -108,4 +111,4 @@ def _child(command: list[str], cwd: str, environment: dict[str, str], output: st
         traceback.print_exc()
         sys.exit(1)
     finally:
-        atexit._run_exitfuncs()  # multiprocessing leaves them out
+        atexit._run_exitfuncs()  # multiprocessing does not run them

@@ -1,7 +1,7 @@
-"""Mutated inputs for the readers of foreign files: the decoder, the COCO reader, the file list, a checkpoint's config.
+"""Mutated inputs for the readers of untrusted files: images, COCO files, file lists, configs of checkpoints.
 
-Whole inputs are mutated: bytes are flipped, removed, doubled, or replaced by tokens that broke readers before. An input
-fails unless the reader returns a result or raises its own error, within `SECONDS`.
+A mutation of a valid input flips, removes or repeats bytes, or inserts a token that has broken readers before. An input
+fails unless the reader returns a result or raises one of its own errors within `SECONDS`.
 """
 
 import contextlib
@@ -41,9 +41,9 @@ WORDS = [
 Reader = Callable[[bytes], object]
 
 
-def mutated(whole: bytes, random: np.random.Generator) -> bytes:
-    """One to eight changes of a whole input, (n,) bytes in, at most four times as many out."""
-    data = bytearray(whole)
+def mutated(valid: bytes, random: np.random.Generator) -> bytes:
+    """Apply one to eight changes to a valid input; the result is at most about four times as long."""
+    data = bytearray(valid)
     for _ in range(int(random.integers(1, 9))):
         start = int(random.integers(0, len(data) + 1))
         stop = min(len(data), start + int(random.integers(1, 1 + max(1, len(data) // 4))))
@@ -52,7 +52,7 @@ def mutated(whole: bytes, random: np.random.Generator) -> bytes:
                 data[start] ^= 1 << int(random.integers(0, 8))
             case 1:
                 del data[start:stop]
-            case 2 if len(data) < 4 * len(whole):
+            case 2 if len(data) < 4 * len(valid):
                 data[start:start] = data[start:stop]
             case 3:
                 data[start:start] = WORDS[int(random.integers(0, len(WORDS)))]
@@ -125,7 +125,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
     from omegaconf.errors import OmegaConfBaseException
 
     import datamodules.augment.pipeline
-    import datamodules.datamodule  # noqa: F401  (now, not within the seconds of an input)
+    import datamodules.datamodule  # noqa: F401  (outside the time limit of the first input)
     from litesort.cli.stored_config import stored_data
     from litesort.errors import ModelError
 
@@ -137,7 +137,7 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
         return write_and_read
 
     def config(data: bytes) -> object:
-        stored = json.loads(data)  # as torch hands it over: plain values of any shape
+        stored = json.loads(data)  # plain values of any shape, as torch.load returns them
         return stored_data(stored, {}) if isinstance(stored, dict) else None
 
     broken = (images.BrokenImage,)
@@ -150,8 +150,8 @@ def readers(folder: Path) -> dict[str, tuple[list[bytes], Reader, tuple[type[Exc
 
 
 @contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError where the body takes longer."""
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError if the body takes longer."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"takes longer than {seconds} s")
@@ -166,16 +166,16 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def fuzz(name: str, inputs: int, seed: int, folder: Path) -> list[tuple[bytes, str]]:
-    """Give a reader `inputs` mutated inputs; return those that fail, with the traceback."""
-    wholes, read, answers = readers(folder)[name]
+    """Read `inputs` mutated inputs; returns those that fail, with the traceback."""
+    valid, read, allowed = readers(folder)[name]
     random, failed = np.random.default_rng(seed), []
     for number in range(inputs):
-        data = mutated(wholes[number % len(wholes)], random)
+        data = mutated(valid[number % len(valid)], random)
         try:
-            with limited(SECONDS), warnings.catch_warnings():
+            with time_limit(SECONDS), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 read(data)
-        except answers:
+        except allowed:
             continue
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):

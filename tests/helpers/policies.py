@@ -1,4 +1,4 @@
-"""Pipelines of litesort's own augmentations for tests, from flat settings."""
+"""Pipelines of litesort's augmentations for tests, built from flat settings."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def policy(
     mixing: Mixing | None = None,
     **ranges: float,
 ) -> Augment:
-    """Crop, operations, flips, erased box, in this order."""
+    """Build a pipeline: crop, operations, flips, erased box, in this order."""
     transforms = {
         "crop": RandomResizedCrop(crop_scale, p=crop_p),
         "ops": RandAugment(num_ops, magnitude, ops, magnitude_std, fill=fill, **ranges),
@@ -48,7 +48,7 @@ def policy(
 
 
 def drawn_operations(augment: Augment, keys: np.ndarray) -> list[list[tuple[str, float]]]:
-    """Names and amounts of the operations of each sample of `policy`."""
+    """Names and amounts of the operations that `policy` draws for each sample."""
     ops = augment.transforms["ops"]
     choices, strengths = ops.choose(entry_keys(keys, "ops"))
     return [

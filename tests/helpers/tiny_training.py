@@ -1,7 +1,6 @@
 """A real classifier with a tiny network and tiny images, trained by a real Trainer."""
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ CLASSES = ["glass", "metal", "paper"]
 
 
 class Net(nn.Module):
-    """Convolution, BatchNorm, dropout and a head: the layers that callbacks treat differently."""
+    """Convolution, BatchNorm, dropout and a head: layers that callbacks handle differently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ def make_module() -> Callable[..., ImageClassifier]:
         torch.manual_seed(seed)
         net = Backbone(Net(), name="tiny", num_classes=len(CLASSES), mean=[0.5] * 3, std=[0.25] * 3)
         settings = {"lr": 0.02, "warmup_epochs": 0.0, **optimizer}
-        return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure, **settings), CLASSES)
+        return ImageClassifier(net, CrossEntropy(), functools.partial(optim.configure_optimizer, **settings), CLASSES)
 
     return make
 
@@ -103,10 +102,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
 
 @pytest.fixture
 def offline_run() -> Any:
-    """The class that reads W&B's offline files (wandb_file.py)."""
-    spec = importlib.util.spec_from_file_location("wandb_file", Path(__file__).with_name("wandb_file.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.OfflineRun
+    """The class that reads W&B's offline files; imported here, because wandb is an extra."""
+    from wandb_file import OfflineRun
+
+    return OfflineRun

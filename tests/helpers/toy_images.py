@@ -12,7 +12,7 @@ CLASSES = {"bag": 20, "can": 14, "cup": 10}
 
 
 def noise(folder):
-    """Write 44 images of noise, of several sizes, into three class folders of `root`; return it."""
+    """Write 44 images of noise, of several sizes, into three class folders of `folder`; returns `folder`."""
     rng = np.random.default_rng(0)
     for name, count in CLASSES.items():
         (folder / name).mkdir(parents=True)

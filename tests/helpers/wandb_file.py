@@ -14,19 +14,20 @@ HEADER = 7  # bytes: of the file, and of each chunk (checksum 4, length 2, kind 
 
 
 def records(path: Path) -> list[Record]:
+    """Read all complete records of a file."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     found, parts, at = [], b"", HEADER
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:
-            at += BLOCK - at % BLOCK  # the rest of a block that no chunk header fits into
+            at += BLOCK - at % BLOCK  # a chunk header does not fit into the rest of the block
             continue
         length, kind = struct.unpack_from("<HB", data, at + 4)
         if at + HEADER + length > len(data):
             break  # this chunk is still being written
         parts += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
-        if kind in (1, 4):  # whole, or last of a chain
+        if kind in (1, 4):  # a whole record, or the last chunk of one
             found.append(Record.FromString(parts))
             parts = b""
     return found
@@ -49,7 +50,7 @@ class OfflineRun:
         deadline = time.monotonic() + 20
         while not (found := records(self.path)) or not any(record.HasField("exit") for record in found):
             assert time.monotonic() < deadline, "the run was never finished"
-            time.sleep(0.05)  # W&B's service writes the end after finish() has returned
+            time.sleep(0.05)  # W&B's service writes the last record after finish() returns
         for record in found:
             if record.HasField("run"):
                 self.run = record.run

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy, Objective
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 
 CLASSES = ["Metal", "Paper", "Plastic"]
 
@@ -60,7 +60,7 @@ def loader(steps: int = 4, seed: int = 0, soft: bool = False) -> DataLoader:
 def module(
     net: Backbone | None = None, objective: Objective | None = None, lr: float = 0.1, name: str = "adamw", **settings
 ):
-    optimizer = functools.partial(configure, lr=lr, name=name)
+    optimizer = functools.partial(configure_optimizer, lr=lr, name=name)
     return ImageClassifier(net or backbone(), objective or CrossEntropy(), optimizer, CLASSES, **settings)
 
 

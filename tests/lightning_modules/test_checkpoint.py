@@ -18,9 +18,9 @@ CLASSES = ["Metal", "Paper", "Plastic"]
 
 
 def _checkpoint(net, **extra):
-    record = make_model_card(net, CLASSES, class_counts=[3, 2, 1], preprocessing={"size": 32, "resize": "pad"}, **extra)
+    card = make_model_card(net, CLASSES, class_counts=[3, 2, 1], preprocessing={"size": 32, "resize": "pad"}, **extra)
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
-    return {"state_dict": state, MODEL_CARD: record, "pytorch-lightning_version": "2.6.0"}
+    return {"state_dict": state, MODEL_CARD: card, "pytorch-lightning_version": "2.6.0"}
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +43,24 @@ def path(net, tmp_path):
 def test_build_net_restores_outputs_without_network_access(tmp_path, monkeypatch, name, kwargs):
     net = create_backbone(name, 3, pretrained=False, mean=[0.5, 0.4, 0.3], kwargs=kwargs)
     torch.save(_checkpoint(net), tmp_path / "a.ckpt")
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
-    again = build_net(read_checkpoint(tmp_path / "a.ckpt"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("network access"))
+    rebuilt = build_net(read_checkpoint(tmp_path / "a.ckpt"))
     images = torch.rand(2, 3, 32, 32)
-    assert not again.training
+    assert not rebuilt.training
     with torch.inference_mode():
-        torch.testing.assert_close(again(images), net.eval()(images), rtol=0, atol=0)
-    assert (again.name, again.origin, again.num_classes) == (name, "scratch", 3)
+        torch.testing.assert_close(rebuilt(images), net.eval()(images), rtol=0, atol=0)
+    assert (rebuilt.name, rebuilt.origin, rebuilt.num_classes) == (name, "scratch", 3)
 
 
 def test_model_card_has_metadata_for_export(path):
-    record = read_checkpoint(path)[MODEL_CARD]
-    assert record["format"] == FORMAT
-    assert record["model"] == {"name": "lcnet_050", "num_classes": 3, "kwargs": {"drop_rate": 0.1}}
-    assert record["preprocessing"] == {"size": 32, "resize": "pad", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    assert (record["classes"], record["class_counts"]) == (CLASSES, [3, 2, 1])
-    assert (record["origin"], record["pruning"]) == ("scratch", [])
-    assert record["config"].items() >= {"seed": 3, "data": {"size": 32}}.items()
-    assert {"torch", "timm", "pytorch-lightning", "python"} <= set(record["versions"])
+    card = read_checkpoint(path)[MODEL_CARD]
+    assert card["format"] == FORMAT
+    assert card["model"] == {"name": "lcnet_050", "num_classes": 3, "kwargs": {"drop_rate": 0.1}}
+    assert card["preprocessing"] == {"size": 32, "resize": "pad", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    assert (card["classes"], card["class_counts"]) == (CLASSES, [3, 2, 1])
+    assert (card["origin"], card["pruning"]) == ("scratch", [])
+    assert card["config"].items() >= {"seed": 3, "data": {"size": 32}}.items()
+    assert {"torch", "timm", "pytorch-lightning", "python"} <= set(card["versions"])
 
 
 @pytest.mark.parametrize("value", [torch.zeros(1), {"a": {1, 2}}, [object()]])
@@ -69,7 +69,7 @@ def test_make_model_card_rejects_other_than_plain_data(net, value):
         make_model_card(net, CLASSES, config={"bad": value})
 
 
-class Hostile:
+class Unsafe:
     def __reduce__(self):
         return (exec, ("raise SystemExit('pwned')",))
 
@@ -84,8 +84,8 @@ def _save(content):
         (lambda path, net: None, "does not exist"),
         (lambda path, net: path.mkdir(), "is a folder"),
         (lambda path, net: path.write_bytes(b"\x89PNG"), "broken"),
-        (lambda path, net: path.write_bytes(pickle.dumps(Hostile())), "would run code"),
-        (_save(lambda net: {**_checkpoint(net), "callbacks": Hostile()}), "would run code"),
+        (lambda path, net: path.write_bytes(pickle.dumps(Unsafe())), "would run code"),
+        (_save(lambda net: {**_checkpoint(net), "callbacks": Unsafe()}), "would run code"),
         (_save(lambda net: net.state_dict()), "a file of tensors, not litesort's.*best.ckpt"),
         (
             _save(lambda net: {"state_dict": {}, "pytorch-lightning_version": "2.0"}),
@@ -93,7 +93,7 @@ def _save(content):
         ),
         (_save(lambda net: _checkpoint(net, format=FORMAT + 1)), "pip install -U litesort"),
     ],
-    ids=["missing", "folder", "picture", "pickle", "hostile", "tensors", "foreign", "newer"],
+    ids=["missing", "folder", "image", "pickle", "unsafe", "tensors", "lightning", "newer"],
 )
 def test_read_checkpoint_rejects_invalid_files(net, tmp_path, write, message):
     path = tmp_path / "a.ckpt"
@@ -104,13 +104,13 @@ def test_read_checkpoint_rejects_invalid_files(net, tmp_path, write, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("spoil", ["missing", "shape", "extra"])
-def test_build_net_rejects_tensors_that_do_not_fit(net, path, spoil):
+@pytest.mark.parametrize("defect", ["missing", "shape", "extra"])
+def test_build_net_rejects_tensors_that_do_not_fit(net, path, defect):
     checkpoint = read_checkpoint(path)
     state = checkpoint["state_dict"]
-    if spoil == "missing":
+    if defect == "missing":
         del state["net.net.conv_head.weight"]
-    elif spoil == "shape":
+    elif defect == "shape":
         state["net.net.conv_head.weight"] = torch.zeros(1)
     else:
         state["net.net.other"] = torch.zeros(1)
@@ -129,18 +129,18 @@ def test_build_net_ignores_tensors_of_the_objective(path):
 def test_build_net_rejects_invalid_pruning_steps(path):
     checkpoint = read_checkpoint(path)
     checkpoint[MODEL_CARD]["pruning"] = [{"layer": "conv_stem"}]
-    with pytest.raises(ModelError, match="step 0 of its pruning"):
+    with pytest.raises(ModelError, match="pruning step 0"):
         build_net(checkpoint)
 
 
 def test_load_for_training_reorders_classes(path, net):
-    again = load_for_training(path, ["Plastic", "Metal", "Paper"])
-    assert again.training
+    rebuilt = load_for_training(path, ["Plastic", "Metal", "Paper"])
+    assert rebuilt.training
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(again.eval()(images), net(images)[:, [2, 0, 1]])
+        torch.testing.assert_close(rebuilt.eval()(images), net(images)[:, [2, 0, 1]])
     with pytest.raises(
-        ModelError, match="was trained on the classes Metal, Paper, Plastic and the data has Glass, Metal"
+        ModelError, match=r"^ckpt_init=.* was trained on the classes Metal, Paper, Plastic, the data has Glass"
     ):
         load_for_training(path, ["Glass", "Metal"])
 

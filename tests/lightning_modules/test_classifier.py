@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.backbones.backbone import Backbone
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 from litesort.errors import ModelError
 
 
@@ -38,14 +38,14 @@ def test_classifier_epoch_losses_are_means_over_images(tiny, tmp_path):
 
 
 def test_classifier_logs_terms_of_objective(tiny, tmp_path):
-    class Two(CrossEntropy):
+    class TwoTerms(CrossEntropy):
         def forward(self, output, targets, images=None):
             assert images is not None
             terms = super().forward(output, targets)
             return {"loss": terms["loss"] + 1, "hard": terms["loss"], "soft": torch.ones(())}
 
     trainer = tiny.trainer(tmp_path, max_epochs=1)
-    trainer.fit(tiny.module(objective=Two()), tiny.loader(), tiny.loader())
+    trainer.fit(tiny.module(objective=TwoTerms()), tiny.loader(), tiny.loader())
     seen = trainer.callback_metrics
     for stage in ("train", "val"):
         assert seen[f"{stage}/soft"] == pytest.approx(1)
@@ -59,16 +59,16 @@ def test_classifier_predict_returns_probabilities_and_indices(tiny, tmp_path):
     assert torch.cat([o["indices"] for o in outputs]).tolist() == list(range(16))
 
 
-@pytest.mark.parametrize("trouble", ["image", "rate"])
-def test_classifier_stops_with_error_for_non_finite_loss(tiny, tmp_path, trouble):
+@pytest.mark.parametrize("cause", ["image", "learning rate"])
+def test_classifier_stops_with_error_for_non_finite_loss(tiny, tmp_path, cause):
     loader, lr = tiny.loader(), 0.1
-    if trouble == "image":
+    if cause == "image":
         loader.dataset[2].images.fill_(math.nan)
     else:
         lr = 1e38
     with pytest.raises(ModelError, match=r"at step \d: lower optimizer\.lr=.*gradient_clip_val") as error:
         tiny.trainer(tmp_path).fit(tiny.module(lr=lr), loader, tiny.loader())
-    if trouble == "image":
+    if cause == "image":
         assert "at step 2:" in str(error.value)
 
 
@@ -104,7 +104,7 @@ def test_classifier_trains_in_bf16_with_clipping(tiny, tmp_path, name):
 
 
 def test_classifier_evaluates_without_autocast(tiny, tmp_path):
-    """In bf16-mixed, validation and test give what evaluate.py gives."""
+    """In bf16-mixed, only training uses autocast. Evaluation is in float32, like in evaluate.py."""
     module, trainer = tiny.module(), tiny.trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
     seen = []
     module.net.register_forward_hook(lambda net, *_: seen.append((net.training, torch.is_autocast_enabled("cpu"))))
@@ -117,12 +117,12 @@ def test_classifier_evaluates_without_autocast(tiny, tmp_path):
 def test_classifier_uses_channels_last(tiny, tmp_path):
     seen = []
 
-    class Look(tiny.Colour):
+    class RecordLayout(tiny.Colour):
         def forward(self, images):
             seen.append(images.is_contiguous(memory_format=torch.channels_last))
             return super().forward(images)
 
-    module = tiny.module(Backbone(Look(), name="look", num_classes=3))
+    module = tiny.module(Backbone(RecordLayout(), name="colour", num_classes=3))
     tiny.trainer(tmp_path, max_epochs=1).fit(module, tiny.loader(), tiny.loader())
     assert seen
     assert all(seen)
@@ -138,7 +138,7 @@ def test_classifier_compile_keeps_parameter_names(tiny, monkeypatch):
 
 def test_classifier_rejects_invalid_arguments(tiny, tmp_path):
     with pytest.raises(ModelError, match="3 classes and the data has 2"):
-        ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure), ["a", "b"])
+        ImageClassifier(tiny.backbone(), CrossEntropy(), functools.partial(configure_optimizer), ["a", "b"])
     with pytest.raises(ModelError, match=r"litesort\.config is a Tensor"):
         tiny.module(model_card={"config": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"trainer\.max_epochs"):

@@ -31,13 +31,13 @@ def test_stage_metrics_equal_sklearn():
     sk = pytest.importorskip("sklearn.metrics")
     p, y = _predictions(500, present=4)
     got, stage = _stage(p, y)
-    guess = p.argmax(axis=1)
-    assert got["f1_macro"] == pytest.approx(sk.f1_score(y, guess, average="macro"), abs=1e-6)
-    for name, value in zip(CLASSES, sk.f1_score(y, guess, average=None), strict=True):
+    predicted = p.argmax(axis=1)
+    assert got["f1_macro"] == pytest.approx(sk.f1_score(y, predicted, average="macro"), abs=1e-6)
+    for name, value in zip(CLASSES, sk.f1_score(y, predicted, average=None), strict=True):
         assert got[f"f1/{name}"] == pytest.approx(value, abs=1e-6)
-    assert got["accuracy_micro"] == pytest.approx(sk.accuracy_score(y, guess), abs=1e-6)
+    assert got["accuracy_micro"] == pytest.approx(sk.accuracy_score(y, predicted), abs=1e-6)
     assert got["auroc_macro"] == pytest.approx(sk.roc_auc_score(y, p, average="macro", multi_class="ovr"), abs=2e-3)
-    np.testing.assert_array_equal(stage.confusion.numpy(), sk.confusion_matrix(y, guess))
+    np.testing.assert_array_equal(stage.confusion.numpy(), sk.confusion_matrix(y, predicted))
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0])
@@ -46,27 +46,27 @@ def test_stage_metrics_auroc_is_exact_at_any_logit_scale(scale):
     p, y = _predictions(2000, present=4)
     p = p**scale / (p**scale).sum(axis=1, keepdims=True)
     got = metrics.evaluate(p, y, CLASSES)
-    right = sk.roc_auc_score(y, p.astype(np.float32), average="macro", multi_class="ovr")
-    assert got["auroc_macro"] == pytest.approx(right, abs=1e-4)
+    expected = sk.roc_auc_score(y, p.astype(np.float32), average="macro", multi_class="ovr")
+    assert got["auroc_macro"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_evaluate_does_not_normalise_probabilities():
     p, y = _predictions(300, present=4)
     p = np.where(p < 0.02, 0.0, p).astype(np.float32)
     p[0] = [1, 0, 0, 0]
-    whole = metrics.evaluate(p, y, CLASSES)
+    got = metrics.evaluate(p, y, CLASSES)
     confidence = p.max(axis=1)
     error = calibration_error(confidence, p.argmax(axis=1) == y)
-    assert whole["ece"] == pytest.approx(error, abs=1e-6)  # not rescaled to sum 1
-    right = MulticlassCalibrationError(4, n_bins=15, norm="l1")(torch.from_numpy(p), torch.from_numpy(y))
-    assert error == pytest.approx(right.item(), abs=1e-6)
+    assert got["ece"] == pytest.approx(error, abs=1e-6)  # rows are not rescaled to sum 1
+    expected = MulticlassCalibrationError(4, n_bins=15, norm="l1")(torch.from_numpy(p), torch.from_numpy(y))
+    assert error == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_stage_metrics_ece_equals_definition():
     p, y = _predictions(500, present=4)
-    confidence, right = p.max(axis=1), p.argmax(axis=1) == y
-    which = np.minimum((confidence * 15).astype(int), 14)
-    gaps = [abs(right[which == b].sum() - confidence[which == b].sum()) for b in range(15)]
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == y
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(correct[bins == b].sum() - confidence[bins == b].sum()) for b in range(15)]
     assert _stage(p, y)[0]["ece"] == pytest.approx(sum(gaps) / 500, abs=1e-5)
 
 
@@ -95,8 +95,8 @@ def test_stage_metrics_are_independent_of_batching(monkeypatch):
     p, y = _predictions(300, present=4)
     whole, _ = _stage(p, y)
     monkeypatch.setattr(metrics, "_UPDATE_ROWS", 32)
-    portions, stage = _stage(p, y)
-    assert portions == pytest.approx(whole, abs=1e-6)
+    in_parts, stage = _stage(p, y)
+    assert in_parts == pytest.approx(whole, abs=1e-6)
     assert not stage.state_dict()
 
 

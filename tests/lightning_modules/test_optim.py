@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_modules.backbones.backbone import Backbone, create_backbone
-from lightning_modules.optim import configure, lr_factor
+from lightning_modules.optim import configure_optimizer, lr_factor
 from litesort.errors import ModelError
 
 
@@ -21,7 +21,7 @@ def backbone() -> Backbone:
 def _train(net: Backbone, steps: int, **settings) -> list[torch.Tensor]:
     """Train a few steps on a fixed problem and return the parameters."""
     net = copy.deepcopy(net).eval()  # eval mode, so that batch statistics do not change the result
-    optimizer, schedule = configure(net, total_steps=steps, steps_per_epoch=steps, **settings)
+    optimizer, schedule = configure_optimizer(net, total_steps=steps, steps_per_epoch=steps, **settings)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for _ in range(steps):
         optimizer.zero_grad()
@@ -42,14 +42,15 @@ def test_configure_fused_equals_unfused(backbone):
 
 
 def test_configure_uses_fused_adamw_only(backbone):
-    assert configure(backbone, total_steps=4, steps_per_epoch=2)[0].defaults["fused"]
-    assert not configure(backbone, total_steps=4, steps_per_epoch=2, fused=False)[0].defaults["fused"]
+    assert configure_optimizer(backbone, total_steps=4, steps_per_epoch=2)[0].defaults["fused"]
+    assert not configure_optimizer(backbone, total_steps=4, steps_per_epoch=2, fused=False)[0].defaults["fused"]
+    assert not configure_optimizer(backbone, name="sgd", total_steps=4, steps_per_epoch=2)[0].defaults["fused"]
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.8])
 def test_configure_excludes_norms_and_biases_from_decay(backbone, layer_decay):
     extra = nn.Parameter(torch.zeros(3))
-    optimizer, _ = configure(
+    optimizer, _ = configure_optimizer(
         backbone, weight_decay=0.1, layer_decay=layer_decay, total_steps=9, steps_per_epoch=3, extra_parameters=[extra]
     )
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -60,14 +61,14 @@ def test_configure_excludes_norms_and_biases_from_decay(backbone, layer_decay):
 
 def test_configure_respects_no_weight_decay_of_timm():
     net = create_backbone("deit_tiny_distilled_patch16_224", 3, pretrained=False, kwargs={"img_size": 32, "depth": 1})
-    optimizer, _ = configure(net, weight_decay=0.1, total_steps=9, steps_per_epoch=3)
+    optimizer, _ = configure_optimizer(net, weight_decay=0.1, total_steps=9, steps_per_epoch=3)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name in ("pos_embed", "cls_token", "dist_token"):
         assert decays[id(net.net.get_parameter(name))] == 0
 
 
 def test_configure_layer_decay_reduces_lr_away_from_head(backbone):
-    optimizer, _ = configure(
+    optimizer, _ = configure_optimizer(
         backbone, lr=0.01, layer_decay=0.5, warmup_epochs=0, total_steps=9, steps_per_epoch=3, schedule="constant"
     )
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -80,7 +81,7 @@ def test_configure_layer_decay_reduces_lr_away_from_head(backbone):
 def test_configure_excludes_frozen_parameters(backbone):
     net = copy.deepcopy(backbone)
     net.net.conv_stem.requires_grad_(False)
-    optimizer, _ = configure(net, total_steps=9, steps_per_epoch=3)
+    optimizer, _ = configure_optimizer(net, total_steps=9, steps_per_epoch=3)
     assert net.net.conv_stem.weight not in {p for group in optimizer.param_groups for p in group["params"]}
 
 
@@ -99,16 +100,16 @@ def test_lr_factor_rises_falls_and_ends_at_floor(schedule):
 def test_lr_factor_cosine_equals_torch():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
     for step in range(20):
         assert lr_factor(step, 20, 0, 0.1) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
-        torchs.step()
+        schedule.step()
 
 
 def test_configure_limits_warmup_to_half_of_run(backbone, caplog):
     with caplog.at_level(logging.INFO):
-        optimizer, schedule = configure(backbone, lr=1.0, warmup_epochs=5, total_steps=10, steps_per_epoch=10)
+        optimizer, schedule = configure_optimizer(backbone, lr=1.0, warmup_epochs=5, total_steps=10, steps_per_epoch=10)
     assert "warming up for 5 of 10 steps" in caplog.text
     for _ in range(4):
         optimizer.step()
@@ -126,6 +127,7 @@ def test_configure_limits_warmup_to_half_of_run(backbone, caplog):
         ({"layer_decay": 1.0}, r"optimizer\.layer_decay=1\.0"),
         ({"warmup_epochs": -1}, r"optimizer\.warmup_epochs=-1"),
         ({"min_lr": 0.1, "lr": 0.01}, r"optimizer\.min_lr=0\.1"),
+        ({"name": "sgd", "momentum": -0.9}, r"optimizer\.momentum=-0\.9"),
         ({"betas": [0.9]}, r"optimizer\.betas=\[0\.9\]"),
         ({"betas": [0.9, 1.0]}, r"optimizer\.betas="),
         ({"schedule": "step"}, r"optimizer\.schedule=step"),
@@ -134,7 +136,7 @@ def test_configure_limits_warmup_to_half_of_run(backbone, caplog):
 )
 def test_configure_rejects_invalid_settings(backbone, settings, message):
     with pytest.raises(ModelError, match=message):
-        configure(backbone, total_steps=9, steps_per_epoch=3, **settings)
+        configure_optimizer(backbone, total_steps=9, steps_per_epoch=3, **settings)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_modules import precision
+from lightning_modules.backbones.backbone import create_backbone
 from litesort.errors import ModelError
 
 
@@ -22,7 +23,7 @@ def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool =
 
 
 @pytest.mark.parametrize(
-    ("asked", "accelerator", "machine", "expected"),
+    ("requested", "accelerator", "machine", "expected"),
     [
         ("16-mixed", "auto", {"cuda": True}, "16-mixed"),
         (16, "gpu", {"cuda": True}, "16-mixed"),
@@ -40,9 +41,9 @@ def _machine(monkeypatch, *, cuda: bool, gpu_bf16: bool = True, cpu_bf16: bool =
         ("auto", "mps", {"cuda": False, "cpu_bf16": True}, "32-true"),
     ],
 )
-def test_supported_precision_by_device(monkeypatch, asked, accelerator, machine, expected):
+def test_supported_precision_by_device(monkeypatch, requested, accelerator, machine, expected):
     _machine(monkeypatch, **machine)
-    assert precision.supported_precision(asked, accelerator) == expected
+    assert precision.supported_precision(requested, accelerator) == expected
 
 
 def test_cpu_has_bf16_matches_cpuinfo():
@@ -60,10 +61,10 @@ def test_supported_precision_logs_reason(monkeypatch, caplog):
     assert "this CPU has no bf16 units, training in 32-true instead" in caplog.text
 
 
-@pytest.mark.parametrize("asked", [64, "64-true"])
-def test_supported_precision_rejects_double_precision(asked):
-    with pytest.raises(ModelError, match=rf"^trainer\.precision={asked} is not supported.*give 32-true$"):
-        precision.supported_precision(asked, "cpu")
+@pytest.mark.parametrize("requested", [64, "64-true"])
+def test_supported_precision_rejects_double_precision(requested):
+    with pytest.raises(ModelError, match=rf"^trainer\.precision={requested} is not supported.*give 32-true$"):
+        precision.supported_precision(requested, "cpu")
 
 
 def test_supported_precision_logs_change_once(monkeypatch, caplog):
@@ -86,29 +87,30 @@ SHAPE = (8, 3, 16, 16)
 TIMES = {"32-true": 30.0, "bf16-mixed": 20.0}
 
 
-class Counted:
-    """A training step that is counted by whether autocast is on, with the number of images it gets."""
+class RecordedStep:
+    """Training step that records autocast (on or off) and number of images of each call."""
 
     def __init__(self):
         self.calls = []
 
     def __call__(self, net, images):
         self.calls.append((torch.is_autocast_enabled("cpu"), len(images)))
-        torch.rand(1)  # as dropout would
+        torch.rand(1)  # like dropout
         net.weight.data.add_(1)
 
 
-def _choose(asked="auto", accelerator="cpu", steps=1000, **options):
-    return precision.choose_precision(asked, accelerator, nn.Conv2d(3, 4, 3), Counted(), SHAPE, steps=steps, **options)
+def _choose(requested="auto", accelerator="cpu", steps=1000, **options):
+    net, step = nn.Conv2d(3, 4, 3), RecordedStep()
+    return precision.choose_precision(requested, accelerator, net, step, SHAPE, steps=steps, **options)
 
 
-@pytest.mark.parametrize("asked", ["auto", "16-mixed"])
+@pytest.mark.parametrize("requested", ["auto", "16-mixed"])
 @pytest.mark.parametrize(("bf16_ms", "expected"), [(20.0, "bf16-mixed"), (29.0, "32-true"), (50.0, "32-true")])
-def test_cpu_with_bf16_units_takes_the_faster_precision(monkeypatch, caplog, asked, bf16_ms, expected):
+def test_choose_precision_on_a_cpu_with_bf16_units_is_the_faster(monkeypatch, caplog, requested, bf16_ms, expected):
     _machine(monkeypatch, cuda=False, cpu_bf16=True)
     monkeypatch.setattr(precision, "measure_step_ms", lambda *_: TIMES | {"bf16-mixed": bf16_ms})
     with caplog.at_level(logging.INFO):
-        chosen = _choose(asked)
+        chosen = _choose(requested)
     assert chosen.name == expected
     assert chosen.step_ms["bf16-mixed"] == bf16_ms
     assert f"30 ms in 32-true and {bf16_ms:.0f} ms in bf16-mixed" in caplog.text
@@ -122,50 +124,50 @@ def test_cpu_with_bf16_units_takes_the_faster_precision(monkeypatch, caplog, ask
         ({"cuda": False, "cpu_bf16": True}, {"steps": 20}, "32-true"),
         ({"cuda": False, "cpu_bf16": True}, {"processes": True}, "32-true"),
         ({"cuda": False, "cpu_bf16": True}, {"accelerator": "mps"}, "32-true"),
-        ({"cuda": False, "cpu_bf16": True}, {"asked": "bf16-mixed"}, "bf16-mixed"),
-        ({"cuda": False, "cpu_bf16": True}, {"asked": "32-true"}, "32-true"),
+        ({"cuda": False, "cpu_bf16": True}, {"requested": "bf16-mixed"}, "bf16-mixed"),
+        ({"cuda": False, "cpu_bf16": True}, {"requested": "32-true"}, "32-true"),
     ],
 )
-def test_nothing_is_measured_where_the_choice_is_clear(monkeypatch, machine, options, expected):
+def test_choose_precision_measures_only_if_needed(monkeypatch, machine, options, expected):
     _machine(monkeypatch, **machine)
     monkeypatch.setattr(precision, "measure_step_ms", lambda *_: pytest.fail("measured"))
     assert _choose(**options) == precision.Precision(expected, {})
 
 
-def test_measurement_is_kept_by_network_and_shape(monkeypatch, tmp_path):
+def test_choose_precision_stores_measurements_by_network_and_shape(monkeypatch, tmp_path):
     _machine(monkeypatch, cuda=False, cpu_bf16=True)
     shapes = []
     monkeypatch.setattr(precision, "measure_step_ms", lambda net, step, shape: shapes.append(shape) or TIMES)
     for shape in (SHAPE, SHAPE, (4, *SHAPE[1:])):
         chosen = precision.choose_precision(
-            "auto", "cpu", nn.Conv2d(3, 4, 3), Counted(), shape, steps=1000, cache_dir=tmp_path
+            "auto", "cpu", nn.Conv2d(3, 4, 3), RecordedStep(), shape, steps=1000, cache_dir=tmp_path
         )
         assert chosen == precision.Precision("bf16-mixed", TIMES)
     wider = precision.choose_precision(
-        "auto", "cpu", nn.Conv2d(3, 8, 3), Counted(), SHAPE, steps=1000, cache_dir=tmp_path
+        "auto", "cpu", nn.Conv2d(3, 8, 3), RecordedStep(), SHAPE, steps=1000, cache_dir=tmp_path
     )
     assert wider.name == "bf16-mixed"
     assert shapes == [SHAPE, (4, *SHAPE[1:]), SHAPE]
     for file in (tmp_path / "precision").iterdir():
-        file.write_text("{")  # damaged: measured again
+        file.write_text("{")  # a damaged file is measured again
     assert precision.choose_precision(
-        "auto", "cpu", nn.Conv2d(3, 4, 3), Counted(), SHAPE, steps=1000, cache_dir=tmp_path
+        "auto", "cpu", nn.Conv2d(3, 4, 3), RecordedStep(), SHAPE, steps=1000, cache_dir=tmp_path
     ).step_ms
     assert len(shapes) == 4
 
 
 def test_measurement_changes_neither_network_nor_random_numbers():
-    net, step = nn.Conv2d(3, 4, 3), Counted()
+    net, step = nn.Conv2d(3, 4, 3), RecordedStep()
     before, state = net.weight.clone(), torch.get_rng_state()
     times = precision.measure_step_ms(net, step, SHAPE)
     torch.testing.assert_close(net.weight, before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert times.keys() == TIMES.keys()
     timed = [bf16 for bf16, images in step.calls if images == SHAPE[0]]
-    assert timed.count(True) == timed.count(False) > 1, "both in turn, the whole batch"
+    assert timed.count(True) == timed.count(False) > 1, "each precision is timed on the whole batch"
 
 
-def test_measurement_of_a_long_step_takes_a_part_of_the_batch(monkeypatch):
+def test_measurement_of_a_long_step_uses_a_part_of_the_batch(monkeypatch):
     counts = []
 
     def seconds(step, net, images, name):
@@ -173,18 +175,16 @@ def test_measurement_of_a_long_step_takes_a_part_of_the_batch(monkeypatch):
         return 0.1 * len(images) * (2 if name == "32-true" else 1)
 
     monkeypatch.setattr(precision, "_seconds", seconds)
-    times = precision.measure_step_ms(nn.Conv2d(3, 4, 3), Counted(), (64, 3, 4, 4), seconds=4.0)
+    times = precision.measure_step_ms(nn.Conv2d(3, 4, 3), RecordedStep(), (64, 3, 4, 4), seconds=4.0)
     assert max(counts) < 8
-    assert times == {"32-true": pytest.approx(12_800), "bf16-mixed": pytest.approx(6_400)}, "of the whole batch"
+    assert times == {"32-true": pytest.approx(12_800), "bf16-mixed": pytest.approx(6_400)}, "times of the whole batch"
 
 
 @pytest.mark.skipif(not precision._cpu_has_bf16(), reason="bf16 is emulated on this CPU")
-def test_a_network_is_measured_as_it_trains(tiny):
-    from lightning_modules.backbones.backbone import create_backbone
-
+def test_measurement_of_a_classifier_changes_no_gradients_or_statistics(tiny):
     module = tiny.module(create_backbone("lcnet_050", 3, pretrained=False))
     statistics = {name: value.clone() for name, value in module.net.named_buffers()}
-    times = precision.measure_step_ms(module.net, module.trial_step, (2, 3, 32, 32), seconds=0.1)
+    times = precision.measure_step_ms(module.net, module.timing_step, (2, 3, 32, 32), seconds=0.1)
     assert all(0 < ms < 60_000 for ms in times.values())
     assert all(parameter.grad is None for parameter in module.net.parameters())
     assert all(torch.equal(value, statistics[name]) for name, value in module.net.named_buffers())

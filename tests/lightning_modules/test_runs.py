@@ -1,4 +1,4 @@
-"""Classifier with a Lightning Trainer: checkpoints, weight averaging, resume, LR finder, clipping, two processes."""
+"""ImageClassifier in a Lightning Trainer: checkpoints, weight averaging, resume, LR finder, clipping, two processes."""
 
 import functools
 
@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import MODEL_CARD, build_net, read_checkpoint
 from lightning_modules.objectives.base import CrossEntropy
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 
 
-def _shares(tiny) -> pl.LightningDataModule:
+def _uneven_ranks(tiny) -> pl.LightningDataModule:
     """Build a data module whose ranks have different numbers of images."""
 
-    class Shares(pl.LightningDataModule):
+    class UnevenRanks(pl.LightningDataModule):
         def val_dataloader(self):
             batches = [
                 *tiny.loader(3, seed=1).dataset,
@@ -28,14 +28,14 @@ def _shares(tiny) -> pl.LightningDataModule:
             ]
             return DataLoader(batches[self.trainer.global_rank :: self.trainer.world_size], batch_size=None)
 
-    return Shares()
+    return UnevenRanks()
 
 
 def test_fit_checkpoint_rebuilds_network(tiny, tmp_path):
     net = create_backbone("lcnet_050", 3, pretrained=False)
     module = tiny.module(net, lr=1e-3)
-    keep = ModelCheckpoint(tmp_path, filename="best", monitor="val/f1_macro", mode="max", enable_version_counter=False)
-    trainer = tiny.trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[keep])
+    best = ModelCheckpoint(tmp_path, filename="best", monitor="val/f1_macro", mode="max", enable_version_counter=False)
+    trainer = tiny.trainer(tmp_path, max_epochs=1, enable_checkpointing=True, callbacks=[best])
     images = [tiny.Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), torch.arange(4))]
     trainer.fit(module, DataLoader(images, batch_size=None), DataLoader(images, batch_size=None))
     checkpoint = read_checkpoint(tmp_path / "best.ckpt")
@@ -101,7 +101,7 @@ def test_lr_finder_runs_until_divergence(tiny, tmp_path):
     module = tiny.module(lr=1e-3)
     trainer = tiny.trainer(tmp_path, max_epochs=4)
     search = functools.partial(Tuner(trainer).lr_find, module, tiny.loader(steps=40), tiny.loader(), num_training=30)
-    search(min_lr=1e-6, max_lr=1e38, early_stop_threshold=None)  # the loss diverges, which the LR finder allows
+    search(min_lr=1e-6, max_lr=1e38, early_stop_threshold=None)  # a non-finite loss is no error here
     found = search(min_lr=1e-4, max_lr=1.0)
     assert found is not None
     assert module.lr == found.suggestion() != 1e-3
@@ -109,21 +109,21 @@ def test_lr_finder_runs_until_divergence(tiny, tmp_path):
     assert trainer.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(module.lr)
 
 
-def test_fit_clips_gradients_with_and_without_fused_optimiser(tiny, tmp_path, monkeypatch):
+def test_fit_clips_with_fused_optimiser_except_in_mixed_precision(tiny, tmp_path, monkeypatch):
     module = tiny.module()
     trainer = tiny.trainer(tmp_path, max_epochs=1, gradient_clip_val=0.1)
     trainer.fit(module, tiny.loader(), tiny.loader())
     assert trainer.optimizers[0].defaults["fused"]
-    asked = {}
-    module._optimizer = lambda net, **settings: asked.update(settings) or configure(net, **settings)
+    requested = {}
+    module._optimizer = lambda net, **settings: requested.update(settings) or configure_optimizer(net, **settings)
     monkeypatch.setattr(type(trainer), "precision", "16-mixed")
     module.configure_optimizers()
-    assert not asked["fused"]
+    assert not requested["fused"]
 
 
 def test_validate_two_processes_equal_one(tiny, tmp_path):
-    module, shares = tiny.module(), _shares(tiny)
-    one = tiny.trainer(tmp_path).validate(module, shares, verbose=False)[0]
+    module, data = tiny.module(), _uneven_ranks(tiny)
+    one = tiny.trainer(tmp_path).validate(module, data, verbose=False)[0]
     two = tiny.trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=False)
-    both = two.validate(module, shares, verbose=False)[0]
+    both = two.validate(module, data, verbose=False)[0]
     assert both == pytest.approx(one, abs=1e-6)

@@ -1,8 +1,10 @@
-"""Errors of Hydra, of its launchers and of the keyboard in one line."""
+"""Ctrl-C and errors of Hydra and its launchers are printed in one line."""
+
+import sys
 
 import pytest
 
-from litesort.cli.launch import launch, reason
+from litesort.cli.launch import describe_error, launch
 
 
 def interrupted():
@@ -17,7 +19,7 @@ def without_slurm():
     ("main", "status", "line"),
     [(interrupted, 130, "interrupted"), (without_slurm, 2, "error: hydra/launcher=slurm needs")],
 )
-def test_an_expected_end_is_one_line(main, status, line, monkeypatch, capsys):
+def test_ctrl_c_and_launcher_errors_are_one_line(main, status, line, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr("sys.argv", ["train.py"])
@@ -37,5 +39,13 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
         launch(lambda: 1 / 0)
 
 
-def test_reason_joins_the_lines_of_an_error():
-    assert reason(ValueError("a\n  b")) == "a b"
+def test_an_error_of_several_lines_becomes_one_line():
+    assert describe_error(ValueError("a\n  b")) == "a b"
+
+
+def test_launch_expands_a_glob_of_experiments(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr("sys.argv", ["train.py", "-m", "experiment=glob(compress/0*)"])
+    launch(lambda: None)
+    assert sys.argv[:2] == ["train.py", "-m"]
+    assert sys.argv[2].startswith("experiment=compress/01_resnet18d,compress/02_teacher,")

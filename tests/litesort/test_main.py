@@ -23,7 +23,7 @@ def test_train_help_is_printed_from_another_folder(tmp_path):
     result = run("-m", "litesort.cli.main", "train", "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "litesort trains and evaluates" in result.stdout
-    assert "resnet18d" in result.stdout  # the groups of conf/ were found
+    assert "resnet18d" in result.stdout  # from the groups of conf/
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,14 +70,14 @@ def test_package_installs_no_entry_point_as_a_top_level_module():
 
 
 @pytest.mark.parametrize(
-    ("said", "line"),
+    ("override", "line"),
     [
         ("max_images_per_clas=3", "error: max_images_per_clas is not a setting: did you mean max_images_per_class?"),
         ("data=foldr", "error: data=foldr does not exist: did you mean folder?"),
         ("max_images_per_class=many", "error: max_images_per_class=many is invalid: expected an integer of at least 0"),
     ],
 )
-def test_explore_refuses_a_mistake_in_one_line(tmp_path, said, line):
-    result = entry_points.run("explore.py", said, cwd=tmp_path)
+def test_invalid_override_of_explore_is_a_one_line_error(tmp_path, override, line):
+    result = entry_points.run("explore.py", override, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [line]

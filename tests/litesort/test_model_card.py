@@ -1,4 +1,4 @@
-"""Which values a model card may hold: the same in checkpoints and in exported files."""
+"""Invalid model cards are refused in checkpoints and in exported files."""
 
 import copy
 import io
@@ -12,7 +12,7 @@ from deployment.metadata import unpack
 from lightning_modules.backbones.backbone import build_timm
 from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.errors import DeploymentError, ModelError
-from litesort.model_card import arguments_fault, fault
+from litesort.model_card import arguments_error, card_error
 
 TARGET = {"_target_": "os.system", "command": "touch harm"}
 CARD = {
@@ -28,7 +28,7 @@ CARD = {
     ],
     "versions": {"torch": "2"},
 }
-SPOILT = {
+INVALID = {
     "a class is a mapping": ("classes", [TARGET, "can"]),
     "a class is a number": ("classes", [1, "can"]),
     "classes are text": ("classes", "ab"),
@@ -44,15 +44,15 @@ SPOILT = {
     "mean is a mapping": ("preprocessing.mean", [TARGET, 0, 0]),
     "mean is not finite": ("preprocessing.mean", [float("inf"), 0.5, 0.5]),
     "std is zero": ("preprocessing.std", [0.0, 0.5, 0.5]),
-    "the network is a place": ("model.name", "hf-hub:stranger/net"),
+    "the network is a repository": ("model.name", "hf-hub:other/net"),
     "the network is a folder": ("model.name", "local-dir:/tmp/net"),
     "the network is a mapping": ("model.name", TARGET),
     "another number of classes": ("model.num_classes", 3),
     "a file to load": ("model.kwargs", {"checkpoint_path": "/tmp/evil.pth"}),
-    "weights to fetch": ("model.kwargs", {"pretrained": True}),
-    "an address to fetch from": ("model.kwargs", {"pretrained_cfg": {"url": "http://127.0.0.1/"}}),
-    "an overlay": ("model.kwargs", {"pretrained_cfg_overlay": {"file": "x"}}),
-    "a folder to fill": ("model.kwargs", {"cache_dir": "/tmp/x"}),
+    "pretrained weights": ("model.kwargs", {"pretrained": True}),
+    "an address": ("model.kwargs", {"pretrained_cfg": {"url": "http://127.0.0.1/"}}),
+    "an overlay of the pretrained config": ("model.kwargs", {"pretrained_cfg_overlay": {"file": "x"}}),
+    "a cache folder": ("model.kwargs", {"cache_dir": "/tmp/x"}),
     "an argument is a mapping": ("model.kwargs", {"act_layer": TARGET}),
     "an argument is a path": ("model.kwargs", {"act_layer": "../x"}),
     "pruning is a mapping": ("pruning", {"sizes": {}}),
@@ -66,34 +66,34 @@ SPOILT = {
 }
 
 
-def spoilt(key: str, value) -> dict:
-    record = copy.deepcopy(CARD)
+def changed_card(key: str, value) -> dict:
+    card = copy.deepcopy(CARD)
     *parents, last = key.split(".")
-    node = record
+    node = card
     for name in parents:
         node = node[name]
     node[last] = value
-    return record
+    return card
 
 
 def test_valid_card_has_no_fault():
-    assert fault(CARD, complete=True) is None
-    assert fault(json.loads(json.dumps(CARD)), complete=True) is None
+    assert card_error(CARD, complete=True) is None
+    assert card_error(json.loads(json.dumps(CARD)), complete=True) is None
 
 
-@pytest.mark.parametrize("what", list(SPOILT))
-def test_both_kinds_of_files_are_refused(what, tmp_path):
-    record = spoilt(*SPOILT[what])
-    torch.save({"state_dict": {}, MODEL_CARD: record}, tmp_path / "best.ckpt")
+@pytest.mark.parametrize("what", list(INVALID))
+def test_invalid_card_is_refused_in_both_kinds_of_files(what, tmp_path):
+    card = changed_card(*INVALID[what])
+    torch.save({"state_dict": {}, MODEL_CARD: card}, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match="is refused") as checkpoint:
         read_checkpoint(tmp_path / "best.ckpt")
     with pytest.raises(DeploymentError, match=r"incomplete|damaged") as exported:
-        unpack(json.dumps({**record, "exported": {"format": 1}}), Path("model.onnx"))
+        unpack(json.dumps({**card, "exported": {"format": 1}}), Path("model.onnx"))
     assert "\n" not in str(checkpoint.value) + str(exported.value)
 
 
 @pytest.mark.parametrize("key", ["classes", "config", "preprocessing", "loops"])
-def test_a_bomb_in_a_checkpoint_is_refused(key, tmp_path):
+def test_checkpoint_that_expands_to_too_many_values_is_refused(key, tmp_path):
     bomb: list = ["x"]
     for _ in range(30):
         bomb = [bomb] * 10  # 10 ** 30 values, a few hundred bytes
@@ -125,6 +125,6 @@ def test_format_that_is_not_a_number_is_refused(version, tmp_path):
     "name", ["pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir", "weights", "hf_hub_id"]
 )
 def test_network_arguments_that_name_files_are_refused(name):
-    assert name in str(arguments_fault({name: "x"}))
+    assert name in str(arguments_error({name: "x"}))
     with pytest.raises(ModelError, match=name):
         build_timm("resnet10t", 2, {name: "x"})

@@ -1,4 +1,4 @@
-"""Text and structures that expand to too many values are refused before they are expanded."""
+"""Data that is too large or nested too deep is refused before it is expanded."""
 
 import json
 
@@ -22,6 +22,7 @@ def shared(levels: int = 30) -> list:
 
 
 def looped() -> dict:
+    """A structure that contains itself."""
     node: dict = {}
     node["again"] = {"deeper": [node]}
     return node
@@ -35,7 +36,7 @@ def test_structures_that_repeat_or_contain_themselves_are_refused(make):
         check_size(make())
 
 
-def test_check_size_accepts_lists_that_share_a_little():
+def test_check_size_accepts_a_few_shared_lists():
     assert check_size([shared(3)] * 3) is None
 
 

@@ -30,7 +30,7 @@ def main(cfg):
             (Path(cfg.run_dir) / "last.ckpt").touch()
             os.kill(os.getpid(), 9)
         if Path("fail").exists() and cfg.model.name == "a":
-            raise KeyError("no luck")
+            raise KeyError("missing")
         row = {"status": "completed", "model": cfg.model.name, "score": cfg.score,
                "overrides": resume.strip_resume(HydraConfig.get().overrides.task)}
         (Path(cfg.run_dir) / "metrics.json").write_text(json.dumps(row))
@@ -78,7 +78,7 @@ def test_resume_runs_unfinished_jobs_only(app):
         (app / flag).touch()
     status, _, ran = sweep(app, "score=1.0", "model=a,c,b")
     assert (status, ran) == (-signal.SIGKILL, ["a False", "c False", "b False"])
-    assert "KeyError: 'no luck'" in (app / "sweep" / "0-model-a" / "error.log").read_text()
+    assert "KeyError: 'missing'" in (app / "sweep" / "0-model-a" / "error.log").read_text()
     for flag in ("kill", "fail"):
         (app / flag).unlink()
     status, err, ran = sweep(app, "model=a,c,b", "score=1.0", "resume=true", "tags=[late]")
@@ -86,24 +86,21 @@ def test_resume_runs_unfinished_jobs_only(app):
     assert ran == ["a False", "b True"]  # c is finished, b is resumed from its checkpoint
     assert not (app / "sweep" / "0-model-a" / "error.log").exists()
     assert {row["status"] for row in rows(app).values()} == {"completed"}
-    assert rows(app)["b"]["overrides"] == [
-        "model=b",
-        "score=1.0",
-        "tags=[late]",
-    ]  # of settings with one value, any order
+    # the order of overrides with one value may differ
+    assert rows(app)["b"]["overrides"] == ["model=b", "score=1.0", "tags=[late]"]
 
 
 def test_killed_job_continues_when_the_sweep_is_resumed(app):
     (app / "kill").touch()
     sweep(app, "model=b,c")
-    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # it has not begun: there is no result to mix with
+    (app / "model" / "c.yaml").write_text("name: c\nwidth: 2\n")  # allowed, because this job has not started
     assert sweep(app, "model=b,c", "resume=true")[0] == -signal.SIGKILL
     (app / "kill").unlink()
     assert sweep(app, "model=b,c", "resume=true")[2] == ["b True", "c False"]
 
 
 @pytest.mark.parametrize(
-    ("again", "said"),
+    ("arguments", "message"),
     [
         (["model=a,c"], "holds a sweep: add resume=true"),
         (["model=a,b", "resume=true"], "model=a,b: the sweep in sweep was started with model=a,c"),
@@ -111,13 +108,13 @@ def test_killed_job_continues_when_the_sweep_is_resumed(app):
         (["model=a,c", "resume=true", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: "),
     ],
 )
-def test_another_sweep_is_refused_in_one_line(app, again, said):
+def test_another_sweep_is_refused_in_one_line(app, arguments, message):
     sweep(app, "model=a,c")
     before = {file: file.read_bytes() for file in (app / "sweep").rglob("*.json")}
-    status, err, ran = sweep(app, *again)
+    status, err, ran = sweep(app, *arguments)
     assert (status, ran) == (2, [])
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert before == {file: file.read_bytes() for file in (app / "sweep").rglob("*.json")}
 
@@ -134,19 +131,19 @@ def test_changed_config_file_is_refused(app):
     assert err.count("\n") == 1
 
 
-def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
-    said, entered = [], threading.Event()
+def test_lock_folder_waits_until_the_lock_is_released(tmp_path):
+    notices, entered = [], threading.Event()
 
     def second():
-        with resume.lock_folder(tmp_path, notify=said.append):
+        with resume.lock_folder(tmp_path, notify=notices.append):
             entered.set()
 
     with resume.lock_folder(tmp_path):
         other = threading.Thread(target=second)
         other.start()
-        while not said:
+        while not notices:
             assert other.is_alive()
         assert not entered.is_set()
     other.join(timeout=10)
     assert entered.is_set()
-    assert said == [f"{tmp_path} is locked by another process (pid {os.getpid()}); waiting"]
+    assert notices == [f"{tmp_path} is locked by another process (pid {os.getpid()}); waiting"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import entry_points
 import pytest
+
+from litesort.cli.sweep_callback import AtExit, SweepCallback
 
 ROOT = Path(__file__).parents[2]
 APP = """
@@ -30,13 +33,13 @@ def bad_data(**kwargs):
 def main(cfg):
     print("group", os.environ.get("WANDB_RUN_GROUP"))
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.act == "mistake":
+    if cfg.act == "user_error":
         instantiate({"outer": {"_target_": "app.bad_data"}})
     if cfg.act == "missing":
         return cfg.needed
     if cfg.act == "bug":
         return {}["key"]
-    if cfg.act == "full":  # as if there were no space, for the log either
+    if cfg.act == "full":  # simulates a full disk, on which error.log cannot be written either
         (folder / "error.log").mkdir()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "export.json")
     if cfg.act == "memory":
@@ -95,7 +98,7 @@ def leaderboard(app):
 
 
 def test_user_error_is_one_line_and_status_2(app):
-    status, _, err = run(app, "act=mistake")
+    status, _, err = run(app, "act=user_error")
     assert (status, err) == (2, "error: data.root=/x does not exist: give a folder\n")
     assert "DataError" in (app / "run" / "error.log").read_text()
     assert "Traceback" in (app / "run" / "error.log").read_text()
@@ -113,11 +116,11 @@ def test_missing_value_is_a_user_error(app):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("act", "full"), [("bug", "0"), ("mistake", "1")])
+@pytest.mark.parametrize(("act", "full"), [("bug", "0"), ("user_error", "1")])
 def test_other_errors_keep_their_traceback(app, act, full):
     status, _, err = run(app, f"act={act}", HYDRA_FULL_ERROR=full)
     assert status == 1
-    assert {"bug": "KeyError: 'key'", "mistake": "DataError"}[act] in err
+    assert {"bug": "KeyError: 'key'", "user_error": "DataError"}[act] in err
     assert "Traceback" in err
     assert (app / "run" / "error.log").exists()
 
@@ -130,12 +133,12 @@ def test_successful_run_writes_no_error_log(app):
 
 
 def test_sweep_continues_after_failures_and_ranks_the_jobs(app):
-    status, out, err = run(app, "-m", "act=mistake,bug,memory,fine,missing", "score=2", "seed=7")
+    status, out, err = run(app, "-m", "act=user_error,bug,memory,fine,missing", "score=2", "seed=7")
     assert status == 1
     rows = leaderboard(app)
     assert [row["status"] for row in rows] == ["completed"] + ["failed"] * 4
     failed = {row["overrides"][0]: row for row in rows[1:]}
-    assert failed["act=mistake"]["error"] == "data.root=/x does not exist: give a folder"
+    assert failed["act=user_error"]["error"] == "data.root=/x does not exist: give a folder"
     assert failed["act=bug"]["error"] == "KeyError: 'key'"
     assert failed["act=memory"]["error"] == "MemoryError: MemoryError"
     assert failed["act=missing"]["error"].startswith("Missing mandatory value: needed")
@@ -145,7 +148,7 @@ def test_sweep_continues_after_failures_and_ranks_the_jobs(app):
         assert "Traceback" in (app / "sweep" / row["folder"] / "error.log").read_text()
     lines = err.splitlines()
     assert len(lines) == 5
-    assert lines[0] == "error: job 0 (act=mistake score=2 seed=7): data.root=/x does not exist: give a folder"
+    assert lines[0] == "error: job 0 (act=user_error score=2 seed=7): data.root=/x does not exist: give a folder"
     assert lines[4].startswith("4 of 5 jobs failed")
     assert out.count("group sweep") == 5
     for suffix in ("csv", "json", "md", "png"):
@@ -207,3 +210,9 @@ def test_importing_the_callback_loads_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ
     ).stdout
     assert out.strip() == "[]"
+
+
+def test_sweep_callback_can_be_pickled(tmp_path):
+    callback = SweepCallback()
+    callback._at_exit = AtExit(tmp_path)
+    assert pickle.loads(pickle.dumps(callback))._at_exit.folder == tmp_path

@@ -3,45 +3,34 @@
 import json
 import os
 import socket
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import wandb
 from sklearn.metrics import precision_recall_curve, precision_recall_fscore_support
 
 from loggers.wandb import Wandb, can_be_online, find_run, finish, log_config, log_results
-from loggers.wandb_media import WandbMedia, grid, log_prediction_tables, precision_recall
+from loggers.wandb_media import WandbMedia, grid, log_prediction_tables
+from reports.per_class import precision_recall
 
 CLASSES = ["glass", "metal", "paper"]
 
 
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # W&B's own code triggers these warnings
-        yield
-        wandb.finish()
-
-
 @pytest.fixture(scope="module")
-def answers():
+def predictions():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([1, 1, 1], size=60).astype(np.float32)
     return probabilities, rng.integers(0, 3, 60)
 
 
-def test_run_is_read_back_completely(tmp_path, capsys, make_module, make_trainer, data, answers, offline_run):
+def test_run_logs_config_metrics_results_and_tables(
+    tmp_path, capsys, make_module, make_trainer, data, predictions, offline_run
+):
     logger = Wandb(str(tmp_path), name="tiny", group="sweep 1", tags=["a", "b"], notes="a try")
     trainer = make_trainer(WandbMedia(preview=5), epochs=2, logger=[logger])
     log_config([logger], {"model": {"name": "tiny"}, "seed": 3})
     trainer.fit(make_module(), datamodule=data)
-    probabilities, targets = answers
+    probabilities, targets = predictions
     files = [f"image{row}.jpg" for row in range(60)]
     log_prediction_tables(
         [logger], probabilities, targets, CLASSES, files, lambda row: np.full((900, 600, 3), row, np.uint8), mistakes=4
@@ -92,8 +81,7 @@ def test_run_is_read_back_completely(tmp_path, capsys, make_module, make_trainer
         picture = run.artifact_picture(image["path"])
         assert picture.getpixel((0, 0)) == (row, row, row)
         assert picture.size == (171, 256)
-    home = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "logs" not in path.parts]
-    assert home == []
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "logs" not in path.parts] == []
 
 
 @pytest.mark.parametrize(
@@ -109,7 +97,7 @@ def test_run_is_read_back_completely(tmp_path, capsys, make_module, make_trainer
         ({}, "nonsense in this file\n", False),
     ],
 )
-def test_online_only_with_a_key(monkeypatch, environment, netrc, online):
+def test_can_be_online_only_with_an_api_key(monkeypatch, environment, netrc, online):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc is not None:
@@ -120,10 +108,10 @@ def test_online_only_with_a_key(monkeypatch, environment, netrc, online):
     assert can_be_online() is online
 
 
-def test_unreachable_network_prints_one_line(tmp_path, monkeypatch, capsys, offline_run):
-    with socket.socket() as held:  # bound and not listening: connections are refused
-        held.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{held.getsockname()[1]}")
+def test_unreachable_server_prints_one_line_and_the_run_continues_offline(tmp_path, monkeypatch, capsys, offline_run):
+    with socket.socket() as server:  # bound and not listening: connections are refused
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
         logger = Wandb(str(tmp_path), log_model=True)
         logger.log_metrics({"a": 1.5}, step=2)
@@ -146,9 +134,9 @@ def test_runs_of_one_process_are_separate_and_a_resumed_run_keeps_its_id(tmp_pat
     assert Wandb(str(tmp_path / "one")).experiment.id == offline_run(tmp_path / "one", first=True).run.run_id
 
 
-def test_nothing_happens_without_a_wandb_logger(answers):
+def test_nothing_happens_without_a_wandb_logger(predictions):
     assert find_run([]) is None
-    log_prediction_tables([], *answers, CLASSES, [], lambda row: 1 / 0)
+    log_prediction_tables([], *predictions, CLASSES, [], lambda row: 1 / 0)
     log_results([], {"a": 1})
 
 
@@ -166,16 +154,16 @@ def test_precision_recall_equals_scikit_learn(tied):
     scores = rng.random(300) * 0.7 + positive * 0.2
     scores = scores.round(1) if tied else scores
     precision, recall, _ = precision_recall_curve(positive, scores)
-    ours = precision_recall(scores, positive, points=1000)
-    np.testing.assert_allclose(ours[0], recall[:-1][::-1])
-    np.testing.assert_allclose(ours[1], precision[:-1][::-1])
+    whole = precision_recall(scores, positive, points=1000)
+    np.testing.assert_allclose(whole[0], recall[:-1][::-1])
+    np.testing.assert_allclose(whole[1], precision[:-1][::-1])
     thin = precision_recall(scores, positive, points=7)
     assert len(thin[0]) <= 7
-    assert set(zip(*thin, strict=True)) <= set(zip(*ours, strict=True))
-    assert (thin[0][0], thin[0][-1]) == (ours[0][0], 1.0)
+    assert set(zip(*thin, strict=True)) <= set(zip(*whole, strict=True))
+    assert (thin[0][0], thin[0][-1]) == (whole[0][0], 1.0)
 
 
-def test_what_is_logged_is_plain_json(tmp_path, offline_run):
+def test_summary_is_plain_json(tmp_path, offline_run):
     logger = Wandb(str(tmp_path))
     log_results([logger], {"status": "completed", "ok": True, "latency": {"a": 1}, "none": None})
     finish([logger])

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import warnings
 
 import numpy as np
 import pytest
@@ -18,30 +16,17 @@ from reports.mistakes import write_mistakes
 from reports.results import gather
 
 
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch, tmp_path):
-    import wandb
-
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-        wandb.finish()
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_models_are_artifacts_with_the_alias_best_if_wanted(tmp_path, offline_run, wanted):
+@pytest.mark.parametrize("log_model", [True, False])
+def test_log_model_logs_models_as_artifacts_with_the_alias_best(tmp_path, offline_run, log_model):
     (tmp_path / "exported").mkdir()
     (tmp_path / "best.ckpt").write_bytes(b"weights")
     (tmp_path / "exported" / "model-fp32.onnx").write_bytes(b"graph")
-    logger = Wandb(str(tmp_path), log_model=wanted)
+    logger = Wandb(str(tmp_path), log_model=log_model)
     logger.log_metrics({"a": 1.0})
     log_models([logger], tmp_path / "best.ckpt", {"test/f1_macro": 0.75, "classes": ["a"], "x": np.nan})
     finish([logger])
     run = offline_run(tmp_path)
-    if not wanted:
+    if not log_model:
         assert run.logged == {}
         return
     (name, model), (_, exported) = sorted(run.logged.items())
@@ -63,22 +48,22 @@ def make_sweep(folder, wandb_used):
             "seed": 0,
             "test/f1_macro": f1,
             "latency_ms": 1.0,
-            "ratio_same_runtime": latency / 10,  # shown in every chart: the two are measured at different moments
+            "ratio_same_runtime": latency / 10,  # the time axis of every chart
             "score": 1 - f1,
         }
         (job / "metrics.json").write_text(json.dumps(row))
-        (job / "config.yaml").write_text("logger: {wandb: {project: waste, entity: null}}")
+        (job / "config.yaml").write_text("logger: {wandb: {project: recycling, entity: null}}")
     (folder / "3").mkdir()
     (folder / "3" / "metrics.json").write_text('{"status": "failed", "error": "OutOfMemory"}')
 
 
-def test_a_sweep_is_a_run_with_its_leaderboard(tmp_path, offline_run):
+def test_sweep_logs_a_run_with_leaderboard_and_pareto_table(tmp_path, offline_run):
     folder = tmp_path / "sweep"
     make_sweep(folder, wandb_used=True)
     (page,) = write_dashboards(gather(folder), folder)
     assert "net1" in page.read_text()
     run = offline_run(folder)
-    assert (run.run.job_type, run.run.run_group, run.run.project) == ("sweep", "sweep", "waste")
+    assert (run.run.job_type, run.run.run_group, run.run.project) == ("sweep", "sweep", "recycling")
     table = run.table("leaderboard")
     models = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row["model"] for row in models[:3]] == ["net1", "net0", "net2"]
@@ -97,8 +82,8 @@ def test_sweep_without_wandb_starts_no_run(tmp_path):
     assert not list(tmp_path.glob("wandb"))
 
 
-def run_with(logger, folder, make_module, make_trainer, data):
-    """A real run with one logger, which receives everything that an entry point logs."""
+def train_and_log(logger, folder, make_module, make_trainer, data):
+    """Train with one logger, and log everything that an entry point logs."""
     log_config([logger], {"model": {"name": "tiny"}, "seed": 3})
     make_trainer(WandbMedia(preview=5), epochs=2, logger=[logger]).fit(make_module(), datamodule=data)
     probabilities = np.array([[0.1, 0.9], [0.8, 0.2]])
@@ -111,17 +96,17 @@ def run_with(logger, folder, make_module, make_trainer, data):
 
 
 METRICS = {"train/loss", "val/f1_macro", "val/loss", "test/f1_macro", "latency_ms"}
-PICTURES = {"preview/augmented", "test/confusion_matrix", "test/mistakes"}
+IMAGES = {"preview/augmented", "test/confusion_matrix", "test/mistakes"}
 
 
 def test_tensorboard_has_the_same_keys(tmp_path, make_module, make_trainer, data):
     event = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
     logger = TensorBoardLogger(str(tmp_path), name="tensorboard", default_hp_metric=False)
-    run_with(logger, tmp_path, make_module, make_trainer, data)
+    train_and_log(logger, tmp_path, make_module, make_trainer, data)
     found = event.EventAccumulator(logger.log_dir)
     found.Reload()
     assert set(found.Tags()["scalars"]) >= METRICS
-    assert set(found.Tags()["images"]) == PICTURES
+    assert set(found.Tags()["images"]) == IMAGES
     assert found.Scalars("test/f1_macro")[0].value == pytest.approx(0.7)
     assert (found.Images("test/mistakes")[0].width, found.Images("test/mistakes")[0].height) == (128, 128)
 
@@ -131,12 +116,12 @@ def test_tensorboard_has_the_same_keys(tmp_path, make_module, make_trainer, data
 )
 @pytest.mark.filterwarnings("ignore")  # MLflow's own code triggers these warnings
 def test_mlflow_has_the_same_keys(tmp_path, make_module, make_trainer, data):
-    place = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": f"{tmp_path}/mlflow"}
-    logger = MLFlowLogger(run_name="tiny", **place)
-    run_with(logger, tmp_path, make_module, make_trainer, data)
+    uris = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": f"{tmp_path}/mlflow"}
+    logger = MLFlowLogger(run_name="tiny", **uris)
+    train_and_log(logger, tmp_path, make_module, make_trainer, data)
     run = logger.experiment.get_run(logger.run_id)
     assert set(run.data.metrics) >= METRICS
     assert run.data.params["model/name"] == "tiny"
     assert run.data.metrics["test/f1_macro"] == pytest.approx(0.7)
     names = {path.as_posix().partition("/artifacts/")[2] for path in tmp_path.glob("mlflow/**/*.png")}
-    assert names == {f"{key}.png" for key in PICTURES}
+    assert names == {f"{key}.png" for key in IMAGES}

@@ -1,5 +1,5 @@
-"""A tiny network and tiny images, trained by a real Trainer."""
+"""Fixture `make_module`: a classifier with a tiny network."""
 
-from tiny_training import data, make_module, make_trainer, offline_run
+from tiny_training import make_module
 
-__all__ = ["data", "make_module", "make_trainer", "offline_run"]
+__all__ = ["make_module"]

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reports.export_report import checkpoint_row, evaluated_row, print_artifacts, recommend, timed, write_artifacts
+from reports.export_report import add_times, checkpoint_row, evaluated_row, print_artifacts, recommend, write_artifacts
 from reports.intervals import f1_loss_interval
 
 
 def row(name, ms, lost=0.0, precision="fp32", **more):
+    """Return the row of an exported file with `ms` latency and `lost` macro F1."""
     return {
         "file": name, "format": "onnx", "precision": precision, "status": "completed", "latency_ms": ms,
         "latency_p90_ms": ms, "ratio": ms / 10, "val/f1_macro": 0.9 - lost, "val/f1_lost": lost, "bytes": 1_000_000,
@@ -20,7 +21,7 @@ def row(name, ms, lost=0.0, precision="fp32", **more):
     }  # fmt: skip
 
 
-def test_never_recommends_a_file_that_is_slower_beyond_the_noise_than_another_that_is_good_enough():
+def test_recommended_file_is_as_fast_as_the_fastest_accurate_file_within_the_noise():
     random.seed(0)
     for _ in range(300):
         rows = []
@@ -36,15 +37,15 @@ def test_never_recommends_a_file_that_is_slower_beyond_the_noise_than_another_th
             continue
         fastest = min(good, key=lambda each: each["latency_ms"])
         assert chosen["latency_ms_low"] <= fastest["latency_ms_high"]
-        if chosen["precision"] == "int8":  # then every fp32 file is slower beyond the noise
+        if chosen["precision"] == "int8":  # only if every fp32 file is slower beyond the noise
             exact = [each for each in good if each["precision"] == "fp32"]
             assert all(each["latency_ms_low"] > fastest["latency_ms_high"] for each in exact)
 
 
-def test_the_more_exact_file_is_chosen_unless_the_other_is_faster_beyond_the_noise():
+def test_the_more_exact_of_two_equally_fast_files_is_recommended():
     def pair(high):
-        noisy = row("b.onnx", 1.9, precision="int8", latency_ms_low=1.8, latency_ms_high=high)
-        return [noisy, row("a.onnx", 2.0, latency_ms_low=1.95, latency_ms_high=2.1)]
+        faster = row("b.onnx", 1.9, precision="int8", latency_ms_low=1.8, latency_ms_high=high)
+        return [faster, row("a.onnx", 2.0, latency_ms_low=1.95, latency_ms_high=2.1)]
 
     chosen, reason = recommend(pair(1.96), 0.01)
     assert chosen["file"] == "a.onnx"
@@ -52,38 +53,42 @@ def test_the_more_exact_file_is_chosen_unless_the_other_is_faster_beyond_the_noi
     assert recommend(pair(1.94), 0.01)[0]["file"] == "b.onnx"
 
 
-def test_int8_that_is_not_faster_is_not_chosen_and_the_reason_says_so():
+def test_reason_names_why_int8_is_not_recommended():
     chosen, reason = recommend([row("a.onnx", 2.0), row("b.onnx", 2.5, precision="int8")], 0.01)
     assert chosen["file"] == "a.onnx"
     assert "int8 is not faster" in reason
     chosen, reason = recommend([row("b.onnx", 2.0, precision="int8"), row("a.onnx", 2.0)], 0.01)
-    assert chosen["file"] == "a.onnx"  # as fast: the more exact
+    assert chosen["file"] == "a.onnx"  # of equally fast files, the more exact one
     chosen, reason = recommend([row("a.onnx", 2.0), row("b.onnx", 1.0, 0.05, "int8")], 0.01)
     assert chosen["file"] == "a.onnx"
     assert "int8 loses 0.050" in reason
 
 
-def test_what_failed_or_was_not_measured_is_never_chosen():
+def test_failed_and_unmeasured_files_are_never_recommended():
     failed = row("a", 0.1) | {"status": "failed"}
     unmeasured = row("b", float("nan"))
     chosen, reason = recommend([failed, unmeasured], 0.01)
     assert chosen is None
-    assert "no file was written" in reason  # no word of macro F1, which was not the trouble
+    assert "no file was written" in reason
+    assert "macro F1" not in reason  # macro F1 is not the reason
     assert recommend([failed, unmeasured, row("c", 9.0)], 0.01)[0]["file"] == "c"
     assert "raise max_drop" in recommend([row("c", 9.0, 0.5)], 0.01)[1]
 
 
 @pytest.fixture(scope="module")
 def evaluated():
-    """Targets of 90 images, and probabilities of a checkpoint and of a file that confuses the last class more often."""
+    """Targets (90,), and probabilities (90, 4) of a checkpoint and of a file that confuses the third class more often.
+
+    The fourth class has no image.
+    """
     random = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], 30)
     before = np.where(random.random(90) < 0.9, targets, 0)
     after = np.where((targets == 2) & (random.random(90) < 0.4), 1, before)
-    return targets, *(np.eye(4)[answers] * 0.7 + 0.075 for answers in (before, after))
+    return targets, *(np.eye(4)[predictions] * 0.7 + 0.075 for predictions in (before, after))
 
 
-def test_a_file_is_judged_by_class_and_with_a_paired_interval(evaluated):
+def test_evaluated_row_has_f1_by_class_and_a_paired_interval(evaluated):
     targets, reference, probabilities = evaluated
     classes = ["a", "b", "c", "none"]
     found = evaluated_row(row("m.onnx", 1.0, threshold=0.5), "test", targets, probabilities, reference, classes)
@@ -101,15 +106,15 @@ def test_a_file_is_judged_by_class_and_with_a_paired_interval(evaluated):
     assert "val/coverage" not in chosen_here
 
 
-def test_times_come_from_the_records_and_all_is_printed_and_written(evaluated, tmp_path):
+def test_rows_are_timed_printed_and_written(evaluated, tmp_path):
     times = {"checkpoint": 8, "a": 2}
 
     def time_of(file):
-        known = {"latency_ms": times[file], "ratio": times[file] / 10, "ratio_same_runtime": None}
-        return known | {"unsteady": file == "a", "reference": "resnet18d 224 px"}
+        measured = {"latency_ms": times[file], "ratio": times[file] / 10, "ratio_same_runtime": None}
+        return measured | {"unsteady": file == "a", "reference": "resnet18d 224 px"}
 
     failed = {"file": "b", "status": "failed", "error": "why not", "format": "onnx", "precision": "fp32"}
-    rows = timed(
+    rows = add_times(
         [checkpoint_row("no.ckpt", 0.9, 7), row("a", 0.0, threshold=0.5, threshold_target=0.9), failed], time_of
     )
     assert [each.get("latency_ms") for each in rows] == [8, 2, None]
@@ -127,7 +132,7 @@ def test_times_come_from_the_records_and_all_is_printed_and_written(evaluated, t
     report = {"rows": rows, "split": "test", "images": 90, "test/f1_macro": 0.9}
     print_artifacts(rows, chosen["file"], reason, calibration, report, Console(file=text, width=120))
     words = " ".join(text.getvalue().split())
-    assert "recommended: a, the only one" in words
+    assert "recommended: a, the only suitable file" in words
     assert "0.1000 before, 0.0200 after" in words
     assert "b: why" in words
     assert "~2.00" in words

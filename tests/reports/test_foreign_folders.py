@@ -1,4 +1,4 @@
-"""Run folders that somebody else made: a text that stands for more than anybody can read leaves a blank."""
+"""Run folders from untrusted sources: a file that is nested too deeply or expands too far counts as unreadable."""
 
 import json
 
@@ -24,13 +24,13 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("text", [BOMB, DEEP, "{a: " * 500])
-def test_a_config_that_repeats_itself_is_a_blank(run, text):
+def test_config_that_expands_or_is_too_deep_is_empty(run, text):
     (run / "config.yaml").write_text(text)
     assert read_config(run) == {}
     assert "m" in write_page(gather(run.parent), run.parent / "page.html").read_text()
 
 
-def test_mistakes_and_exported_files_that_are_deep_are_a_blank(run):
+def test_mistakes_and_export_report_that_are_too_deep_are_empty(run):
     (run / "mistakes.json").write_text('{"mistakes": ' + DEEP)
     (run / "exported").mkdir()
     (run / "exported" / "export.json").write_text('{"rows": ' + "[" * 90 + "]" * 90 + "}")
@@ -39,21 +39,21 @@ def test_mistakes_and_exported_files_that_are_deep_are_a_blank(run):
 
 
 @pytest.mark.parametrize("text", [DEEP, "[" * 90 + "]" * 90])
-def test_results_that_are_deep_are_a_failed_row(run, text):
+def test_metrics_that_are_too_deep_are_a_failed_row(run, text):
     (run / "metrics.json").write_text(text)
     (row,) = gather(run.parent)
     assert row["status"] == "failed"
     assert "cannot be read" in row["error"]
 
 
-def test_a_command_line_that_repeats_itself_is_a_blank(run):
+def test_overrides_that_expand_are_empty(run):
     (run / "metrics.json").unlink()
     (run / ".hydra" / "overrides.yaml").write_text(BOMB)
     (row,) = gather(run.parent)
     assert row["overrides"] == []
 
 
-def test_what_a_sweep_was_asked_for_is_read_with_the_same_care(tmp_path):
+def test_sweep_file_that_is_too_deep_is_not_read(tmp_path):
     (tmp_path / resume.SWEEP).write_text(DEEP)
     assert resume.read(tmp_path / resume.SWEEP) is None
     (tmp_path / resume.SWEEP).write_text('{"a": ' + "[" * 90 + "]" * 90 + "}")

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import math
 import subprocess
@@ -30,14 +31,13 @@ ROWS = [run("resnet50", 0, 1.4, 0.75, 60.0), BROKEN, run("lcnet_050", 0, 0.9, 0.
 
 
 def printed(rows, width):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        print_table(rows, console)
-        return console.export_text()
+    console = Console(width=width, file=io.StringIO())
+    print_table(rows, console)
+    return console.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_the_table_fits_and_tells_what_matters(width):
+def test_table_fits_the_width_and_keeps_the_important_columns(width):
     text = printed(ROWS, width)
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
@@ -48,34 +48,34 @@ def test_the_table_fits_and_tells_what_matters(width):
     words = " ".join(text.split())
     assert "failed: ModelError" in words
     assert "1 of 4 runs failed." in words
-    assert ("weakest class" in text) == (width == 200)  # among the first to go
+    assert ("weakest class" in text) == (width == 200)  # removed early on a narrow terminal
 
 
-def test_markup_in_rows_is_shown_not_obeyed():
+def test_markup_in_rows_is_shown_as_text():
     text = printed(ROWS, 300)
     assert "callbacks=[default,ema]" in text
     assert "choose [red]another[/red]" in text
 
 
-def test_the_mean_table_is_there_only_for_several_seeds():
+def test_table_of_means_is_printed_for_several_seeds_only():
     assert "over seeds" not in printed(ROWS, 120)
     text = printed([run("a", 0, 1.0), run("a", 1, 1.2)], 120)
     assert "over seeds" in text
     assert "1.1000 ±0.1414" in text
 
 
-def test_scores_of_two_kinds_are_called_out():
+def test_scores_of_different_kinds_are_noted():
     assert "boostcamp, relative" in markdown([run(), run(score_name="boostcamp")])
 
 
-def test_markdown_keeps_its_columns_whatever_the_error_says():
+def test_markdown_escapes_errors_so_that_columns_stay():
     lines = [line for line in markdown(ROWS).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(ROWS)
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert "x\\|y is unknown: choose" in lines[-1]
 
 
-def test_written_files_hold_every_run(tmp_path):
+def test_written_files_contain_every_run(tmp_path):
     paths = write(ROWS, tmp_path / "sweep")
     assert [path.name for path in paths] == ["leaderboard.csv", "leaderboard.json", "leaderboard.md", "leaderboard.png"]
     with paths[0].open(newline="") as file:
@@ -91,13 +91,13 @@ def test_written_files_hold_every_run(tmp_path):
     assert paths[3].read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_sweep_in_which_all_failed_still_has_its_leaderboard(tmp_path):
+def test_sweep_without_a_completed_run_has_a_leaderboard_without_a_chart(tmp_path):
     paths = write([BROKEN, BROKEN], tmp_path)
     assert [path.suffix for path in paths] == [".csv", ".json", ".md"]
     assert write([], tmp_path)[0].read_text().startswith("rank,status,error")
 
 
-def test_the_command_ranks_any_folders(tmp_path):
+def test_command_ranks_the_runs_of_several_folders(tmp_path):
     for number, row in enumerate(ROWS):
         folder = tmp_path / f"sweep{number % 2}" / str(number)
         folder.mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_the_command_ranks_any_folders(tmp_path):
     assert [row["folder"] for row in rows if row["status"] == "failed"] == [str(tmp_path / "sweep1" / "1")]
 
 
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
+def test_command_reports_errors_in_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert main([str(tmp_path)]) == 2
     missing, empty = capsys.readouterr().err.splitlines()
@@ -124,11 +124,11 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (59.97, "1:00 min"), (3599.6, "1:00 h"), (math.nan, "")]
 )
-def test_durations_carry_over(seconds, text):
+def test_duration_is_rounded_before_it_is_split_into_units(seconds, text):
     assert duration(seconds) == text
 
 
-def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
+def test_exported_files_have_rows_with_speed_and_front(tmp_path):
     files = [
         run("lite0", 0, 0.5, 0.85, 4.0, file="m-fp32.xml", ratio=0.1, bytes=6_700_000),
         run("lite0", 0, 0.7, 0.60, 9.0, file="m-int8.xml", ratio=0.2, bytes=3_500_000),
@@ -140,18 +140,18 @@ def test_files_stand_beside_runs_with_their_speed_and_the_front(tmp_path):
     text = printed(rows, 200)
     assert "1 of 3 files failed." in text
     line = next(line for line in text.splitlines() if "m-fp32.xml" in line)
-    assert "10.0" in line  # times as fast as the reference
-    assert any("eager" in line and " 2.5 " in line for line in text.splitlines())  # a checkpoint is no file
+    assert "10.0" in line  # × faster: 1 / 0.1
+    assert any("eager" in line and " 2.5 " in line for line in text.splitlines())  # the checkpoint, 1 / 0.4
     assert "●" in line
     assert "6.7" in line
     write(rows, tmp_path)
     assert (tmp_path / "leaderboard.png").stat().st_size > 0
-    # another moment's milliseconds do not decide where ratios are known
+    # With ratios, the front does not depend on milliseconds, which change from one measurement to the next.
     slow = [run("a", 0, 1.0, 0.8, 5.0, ratio=0.5), run("b", 0, 1.0, 0.7, 6.0, ratio=0.1)]
     assert [row["front"] for row in rank(slow)] == [True, True]
 
 
-def test_the_rule_of_the_ranking_stands_below_the_table():
+def test_rules_of_the_ranking_are_below_the_table():
     evaluated = [run("a", 0, 0.4, 0.8, **{"val/score": 0.6, "val/f1_macro": 0.7}), run("b", 0, 0.5, 0.7)]
     assert rules(evaluated[:1])[0].startswith("Ranked by val/score, the score on validation images")
     assert "The test columns evaluate the choice" in rules(evaluated[:1])[0]
@@ -167,19 +167,19 @@ def test_the_rule_of_the_ranking_stands_below_the_table():
     assert "Ranked by val/score" in markdown(evaluated)
 
 
-def test_rows_that_do_not_compare_are_called_out():
+def test_rows_that_are_not_comparable_are_noted():
     settings = {"base_time": 43.16, "reference_size": 224}
     same = [run("a", score_parameters=settings, threads=1, reference="resnet18d 224 px", machine={"cpu": "A"})] * 2
     assert notes(same) == []
     other = run("b", score_parameters=settings | {"base_time": 50.0}, threads=4, reference="x", machine={"cpu": "B"})
-    said = " ".join(notes([same[0], other]))
+    text = " ".join(notes([same[0], other]))
     for part in ("score.base_time is 43.16, 50.0", "threads are not comparable: 1, 4", "resnet18d 224 px, x", "A, B"):
-        assert part in said
+        assert part in text
     assert "did not settle" in notes([run(unsteady=True)])[0]
     assert "10.00 ~" in printed([run(unsteady=True)], 160)
 
 
-def test_a_folder_given_twice_counts_once(tmp_path, capsys):
+def test_run_that_is_found_twice_counts_once(tmp_path, capsys):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         (tmp_path / str(seed) / "metrics.json").write_text(json.dumps(run(seed=seed)))
@@ -188,5 +188,5 @@ def test_a_folder_given_twice_counts_once(tmp_path, capsys):
     assert "±0.0000" in capsys.readouterr().out
 
 
-def test_markdown_makes_no_link_of_a_name():
+def test_markdown_escapes_links():
     assert "\\[l\\](javascript:alert(1))" in markdown([run("[l](javascript:alert(1))")])

@@ -10,12 +10,12 @@ NUMBER = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan])
 
 
 @given(st.lists(st.tuples(NUMBER, NUMBER), max_size=12))
-def test_front_holds_the_points_that_no_other_dominates(points):
-    def beats(a, b):
+def test_front_contains_the_points_that_no_other_dominates(points):
+    def dominates(a, b):
         return a[0] <= b[0] and a[1] >= b[1] and a != b
 
-    real = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
-    expected = {i for i in real if not any(beats(points[j], points[i]) for j in real)}
+    finite = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
+    expected = {i for i in finite if not any(dominates(points[j], points[i]) for j in finite)}
     found = front([cost for cost, _ in points], [value for _, value in points])
     assert set(found) == expected
     assert len(found) == len(expected)

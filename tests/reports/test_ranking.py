@@ -1,4 +1,4 @@
-"""The order of rows, what is averaged, and how rows are told apart."""
+"""Order of rows, averages over seeds and folds, and names that distinguish rows."""
 
 import json
 import math
@@ -18,8 +18,6 @@ ROW = st.fixed_dictionaries(
     {"status": st.sampled_from(["completed", "failed"])},
     optional={"score": NUMBER, "test/f1_macro": NUMBER, "latency_ms": NUMBER, "model": st.text(max_size=3)},
 )  # fmt: skip
-
-
 BROKEN = {"status": "failed", "error": "no", "overrides": ["model=x"]}
 SCORE = {"time": "relative", "base_time": 43.16, "reference_time": 61.26}
 
@@ -47,31 +45,31 @@ def evaluation(ckpt, **more):
 def test_ranking_is_total_and_does_not_depend_on_the_order_given(rows, random):
     ranked = rank(rows)
     shuffled = random.sample(rows, len(rows))
-    assert plain(rank(shuffled)) == plain(ranked)  # NaN, infinity and None all mean: not known
+    assert plain(rank(shuffled)) == plain(ranked)  # `plain` maps NaN and infinity to None
     assert len(ranked) == len(rows)
     states = [row["status"] for row in ranked]
     assert states == sorted(states)  # completed before failed
     assert all(row["rank"] is None for row in ranked if row["status"] == "failed")
     done = [row for row in ranked if row["status"] == "completed"]
     scored = [isinstance(row.get("score"), float) and math.isfinite(row["score"]) for row in done]
-    assert scored == sorted(scored, reverse=True)  # with a score before without
-    scores = [row["score"] for row, known in zip(done, scored, strict=True) if known]
+    assert scored == sorted(scored, reverse=True)  # rows with a score come first
+    scores = [row["score"] for row, has_score in zip(done, scored, strict=True) if has_score]
     assert scores == sorted(scores)
     ranks = [row["rank"] for row in done if row["rank"] is not None]
     assert all(rank == 1 + sum(other < rank for other in ranks) for rank in ranks)
 
 
-def test_equal_scores_share_a_rank_and_the_better_f1_comes_first():
+def test_equal_scores_share_a_rank_and_the_higher_f1_comes_first():
     ranked = rank([run("a", f1=0.6), run("b", f1=0.8), run("c", score=0.5), run("d", score=2.0)])
     assert [(row["rank"], row["model"]) for row in ranked] == [(1, "c"), (2, "b"), (2, "a"), (4, "d")]
 
 
-def test_without_a_score_macro_f1_ranks():
+def test_rows_without_a_score_are_ranked_by_macro_f1():
     ranked = rank([run("a", score=None, f1=0.6), run("b", score=math.nan, f1=0.8), run("c", score=None, f1=math.nan)])
     assert [(row["rank"], row["model"]) for row in ranked] == [(1, "b"), (2, "a"), (None, "c")]
 
 
-def test_ranking_leaves_its_input_alone():
+def test_ranking_does_not_change_its_input():
     rows = [run(), BROKEN]
     before = json.dumps(rows)
     rank(rows)
@@ -79,7 +77,7 @@ def test_ranking_leaves_its_input_alone():
     assert json.dumps(rows) == before
 
 
-def test_seeds_of_one_setting_become_mean_and_spread():
+def test_seeds_of_one_setting_are_averaged():
     scores = [1.0, 1.2, 1.7]
     rows = [run("a", seed, score) for seed, score in enumerate(scores)]
     others = [run("a", 0, 1.0, 0.7, 10.0, "augment=none"), run("b", 0), BROKEN, BROKEN]
@@ -97,15 +95,15 @@ def test_pretrained_and_scratch_are_not_averaged():
     assert len(group_seeds([run(seed=0), run(seed=1, origin="hub")])) == 2
 
 
-def test_differences_leave_out_what_all_share():
+def test_differences_leave_out_common_settings():
     rows = [run("a", 0, 1, 1, 1, "data=folder", "size=96"), run("b", 1, 1, 1, 1, "data=folder", "size=64"), {}]
     assert differences(rows[:2]) == ["size=96", "size=64"]
     assert differences(rows) == ["data=folder size=96", "data=folder size=64", ""]
-    assert differences(rows[:1]) == [""]  # one setting: nothing to tell it from
+    assert differences(rows[:1]) == [""]  # a single row has no difference
     assert differences([]) == []
 
 
-def test_validation_decides_and_rows_without_it_follow():
+def test_rows_with_a_validation_score_are_ranked_first():
     chosen = [run("a", score=0.1, **{"val/score": 0.9}), run("b", score=0.8, **{"val/score": 0.5})]
     ranked = rank([*chosen, run("c", score=0.01), run("d", score=None, f1=0.9)])
     assert [(row["rank"], row["model"], row.get("ranked_by")) for row in ranked] == [
@@ -113,8 +111,8 @@ def test_validation_decides_and_rows_without_it_follow():
     ]  # fmt: skip
 
 
-def test_files_are_ranked_and_drawn_by_the_time_in_their_own_runtime():
-    """Eager resnet18d is slow: of two files the one whose network is faster wins, whatever the runtime gains."""
+def test_files_are_ranked_by_the_time_in_their_own_runtime():
+    """The speed-up that a runtime gives to any network, such as the reference, does not count."""
     times = {"score_parameters": SCORE, "val/score": 0.30, "val/f1_macro": 0.8}
     rows = [
         run("fast", **times, file="fast.onnx", runtime="onnx", ratio=0.04, ratio_same_runtime=0.05),
@@ -143,13 +141,13 @@ def test_files_are_ranked_and_drawn_by_the_time_in_their_own_runtime():
     ],
 )  # fmt: skip
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(other):
-    known = {"split": "test", "threads": 1, "precision": "32-true", "machine": {"cpu": "A", "load": 0.5}}
-    one, two = run(seed=0, **known), run(seed=1, **known | {"machine": {"cpu": "A", "load": 3.5}})
+    common = {"split": "test", "threads": 1, "precision": "32-true", "machine": {"cpu": "A", "load": 0.5}}
+    one, two = run(seed=0, **common), run(seed=1, **common | {"machine": {"cpu": "A", "load": 3.5}})
     assert len(group_seeds([one, two])) == 1
     assert len(group_seeds([one, two | other])) == 2
 
 
-def test_evaluations_and_repetitions_are_no_seeds():
+def test_evaluations_and_repetitions_are_not_averaged():
     rows = [evaluation("A/best.ckpt"), evaluation("B/best.ckpt"), evaluation("A/best.ckpt")]
     assert group_seeds(rows) == rows
     assert labels(rows[:2]) == ["a ckpt=A/best.ckpt", "a ckpt=B/best.ckpt"]
@@ -157,7 +155,7 @@ def test_evaluations_and_repetitions_are_no_seeds():
     assert [row.get("seeds", row.get("seed")) for row in group_seeds(again)] == [[0, 1], 1]
 
 
-def test_folds_have_a_mean():
+def test_folds_are_averaged():
     rows = [run("a", 0, 1.0, 0.6 + fold / 10, 10.0, f"data.fold={fold}", "data.folds=3") for fold in range(3)]
     (folded,) = group_seeds(rows)
     assert (folded["folds"], folded["runs"]) == ([0, 1, 2], 3)
@@ -176,12 +174,12 @@ def test_intervals_of_single_runs_are_not_averaged():
     assert folded["unsteady"] is True
 
 
-def test_threads_of_averaged_rows_are_no_difference():
+def test_equal_threads_of_averaged_rows_are_not_in_labels():
     rows = [run("a", 0, 1, 1, 1, threads=1), run("a", 1, 1, 1, 1, threads=1), run("b", 0, 1, 1, 1, threads=1)]
     assert labels(group_seeds(rows)) == ["a", "b"]
 
 
-def test_files_of_different_runs_have_different_names():
+def test_labels_of_files_of_different_runs_are_unique():
     file = {"file": "model-int8.xml", "format": "openvino", "precision": "int8"}
     rows = [run("lite0", seed, 1, 1, 1, f"optimizer.lr={lr}", **file) for lr in (0.1, 0.2) for seed in (0, 1)]
     names = labels(rows)

@@ -81,12 +81,12 @@ def test_print_summary_names_the_split():
     assert "synthetic, all images" in shown({**METRICS, "split": "all"}, width=120)
 
 
-def test_print_summary_says_why_there_is_no_threshold():
+def test_rejection_lines_have_the_reason_without_a_threshold():
     row = {"split": "test", "threshold": None, "threshold_target": 0.95, "threshold_note": "too few"}
     assert list(rejection_lines(row)) == [("threshold", "none for 95% accuracy: too few")]
 
 
-def test_print_summary_names_validation_images_that_are_the_test_images():
+def test_print_summary_names_the_validation_split_without_a_test_split():
     assert "synthetic, validation split, because the data has no test split" in shown(
         METRICS | {"test_is_val": True}, width=120
     )

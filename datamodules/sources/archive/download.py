@@ -15,7 +15,7 @@ RETRIED_STATUS = (408, 425, 429)  # 4xx status codes that are retried; the other
 
 
 class NotFoundError(DataError):
-    """The server does not provide the file. `reason` is the error message without the hint."""
+    """The server does not provide the file (status 4xx). `reason` is the message without the hint."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(f"{reason}: {hint}")
@@ -23,11 +23,11 @@ class NotFoundError(DataError):
 
 
 class _Refused(Exception):
-    """A response that a retry does not change."""
+    """A response that would be the same on a retry."""
 
 
 class _NotFound(_Refused):
-    """A response that says that the file does not exist."""
+    """A response with a final status 4xx: the server does not provide the file."""
 
 
 def download(
@@ -86,7 +86,7 @@ def download(
 
 
 def _check_response(response: Any, **_: Any) -> None:
-    """Reject responses that a retry does not change. requests calls this for each response, including redirects."""
+    """Raise for responses that are not retried. A hook of requests, called for each response, including redirects."""
     if response.is_redirect:
         return
     if not response.ok:

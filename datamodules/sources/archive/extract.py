@@ -29,7 +29,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
             size = sum(member.file_size for member in opened.infolist())
         if size > max_bytes:
             raise DataError(
-                f"{archive} unpacks to {size >> 20} MB, the limit is {max_bytes >> 20}: use another archive"
+                f"{archive} unpacks to {size >> 20} MB, the limit is {max_bytes >> 20} MB: use another archive"
             )
         pooch.Unzip(extract_dir=str(scratch.absolute()))(str(archive), "download", None)
         scratch.rename(folder)

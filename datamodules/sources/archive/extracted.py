@@ -5,13 +5,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
 
 from datamodules.cache import default_cache_dir
-from datamodules.sources.base import Sample
 from datamodules.sources.filelist import FileListSource
 from litesort.errors import DataError
 
@@ -27,7 +27,7 @@ class Record(NamedTuple):
     content: bytes
 
 
-def unpacked(
+def unpack_records(
     kind: str,
     files: Sequence[Path],
     settings: object,
@@ -50,7 +50,7 @@ def unpacked(
         CSV file of the images.
 
     Raises:
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or there are no records. Errors of `records` are passed on.
     """
     states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([states, repr(settings)]).encode("utf-8", "surrogateescape")).hexdigest()[:24]
@@ -61,7 +61,8 @@ def unpacked(
         with FileLock(f"{folder}.lock"):  # concurrent jobs unpack once
             if not folder.is_dir():
                 shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
-                _write(scratch, records())
+                if not _write(scratch, records()):
+                    raise DataError(f"data.root: no image with a label in {files[0].parent}: give another folder")
                 scratch.rename(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}): set data.cache_dir") from error
@@ -70,18 +71,24 @@ def unpacked(
     return folder / "list.csv"
 
 
-def _write(folder: Path, records: Iterator[Record]) -> None:
-    """Write images under numbers, so that no name in a container leads outside of the folder."""
+def _write(folder: Path, records: Iterator[Record]) -> int:
+    """Write the images and their list, and return their number.
+
+    The files are named by numbers, so that no name in a container leads outside of the folder.
+    """
+    count = 0
     (folder / "images").mkdir(parents=True)
     with (folder / "list.csv").open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
         rows.writerow([*COLUMNS, "name"])
-        for number, record in enumerate(records):
+        for count, record in enumerate(records, 1):
+            number = count - 1
             path = f"images/{number // 1000:05d}/{number:08d}{_suffix(record.content)}"
             if number % 1000 == 0:
                 (folder / path).parent.mkdir()
             (folder / path).write_bytes(record.content)
             rows.writerow([path, record.label, record.split, "", record.name.encode("utf-8", "replace").decode()])
+    return count
 
 
 def _suffix(content: bytes) -> str:
@@ -90,7 +97,7 @@ def _suffix(content: bytes) -> str:
 
 
 class UnpackedSource(FileListSource):
-    """The list that `unpacked` wrote. Its labels can be indices into given class names."""
+    """A list written by `unpack_records`. Its labels can be indices into given class names."""
 
     def __init__(self, file: Path, names: Sequence[str] | None = None) -> None:
         super().__init__(file)
@@ -101,9 +108,7 @@ class UnpackedSource(FileListSource):
             raise DataError(
                 f"data.source.names has {len(names)} names, but a label is {wrong:.50}: give all names, or null"
             )
-        place = [int(name) for name in self.classes]
-        present = sorted(place)
-        self.samples = [
-            Sample(s.path, present.index(place[s.label]), s.split, s.group, s.box, s.frame) for s in self.samples
-        ]
+        numbers = [int(name) for name in self.classes]
+        present = sorted(set(numbers))  # "1" and "01" are one class
+        self.samples = [replace(sample, label=present.index(numbers[sample.label])) for sample in self.samples]
         self.classes = [names[number] for number in present]

@@ -16,9 +16,9 @@ from datamodules.sources.synthetic.scene import (
     compose,
     image_size,
     noise,
-    photograph,
     place,
     random_colour,
+    simulate_camera,
     smoothstep,
 )
 from datamodules.sources.synthetic.textures import beads, blob, creases, lettering, plain, printed, round_light, streak
@@ -35,7 +35,7 @@ def draw(label: int, rng: Random) -> bytes:
     painter, low, high = _PAINTERS[label]
     stage = place(rng, *canvas, ratio=rng.uniform(low, high))
     ground = backdrop(rng, *canvas)
-    return photograph(rng, compose(rng, painter(stage, ground), ground), width, height)
+    return simulate_camera(rng, compose(rng, painter(stage, ground), ground), width, height)
 
 
 def write(tasks: list[tuple[int, int, int, str]]) -> None:

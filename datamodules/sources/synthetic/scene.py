@@ -178,7 +178,7 @@ def compose(rng: Random, paint: Paint, ground: Array) -> Array:
     return np.clip(scene * falloff[..., None] * cast_light, 0.0, 1.0)
 
 
-def photograph(rng: Random, scene: Array, width: int, height: int) -> bytes:
+def simulate_camera(rng: Random, scene: Array, width: int, height: int) -> bytes:
     """Simulate a camera: contrast, lens blur, sensor noise and JPEG. Return the scene (H, W, 3) as a file of width x
     height px.
     """

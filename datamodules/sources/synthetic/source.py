@@ -1,9 +1,8 @@
-"""SyntheticSource: six classes of waste drawn as JPEG files, to try everything without a data set."""
+"""SyntheticSource: six classes of waste drawn as JPEG files, for a first run without a data set."""
 
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,18 +18,18 @@ from litesort.system import available_cpus
 
 PUBLISHED_COUNTS = [1168, 4826, 1020, 2655, 4879, 1092]  # training images in the challenge that defines the classes
 MIN_PER_CLASS = 3  # one for each split
-CHUNK = 32  # images a task
+CHUNK = 32  # images per task of a worker process
 
 
 class SyntheticSource(Source):
     """Synthetic images of metal, paper, paperpack, plastic, plastic bags and styrofoam, drawn once into class folders.
 
-    The classes are as unbalanced as in the published data set, and their colours overlap. Each side has 60 to 800 px,
-    width / height is 0.45 to 2.3. The name of the folder contains all settings.
+    The class proportions are those of the published data set, and the colours of the classes overlap. Each side has 60
+    to 800 px; width / height is 0.45 to 2.3. The name of the folder contains all settings.
 
     Args:
-        num_images: Number of images of all classes.
-        seed: Seed of the drawing; the images of one seed are always the same.
+        num_images: Number of images of all classes, at least 18.
+        seed: Seed of the images, at least 0. The same seed gives the same images.
         cache_dir: Folder of the set; None is the default cache folder.
         root: Must be None, since this source reads no folder.
 
@@ -75,27 +74,20 @@ class SyntheticSource(Source):
             ) from error
 
     def _draw(self) -> None:
-        # folders of killed processes: this process holds the lock, so no other process draws
+        # left by killed processes: this process holds the lock, so no other process draws
         for leftover in self.root.parent.glob(f".{self.root.name}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = self.root.with_name(f".{self.root.name}.{os.getpid()}")
         try:
             for name in self.classes:
                 (scratch / name).mkdir(parents=True, exist_ok=True)
-            tasks = [(self.seed, label, number, str(scratch / path)) for label, number, path in self._numbered()]
-            _render(tasks)
+            _render([(self.seed, s.label, int(Path(s.path).stem), str(scratch / s.path)) for s in self.samples])
             scratch.rename(self.root)
-        except OSError as error:
+        except OSError:
             if not self.root.is_dir():  # otherwise another job has drawn the same images
-                raise DataError(
-                    f"cannot draw the synthetic set into {self.root}: {error}: set data.cache_dir"
-                ) from error
+                raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _numbered(self) -> Iterator[tuple[int, int, str]]:
-        for sample in self.samples:
-            yield sample.label, int(Path(sample.path).stem), sample.path
 
 
 def class_counts(num_images: int) -> list[int]:

@@ -60,7 +60,7 @@ def test_warp_equals_torchvision(which: str, amount: float, affine: dict) -> Non
     assert difference[~shell].sum() == 0
 
 
-def test_warp_equals_kornia_to_the_rounding() -> None:
+def test_warp_equals_kornia_within_rounding() -> None:
     center = torch.full((8, 2), (SIZE - 1) / 2)
     matrix = kornia.get_rotation_matrix2d(center, torch.full((8,), -20.0), torch.ones(8, 2))
     expected = kornia.warp_affine(IMAGES.float(), matrix, (SIZE, SIZE), padding_mode="border", align_corners=False)
@@ -78,9 +78,9 @@ def test_warp_identity_is_exact(which: str) -> None:
 def test_whole_pixels_move_exactly(which: str, pixels: int) -> None:
     axis = 3 if which == "TranslateX" else 2
     expected = torch.roll(IMAGES, -pixels, axis)
-    gone = [slice(None)] * 4
-    gone[axis] = slice(SIZE - pixels, None) if pixels > 0 else slice(0, -pixels)
-    expected[tuple(gone)] = 7
+    outside = [slice(None)] * 4
+    outside[axis] = slice(SIZE - pixels, None) if pixels > 0 else slice(0, -pixels)
+    expected[tuple(outside)] = 7
     assert torch.equal(warped(which, pixels / SIZE, fill=7), expected)
 
 
@@ -95,12 +95,12 @@ def test_flips_are_exact_and_have_their_probability() -> None:
 
 @pytest.mark.parametrize("flips", [{"hflip": 1.0}, {"vflip": 1.0}, {"hflip": 1.0, "vflip": 1.0}])
 def test_flip_merged_into_a_warp_equals_a_flip_at_the_end(flips: dict) -> None:
-    """A flip that is part of the last warp acts after all operations."""
+    """A flip that is merged into the last warp takes effect after all operations."""
     settings = {"num_ops": 3, "magnitude": 20, "crop_p": 0.5}
     keys = splitmix64(np.arange(100, 108, dtype=np.uint64))
     axes = tuple([2] * ("hflip" in flips) + [1] * ("vflip" in flips))
     difference = np.flip(augmented(keys, **settings), axes).astype(int) - augmented(keys, **settings, **flips)
-    # the warp rounds after the flip instead of before: a difference of one level, which may become larger at edges
+    # the warp rounds after the flip instead of before it: one level of difference, more at edges
     assert (np.abs(difference) > 1).mean() < 0.02
 
 

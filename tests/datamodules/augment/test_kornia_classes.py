@@ -80,7 +80,7 @@ REFUSED = {
     "RandomMosaic": "several images at once",
     "RandomTransplantation": "several images at once",
 }
-MISSING = {"RandomDissolving"}  # downloads a diffusion network
+MISSING = {"RandomDissolving"}  # downloads a diffusion model
 USED = sorted(CLASSES.keys() - REFUSED.keys() - MISSING)
 NOT_RANDOM = {  # with p=1
     "CenterCrop", "Denormalize", "LongestMaxSize", "PadTo", "RandomAutoContrast", "RandomBoxBlur", "RandomEqualize",
@@ -92,7 +92,7 @@ ON_HOST = {
     "ColorJiggle", "ColorJitter", "LongestMaxSize", "RandomCrop", "RandomGaussianBlur", "RandomJPEG", "RandomJigsaw",
     "RandomMotionBlur", "RandomRain", "RandomResizedCrop", "SmallestMaxSize",
 }  # fmt: skip
-# other classes, which copy a constant to the device: the host waits for the copy
+# other classes that copy a constant to the device; the host waits for the copy
 COPY_CONSTANTS = {"Denormalize", "RandomChannelDropout", "RandomClahe", "RandomFisheye", "RandomPlanckianJitter"}
 NEVER_WAIT = sorted(set(USED) - ON_HOST - COPY_CONSTANTS)
 
@@ -122,8 +122,8 @@ def run(augment: Augment, batch: int) -> torch.Tensor:
     return augment(IMAGES, augment.draw(keys(batch), SIZE))
 
 
-def test_kornia_has_the_classes_of_this_test() -> None:
-    assert len(CLASSES) == 62, "kornia has other classes: add them to this test"
+def test_lists_cover_the_classes_of_kornia() -> None:
+    assert len(CLASSES) == 62, "kornia has other classes: add them to the lists of this file"
     assert (REFUSED.keys() | MISSING | ARGUMENTS.keys() | NOT_RANDOM | ON_HOST) <= CLASSES.keys()
 
 
@@ -134,7 +134,7 @@ def test_class_works_in_a_pipeline_and_is_reproducible(name: str) -> None:
     augment = build(name)
     augment.check(SIZE)
     first = run(augment, 0)
-    assert torch.equal(torch.get_rng_state(), state)  # dropout of the network draws from it
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator, which dropout uses, does not advance
     assert first.shape == IMAGES.shape
     assert first.is_contiguous(memory_format=torch.channels_last)
     second = run(augment, 1)
@@ -145,32 +145,32 @@ def test_class_works_in_a_pipeline_and_is_reproducible(name: str) -> None:
 
 
 class Copies(TorchDispatchMode):
-    """Record copies from the host to the device: the host waits for each."""
+    """Record copies from the host to the device; the host waits for each copy."""
 
-    seen = False
+    found = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        given, made = (
+        inputs, outputs = (
             {leaf.device.type for leaf in tree_leaves(each) if isinstance(leaf, torch.Tensor)} for each in (args, out)
         )
-        self.seen |= "cpu" in given and "meta" in made and not (kwargs or {}).get("non_blocking")
+        self.found |= "cpu" in inputs and "meta" in outputs and not (kwargs or {}).get("non_blocking")
         return out
 
 
 @pytest.mark.parametrize("name", sorted(set(USED) - ON_HOST))
-def test_classes_that_copy_to_the_device_are_known(name: str) -> None:
+def test_copy_constants_lists_the_classes_that_copy_to_the_device(name: str) -> None:
     augment = build(name)
     (params,) = move_data_to_device(augment.draw(keys(0), SIZE).steps, torch.device("meta"))
     images = torch.empty(4, 3, SIZE, SIZE, device="meta")
     with Copies() as copies:
         augment.transforms["one"](images, params=params)
-    assert copies.seen == (name in COPY_CONSTANTS)
+    assert copies.found == (name in COPY_CONSTANTS)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", NEVER_WAIT)
-def test_a_class_does_not_wait_for_a_gpu(name: str) -> None:
+def test_class_does_not_wait_for_a_gpu(name: str) -> None:
     augment, images = build(name), IMAGES.cuda()
     draws = move_data_to_device(augment.draw(keys(0), SIZE), torch.device("cuda"))
     augment(images, draws)
@@ -182,7 +182,7 @@ def test_a_class_does_not_wait_for_a_gpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_class_that_cannot_work_is_named(name: str) -> None:
+def test_refused_class_is_named(name: str) -> None:
     with pytest.raises((DataError, InstantiationException)) as caught:
         build(name).check(SIZE)
     message = str(caught.value.__cause__ if isinstance(caught.value, InstantiationException) else caught.value)

@@ -37,22 +37,22 @@ def test_cutmix_equals_kornia_and_pastes_one_box() -> None:
     mixing = Mixing(cutmix_alpha=1.0, mode="sample")
     draws = mixing.draw(KEYS, SIZE)
     images, soft = mixing(IMAGES, TARGETS, BATCH, draws)
-    kornias = RandomCutMixV2(use_correct_lambda=True)
-    assert torch.equal(images, kornias.apply_transform(IMAGES, draws.params))
+    reference = RandomCutMixV2(use_correct_lambda=True)
+    assert torch.equal(images, reference.apply_transform(IMAGES, draws.params))
     (partners,) = draws.params["mix_pairs"]
     for row in range(BATCH):
-        foreign = images[row, 0] == partners[row] + 1
         if partners[row] == row:
             continue
-        assert abs(soft[row, partners[row]] - foreign.float().mean()) < 1e-6
-        rows, columns = foreign.any(1).nonzero(), foreign.any(0).nonzero()
+        pasted = images[row, 0] == partners[row] + 1
+        assert abs(soft[row, partners[row]] - pasted.float().mean()) < 1e-6
+        rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
         if len(rows):
-            assert foreign[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+            assert pasted[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
 
 
-def test_probability_is_of_batches() -> None:
+def test_share_of_mixed_batches_equals_the_probability() -> None:
     keys = splitmix64(np.arange(4000, dtype=np.uint64)).reshape(400, 10)
-    kinds = [Mixing(0.2, 1.0, probability=0.6, cutmix_share=0.75).draw(some, SIZE).kind for some in keys]
+    kinds = [Mixing(0.2, 1.0, probability=0.6, cutmix_share=0.75).draw(batch, SIZE).kind for batch in keys]
     assert kinds.count("none") / 400 == pytest.approx(0.4, abs=0.08)
     assert kinds.count("cutmix") / 400 == pytest.approx(0.45, abs=0.08)
 
@@ -75,7 +75,7 @@ def test_mixing_off_returns_inputs() -> None:
         assert targets is TARGETS
 
 
-def test_augment_mixes_by_the_same_keys() -> None:
+def test_equal_keys_give_equal_mixes() -> None:
     augment = policy(mixing=Mixing(mixup_alpha=1.0))
     first, second = (augment.mix(IMAGES, TARGETS, BATCH, augment.draw(KEYS, SIZE)) for _ in range(2))
     assert torch.equal(first[0], second[0])

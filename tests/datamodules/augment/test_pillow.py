@@ -1,4 +1,4 @@
-"""Each operation against Pillow on image-like pixels."""
+"""Each operation gives the pixels of Pillow's operation."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_value_operations_equal_pillow_bit_for_bit(name: str, level: float) -> N
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_geometry_equals_pillow_within_one_level(name: str, level: float) -> None:
-    """At most 1 level apart: Pillow truncates interpolated values, litesort rounds. At edges any value is accepted."""
+    """Pillow truncates interpolated values, litesort rounds: 1 level apart. A few pixels at edges may differ more."""
     augment = policy([name], num_ops=1, magnitude=level)
     for pixels, out, steps in zip(PIXELS, augmented(augment), drawn(augment), strict=True):
         difference = np.abs(out.astype(int) - pillow(pixels, steps)).max(axis=2)
@@ -101,9 +101,9 @@ def test_geometry_and_values_keep_their_order() -> None:
     for pixels, out, steps in zip(batch, augmented(augment, batch, keys), drawn(augment, keys), strict=True):
         names = {name for name, _ in steps}
         if names <= {"Rotate", "TranslateX"}:
-            continue  # one warp: pixels that the first shift moves outside may return
+            continue  # one warp: pixels that the first operation moves outside may return
         difference = np.abs(out.astype(int) - pillow(pixels, steps)).max(axis=2)
-        # a threshold or sharpening makes a difference of one level larger
+        # a threshold or sharpening amplifies a difference of one level
         assert (difference > 3).mean() < 0.02
         if len(names) == 2:
             assert (np.abs(out.astype(int) - pillow(pixels, steps[::-1])) > 3).mean() > 0.02
@@ -147,13 +147,15 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-def test_tables_need_no_float64_on_the_device():
+def test_tables_need_no_float64_on_the_device() -> None:
     pixels = torch.randint(30, 200, (4, 16, 16, 3), dtype=torch.uint8)
     places = table_places(4, 16, pixels.device)
     counts = histograms(pixels, places)
     largest = torch.full((4, 3, 1), 255)
-    autocontrast_tables(counts.cumsum(2), largest)  # the host's tables exist
+    autocontrast_tables(counts.cumsum(2), largest)  # computes the tables of the host, in float64
     with NoFloat64():
         counts = histograms(pixels, places)
-        up_to = counts.cumsum(2)
-        autocontrast_tables(up_to, largest), equalize_tables(counts, up_to, largest), mean_luma(pixels)
+        cumulative = counts.cumsum(2)
+        autocontrast_tables(cumulative, largest)
+        equalize_tables(counts, cumulative, largest)
+        mean_luma(pixels)

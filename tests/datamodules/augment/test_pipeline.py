@@ -1,4 +1,4 @@
-"""The pipeline: which values are drawn, from which keys and settings, and how a whole batch is changed."""
+"""The pipeline: drawn parameters for keys and settings, and the augmented batch."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -48,7 +48,7 @@ def augmented(augment: Augment, images: torch.Tensor = IMAGES, keys: np.ndarray 
     return augment(images, augment.draw(keys, images.shape[-1]))
 
 
-def test_a_sample_is_the_same_in_any_batch() -> None:
+def test_augmented_sample_does_not_depend_on_its_batch() -> None:
     augment = policy(**EVERYTHING)
     whole = augmented(augment)
     order = np.random.default_rng(0).permutation(16)
@@ -102,16 +102,16 @@ def test_odd_sizes_and_grey_images_are_augmented() -> None:
     num_ops=st.integers(0, 4),
     magnitude=st.floats(0, 30),
     std=st.sampled_from([0.0, 3.0, float("inf")]),
-    share=st.sampled_from([0.0, 0.5, 1.0]),
+    p=st.sampled_from([0.0, 0.5, 1.0]),
     size=st.integers(1, 24),
     batch=st.integers(1, 5),
     seed=st.integers(0, 2**63),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_setting_gives_valid_images(
-    ops: list[str], num_ops: int, magnitude: float, std: float, share: float, size: int, batch: int, seed: int
+    ops: list[str], num_ops: int, magnitude: float, std: float, p: float, size: int, batch: int, seed: int
 ) -> None:
-    augment = policy(ops, num_ops, magnitude, std, crop_p=share, hflip=share, vflip=share, erase_p=share, noise=True)
+    augment = policy(ops, num_ops, magnitude, std, crop_p=p, hflip=p, vflip=p, erase_p=p, noise=True)
     keys = splitmix64(np.arange(batch, dtype=np.uint64) + np.uint64(seed))
     images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8))
     out = augment(images.permute(0, 3, 1, 2), augment.draw(keys, size))
@@ -125,9 +125,9 @@ def test_any_setting_gives_valid_images(
 
 def test_operations_are_drawn_evenly_and_independently() -> None:
     keys = splitmix64(np.arange(28_000, dtype=np.uint64))
-    codes, _ = RandAugment().choose(keys)
-    pairs = np.bincount(codes[:, 0] * 14 + codes[:, 1], minlength=196)
-    # chi-square with 195 degrees of freedom: beyond 270 once in 3,000
+    choices, _ = RandAugment().choose(keys)
+    pairs = np.bincount(choices[:, 0] * 14 + choices[:, 1], minlength=196)
+    # chi-square with 195 degrees of freedom: P(> 270) = 1 / 3,000
     assert ((pairs - 28_000 / 196) ** 2 / (28_000 / 196)).sum() < 270
 
 
@@ -166,8 +166,8 @@ def test_draws_move_to_the_device_with_the_batch() -> None:
     moved = move_data_to_device({"draws": draws}, torch.device("meta"))["draws"]
     assert type(moved) is type(draws)
     assert moved.steps[0].passes == draws.steps[0].passes
-    there = {moved.steps[0].rows, moved.steps[0].numbers, moved.mix.params["mixup_pairs"]}
-    assert {tensor.device.type for tensor in there} == {"meta"}
+    tensors = (moved.steps[0].rows, moved.steps[0].numbers, moved.mix.params["mixup_pairs"])
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 class _RaiseOnWait(TorchDispatchMode):
@@ -192,7 +192,7 @@ class _RaiseOnWait(TorchDispatchMode):
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, every operation that reads a value fails; the dispatch mode reports other waits for a GPU."""
+    """On the meta device, operations that read a value fail. The dispatch mode detects other waits for a GPU."""
     # autocast is the only call that does not support the meta device
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     mixing = Mixing(mixup_alpha=float(noise), cutmix_alpha=float(not noise), mode="sample")
@@ -204,7 +204,7 @@ def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     images = torch.empty((64, SIZE, SIZE, 3), dtype=torch.uint8, device="meta").permute(0, 3, 1, 2)
     targets = torch.zeros(64, dtype=torch.int64, device="meta")
-    tables._stretches(images.device)  # once a process, on the host
+    tables._stretches(images.device)  # computed once per process, on the host
     with _RaiseOnWait():
         out, soft = augment.mix(augment(images, draws), targets, 6, draws)
     assert out.shape == (64, 3, SIZE, SIZE)
@@ -215,13 +215,13 @@ def test_augment_does_not_synchronise(noise: bool, monkeypatch: pytest.MonkeyPat
 def test_augment_on_cuda_equals_cpu_without_synchronising() -> None:
     augment = policy(**EVERYTHING, mixing=Mixing(cutmix_alpha=1, mode="sample"))
     draws = augment.draw(KEYS, SIZE)
-    images, there = IMAGES.cuda(), move_data_to_device(draws, torch.device("cuda"))
+    images, cuda_draws = IMAGES.cuda(), move_data_to_device(draws, torch.device("cuda"))
     targets = torch.zeros(16, dtype=torch.int64, device="cuda")
-    augment.mix(augment(images, there), targets, 6, there)
+    augment.mix(augment(images, cuda_draws), targets, 6, cuda_draws)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = augment(images, there)
-        augment.mix(out, targets, 6, there)
+        out = augment(images, cuda_draws)
+        augment.mix(out, targets, 6, cuda_draws)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert ((out.cpu() - augment(IMAGES, draws)).abs() > 1.5 / 255).float().mean() < 1e-3
@@ -243,7 +243,7 @@ def test_invalid_settings_raise_value_error(settings: dict, message: str) -> Non
         policy(**settings)
 
 
-def test_float_or_oblong_images_are_refused() -> None:
+def test_float_or_oblong_images_raise_data_error() -> None:
     augment = policy()
     with pytest.raises(DataError, match="float32"):
         augmented(augment, IMAGES.float())
@@ -252,7 +252,7 @@ def test_float_or_oblong_images_are_refused() -> None:
 
 
 class Fade(nn.Module):
-    """Draws random numbers in `forward`, as a module of a user may."""
+    """A user's module that draws random numbers in `forward`."""
 
     def __init__(self, least: float = 0.2) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class Fade(nn.Module):
         return images * (self.least + (1 - self.least) * torch.rand(len(images), 1, 1, 1, device=images.device))
 
 
-def test_other_modules_are_reproducible() -> None:
+def test_modules_of_other_packages_are_reproducible() -> None:
     jitter = v2.ColorJitter(brightness=0.5, saturation=0.5)
     augment = Augment({"flip": RandomHorizontalFlip(), "fade": Fade(), "jitter": jitter, "ops": RandAugment()})
     augment.check(SIZE)
@@ -294,7 +294,7 @@ def test_other_modules_are_reproducible() -> None:
         (Fade(float("nan")), r"one: Fade returns NaN or infinity"),
     ],
 )
-def test_an_entry_that_cannot_work_is_named_before_training(module: nn.Module, message: str) -> None:
+def test_check_names_an_invalid_entry(module: nn.Module, message: str) -> None:
     with pytest.raises(DataError, match=rf"^augment\.transforms\.{message}"):
         Augment({"one": module}).check(SIZE)
 

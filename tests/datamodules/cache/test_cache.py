@@ -1,4 +1,4 @@
-"""The pixel cache: each image is decoded once, its pixels are right, and they are never stale."""
+"""The pixel cache: each image is decoded once, its pixels are correct, and changed images are decoded again."""
 
 import os
 
@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from datamodules import images
 from datamodules.cache import key as cache_key
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 from datamodules.sources.base import Sample
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_cache_equals_load(opened, where):
+def test_cached_pixels_equal_decoded_images(opened, where):
     for policy in images.POLICIES:
-        source, pixels = opened(where=where, policy=policy)
+        source, pixels = opened(cache=where, policy=policy)
         assert np.array_equal(pixels.array, expected(source, policy))
         assert (pixels.path is None) == (where == "memory")
 
@@ -28,17 +29,19 @@ def test_cache_equals_load(opened, where):
     st.integers(1, 20),
     st.sampled_from(images.POLICIES),
 )
-def test_any_sizes_and_policies(tmp_path_factory, sizes, size, policy):
+def test_cached_pixels_equal_decoded_images_for_any_size_and_policy(tmp_path_factory, sizes, size, policy):
     folder = tmp_path_factory.mktemp("any")
     for number, shape in enumerate(sizes):
         draw(folder / f"{number}.png", number, shape)
     source = CountedImages(folder)
     for _ in range(2):
-        pixels = open_pixels(source, size, policy, cache_dir=tmp_path_factory.getbasetemp() / "c", progress=False)
+        pixels = open_pixels(
+            source, size, policy, CacheConfig(cache_dir=tmp_path_factory.getbasetemp() / "c"), progress=False
+        )
         assert np.array_equal(pixels.array, expected(source, policy, size))
 
 
-def test_the_second_run_decodes_nothing_and_cannot_write(opened):
+def test_second_run_decodes_nothing_and_pixels_are_read_only(opened):
     opened()
     source, pixels = opened()
     assert source.reads == []
@@ -50,7 +53,7 @@ def test_unchanged_files_are_not_read(opened, monkeypatch):
     source, _ = opened()
     assert set(source.digests) == set(range(6))
     source, _ = opened()
-    assert set(source.digests) == set(range(6))  # too young to trust their time stamps
+    assert set(source.digests) == set(range(6))  # modified too recently: their time stamps are not used
     monkeypatch.setattr(cache_key, "SETTLED_NS", 0)
     opened()
     source, pixels = opened()
@@ -82,11 +85,11 @@ def test_size_policy_box_order_and_count_have_separate_caches(opened, root, tmp_
         [Sample(s.path, 0, box=(0, 0, 9, 8)) for s in whole],
     ):
         source.samples = samples
-        paths.add(open_pixels(source, SIZE, "pad", cache_dir=tmp_path / "cache", progress=False).path)
+        paths.add(open_pixels(source, SIZE, "pad", CacheConfig(cache_dir=tmp_path / "cache"), progress=False).path)
     assert len(paths) == 8
 
 
-def test_cache_marks_broken_images_grey_and_reads_repaired_ones(opened, root):
+def test_broken_images_are_grey_until_they_are_repaired(opened, root):
     whole = (root / "2.jpg").read_bytes()
     (root / "2.jpg").write_bytes(whole[:100])
     (root / "3.png").write_bytes(b"")
@@ -102,7 +105,7 @@ def test_cache_marks_broken_images_grey_and_reads_repaired_ones(opened, root):
 def test_deleted_image_is_broken(root, tmp_path):
     source = CountedImages(root)
     (root / "4.jpg").unlink()
-    pixels = open_pixels(source, SIZE, "pad", cache_dir=tmp_path, progress=False)
+    pixels = open_pixels(source, SIZE, "pad", CacheConfig(cache_dir=tmp_path), progress=False)
     assert "No such file" in pixels.broken[4]
 
 
@@ -115,8 +118,10 @@ def test_image_changed_during_the_build_gets_a_new_cache(root, tmp_path):
 
     first = Changing(root)
     old = (root / "0.jpg").read_bytes()
-    pixels = open_pixels(first, SIZE, "pad", cache_dir=tmp_path, progress=False)
+    pixels = open_pixels(first, SIZE, "pad", CacheConfig(cache_dir=tmp_path), progress=False)
     assert np.array_equal(pixels.array, expected(first))
     (root / "0.jpg").write_bytes(old)
     again = CountedImages(root)
-    assert np.array_equal(open_pixels(again, SIZE, "pad", cache_dir=tmp_path, progress=False).array, expected(again))
+    assert np.array_equal(
+        open_pixels(again, SIZE, "pad", CacheConfig(cache_dir=tmp_path), progress=False).array, expected(again)
+    )

@@ -1,4 +1,4 @@
-"""The pixel cache of several processes at once, of killed processes, and the command that cleans it up."""
+"""The pixel cache: several processes at once, killed processes, and the command that lists, cleans and verifies."""
 
 import json
 import os
@@ -12,16 +12,18 @@ from cache_images import SIZE, CountedImages, expected
 
 import datamodules
 from datamodules import cache
-from datamodules.cache import __main__ as cache_clean
+from datamodules.cache import __main__ as command
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 
-# Processes: forked from one that has the imports, since importing torch costs seconds.
+# Each job is forked from a process that has imported torch, since the import takes seconds.
 PRELUDE = """
 import json, os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from datamodules import cache, images
-from datamodules.cache import store as cache_file
+from datamodules.cache import store
+from datamodules.cache.config import CacheConfig
 from datamodules.sources.base import Sample, Source
 root, folder, log = map(Path, sys.argv[1:4])
 
@@ -46,8 +48,8 @@ def fork(job):
         os._exit(0)
     return child
 
-def open_it(source, workers=1):
-    pixels = cache.open_pixels(source, 12, "pad", cache_dir=folder, progress=False, workers=workers)
+def open_cache(source, workers=1):
+    pixels = cache.open_pixels(source, 12, "pad", CacheConfig(cache_dir=folder), progress=False, workers=workers)
     expected = np.stack([images.load(source.file(i), 12, "pad") for i in range(len(source.samples))])
     assert np.array_equal(pixels.array, expected)
     return pixels
@@ -61,7 +63,7 @@ def job(point):
     if point < 6:
         source.die_at = point + 1
     elif point == 6:
-        cache_file._allocate = die
+        store._allocate = die
     elif point == 7:
         np.save = die
     else:
@@ -71,13 +73,13 @@ def job(point):
                 real(path, target)
             die()
         Path.rename = rename
-    open_it(source)
+    open_cache(source)
 report = []
 for point in range(10):
     status = os.waitpid(fork(lambda: job(point)), 0)[1]
     left = [path.name for path in (folder / "pixels").iterdir() if path.is_dir() and not path.name.startswith(".")]
     before = len(log.read_text().split()) if log.exists() else 0
-    assert os.waitpid(fork(lambda: open_it(Images())), 0)[1] == 0
+    assert os.waitpid(fork(lambda: open_cache(Images())), 0)[1] == 0
     report.append([os.WTERMSIG(status), len(left), len(log.read_text().split()) - before])
     caches = [path for path in (folder / "pixels").iterdir() if path.is_dir()]
     assert len(caches) == 1, caches
@@ -85,7 +87,7 @@ for point in range(10):
 print(json.dumps(report))
 """
 TOGETHER = """
-children = [fork(lambda: open_it(Images())) for _ in range(4)]
+children = [fork(lambda: open_cache(Images())) for _ in range(4)]
 print(json.dumps([os.waitpid(child, 0)[1] for child in children]))
 """
 
@@ -100,26 +102,28 @@ def script(body: str, root: Path, tmp_path: Path):
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_a_build_killed_at_ten_points_is_built_again(root, tmp_path):
+def test_cache_is_complete_after_a_build_was_killed(root, tmp_path):
     report, _ = script(KILLED, root, tmp_path)
     assert [killed for killed, _, _ in report] == [9] * 10
-    assert [left for _, left, _ in report] == [0] * 9 + [1]  # the last died after it was done
+    assert [left for _, left, _ in report] == [0] * 9 + [1]  # the last job was killed after the cache was complete
     assert [reads for _, _, reads in report] == [6] * 9 + [0]
 
 
-def test_four_processes_build_once_and_log_that_they_wait(root, tmp_path):
-    statuses, said = script(TOGETHER, root, tmp_path)
+def test_four_processes_build_one_cache_and_log_that_they_wait(root, tmp_path):
+    statuses, stderr = script(TOGETHER, root, tmp_path)
     assert statuses == [0] * 4
     assert sorted((tmp_path / "log").read_text().split()) == sorted("012345")
-    assert "is locked by another process, which builds it; waiting" in said
+    assert "is locked by another process, which builds it; waiting" in stderr
 
 
-def test_threads_of_one_process_build_once_too(root, tmp_path):
+def test_threads_of_one_process_build_one_cache(root, tmp_path):
     source = CountedImages(root)
     results: list[np.ndarray] = []
 
     def job() -> None:
-        results.append(open_pixels(source, SIZE, "pad", cache_dir=tmp_path / "cache", progress=False).array)
+        results.append(
+            open_pixels(source, SIZE, "pad", CacheConfig(cache_dir=tmp_path / "cache"), progress=False).array
+        )
 
     threads = [threading.Thread(target=job) for _ in range(3)]
     for thread in threads:
@@ -130,62 +134,67 @@ def test_threads_of_one_process_build_once_too(root, tmp_path):
     assert all(np.array_equal(result, expected(source)) for result in results)
 
 
-def test_the_command_lists_and_cleans(opened, tmp_path, capsys):
+def test_command_lists_and_cleans_caches(opened, tmp_path, capsys):
     folder = tmp_path / "cache"
-    cache_clean.main(["--dir", str(folder)])
+    command.main(["--dir", str(folder)])
     assert "No pixel caches" in capsys.readouterr().out
     paths = [opened(size=size)[1].path for size in (8, 9, 10)]
     for age, path in enumerate(paths):
         os.utime(path, (1e9 - age, 1e9 - age))
     os.utime(paths[0])
-    cache_clean.main(["--dir", str(folder)])
+    command.main(["--dir", str(folder)])
     assert "0.0 MB removed" in capsys.readouterr().out
-    sizes = [entry.size for entry in cache_clean.entries(folder / "pixels")]
-    cache_clean.main(["clean", "--dir", str(folder), "--max-gb", str((sizes[0] + sizes[1] + 1) / 1e9)])
+    sizes = [entry.size for entry in command.entries(folder / "pixels")]
+    command.main(["clean", "--dir", str(folder), "--max-gb", str((sizes[0] + sizes[1] + 1) / 1e9)])
     assert [path.exists() for path in paths] == [True, True, False]
-    cache_clean.main(["clean", "--dir", str(folder), "--older-than", "30"])
+    command.main(["clean", "--dir", str(folder), "--older-than", "30"])
     assert [path.exists() for path in paths] == [True, False, False]
     (folder / "pixels" / ".pad-8px-0.tmp").mkdir()  # left by killed builds
-    (folder / "pixels" / ".digests-0.json.123.tmp").write_bytes(b"")
-    cache_clean.main(["clean", "--dir", str(folder)])
+    (folder / "pixels" / ".digests-0-123.tmp").mkdir()
+    command.main(["clean", "--dir", str(folder)])
     assert list((folder / "pixels").iterdir()) == []
 
 
-def test_limits_without_clean_are_refused(tmp_path, capsys):
+def test_list_shows_square_brackets_of_a_path(tmp_path, capsys):
+    command.main(["--dir", str(tmp_path / "[old]")])
+    assert "[old]/pixels" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_limits_require_the_command_clean(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        cache_clean.main(["--dir", str(tmp_path), "--max-gb", "1"])
+        command.main(["--dir", str(tmp_path), "--max-gb", "1"])
     assert caught.value.code == 2
     assert "require the command clean" in capsys.readouterr().err
 
 
 def test_verify_removes_damaged_caches(opened, tmp_path, capsys):
-    whole, harmed = opened(size=8)[1].path, opened(size=9)[1].path
+    intact, damaged = opened(size=8)[1].path, opened(size=9)[1].path
     verify = ["verify", "--dir", str(tmp_path / "cache")]
     with pytest.raises(SystemExit) as caught:
-        cache_clean.main(verify)
+        command.main(verify)
     assert caught.value.code == 0
-    data = bytearray((harmed / "pixels.npy").read_bytes())
+    data = bytearray((damaged / "pixels.npy").read_bytes())
     data[-1] ^= 1
-    (harmed / "pixels.npy").write_bytes(data)
+    (damaged / "pixels.npy").write_bytes(data)
     with pytest.raises(SystemExit) as caught:
-        cache_clean.main(verify)
+        command.main(verify)
     assert caught.value.code == 1
-    assert "1 of 2 damaged" in capsys.readouterr().out
-    assert (whole.exists(), harmed.exists()) == (True, False)
+    assert "1 of 2 caches damaged" in capsys.readouterr().out
+    assert (intact.exists(), damaged.exists()) == (True, False)
     source, pixels = opened(size=9)
     assert np.array_equal(pixels.array, expected(source, size=9))
 
 
 def test_clean_keeps_the_pixels_of_a_running_job(opened, tmp_path):
     source, pixels = opened()
-    cache_clean.main(["clean", "--dir", str(tmp_path / "cache")])
+    command.main(["clean", "--dir", str(tmp_path / "cache")])
     assert np.array_equal(pixels.array, expected(source))
 
 
-def test_a_damaged_cache_is_listed_too(opened, tmp_path):
+def test_damaged_cache_is_listed(opened, tmp_path):
     _, pixels = opened()
     (pixels.path / "pixels.npy").write_bytes(b"nothing")
-    assert [entry.images for entry in cache_clean.entries(tmp_path / "cache/pixels")] == [None]
+    assert [entry.images for entry in command.entries(tmp_path / "cache/pixels")] == [None]
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import encoded, smooth_image
 from PIL import Image, ImageOps
 
 from datamodules import images
@@ -16,19 +17,7 @@ from datamodules.images.resize import resize
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
 
-def smooth_image(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """A smooth image, (height, width, 3) uint8."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def differ(one: np.ndarray, other: np.ndarray) -> int:
+def max_difference(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
@@ -81,7 +70,7 @@ def test_grey_palette_one_bit_and_cmyk_become_rgb():
         data = encoded(
             converted, {"CMYK": "JPEG", "YCbCr": "TIFF"}.get(mode, "PNG"), **({"quality": 98} if mode == "CMYK" else {})
         )
-        assert differ(read_image(data), np.asarray(converted.convert("RGB"))) <= (12 if mode == "CMYK" else 3)
+        assert max_difference(read_image(data), np.asarray(converted.convert("RGB"))) <= (12 if mode == "CMYK" else 3)
 
 
 def test_lab_becomes_rgb():
@@ -95,7 +84,7 @@ def test_sixteen_bits_are_scaled_not_clipped(mode):
     image = Image.fromarray(ramp.astype(np.uint16 if mode == "I;16" else np.int32))
     assert image.mode == mode
     found = read_image(encoded(image, "TIFF"))
-    assert differ(found[..., 0], np.round(ramp / 257)) <= 1
+    assert max_difference(found[..., 0], np.round(ramp / 257)) <= 1
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
@@ -105,7 +94,7 @@ def test_float_pixels_keep_their_range(low, high):
     values = (low + ramp * (high - low)).astype(np.float32)
     values[0, 0] = np.nan if low == 0 else low
     found = read_image(encoded(Image.fromarray(values), "TIFF"))
-    assert differ(found[..., 0], np.round(ramp * 255)) <= 1
+    assert max_difference(found[..., 0], np.round(ramp * 255)) <= 1
 
 
 def test_constant_float_image_is_decoded():
@@ -119,7 +108,7 @@ def test_transparent_areas_become_grey(mode):
     image = Image.fromarray(pixels).convert(mode)
     found = read_image(encoded(image, "PNG"))
     assert (found[:10] == images.GREY).all()
-    assert differ(found[10:], np.asarray(image.convert("RGBA").convert("RGB"))[10:]) <= 1
+    assert max_difference(found[10:], np.asarray(image.convert("RGBA").convert("RGB"))[10:]) <= 1
 
 
 def test_the_first_frame_of_an_animation_is_read():
@@ -154,7 +143,7 @@ def test_every_image_becomes_a_square(shape, size, policy):
 
 @given(SHAPES, st.integers(1, 70), st.integers(0, 255), st.sampled_from(images.POLICIES))
 @settings(max_examples=60, deadline=None)
-def test_a_plain_colour_stays_and_only_padding_is_grey(shape, size, value, policy):
+def test_colour_is_kept_and_only_padding_is_grey(shape, size, value, policy):
     square = resize(np.full((*shape, 3), value, np.uint8), size, policy)
     inside = (square == value).all(axis=2)
     if policy != "pad":
@@ -175,12 +164,13 @@ def test_resize_equals_pillow_within_one_level(shape):
     height, width = (max(1, round(side * 40 / max(shape))) for side in shape)
     bilinear = Image.Resampling.BILINEAR
     kept = np.asarray(Image.fromarray(image).resize((width, height), bilinear))
+    squashed = np.asarray(Image.fromarray(image).resize((40, 40), bilinear))
     top, left = (40 - height) // 2, (40 - width) // 2
-    assert differ(resize(image, 40, "pad")[top : top + height, left : left + width], kept) <= 1
-    assert differ(resize(image, 40, "squash"), np.asarray(Image.fromarray(image).resize((40, 40), bilinear))) <= 1
+    assert max_difference(resize(image, 40, "pad")[top : top + height, left : left + width], kept) <= 1
+    assert max_difference(resize(image, 40, "squash"), squashed) <= 1
     side = min(shape)
     cut = image[(shape[0] - side) // 2 :, (shape[1] - side) // 2 :][:side, :side]
-    assert differ(resize(image, 40, "crop"), np.asarray(Image.fromarray(cut).resize((40, 40), bilinear))) <= 1
+    assert max_difference(resize(image, 40, "crop"), np.asarray(Image.fromarray(cut).resize((40, 40), bilinear))) <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 10000), (10000, 1), (1, 1)])
@@ -200,7 +190,7 @@ def test_reduced_decoding_is_close_to_full_decoding(tmp_path):
     assert read_image(path, min_side=96).shape == (225, 300, 3)
     for policy in images.POLICIES:
         full = resize(read_image(path), 96, policy)
-        assert np.abs(load(path, 96, policy).astype(int) - full).mean() < 1.5  # crop: a fifth of a pixel aside
+        assert np.abs(load(path, 96, policy).astype(int) - full).mean() < 1.5  # a crop moves by a fifth of a pixel
 
 
 def test_the_digest_changes_with_content_and_box(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Edited copies of an image are found; images of other objects with the same background are not."""
+"""Edited copies of an image are duplicates; images of other objects on the same background are not."""
 
 import io
 
@@ -17,15 +17,15 @@ SCENES = 24
 
 
 def scene(seed):
-    """An image of a few random shapes on a background that is the same in all images, darker at one side."""
+    """An image of a few random shapes on the same background in all images, which is darker at one side."""
     rng = np.random.default_rng(seed)
     light = np.linspace(90, 235, 200)[None, :, None] + np.zeros((150, 1, 1))
     image = Image.fromarray((light + rng.normal(0, 2, (150, 200, 1))).clip(0, 255).astype(np.uint8).repeat(3, 2))
     draw = ImageDraw.Draw(image)
     for _ in range(5):
         x, y = rng.integers(30, 130), rng.integers(20, 90)
-        spots = [(int(x + dx), int(y + dy)) for dx, dy in rng.integers(0, 55, (5, 2))]
-        draw.polygon(spots, fill=tuple(int(level) for level in rng.integers(20, 236, 3)))
+        corners = [(int(x + dx), int(y + dy)) for dx, dy in rng.integers(0, 55, (5, 2))]
+        draw.polygon(corners, fill=tuple(int(level) for level in rng.integers(20, 236, 3)))
     return image
 
 
@@ -69,7 +69,7 @@ def test_similar_pairs_finds_copies(change):
     assert len(found) >= 0.95 * SCENES
 
 
-def test_batches_change_nothing(monkeypatch):
+def test_similar_pairs_do_not_depend_on_the_batch_size(monkeypatch):
     scenes = [scene(seed) for seed in range(9)]
     pixels = small([*scenes, *map(encoded, scenes)])
     whole = pairs(pixels)
@@ -104,20 +104,20 @@ def root(tmp_path):
 
 
 def test_duplicates_stay_in_one_split_for_any_size_and_policy(root, tmp_path):
-    sides = []
+    splits = []
     for options in ({"size": 8}, {"size": 24, "resize": "crop", "cache": "memory"}):
         data = data_module(root, tmp_path / "cache", group_by="duplicates", **options)
-        side = {data.samples[row].path: name for name, rows in data.splits.items() for row in rows}
+        split_of = {data.samples[row].path: name for name, rows in data.splits.items() for row in rows}
         for seed in range(SCENES):
             name = ("bag", "can")[seed % 2]
-            assert side[f"{name}/{seed}.png"] == side[f"{name}/{900 - seed}.jpg"]
-        assert side["can/copy.png"] == side["bag/0.png"]
-        assert len(set(side.values())) == 3
-        sides.append({path: name for path, name in side.items() if path != "can/broken.jpg"})
-    assert sides[0] == sides[1]
+            assert split_of[f"{name}/{seed}.png"] == split_of[f"{name}/{900 - seed}.jpg"]
+        assert split_of["can/copy.png"] == split_of["bag/0.png"]
+        assert len(set(split_of.values())) == 3
+        splits.append({path: name for path, name in split_of.items() if path != "can/broken.jpg"})
+    assert splits[0] == splits[1]
 
 
-def test_groups_are_numbered_and_broken_images_are_alone(root, tmp_path):
+def test_duplicates_form_groups_and_a_broken_image_is_a_separate_group(root, tmp_path):
     source = FolderSource(root)
     groups = duplicate_groups(source, CacheConfig(cache_dir=tmp_path / "cache"))
     sizes = np.bincount(groups)

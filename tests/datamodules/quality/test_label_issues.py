@@ -1,4 +1,4 @@
-"""Wrong labels and outliers are found from features, with the same result as the published method."""
+"""Wrong labels and outliers are found from features. Confident learning agrees with cleanlab."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,15 @@ from PIL import Image
 from toy_images import data_module
 
 from datamodules.quality import label_issues as module
-from datamodules.quality.audit import audit, duplicate_ids, leakage
+from datamodules.quality.audit import audit, leakage
+from datamodules.quality.duplicates import duplicate_ids
 from datamodules.quality.embeddings import HistogramEmbedder, features
 from datamodules.quality.label_issues import FOLDS, confident_learning, label_issues, out_of_fold
 from datamodules.quality.outliers import knn_distances, outliers
 
 
 @pytest.fixture(scope="module")
-def planted():
+def noisy_labels():
     """Features of 300 images in 3 clusters; 15 of the labels are wrong."""
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 100)
@@ -26,41 +27,43 @@ def planted():
 
 
 @pytest.mark.parametrize("cleanlab", [True, False])
-def test_wrong_labels_are_found_with_their_true_class(planted, monkeypatch, cleanlab):
+def test_wrong_labels_are_found_with_their_true_class(noisy_labels, monkeypatch, cleanlab):
     if cleanlab:
         pytest.importorskip("cleanlab")
     monkeypatch.setattr(module, "has_cleanlab", lambda: cleanlab)
-    features, labels, truth, wrong = planted
+    features, labels, truth, wrong = noisy_labels
     places, likely = label_issues(labels, out_of_fold(features, labels, np.arange(300)))
     assert len(wrong & set(places.tolist())) >= 13
     assert len(set(places.tolist()) - wrong) <= 2
     assert np.mean(likely == truth[places]) > 0.9
 
 
-def test_the_plain_formula_finds_what_cleanlab_finds(planted):
+def test_confident_learning_agrees_with_cleanlab(noisy_labels):
     cleanlab = pytest.importorskip("cleanlab.filter")
-    features, labels, _, _ = planted
-    answers = out_of_fold(features, labels, np.arange(300))
-    theirs = cleanlab.find_label_issues(labels, answers, filter_by="prune_by_noise_rate", n_jobs=1)
-    ours = confident_learning(labels, answers)
+    features, labels, _, _ = noisy_labels
+    probabilities = out_of_fold(features, labels, np.arange(300))
+    theirs = cleanlab.find_label_issues(labels, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
+    ours = confident_learning(labels, probabilities)
     assert (ours & theirs).sum() >= 0.9 * max(ours.sum(), theirs.sum()) > 0
 
 
-def test_out_of_fold_keeps_copies_in_one_fold(planted):
-    features, labels, _, wrong = planted
+def test_out_of_fold_keeps_copies_in_one_fold(noisy_labels):
+    features, labels, _, wrong = noisy_labels
     place = min(wrong)
     twice = np.concatenate([features, np.repeat(features[[place]], 6, 0)])
     doubled = np.concatenate([labels, np.repeat(labels[[place]], 6)])
     together = np.concatenate([np.arange(300), np.full(6, place)])
-    own = [out_of_fold(twice, doubled, groups)[place, labels[place]] for groups in (together, np.arange(306))]
-    assert own[0] < 0.5 * own[1]
+    grouped, ungrouped = (
+        out_of_fold(twice, doubled, groups)[place, labels[place]] for groups in (together, np.arange(306))
+    )
+    assert grouped < 0.5 * ungrouped
 
 
 def test_label_issues_skip_small_classes():
-    answers = np.tile([0.97, 0.03], (40, 1))
+    probabilities = np.tile([0.97, 0.03], (40, 1))
     labels = np.zeros(40, np.int64)
     labels[: FOLDS - 1] = 1
-    assert label_issues(labels, answers)[0].tolist() == []
+    assert label_issues(labels, probabilities)[0].tolist() == []
 
 
 def test_outliers_and_near_pairs_are_found():
@@ -88,20 +91,22 @@ def test_leakage_counts_pairs_across_splits():
     splits = {"train": np.array([0, 1, 2]), "val": np.array([5]), "test": np.array([3, 4])}
     counts = {"train": 3, "val": 1, "test": 2}
     assert leakage(splits, pairs) == {"images": counts, "crossing": 2, "by_pixels": 1, "leaked": 0.5}
-    assert duplicate_ids(6, pairs).tolist() == [0, 1, 1, 0, 2, 1]
+    assert duplicate_ids(6, (pair["rows"] for pair in pairs)).tolist() == [0, 1, 1, 0, 2, 1]
+    unused = splits | {"test": np.array([4])}
+    assert leakage(unused, pairs) == {"images": counts | {"test": 1}, "crossing": 1, "by_pixels": 0, "leaked": 0.0}
 
 
 def test_histogram_embedder_distinguishes_colours():
     red, blue = np.zeros((2, 4, 64, 64, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 200
-    described = HistogramEmbedder()(np.concatenate([red, blue]))
-    assert described.shape == (8, 192)
-    assert np.isfinite(described).all()
-    assert np.abs(described[0] - described[4]).max() > 0.5
-    assert np.array_equal(described[0], described[3])
+    descriptors = HistogramEmbedder()(np.concatenate([red, blue]))
+    assert descriptors.shape == (8, 192)
+    assert np.isfinite(descriptors).all()
+    assert np.abs(descriptors[0] - descriptors[4]).max() > 0.5
+    assert np.array_equal(descriptors[0], descriptors[3])
 
 
-def test_features_exclude_missing_images(tmp_path, cache_dir):
+def test_features_exclude_broken_images(tmp_path, cache_dir):
     rng = np.random.default_rng(0)
     for name in ("bag", "can"):
         (tmp_path / name).mkdir()
@@ -120,10 +125,10 @@ def test_features_exclude_missing_images(tmp_path, cache_dir):
 
 def test_features_fall_back_to_histograms_over_budget(tmp_path, cache_dir):
     class Network:
-        name, size, resize = "a network", 512, "pad"
+        name, size, resize = "network", 512, "pad"
 
         def __call__(self, pixels):
-            raise AssertionError("its images do not fit")
+            raise AssertionError("called, although its images exceed the budget")
 
     rng = np.random.default_rng(0)
     for name in ("bag", "can"):

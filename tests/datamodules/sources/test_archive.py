@@ -1,4 +1,4 @@
-"""Images inside tar shards and tables."""
+"""Images in tar shards and Arrow tables."""
 
 import io
 import json
@@ -63,12 +63,17 @@ def test_labels_of_shards_may_be_fields_or_numbers_of_names(shards, tmp_path):
     source = WebDatasetSource(shards, names=names, cache_dir=tmp_path / "c")
     assert source.classes == ["c2", "c10"]
     assert [s.label for s in source.samples[:3]] == [0, 1, 1]
-    for options, words in (
+    (shards / "zeros").mkdir()
+    members = {"a.png": image_bytes(0), "a.cls": b"1", "b.png": image_bytes(1), "b.cls": b"01"}
+    write_shard(shards / "zeros/0.tar", members)
+    source = WebDatasetSource(shards / "zeros", names=names, cache_dir=tmp_path / "c")
+    assert (source.classes, [s.label for s in source.samples]) == (["c1"], [0, 0])
+    for options, message in (
         ({"names": ["a"]}, "data.source.names has 1 names, but a label is"),
         ({"label": "txt"}, "has no .txt file: data.source.label=txt"),
         ({"label": "json:colour"}, "does not contain the label of data.source.label=json:colour"),
     ):
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             WebDatasetSource(shards, cache_dir=tmp_path / "c", **options)
 
 
@@ -77,6 +82,9 @@ def test_webdataset_invalid_shards_raise_data_error(shards, tmp_path):
     with pytest.raises(DataError, match="cannot be read as a tar shard"):
         WebDatasetSource(shards, cache_dir=tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache/webdataset").iterdir() if path.is_dir()]
+    write_shard(shards / "val-0.tar", {"note.txt": b"no image"})
+    with pytest.raises(DataError, match=r"data\.root: no image with a label in "):
+        WebDatasetSource(shards / "val-0.tar", cache_dir=tmp_path / "cache")
     with pytest.raises(DataError, match=r"contains no \*\.tar"):
         WebDatasetSource(tmp_path, cache_dir=tmp_path / "cache")
 
@@ -96,11 +104,11 @@ def test_a_saved_folder_gives_images_labels_and_split(tmp_path):
     assert [s.split for s in source.samples] == ["train"] * 3 + ["val"] * 3
     assert [source.classes[s.label] for s in source.samples[:3]] == ["bag", "can", "bag"]
     assert all(np.array_equal(source.read(row), images.read_image(image_bytes(row))) for row in range(6))
-    for options, words in (
+    for options, message in (
         ({"label": "kind"}, "data.source.label=kind"),
         ({"image": "label"}, "data.source.image=label"),
     ):
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             HfSource(tmp_path / "saved", cache_dir=tmp_path / "cache", **options)
     with pytest.raises(DataError, match="is not a folder written by datasets' save_to_disk"):
         HfSource(tmp_path / "cache", cache_dir=tmp_path / "cache")

@@ -15,6 +15,7 @@ from toy_images import data_module
 
 from datamodules import images
 from datamodules.cache import open_pixels
+from datamodules.cache.config import CacheConfig
 from datamodules.sources.coco import CocoSource
 from litesort.cli.compose import CONF
 from litesort.errors import DataError
@@ -69,32 +70,32 @@ def test_coco_logs_left_out_boxes_once(make, caplog):
     assert source.left_out == {"of no class": 1, "crowds": 1, "smaller than 16 px": 1}
     with caplog.at_level(logging.INFO):
         source.prepare()
-        source.prepare()  # as a data module does that is prepared and then set up
+        source.prepare()  # a data module may prepare its source twice
     assert caplog.text.count("3 crops of 2 images; left out: 1 of no class") == 1
     assert len(make(min_side=5).samples) == 5
 
 
-def test_many_categories_make_one_class(make):
+def test_several_categories_become_one_class(make):
     source = make(categories={"can": "Metal", "foil": "Metal", "bag": "Bag"})
     assert [source.classes[s.label] for s in source.samples] == ["Metal", "Metal", "Bag", "Bag"]
 
 
-def test_coco_documented_map_parses_on_the_command_line():
-    told = [Path("docs/guides/data.md"), Path("conf/data/coco.yaml")]
-    maps = [re.search(r"'(\{can: .*?\})'", (CONF.parent / file).read_text()) for file in told]
+def test_documented_category_map_parses_on_the_command_line():
+    files = [Path("docs/guides/data.md"), Path("conf/data/coco.yaml")]
+    maps = [re.search(r"'(\{can: .*?\})'", (CONF.parent / file).read_text()) for file in files]
     for found in maps:
         (override,) = OverridesParser.create().parse_overrides([f"data.source.categories={found[1]}"])
         assert override.value() == {"can": "Metal", "foil": "Metal", "*": None}
 
 
-def test_margin_widens_each_side_up_to_the_edge(make):
+def test_margin_extends_each_side_up_to_the_edge(make):
     source = make(margin=0.1)
     assert [s.box for s in source.samples] == [(0, 0, 44, 44), (56, 16, 100, 60), (8, 7, 32, 43), (0, 67, 25, 100)]
     assert (source.read(2)[3:-3, 2:-2] == BLUE).all()
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"categories": {"can": "Metal", "foil": "Metal"}}, "does not name 'bag'"),
         ({"categories": {"tin": "Metal", "*": None}}, "names 'tin', which is not a category"),
@@ -106,15 +107,15 @@ def test_margin_widens_each_side_up_to_the_edge(make):
         ({"root": "nowhere"}, "data.root=nowhere is not a folder"),
     ],
 )
-def test_invalid_settings_raise_data_error(make, options, says):
-    with pytest.raises(DataError, match=says) as caught:
+def test_invalid_settings_raise_data_error(make, options, message):
+    with pytest.raises(DataError, match=message) as caught:
         make(**options)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("file", "says"), [(None, "data.file is not set"), ("nowhere.json", "is not a file")])
-def test_a_missing_file_is_named(file, says):
-    with pytest.raises(DataError, match=says):
+@pytest.mark.parametrize(("file", "message"), [(None, "data.file is not set"), ("nowhere.json", "is not a file")])
+def test_missing_file_raises_data_error(file, message):
+    with pytest.raises(DataError, match=message):
         CocoSource(file)
 
 
@@ -146,10 +147,10 @@ def test_a_scaled_image_gives_the_same_object(make, root):
     assert (crop == BLUE).all()
 
 
-def test_an_image_of_another_shape_and_a_missing_one_are_broken_by_name(make, root, tmp_path):
+def test_image_of_another_shape_and_missing_image_are_broken_with_a_reason(make, root, tmp_path):
     Image.new("RGB", (100, 60)).save(root / "two.png")
     (root / "day" / "one.png").unlink()
-    pixels = open_pixels(make(), 8, "pad", cache_dir=tmp_path / "cache", progress=False)
+    pixels = open_pixels(make(), 8, "pad", CacheConfig(cache_dir=tmp_path / "cache"), progress=False)
     assert set(pixels.broken) == {0, 1, 2, 3}
     assert pixels.broken[0] == "cannot be read: No such file or directory"
     assert pixels.broken[2] == "has 100 x 60 pixels, but its boxes refer to 60 x 100 pixels"
@@ -157,9 +158,9 @@ def test_an_image_of_another_shape_and_a_missing_one_are_broken_by_name(make, ro
 
 def test_corrected_size_gives_a_new_cache(make, tmp_path):
     boxes_of_two = [annotation(1, 2, "bag", [10, 10, 20, 30])]
-    cache = {"cache_dir": tmp_path / "cache", "progress": False}
-    wrong = open_pixels(make(content(boxes_of_two, [(2, "two.png", 100, 60)])), 8, "pad", **cache)
-    right = open_pixels(make(content(boxes_of_two, [(2, "two.png", 60, 100)])), 8, "pad", **cache)
+    config = CacheConfig(cache_dir=tmp_path / "cache")
+    wrong = open_pixels(make(content(boxes_of_two, [(2, "two.png", 100, 60)])), 8, "pad", config, progress=False)
+    right = open_pixels(make(content(boxes_of_two, [(2, "two.png", 60, 100)])), 8, "pad", config, progress=False)
     assert set(wrong.broken) == {0}
     assert right.broken == {}
 
@@ -169,7 +170,7 @@ def test_the_cache_holds_the_crops_and_decodes_each_image_once(make, root, tmp_p
     read_image = images.read_image
     monkeypatch.setattr(images, "read_image", lambda file, **options: decoded.append(1) or read_image(file, **options))
     source = make()
-    pixels = open_pixels(source, 8, "pad", cache_dir=tmp_path / "cache", workers=1, progress=False)
+    pixels = open_pixels(source, 8, "pad", CacheConfig(cache_dir=tmp_path / "cache"), workers=1, progress=False)
     assert len(decoded) == 2
     for index in range(4):
         expected = images.resize(read_image(source.file(index), box=source.samples[index].box), 8, "pad")
@@ -203,13 +204,13 @@ def test_boxes_of_one_image_stay_in_one_split(root, make, tmp_path):
         found += [annotation(3 * number + i, number, ("can", "bag")[number % 2], [i, i, 20, 20]) for i in range(1, 4)]
     data = data_module(None, tmp_path / "cache", source=make(content(found, records)), size=8, batch_size=4)
     data.setup("fit")
-    sides = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
-    assert sum(map(len, sides)) == 30
+    groups = [{data.samples[row].group for row in rows} for rows in data.splits.values()]
+    assert sum(map(len, groups)) == 30
     assert sum(len(rows) for rows in data.splits.values()) == 90
     assert next(iter(data.train_dataloader())).images.shape == (4, 8, 8, 3)
 
 
-def test_one_number_in_two_images_names_two_boxes(make):
-    """As in TACO's own annotations."""
+def test_boxes_of_two_images_may_share_an_id(make):
+    """The annotations of TACO have such ids."""
     source = make(content([annotation(1, 2, "bag", [10, 10, 20, 30]), annotation(1, 1, "can", [0, 0, 40, 40])]))
     assert [sample.path for sample in source.samples] == ["day/one.png#1", "two.png#1"]

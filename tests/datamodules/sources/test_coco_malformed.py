@@ -39,7 +39,7 @@ DELETE = object()
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ([], "has no list 'categories': give a COCO file with images, annotations and categories"),
         (broken(images=DELETE), "has no list 'images'"),
@@ -70,8 +70,8 @@ DELETE = object()
         (content([]), r"no box remains \(there are none\)"),
     ],
 )
-def test_coco_errors_name_the_entry(make, data, says):
-    with pytest.raises(DataError, match=says) as caught:
+def test_coco_errors_name_the_entry(make, data, message):
+    with pytest.raises(DataError, match=message) as caught:
         make(data)
     assert "boxes.json" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -147,7 +147,7 @@ def test_a_placed_box_lies_in_the_image_and_keeps_its_area(width, height, orient
     size = max(1, round(width * scale)), max(1, round(height * scale))
     upright = size if orientation < 5 or data.draw(st.booleans()) else size[::-1]
     try:
-        box = boxes.placed((left, top, right, bottom), (width, height), upright, orientation)
+        box = boxes.map_to_file((left, top, right, bottom), (width, height), upright, orientation)
     except BrokenImage:
         assert upright != size or max(size) < 100  # the ratio of small sizes is inexact
         return

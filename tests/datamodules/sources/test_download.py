@@ -1,4 +1,4 @@
-"""Downloads from a server that stalls, breaks off or sends wrong headers; archives with hostile content."""
+"""Downloads from a server that stalls, disconnects or returns errors, and archives with hostile content."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def get(server, tmp_path, monkeypatch):
-    """Download /file, without pauses between tries."""
+    """Download /file without pauses between attempts."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.files["/file"] = CONTENT
 
@@ -34,12 +34,12 @@ def get(server, tmp_path, monkeypatch):
     return downloaded
 
 
-def left(tmp_path):
+def files_left(tmp_path):
     return sorted(path.name for path in (tmp_path / "here").iterdir())
 
 
-def refused(get, says, **options):
-    with pytest.raises(DataError, match=says) as caught:
+def refused(get, message, **options):
+    with pytest.raises(DataError, match=message) as caught:
         get(**options)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("do it by hand")
@@ -49,22 +49,22 @@ def refused(get, says, **options):
 def test_a_file_is_downloaded_once_and_leaves_nothing_beside_it(get, server, tmp_path):
     for _ in range(2):
         assert get(sha256=SHA256.upper()).read_bytes() == CONTENT
-    assert server.requests == [("/file", None)]
-    assert left(tmp_path) == ["file.bin"]
+    assert server.requests == ["/file"]
+    assert files_left(tmp_path) == ["file.bin"]
 
 
 @pytest.mark.parametrize("fault", [{"stop": 100_000}, {"status": 503}, {"status": 429}])
-def test_a_transfer_that_fails_is_tried_again(get, server, fault):
+def test_failed_transfer_is_retried(get, server, fault):
     server.faults = [fault, fault]
     assert get().read_bytes() == CONTENT
     assert len(server.requests) == 3
 
 
-def test_after_the_last_try_nothing_is_left(get, server, tmp_path):
+def test_last_failed_attempt_leaves_no_file(get, server, tmp_path):
     server.always = {"stop": 100_000}
     refused(get, r"cannot be downloaded to .*file.bin \(.*100000 bytes read, 200000 more expected", tries=2)
     assert len(server.requests) == 2
-    assert left(tmp_path) == []
+    assert files_left(tmp_path) == []
     server.always = {}
     assert get().read_bytes() == CONTENT
 
@@ -75,15 +75,15 @@ def test_a_silent_server_times_out(get, server):
     assert len(server.requests) == 2
 
 
-def begun(path):
-    """Whether a file exists and is not empty; another process may remove it at any moment."""
+def has_content(path):
+    """Whether a file exists and is not empty; another process may remove it at the same time."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size > 0
     return False
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_download_is_started_again_and_leaves_nothing(get, server, tmp_path):
+def test_killed_download_is_started_again_and_its_part_is_removed(get, server, tmp_path):
     server.faults = [{"stop": 100_000, "stall": 30}]
     child = os.fork()
     if child == 0:
@@ -91,22 +91,22 @@ def test_a_killed_download_is_started_again_and_leaves_nothing(get, server, tmp_
             get(timeout=60)
         finally:
             os._exit(0)
-    wait = time.monotonic() + 30
-    while not any(map(begun, tmp_path.rglob("tmp*"))) and time.monotonic() < wait:
+    deadline = time.monotonic() + 30
+    while not any(map(has_content, tmp_path.rglob("tmp*"))) and time.monotonic() < deadline:
         os.sched_yield()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert left(tmp_path) == [".file.bin.part"]
+    assert files_left(tmp_path) == [".file.bin.part"]
     assert get().read_bytes() == CONTENT
-    assert left(tmp_path) == ["file.bin"]
+    assert files_left(tmp_path) == ["file.bin"]
 
 
-def test_a_wrong_checksum_leaves_nothing(get, tmp_path):
+def test_wrong_checksum_leaves_no_file(get, tmp_path):
     refused(get, f"expected 0000.* but got {SHA256}", sha256="0" * 64)
-    assert left(tmp_path) == []
+    assert files_left(tmp_path) == []
 
 
-def test_a_file_that_is_there_is_checked_and_kept(get, server, tmp_path):
+def test_existing_file_is_checked_and_kept(get, server, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file.bin").write_bytes(b"another")
     refused(get, f"sha256={SHA256} is not that of .*file.bin, which has .*: delete the file, or", sha256=SHA256)
@@ -124,7 +124,7 @@ def test_a_web_page_is_refused_at_once(get, server, tmp_path):
     server.files["/file"], server.always = b"<html>log in</html>", {"content_type": "text/html; charset=utf-8"}
     refused(get, "sends a web page instead of a file")
     assert len(server.requests) == 1
-    assert left(tmp_path) == []
+    assert files_left(tmp_path) == []
 
 
 def test_missing_file_differs_from_a_server_error(get, server):
@@ -147,18 +147,18 @@ def test_download_without_network_raises_data_error(tmp_path):
         download("file:///etc/passwd", tmp_path / "file", hint="do it by hand", tries=1, progress=False)
 
 
-def test_a_folder_that_cannot_be_written_is_named(get, tmp_path):
+def test_unwritable_folder_raises_data_error(get, tmp_path):
     (tmp_path / "here").write_text("a file")
     refused(get, r"here/file.bin \(Not a directory\)")
 
 
-def test_a_full_disk_is_named(get, monkeypatch, tmp_path):
+def test_full_disk_raises_data_error(get, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "move", full)
     refused(get, "No space left on device")
-    assert left(tmp_path) == []
+    assert files_left(tmp_path) == []
 
 
 def packed(path, members):
@@ -170,7 +170,7 @@ def packed(path, members):
 
 def test_an_archive_is_unpacked(tmp_path):
     archive = packed(tmp_path / "a.zip", [(name, name.encode()) for name in ("a/b/1.jpg", "a/2.jpg")])
-    (tmp_path / ".out.part").mkdir()  # of a process that was killed
+    (tmp_path / ".out.part").mkdir()  # left by a killed process
     (tmp_path / ".out.part" / "old").write_bytes(b"")
     folder = unpack(archive, tmp_path / "out")
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -212,14 +212,14 @@ def test_unpack_refuses_archive_with_wrong_sizes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("harm", ["text", "truncated", "flipped"])
-def test_a_damaged_archive_is_deleted_and_leaves_nothing(tmp_path, harm):
+@pytest.mark.parametrize("damage", ["text", "truncated", "flipped"])
+def test_damaged_archive_is_deleted_and_leaves_no_file(tmp_path, damage):
     stream = io.BytesIO()
     packed(stream, [("a/1", CONTENT), ("a/2", CONTENT)])
     good = stream.getvalue()
     middle = len(good) // 3
-    harmed = {"text": b"<html>", "truncated": good[:-200], "flipped": good[:middle] + b"\1\2\3" + good[middle + 3 :]}
-    (tmp_path / "a.zip").write_bytes(harmed[harm])
+    damaged = {"text": b"<html>", "truncated": good[:-200], "flipped": good[:middle] + b"\1\2\3" + good[middle + 3 :]}
+    (tmp_path / "a.zip").write_bytes(damaged[damage])
     with pytest.raises(DataError, match="was deleted: try again") as caught:
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert "\n" not in str(caught.value)

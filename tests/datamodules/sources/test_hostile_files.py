@@ -1,4 +1,4 @@
-"""Unusual folders and file names: the images are read, or a one-line error gives the reason."""
+"""Unusual folders and file names: images are read, or a one-line error gives the reason."""
 
 import os
 import resource
@@ -61,7 +61,7 @@ def test_reports_contain_unusual_names(root, tmp_path):
     from reports.html.dataset import write_page
 
     for number, name in enumerate(NAMES):
-        draw(root / "can" / name, number)  # the first twelve seeds are there: equal files
+        draw(root / "can" / name, number)  # the same content as an existing file
     found = data_report(ready(root, tmp_path), progress=False)
     results = {"data": "folder", **summarize(found), **found}
     files = write_lists(tmp_path / "out", found)
@@ -91,7 +91,7 @@ def test_devices_and_pipes_are_broken_and_never_opened(root, tmp_path):
     assert set(data.broken.values()) == {"is not a regular file"}
 
 
-def test_a_root_that_cannot_be_written_is_only_read(root, tmp_path):
+def test_read_only_root_is_read(root, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     for path in (root, *root.iterdir()):
         path.chmod(0o555)
@@ -104,7 +104,7 @@ def test_a_root_that_cannot_be_written_is_only_read(root, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
+def test_root_deleted_before_reading_is_a_one_line_error(root, tmp_path):
     source = FolderSource(root)
     shutil.rmtree(root)
     with pytest.raises(DataError, match=r"none of the 12 images can be read; the first is .*No such file"):
@@ -112,13 +112,13 @@ def test_a_root_that_vanishes_before_it_is_read_is_one_line(root, tmp_path):
 
 
 def test_images_deleted_during_reading_are_broken(root, tmp_path):
-    class Vanishing(FolderSource):
+    class DeletedOnRead(FolderSource):
         def read(self, index, min_side=None):
             if index == 6:
                 shutil.rmtree(self.root)
             return super().read(index, min_side)
 
-    data = data_module(None, tmp_path / "cache", source=Vanishing(root), size=8, cache="memory", num_workers=1)
+    data = data_module(None, tmp_path / "cache", source=DeletedOnRead(root), size=8, cache="memory", num_workers=1)
     data.prepare_data()
     data.setup()
     assert set(data.broken) == set(range(6, 12))

@@ -1,11 +1,10 @@
-"""TrashNet and TACO, downloaded from a local server; TACO's real annotations where LITESORT_DATA holds them."""
+"""TrashNet and TACO from a local server, and the published annotations of TACO if LITESORT_DATA contains them."""
 
 import hashlib
 import io
 import json
 import socket
 import zipfile
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ def jpeg(seed, size=(12, 9)):
 
 
 @pytest.fixture
-def nowhere():
+def closed_address():
     """An address at which no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -64,33 +63,33 @@ def test_trashnet_is_downloaded_at_first_use_only(zipped, server, tmp_path, monk
         assert data.classes == ["glass", "metal", "paper"]
         assert np.bincount(data.labels).tolist() == [7, 6, 5]
         assert not data.broken
-    assert len(server.requests) == 2  # the download that broke off, and a second one
+    assert len(server.requests) == 2  # one download that breaks off, and a second one
     again = TrashnetSource(source.root, None, zipped)
     assert again.samples == source.samples
     assert {path.name for path in (tmp_path / "trashnet").iterdir()} == {"images"}
 
 
-def test_trashnet_archive_in_the_cache_needs_no_network(zipped, server, tmp_path, nowhere):
+def test_trashnet_archive_in_the_cache_needs_no_network(zipped, server, tmp_path, closed_address):
     (tmp_path / "trashnet").mkdir()
     (tmp_path / "trashnet" / "dataset-resized.zip").write_bytes(server.files["/set.zip"])
     with pytest.raises(DataError, match=r"is not that of .*zip.*data\.source\.sha256=null accepts any"):
-        TrashnetSource(None, tmp_path, nowhere, "0" * 64).prepare()
-    source = TrashnetSource(None, tmp_path, nowhere)
+        TrashnetSource(None, tmp_path, closed_address, "0" * 64).prepare()
+    source = TrashnetSource(None, tmp_path, closed_address)
     source.prepare()
     assert source.read(3).shape == (9, 12, 3)
 
 
-def test_without_a_network_trashnet_says_what_to_do(tmp_path, nowhere, monkeypatch):
+def test_trashnet_without_a_network_gives_a_hint(tmp_path, closed_address, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(DataError, match=r"cannot be downloaded to .* \(Connection refused\)") as caught:
-        TrashnetSource(None, tmp_path, nowhere).prepare()
+        TrashnetSource(None, tmp_path, closed_address).prepare()
     line = str(caught.value)
     assert "\n" not in line
     assert f"put the file at {tmp_path / 'trashnet' / 'dataset-resized.zip'} yourself" in line
     assert line.endswith("or set data.root=FOLDER")
 
 
-def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
+def test_archive_of_another_data_set_is_refused(zipped, server, tmp_path):
     with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
         archive.writestr("cats/1.jpg", b"")
     server.files["/set.zip"] = stream.getvalue()
@@ -101,7 +100,7 @@ def test_a_zip_file_that_is_another_set_is_refused(zipped, server, tmp_path):
 
 @pytest.fixture
 def taco_url(server):
-    """Six images with two boxes each on the server; the third is missing there, the fourth has no address."""
+    """Six images with two boxes each on the server; the third is missing, the fourth has no URL."""
     images, annotations = [], []
     for number in range(6):
         server.files[f"/photos/{number}.jpg"] = jpeg(number, (40, 30))
@@ -128,7 +127,7 @@ def test_taco_is_downloaded_at_first_use_and_lists_unavailable_images(taco_url, 
     data = ready()
     assert {data.samples[row].group for row in data.broken} == {"batch_1/2.jpg", "batch_1/3.jpg"}
     assert data.source.read(0).shape == (23, 23, 3)
-    assert Counter(path for path, _ in server.requests)["/photos/2.jpg"] == 1
+    assert server.requests.count("/photos/2.jpg") == 1
     before = len(server.requests)
     assert before == 6
     ready()
@@ -150,15 +149,15 @@ def test_taco_continues_after_a_network_failure(taco_url, server, tmp_path, monk
     server.faults = []
     source.prepare()
     assert source.read(0).shape == (23, 23, 3)
-    assert sum(path == "/annotations.json" for path, _ in server.requests) == 1
+    assert server.requests.count("/annotations.json") == 1
 
 
-def test_without_a_network_taco_says_what_to_do(tmp_path, nowhere, monkeypatch):
+def test_taco_without_a_network_gives_a_hint(tmp_path, closed_address, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(
         DataError, match=r"put the file at .*/taco-original/annotations\.json yourself, or set data\.root=FOLDER"
     ) as caught:
-        TacoSource(None, None, tmp_path, nowhere)
+        TacoSource(None, None, tmp_path, closed_address)
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +205,7 @@ def test_taco_config_maps_every_category_of_the_published_annotations(annotation
 @pytest.mark.public_data("taco")
 @pytest.mark.parametrize(("scale", "count"), [(1, 1), (0.25, 12)])
 def test_taco_crops_show_the_object_at_any_download_size(tmp_path, annotations, scale, count):
-    """Each object is drawn in its own colour, at full size and at a quarter of it, the size of the small downloads."""
+    """Each object is drawn in one colour, at full size and at a quarter of it, which is the size of images=small."""
     content = json.loads(annotations.read_text())
     drawn, colours = set(), {}
     _, records, found = read_coco(annotations)
@@ -226,7 +225,7 @@ def test_taco_crops_show_the_object_at_any_download_size(tmp_path, annotations, 
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     source = configured("data=taco", f"data.root={tmp_path}", "data.source.margin=0", "data.size=32").source
-    assert len({sample.group for sample in source.samples}) >= count - 3  # some have only objects of no class
+    assert len({sample.group for sample in source.samples}) >= count - 3  # some images have no object with a class
     for index, sample in enumerate(source.samples):
         crop = source.read(index, 32).astype(float)
         inner = crop[crop.shape[0] // 4 : -crop.shape[0] // 4, crop.shape[1] // 4 : -crop.shape[1] // 4]

@@ -60,14 +60,14 @@ def test_folder_honours_split_folders(tmp_path):
     }
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_a_class_may_be_named_train(tmp_path):
     write_image(tmp_path / "train" / "1.png")
     write_image(tmp_path / "can" / "1.png")
     assert FolderSource(tmp_path).classes == ["can", "train"]
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda root: root / "nowhere", "does not exist"),
         (lambda root: write_image(root / "a.png"), "is a file"),
@@ -81,9 +81,9 @@ def test_a_class_may_be_called_train(tmp_path):
         (lambda root: None, "data.root=photos"),
     ],
 )
-def test_folder_errors_are_one_line_that_names_data_root(tmp_path, make, says):
+def test_folder_errors_are_one_line_that_names_data_root(tmp_path, make, message):
     root = make(tmp_path)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         FolderSource(root)
     assert "data.root" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -121,7 +121,7 @@ def test_filelist_accepts_other_separators_and_a_root(tmp_path, separator):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (b"", "line 1: no column path and label"),
         (b"file,label\na,b\n", "line 1: no column path"),
@@ -134,15 +134,30 @@ def test_filelist_accepts_other_separators_and_a_root(tmp_path, separator):
         (b"path,label\na.png,caf\xe9\n", "not UTF-8"),
     ],
 )
-def test_filelist_errors_name_the_line(tmp_path, text, says):
+def test_filelist_errors_name_the_line(tmp_path, text, message):
     file = tmp_path / "list.csv"
     file.write_bytes(text)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         FileListSource(file)
     assert "\n" not in str(caught.value)
 
 
-def test_filelist_without_a_file_says_which_key_to_set(tmp_path):
+def test_permission_errors_are_data_errors(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    write_image(tmp_path / "can" / "1.png")
+    (tmp_path / "list.csv").write_text("path,label\ncan/1.png,can\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse)
+        with pytest.raises(DataError, match=r"data\.root: .* cannot be listed \(Permission denied\)"):
+            FolderSource(tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"list\.csv cannot be read \(Permission denied\)"):
+        FileListSource(tmp_path / "list.csv")
+
+
+def test_filelist_without_a_file_names_the_key(tmp_path):
     with pytest.raises(DataError, match=r"data\.file=labels\.csv"):
         FileListSource(None)
     with pytest.raises(DataError, match=r"data\.file=.*is not a file"):

@@ -1,4 +1,4 @@
-"""Synthetic images: their number, size and class shares are as set, and colours alone do not tell the classes."""
+"""Synthetic images: number, size and class shares follow the settings, and pixels alone do not reveal the class."""
 
 import io
 
@@ -47,7 +47,7 @@ def test_synthetic_restarts_after_a_killed_process(tmp_path):
     assert len(list(source.root.rglob("*.jpg"))) == 18
 
 
-def test_several_processes_draw_the_same_images_as_one(tmp_path):
+def test_image_does_not_depend_on_the_process_that_draws_it(tmp_path):
     source = SyntheticSource(num_images=160, cache_dir=tmp_path)
     source.prepare()
     tasks = [(0, 0, 2, str(tmp_path / "one.jpg"))]
@@ -71,7 +71,7 @@ def test_counts_follow_the_published_imbalance(total):
         )
 
 
-def test_sizes_span_the_promised_range():
+def test_sizes_cover_the_documented_range():
     sizes = np.array([image_size(np.random.default_rng(seed)) for seed in range(600)])
     aspect = sizes[:, 0] / sizes[:, 1]
     assert SMALLEST <= sizes.min() < 80

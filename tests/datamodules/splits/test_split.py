@@ -8,7 +8,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from datamodules.splits.groups import group_ids
-from datamodules.splits.split import fold_split, gaps, given_split, plan_split, split
+from datamodules.splits.split import fold_split, given_split, missing_class_notes, plan_split, split
 from litesort.errors import DataError
 
 FRACTIONS = {"val": 0.15, "test": 0.15}
@@ -103,7 +103,7 @@ def test_another_seed_is_another_split():
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "options", "says"),
+    ("labels", "classes", "options", "message"),
     [
         ([0] * 9, ["can"], {}, "only one class"),
         ([0] * 9 + [2] * 9, ["can", "bag", "cup"], {}, "no readable image of class bag"),
@@ -134,9 +134,9 @@ def test_another_seed_is_another_split():
         ([0] * 9 + [1] * 9, ["can", "bag"], {"fold": 0, "folds": 2, "val_fraction": 0.5}, "between 0 and 0.5"),
     ],
 )
-def test_split_invalid_settings_raise_data_error(labels, classes, options, says):
+def test_split_invalid_settings_raise_data_error(labels, classes, options, message):
     labels = np.array(labels)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         plan_split(labels, np.arange(len(labels)), classes, [None] * len(labels), **options)
     assert "\n" not in str(caught.value)
 
@@ -184,11 +184,11 @@ def test_given_splits_with_gaps():
     splits, notes = given_split(labels, ids, ["a", "b"], ["train"] * 4 + ["val", "test"], 0.2, 0.2, 0)
     assert len(splits["train"]) == 4
     assert notes == []
-    notes = gaps(labels, ["a", "b"], splits)
+    notes = missing_class_notes(labels, ["a", "b"], splits)
     assert [("b" in note, "val" in note or "test" in note) for note in notes] == [(True, True)] * 2
     rows, _ = given_split(labels, ids, ["a", "b"], ["train", "val", "train", "test", "val", "test"], 0.2, 0.2, 0)
     with pytest.raises(DataError, match="class b has no image in the train split"):
-        gaps(labels, ["a", "b"], rows)
+        missing_class_notes(labels, ["a", "b"], rows)
     with pytest.raises(DataError, match="no training image"):
         given_split(labels, ids, ["a", "b"], ["val"] * 3 + ["test"] * 3, 0.2, 0.2, 0)
     with pytest.raises(DataError, match=r"data\.folds=3: the source defines its own split"):
@@ -227,7 +227,7 @@ def test_group_by_takes_captures_blocks_and_names():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "block", "says"),
+    ("pattern", "block", "message"),
     [
         ("(", None, "is not a regular expression"),
         (r"([a-z]+)(\d+)", None, "does not match 'b/photo.jpg'"),
@@ -236,8 +236,8 @@ def test_group_by_takes_captures_blocks_and_names():
         (r"(\w+)", 0, r"data\.group_block=0 is invalid"),
     ],
 )
-def test_group_by_errors(pattern, block, says):
-    with pytest.raises(DataError, match=says):
+def test_group_by_errors(pattern, block, message):
+    with pytest.raises(DataError, match=message):
         group_ids(["a/can1.jpg", "b/photo.jpg"], [pattern] if pattern else [], block, [None, None])
 
 

@@ -15,7 +15,7 @@ from toy_images import data_module, noise
 from datamodules.splits.stored_split import EARLIER, NEW, TEST, TRAIN, UNUSED, VAL, StoredSplit
 from litesort.errors import DataError
 
-SIDES = st.sampled_from([TRAIN, VAL, TEST, VAL | TEST, UNUSED])
+BITS = st.sampled_from([TRAIN, VAL, TEST, VAL | TEST, UNUSED])
 
 
 @pytest.fixture
@@ -38,17 +38,17 @@ def splits(data):
     return found
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), SIDES), max_size=30))
-def test_a_packed_split_is_the_same_split(samples):
-    keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), BITS), max_size=30))
+def test_unpacked_split_equals_the_packed_one(samples):
+    keys, own = np.array([key for key, _ in samples], np.uint64), np.array([bits for _, bits in samples], np.uint8)
     split = StoredSplit.unpack(json.loads(json.dumps(StoredSplit(keys, own).pack())))
     assert split.keys.tolist() == keys.tolist()
     assert split.bits.tolist() == own.tolist()
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), SIDES), min_size=1, max_size=20), st.randoms())
+@given(st.lists(st.tuples(st.integers(0, 9), BITS), min_size=1, max_size=20), st.randoms())
 def test_images_and_copies_keep_their_split_in_any_order(samples, random):
-    keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
+    keys, own = np.array([key for key, _ in samples], np.uint64), np.array([bits for _, bits in samples], np.uint8)
     split = StoredSplit(keys, own)
     np.testing.assert_array_equal(split.look_up(keys), own)
     assert split.missing(keys) == 0
@@ -58,15 +58,15 @@ def test_images_and_copies_keep_their_split_in_any_order(samples, random):
         assert Counter(found[keys[order] == key].tolist()) == Counter(own[keys == key].tolist())
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), SIDES), min_size=1, max_size=20), st.lists(st.integers(0, 9), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 5), BITS), min_size=1, max_size=20), st.lists(st.integers(0, 9), max_size=20))
 def test_training_images_are_never_test_images(samples, others):
-    keys, own = np.array([k for k, _ in samples], np.uint64), np.array([s for _, s in samples], np.uint8)
+    keys, own = np.array([key for key, _ in samples], np.uint64), np.array([bits for _, bits in samples], np.uint8)
     found = StoredSplit(keys, own).look_up(np.array(others, np.uint64))
     copies, stored = Counter(others), Counter(keys.tolist())
-    for key, side in zip(others, found.tolist(), strict=True):
-        assert (side == NEW) == (key not in stored)
+    for key, bits in zip(others, found.tolist(), strict=True):
+        assert (bits == NEW) == (key not in stored)
         if copies[key] != stored[key] and TRAIN in own[keys == key]:
-            assert side == TRAIN
+            assert bits == TRAIN
 
 
 def test_100_000_images_take_less_than_2_mb():
@@ -103,11 +103,11 @@ def test_broken_excluded_or_relabelled_image_does_not_change_the_split_of_others
     assert out == {path: own for path, own in before.items() if path not in gone}
     (tmp_path / "new.csv").write_text("path,label\n" + "\n".join(f"{path},cup" for path in gone))
     assert splits(make(root, group_by=group_by, relabel=tmp_path / "new.csv")) == before
-    (root / gone[0]).write_bytes(b"no picture")
+    (root / gone[0]).write_bytes(b"not an image")
     for cache in ("disk", "memory"):
         found = splits(make(root, group_by=group_by, cache=cache))
         assert found == {path: own for path, own in before.items() if path != gone[0]}
-    assert splits(make(root, group_by=group_by, cache="off")) == before  # only reading shows that it is broken
+    assert splits(make(root, group_by=group_by, cache="off")) == before  # without a cache, no image is read yet
 
 
 def test_known_images_keep_their_split_after_a_move_a_rename_and_changes(make, root, tmp_path, caplog):
@@ -117,7 +117,7 @@ def test_known_images_keep_their_split_after_a_move_a_rename_and_changes(make, r
     other = tmp_path / "elsewhere"
     shutil.move(root, other)
     moved = make(other, stored_split=stored, seed=5, val_fraction=0.3)
-    assert moved.is_own
+    assert moved.is_training_data
     assert splits(moved) == before
     with caplog.at_level(logging.WARNING):
         for number in range(5):
@@ -161,13 +161,13 @@ def test_other_images_are_split_again_and_known_images_keep_their_split(make, ro
         shutil.copy(root / path, other / f"can/seen{number}.png")
     data = make(other, stored_split=first.split_used, classes=["bag", "can", "cup"])
     data.setup()
-    assert not data.is_own
+    assert not data.is_training_data
     seen = {row for row, sample in enumerate(data.samples) if "seen" in sample.path}
     assert set(range(len(data.samples))) - set(data.unseen.tolist()) == seen
     assert seen <= set(data.splits["train"].tolist())
 
 
-def test_images_that_class_fraction_leaves_out_are_not_called_trained(make, root):
+def test_images_that_class_fraction_leaves_out_are_stored_as_unused(make, root):
     data = make(root, class_fraction={"bag": 0.5})
     own = data.split_used
     assert (own.bits == UNUSED).sum() == 7
@@ -178,9 +178,20 @@ def test_images_that_class_fraction_leaves_out_are_not_called_trained(make, root
 def test_training_images_of_an_earlier_run_stay_known():
     first = StoredSplit(np.array([1, 2, 3], np.uint64), np.array([TRAIN, TEST, TRAIN], np.uint8))
     second = StoredSplit(np.array([3, 4], np.uint64), np.array([TRAIN, TEST], np.uint8))
-    both = StoredSplit.unpack(second.after(first).pack())
+    both = StoredSplit.unpack(second.with_earlier_training(first).pack())
     assert both.look_up(np.array([1, 2, 3, 4], np.uint64)).tolist() == [EARLIER, NEW, TRAIN, TEST]
     assert both.missing(np.array([3], np.uint64)) == 1
+
+
+def test_training_images_that_class_fraction_drops_later_are_not_unseen(make, root):
+    whole = make(root)
+    started = make(root, stored_split=whole.split_used, new_images="train", class_fraction={"bag": 0.5})
+    stored = started.split_used.with_earlier_training(whole.split_used)
+    assert (stored.bits == EARLIER).sum() == 7
+    resumed = make(root, stored_split=StoredSplit.unpack(stored.pack()))
+    assert splits(resumed) == splits(started)
+    assert len(resumed.unseen) == len(whole.splits["test"])
+    assert make(root, seed=3).trained_on(stored) == make(root, seed=3).trained_on(whole.split_used)
 
 
 def test_duplicates_across_named_train_and_test_folders_are_counted(make, tmp_path, caplog):
@@ -208,5 +219,5 @@ def test_training_images_of_an_earlier_run_are_not_counted_as_missing(make, root
     (root / "bag/0.png").rename(root / "bag/99.png")
     (root / "bag/new.png").write_bytes((root / "bag/1.png").read_bytes() + b"x")
     with caplog.at_level(logging.WARNING):
-        splits(make(root, stored_split=own.after(earlier)))
+        splits(make(root, stored_split=own.with_earlier_training(earlier)))
     assert "44 of its 44 images are present, 0 are missing; 1 images are new" in caplog.text

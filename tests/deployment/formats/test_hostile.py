@@ -1,13 +1,11 @@
-"""Files that are broken, not ours, or want to run something: one line, and nothing runs."""
+"""Broken files, foreign files and files that try to run code: each is an error in one line, and no code runs."""
 
-import io
 import json
 import os
 import pickle
 from pathlib import Path
 
 import pytest
-import torch
 
 from deployment.formats import FORMATS
 from deployment.metadata import KEY, unpack
@@ -16,17 +14,17 @@ from lightning_modules.checkpoint import load_net
 from litesort.errors import DeploymentError
 
 
-class Harm:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+class RunsCommand:
+    """An object whose unpickling creates the file `executed` in the working folder."""
 
     def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
+        return os.system, ("touch executed",)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".ncnn.param"])
-@pytest.mark.parametrize("content", [b"", b"not a model", pickle.dumps(Harm(Path("harm")))])
-def test_rubbish_is_one_line(tmp_path, suffix, content):
+@pytest.mark.parametrize("content", [b"", b"not a model", pickle.dumps(RunsCommand())], ids=["empty", "text", "pickle"])
+def test_file_of_another_kind_is_an_error_in_one_line(tmp_path, monkeypatch, suffix, content):
+    monkeypatch.chdir(tmp_path)
     bad = tmp_path / f"bad{suffix}"
     bad.write_bytes(content)
     bad.with_suffix(".bin").write_bytes(b"")
@@ -34,9 +32,10 @@ def test_rubbish_is_one_line(tmp_path, suffix, content):
     with pytest.raises(DeploymentError, match="bad") as caught:
         load_exported(bad)
     assert "\n" not in str(caught.value)
+    assert not Path("executed").exists()
 
 
-def test_files_that_are_not_there_or_of_no_kind(tmp_path, trained):
+def test_missing_files_and_unknown_suffixes_are_errors(tmp_path, trained):
     for name in ("model.onnx", "model.xml", "model.ncnn.param"):
         with pytest.raises(DeploymentError, match=r"cannot be read.*give an existing file"):
             load_exported(tmp_path / name)
@@ -52,7 +51,7 @@ def test_files_that_are_not_there_or_of_no_kind(tmp_path, trained):
         load_exported(path)
 
 
-def test_metadata_that_is_gone_damaged_or_newer(tmp_path, trained):
+def test_missing_damaged_and_newer_metadata_are_errors(tmp_path, trained):
     import onnx
 
     path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
@@ -78,7 +77,7 @@ def test_metadata_that_is_gone_damaged_or_newer(tmp_path, trained):
         unpack("[" * 100_000, path)
 
 
-def test_onnx_that_reads_other_files_is_refused(tmp_path, trained):
+def test_onnx_with_external_data_is_refused(tmp_path, trained):
     import onnx
 
     path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
@@ -92,7 +91,7 @@ def test_onnx_that_reads_other_files_is_refused(tmp_path, trained):
         load_exported(path)
 
 
-def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, trained):
+def test_onnx_with_a_custom_operator_is_refused(tmp_path, trained):
     import onnx
 
     path = FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
@@ -102,14 +101,3 @@ def test_onnx_with_an_operator_of_a_library_is_refused(tmp_path, trained):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(DeploymentError, match="cannot be run by ONNX Runtime"):
         load_exported(path)
-
-
-def test_a_checkpoint_is_an_artifact_too(tmp_path, trained):
-    state = {f"net.{key}": value for key, value in trained.net.state_dict().items()}
-    buffer = io.BytesIO()
-    torch.save({"state_dict": state, KEY: trained.card}, buffer)
-    (tmp_path / "best.ckpt").write_bytes(buffer.getvalue())
-    artifact = load_artifact(tmp_path / "best.ckpt", load_net)
-    assert artifact.net is not None
-    torch.testing.assert_close(artifact.predict(trained.pixels), torch.from_numpy(trained.expected))
-    assert artifact.card["classes"] == trained.classes

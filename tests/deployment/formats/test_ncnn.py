@@ -1,4 +1,4 @@
-"""ncnn files: three that belong together, fp32 and fp16."""
+"""ncnn models: three files of one export, in fp32 and fp16."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def model(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "tf_efficientnet_lite0", "repvgg_a0"])
-def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, trained, tmp_path):
+def test_files_of_other_architectures_compute_what_torch_computes(name, trained, tmp_path):
     net = create_backbone(name, 3, pretrained=False).eval()
     card = make_model_card(net, trained.classes, preprocessing={"size": 48, "resize": "pad"})
     pixels = np.stack([images.load(file, 48, "pad") for file in trained.files[:6]])
@@ -34,16 +34,19 @@ def test_networks_with_other_layers_answer_jpeg_images_as_torch_does(name, train
     np.testing.assert_allclose(load_exported(path)(pixels), expected, atol=1e-4)
 
 
-def test_fp16_is_computed_as_the_runtime_likes_and_fp32_is_not(model, trained, tmp_path):
+def test_fp16_arithmetic_is_allowed_for_fp16_files_only(model, trained, tmp_path):
     exact = NCNN.write(trained.net, tmp_path / "exact.ncnn.param", trained.card)
     assert NCNN.load(exact).net.opt.use_fp16_arithmetic is False
     assert NCNN.load(model).net.opt.use_fp16_arithmetic is True
     np.testing.assert_allclose(NCNN.load(model)(trained.pixels), trained.expected, atol=0.02)
-    threads = NCNN.load(model, 2)
-    assert (threads.net.opt.num_threads, threads.details["runtime_threads"]) == (2, 2)
 
 
-def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
+def test_number_of_threads_is_set_and_reported(model):
+    predictor = NCNN.load(model, 2)
+    assert (predictor.net.opt.num_threads, predictor.details["runtime_threads"]) == (2, 2)
+
+
+def test_missing_files_and_files_of_different_exports_are_refused(model, tmp_path):
     for file in NCNN.files(model):
         shutil.copy(file, tmp_path)
     path = tmp_path / model.name
@@ -62,7 +65,7 @@ def test_files_that_do_not_belong_together_are_refused(model, tmp_path):
         NCNN.load(path)
 
 
-def test_options_are_those_of_ncnn(model):
+def test_options_are_attributes_of_ncnn_option(model):
     assert NCNN.load(model, 1, {"use_winograd_convolution": False}).net.opt.use_winograd_convolution is False
     with pytest.raises(DeploymentError, match=r"runtime\.no_such=1 is not an option of ncnn: leave it out"):
         NCNN.load(model, 1, {"no_such": 1})
@@ -70,12 +73,12 @@ def test_options_are_those_of_ncnn(model):
         NCNN.load(model, 1, {"use_winograd_convolution": "often"})
 
 
-def test_images_of_another_size_are_an_error(model):
+def test_images_of_another_size_are_refused(model):
     with pytest.raises(ValueError, match=r"give uint8 \(B, 32, 32, 3\)"):
         NCNN.load(model)(np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_a_network_with_layers_that_ncnn_lacks_is_one_line(trained, tmp_path):
+def test_network_with_unsupported_layers_is_an_error_in_one_line(trained, tmp_path):
     net = create_backbone(
         "deit_tiny_distilled_patch16_224", 3, pretrained=False, kwargs={"img_size": 32, "depth": 1}
     ).eval()
@@ -89,7 +92,7 @@ def test_a_network_with_layers_that_ncnn_lacks_is_one_line(trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_precisions_that_ncnn_lacks_have_a_reason():
+def test_not_offered_gives_a_reason():
     assert "take format=onnx or openvino" in NCNN.not_offered("int8")
     assert "take precision=fp16" in NCNN.not_offered("bf16")
     assert NCNN.not_offered("fp16") is None

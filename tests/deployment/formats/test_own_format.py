@@ -29,7 +29,7 @@ import torch
 from deployment.formats.base import Format, describe_export, read_file
 from deployment.onnx_graph import trace_onnx
 from deployment.metadata import pack, unpack
-from deployment.placing import placing
+from deployment.verified_write import verified_write
 
 
 class Plain(Format):
@@ -39,7 +39,7 @@ class Plain(Format):
 
     def write(self, net, path, card, *, precision="fp32", temperature=1.0, verify=None):
         graph = trace_onnx(net, card, temperature, self.name)
-        with placing(path, verify, self.companions) as draft:
+        with verified_write(path, verify, self.companions) as draft:
             draft.write_bytes(graph)
             draft.with_suffix(".json").write_text(pack(describe_export(card, self.name, precision, temperature)))
         return path
@@ -75,30 +75,33 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.setattr(FORMATS, "registered", {})
 
 
-def configured(config: str, *overrides: str):
+def compose_with_format(config: str, *overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config, overrides=["+formats.plain._target_=my_format.Plain", *overrides])
 
 
 @pytest.mark.usefixtures("own_module")
-def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpoint, image_folder, tmp_path):
+def test_own_format_is_exported_evaluated_and_used_for_predictions_and_teaching(checkpoint, image_folder, tmp_path):
     out = tmp_path / "out"
     choice = ("format=[plain]", "precision=[fp32,int8]", "tolerance.fp32=0.01", "calibration_images=8")
-    report = export(configured("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
+    report = export(compose_with_format("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
     _, fp32, int8 = report["rows"]
     assert (fp32["file"], fp32["status"], fp32["val/f1_lost"]) == ("model-fp32.plain", "completed", 0)
     assert (int8["status"], int8["error"]) == ("not offered", "plain has fp32")
     assert fp32["bytes"] == sum((out / f"model-fp32.{part}").stat().st_size for part in ("plain", "json"))
 
-    FORMATS.registered.clear()  # another process
+    FORMATS.registered.clear()  # as in another process
     path = out / "model-fp32.plain"
-    evaluate_main.__wrapped__(configured("evaluate", *QUICK, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}"))
+    evaluate_main.__wrapped__(
+        compose_with_format("evaluate", *QUICK, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}")
+    )
     metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     assert metrics["test/f1_macro"] == pytest.approx(fp32["test/f1_macro"])
 
     FORMATS.registered.clear()
-    predict(configured("predict", f"ckpt={path}", f"source={image_folder / 'can'}", f"csv={tmp_path / 'labels.csv'}"))
-    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 21
+    labels = tmp_path / "labels.csv"
+    predict(compose_with_format("predict", f"ckpt={path}", f"source={image_folder / 'can'}", f"csv={labels}"))
+    assert len(labels.read_text().splitlines()) == 21
 
     FORMATS.registered.clear()
     own = {"plain": importlib.import_module("my_format").Plain()}
@@ -109,7 +112,7 @@ def test_a_format_in_a_module_of_the_user_is_exported_evaluated_and_used(checkpo
 
 
 @pytest.mark.usefixtures("own_module")
-def test_a_training_accepts_it_for_its_export_and_its_teacher():
+def test_train_config_takes_own_format_for_export_and_teacher():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = ["export=all", "export.format=[plain]", "+export.formats.plain._target_=my_format.Plain"]
         assert callable(instantiate(compose("train", overrides=own).export))
@@ -121,7 +124,7 @@ def test_a_training_accepts_it_for_its_export_and_its_teacher():
 
 
 @pytest.mark.usefixtures("own_module")
-def test_what_is_no_format_or_has_another_name_is_one_line():
+def test_register_refuses_other_objects_and_other_names():
     format_class = importlib.import_module("my_format").Plain
     with pytest.raises(DeploymentError, match=r"formats\.mine is invalid: .* named plain, give formats\.plain"):
         register({"mine": format_class()})

@@ -1,4 +1,4 @@
-"""int8: small, close to the float file, and given back to float where it loses too much."""
+"""int8 files: smaller than the float file, close to it, with layers in float where int8 loses too much macro F1."""
 
 import re
 from types import SimpleNamespace
@@ -25,13 +25,13 @@ def floats(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", INT8)
-def test_int8_is_smaller_agrees_and_keeps_the_record(floats, trained, kind, tmp_path):
+def test_int8_is_smaller_agrees_and_keeps_the_card(floats, trained, kind, tmp_path):
     batches = [trained.pixels[:6], trained.pixels[6:]]
     path = FORMATS[kind].quantize(floats[kind], tmp_path / f"int8{FORMATS[kind].suffix}", batches)
     predict = load_exported(path)
-    answers = predict(trained.pixels).numpy()
-    assert np.abs(answers - trained.expected).mean() < 0.2  # 12 images calibrate a tiny net
-    assert np.abs(answers - trained.expected).max() > 0
+    probabilities = predict(trained.pixels).numpy()
+    assert np.abs(probabilities - trained.expected).mean() < 0.2  # coarse: 20 calibration images, a tiny network
+    assert np.abs(probabilities - trained.expected).max() > 0
     assert predict(trained.pixels[:1]).shape == (1, 3)
     assert predict.card["exported"]["precision"] == "int8"
     assert predict.card["classes"] == trained.classes
@@ -39,21 +39,20 @@ def test_int8_is_smaller_agrees_and_keeps_the_record(floats, trained, kind, tmp_
     assert path.with_suffix(weights).stat().st_size < 0.7 * floats[kind].with_suffix(weights).stat().st_size
 
 
-def test_layers_go_back_to_float_until_little_is_lost(floats, trained, tmp_path):
-    """The F1 is made up: it falls with the distance from the float file."""
+def test_layers_return_to_float_until_the_loss_is_small(floats, trained, tmp_path):
+    """The macro F1 is simulated: it falls with the distance from the float file."""
     calls = []
 
     def f1_of(predict):
         calls.append(predict)
-        moved = float(np.abs(predict(trained.pixels).numpy() - exact).mean())
-        return 1 - moved
+        return 1 - float(np.abs(predict(trained.pixels).numpy() - exact).mean())
 
     exact = load_exported(floats["onnx"])(trained.pixels).numpy()
     loose = FORMATS["onnx"].quantize(
         floats["onnx"], tmp_path / "loose.onnx", [trained.pixels], f1_of=f1_of, max_drop=0.9
     )
     assert load_exported(loose).card["exported"]["float_layers"] == []
-    assert len(calls) == 3  # the float file, the int8 one, and that as written
+    assert len(calls) == 3  # the float file, the int8 model and the written file
     lost = 1 - f1_of(load_exported(loose))
     tight = FORMATS["onnx"].quantize(
         floats["onnx"], tmp_path / "tight.onnx", [trained.pixels], f1_of=f1_of, max_drop=0.5 * lost, rounds=3
@@ -63,16 +62,21 @@ def test_layers_go_back_to_float_until_little_is_lost(floats, trained, tmp_path)
 
 
 @pytest.mark.parametrize("kind", INT8)
-def test_what_loses_exactly_what_it_may_stays_int8(kind, floats, trained, tmp_path):
+def test_loss_of_exactly_max_drop_starts_no_search(kind, floats, trained, tmp_path):
     calls = []
+
+    def f1_of(predict):
+        calls.append(predict)
+        return 0.9
+
     path = tmp_path / f"int8{FORMATS[kind].suffix}"
-    FORMATS[kind].quantize(floats[kind], path, [trained.pixels], f1_of=lambda _: calls.append(_) or 0.9, max_drop=0.0)
-    assert len(calls) == 3  # the float file, the int8 one, and that as written: nothing was searched for
-    assert path.is_file()
+    FORMATS[kind].quantize(floats[kind], path, [trained.pixels], f1_of=f1_of, max_drop=0.0)
+    assert len(calls) == 3  # the float file, the int8 model and the written file
+    assert load_exported(path).card["exported"]["float_layers"] == []
 
 
 @pytest.mark.parametrize("kind", INT8)
-def test_a_network_that_a_quantiser_cannot_take_is_a_row(kind, trained, tmp_path, monkeypatch):
+def test_error_of_a_quantiser_is_a_failed_row(kind, trained, tmp_path, monkeypatch):
     def fail(*arguments, **settings):
         raise RuntimeError("Check failed\n  at line 3")
 
@@ -83,7 +87,7 @@ def test_a_network_that_a_quantiser_cannot_take_is_a_row(kind, trained, tmp_path
     assert re.match(rf"format={kind} precision=int8 cannot be made from .*: Check failed at line 3", row["error"])
 
 
-def test_what_still_loses_too_much_is_not_written(floats, trained, tmp_path):
+def test_onnx_file_that_loses_too_much_is_not_written(floats, trained, tmp_path):
     scores = iter([1.0, *[0.1] * 20])
     with pytest.raises(DeploymentError, match=r"int8 loses 0.9000 macro F1 .* max_drop=0.01"):
         FORMATS["onnx"].quantize(
@@ -94,26 +98,26 @@ def test_what_still_loses_too_much_is_not_written(floats, trained, tmp_path):
 
 @pytest.mark.parametrize("poor", [1, 2])
 def test_openvino_keeps_the_first_layers_in_float_before_it_searches(poor, floats, trained, tmp_path):
-    """The F1 is made up: only the second int8 model is good enough, or the third."""
+    """The macro F1 is simulated: the first `poor` int8 models lose too much."""
     calls = []
 
     def f1_of(predict):
         calls.append(predict)
-        return 0.5 if 2 <= len(calls) < 2 + poor else 1.0  # the float one, all int8, with layers in float, as written
+        return 0.5 if 2 <= len(calls) < 2 + poor else 1.0  # call 1 is the float file
 
     path = FORMATS["openvino"].quantize(floats["openvino"], tmp_path / "int8.xml", [trained.pixels[:4]], f1_of=f1_of)
     assert len(load_exported(path).card["exported"]["float_layers"]) >= FIRST[poor - 1]
-    assert len(calls) == 3 + poor
+    assert len(calls) == 3 + poor  # the float file, the int8 models and the written file
 
 
 @pytest.mark.parametrize("kind", INT8)
-def test_the_written_file_is_judged_once_more(floats, kind, trained, tmp_path):
-    """The search says it is good enough; the file under its temporary name is not."""
+def test_written_file_is_evaluated_again(floats, kind, trained, tmp_path):
+    """The macro F1 is simulated: the int8 model loses nothing, the written file loses too much."""
     evaluated = []
 
     def f1_of(predict):
         evaluated.append(predict)
-        return 1.0 if len(evaluated) < 3 else 0.8  # the float file, the int8 model, and what was written
+        return 1.0 if len(evaluated) < 3 else 0.8  # the float file, the int8 model, then the written file
 
     with pytest.raises(DeploymentError, match=r"int8 loses 0\.2000 macro F1 .* nothing was written"):
         FORMATS[kind].quantize(
@@ -123,8 +127,8 @@ def test_the_written_file_is_judged_once_more(floats, kind, trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_search_of_openvino_does_not_reach_is_not_written(floats, trained, tmp_path, monkeypatch):
-    """NNCF returns its best after the last round, however little that is."""
+def test_openvino_file_that_loses_too_much_after_the_search_is_not_written(floats, trained, tmp_path, monkeypatch):
+    """NNCF returns its best model after the last round, also if that model loses more than `max_drop`."""
     import nncf
 
     def search(model, data, *rest, **settings):
@@ -145,8 +149,8 @@ def test_what_the_search_of_openvino_does_not_reach_is_not_written(floats, train
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_for_what_is_written_on_the_way_is_one_line(trained, tmp_path, monkeypatch):
-    """The quantiser's own error is of a corrupt file."""
+def test_no_space_for_temporary_files_is_an_error_in_one_line(trained, tmp_path, monkeypatch):
+    """Without this check, the quantiser reports a corrupt file."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     exporter = Exporter(trained.net, trained.card, tmp_path, trained.expected, {"int8": None}, None, None, None, [])
     row = exporter.write("onnx", "int8")

@@ -1,15 +1,19 @@
-"""Exported files compute what the network computes, and say all that is needed of themselves."""
+"""Exported files compute what the network computes, and store its metadata."""
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from timm.utils import reparameterize_model
 
 from deployment import optional
 from deployment.complexity import size_in_bytes
+from deployment.export_module import deployable, fuse_branches
 from deployment.formats import FORMATS
 from deployment.parity import Tolerance, check, compare, tolerances
 from deployment.predictors import TorchPredictor, load_exported
@@ -32,26 +36,26 @@ def files(trained, tmp_path_factory):
     """One fp32 file of each format."""
     folder = tmp_path_factory.mktemp("files")
     return {
-        name: one.write(trained.net, folder / f"model{one.suffix}", trained.card, temperature=1.0)
-        for name, one in FORMATS.items()
+        name: export_format.write(trained.net, folder / f"model{export_format.suffix}", trained.card)
+        for name, export_format in FORMATS.items()
     }
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_a_file_answers_real_photos_as_the_network_does(files, trained, kind):
+def test_file_computes_the_probabilities_of_the_network(files, trained, kind):
     predict = load_exported(files[kind])
-    answers = predict(trained.pixels)
-    assert answers.dtype == torch.float32
-    np.testing.assert_allclose(answers, trained.expected, atol=1e-5)
-    one, tensor = predict(trained.pixels[:1]), predict(torch.from_numpy(trained.pixels[:5]))
+    probabilities = predict(trained.pixels)
+    assert probabilities.dtype == torch.float32
+    np.testing.assert_allclose(probabilities, trained.expected, atol=1e-5)
+    one, of_tensor = predict(trained.pixels[:1]), predict(torch.from_numpy(trained.pixels[:5]))
     np.testing.assert_allclose(one, trained.expected[:1], atol=1e-5)
-    np.testing.assert_allclose(tensor, trained.expected[:5], atol=1e-5)
-    answers.numpy()[:] += 1  # an answer is the caller's own
+    np.testing.assert_allclose(of_tensor, trained.expected[:5], atol=1e-5)
+    probabilities.numpy()[:] += 1  # the next call does not share this memory
     np.testing.assert_allclose(predict(trained.pixels), trained.expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_a_file_says_all_of_itself(files, trained, kind):
+def test_file_stores_the_card(files, trained, kind):
     predict = load_exported(files[kind])
     stored = dict(predict.card)
     exported = stored.pop("exported")
@@ -66,7 +70,7 @@ def test_a_file_says_all_of_itself(files, trained, kind):
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_temperature_is_in_the_graph_and_half_precision_halves_the_file(files, trained, kind, tmp_path):
+def test_fp16_file_is_smaller_and_contains_the_temperature(files, trained, kind, tmp_path):
     path = FORMATS[kind].write(
         trained.net, tmp_path / f"half{FORMATS[kind].suffix}", trained.card, precision="fp16", temperature=4.0
     )
@@ -78,35 +82,33 @@ def test_temperature_is_in_the_graph_and_half_precision_halves_the_file(files, t
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_of_conf_exports(model, tmp_path):
-    from omegaconf import OmegaConf
-
+def test_every_model_config_exports(model, tmp_path):
     name = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("name") or "resnet10t"
     torch.manual_seed(0)
     net = create_backbone(name, 3, pretrained=False, kwargs=KWARGS.get(model, {})).eval()
     card = make_model_card(net, ["a", "b", "c"], preprocessing={"size": 32, "resize": "pad"})
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = TorchPredictor(net)(images)
-    for one in (FORMATS["onnx"], FORMATS["openvino"]):
-        predict = one.load(one.write(net, tmp_path / f"model{one.suffix}", card))
+    for export_format in (FORMATS["onnx"], FORMATS["openvino"]):
+        predict = export_format.load(export_format.write(net, tmp_path / f"model{export_format.suffix}", card))
         np.testing.assert_allclose(predict(images), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
-def test_what_fails_its_proof_is_not_written(trained, kind, tmp_path):
+def test_file_that_fails_verification_is_not_written(trained, kind, tmp_path):
     def refuse(draft: Path) -> None:
         assert load_exported(draft)(trained.pixels).shape == trained.expected.shape
-        raise DeploymentError("no")
+        raise DeploymentError("refused")
 
-    with pytest.raises(DeploymentError, match="no"):
+    with pytest.raises(DeploymentError, match="refused"):
         FORMATS[kind].write(trained.net, tmp_path / f"model{FORMATS[kind].suffix}", trained.card, verify=refuse)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["onnx", "ncnn"])
-def test_a_full_disk_leaves_what_was_there(trained, kind, tmp_path, monkeypatch):
+def test_full_disk_leaves_the_old_file(trained, kind, tmp_path, monkeypatch):
     path = tmp_path / f"model{FORMATS[kind].suffix}"
-    path.write_bytes(b"the one before")
+    path.write_bytes(b"old")
 
     def full(self: Path, data: bytes) -> int:
         with self.open("wb") as file:
@@ -117,22 +119,22 @@ def test_a_full_disk_leaves_what_was_there(trained, kind, tmp_path, monkeypatch)
     with pytest.raises(DeploymentError, match="disk is full"):
         FORMATS[kind].write(trained.net, path, trained.card)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert path.read_bytes() == b"the one before"
+    assert path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("message", "shown"),
     [
-        ("No space for it", "No space for it"),
+        ("unknown error", "unknown error"),
         ("basic_ios::clear: iostream error", "cannot be written: the disk is full"),
     ],
 )
-def test_openvino_that_cannot_be_written_leaves_nothing(trained, tmp_path, monkeypatch, said, shown):
+def test_openvino_model_that_cannot_be_written_leaves_no_file(trained, tmp_path, monkeypatch, message, shown):
     import openvino
 
     def full(model, draft, **options):
         Path(draft).write_bytes(b"<xml")
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
     monkeypatch.setattr(openvino, "save_model", full)
     with pytest.raises(DeploymentError, match=shown):
@@ -140,7 +142,7 @@ def test_openvino_that_cannot_be_written_leaves_nothing(trained, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_a_format_cannot_express_is_one_line(trained, monkeypatch, tmp_path):
+def test_network_with_unsupported_operators_is_an_error_in_one_line(trained, monkeypatch, tmp_path):
     def fail(*arguments, **options):
         raise RuntimeError("Exporting the operator 'aten::strange' is not supported\nand more")
 
@@ -150,18 +152,16 @@ def test_a_network_that_a_format_cannot_express_is_one_line(trained, monkeypatch
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_package_is_named(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+def test_missing_package_is_named(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DeploymentError, match=r"needs the package onnx: pip install -e '\.\[export\]'"):
         FORMATS["onnx"].write(trained.net, tmp_path / "model.onnx", trained.card)
-    monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(DeploymentError, match="torch-pruning"):
         optional("torch_pruning", "prune=structured")
 
 
-def test_branches_are_fused_in_the_copy_alone():
-    from deployment.export_module import deployable
-
+def test_deployable_fuses_branches_in_a_copy():
     torch.manual_seed(0)
     net = create_backbone("repvgg_a0", 3, pretrained=False).eval()
     before = len(list(net.modules()))
@@ -175,11 +175,7 @@ def test_branches_are_fused_in_the_copy_alone():
 
 
 @pytest.mark.parametrize("name", ["repvgg_a0", "fastvit_t8"])
-def test_branches_are_fused_as_timm_does(name):
-    from timm.utils import reparameterize_model
-
-    from deployment.export_module import fuse_branches
-
+def test_fuse_branches_equals_reparameterize_model_of_timm(name):
     torch.manual_seed(0)
     fused = create_backbone(name, 3, pretrained=False).eval().net
     for module in fused.modules():
@@ -193,7 +189,7 @@ def test_branches_are_fused_as_timm_does(name):
         torch.testing.assert_close(fused(images), expected(images), rtol=0, atol=0)
 
 
-def test_parity_measures_and_refuses():
+def test_parity_is_measured_and_compared_with_the_tolerance():
     expected = np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
     near = compare(expected + np.array([0.01, -0.01]), expected)
     assert near.difference == pytest.approx(0.01)
@@ -212,7 +208,7 @@ def test_parity_measures_and_refuses():
     assert tolerances({"fp32": 0.1, "int8": None}, {"fp32": 1.0, "int8": 0.9})["int8"] == Tolerance(None, 0.9)
 
 
-def test_predictors_note_threads_and_options(files):
+def test_predictors_set_and_report_threads_and_options(files):
     onnx = FORMATS["onnx"].load(files["onnx"], 1, {"enable_mem_pattern": False})
     assert onnx.details["options"]["enable_mem_pattern"] is False
     assert onnx.session.get_session_options().intra_op_num_threads == 1

@@ -1,4 +1,4 @@
-import logging
+import math
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from torch import nn
 
 from deployment.formats import FORMATS
 from deployment.latency import LatencyBenchmark, Reference, Settings
+from deployment.latency.benchmark import EAGER, build_clock
 from deployment.latency.candidates import (
     Candidate,
     Pipeline,
@@ -26,7 +27,7 @@ def small_net():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def test_the_model_clock_gives_a_record_a_batch_with_a_ratio_to_the_reference():
+def test_model_clock_returns_a_record_per_batch_size_with_ratios():
     nets = {"model": torch_candidate(small_net(), 16), "resnet18d": torch_candidate(small_net(), 24)}
     shares = []
     records = model_clock(nets, reference="resnet18d", batches=(1, 4), settings=QUICK, progress=shares.append)
@@ -44,7 +45,7 @@ def test_the_model_clock_gives_a_record_a_batch_with_a_ratio_to_the_reference():
     assert shares[-1] == 1
 
 
-def test_any_runtime_can_be_clocked_on_its_own_inputs():
+def test_model_clock_gives_each_candidate_its_own_inputs():
     seen = []
     other = Candidate(seen.append, lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), details={"runtime": "numpy"})
     (record,) = model_clock({"model": other}, batches=(3,), settings=QUICK)
@@ -53,7 +54,7 @@ def test_any_runtime_can_be_clocked_on_its_own_inputs():
     assert record["entries"]["model"]["ratio"] is None
 
 
-def test_an_eager_net_gives_probabilities_from_images_between_zero_and_one():
+def test_eager_candidate_maps_images_in_zero_to_one_to_probabilities():
     candidate = torch_candidate(small_net().eval(), 16)
     images = candidate.inputs(2)
     assert images.shape == (2, 3, 16, 16)
@@ -62,7 +63,7 @@ def test_an_eager_net_gives_probabilities_from_images_between_zero_and_one():
     assert candidate.predict(images).sum(1).tolist() == pytest.approx([1, 1])
 
 
-def test_inputs_follow_the_memory_format_of_the_net():
+def test_inputs_have_the_memory_format_of_the_network():
     net = small_net().to(memory_format=torch.channels_last)
     candidate = torch_candidate(net, 16)
     assert candidate.inputs(2).is_contiguous(memory_format=torch.channels_last)
@@ -70,9 +71,9 @@ def test_inputs_follow_the_memory_format_of_the_net():
     assert torch_candidate(small_net(), 16).details["memory_format"] == "contiguous_format"
 
 
-def test_measuring_leaves_modes_weights_and_random_state_as_they_were():
+def test_measurement_does_not_change_modes_weights_and_random_state():
     net = small_net().train()
-    net[1].eval()  # a frozen norm inside a net that trains
+    net[1].eval()  # a frozen norm in a network in training mode
     weights = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.get_rng_state()
     model_clock({"model": torch_candidate(net, 16)}, batches=(1,), settings=QUICK)
@@ -89,7 +90,7 @@ def files(tmp_path):
     return paths
 
 
-def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_again(files):
+def test_end_to_end_clock_cycles_through_the_same_files_for_all_pipelines(files):
     read, batches = {"a": [], "b": []}, []
 
     def pipeline(name):
@@ -109,23 +110,23 @@ def test_end_to_end_reads_the_same_files_for_all_and_goes_through_them_over_agai
     assert {(images.shape, images.dtype.name) for images in batches} == {((2, 4, 4, 3), "uint8")}
     assert (record["clock"], record["files"], record["rounds"]) == ("end_to_end", 3, 3)
     counts = {entry["calls"] for entry in record["entries"].values()}
-    assert len(counts) == 1  # as many for all, or they would read other files
+    assert len(counts) == 1  # equal numbers of calls, so that all pipelines read the same files
     assert counts.pop() > 3
 
 
-def test_the_eager_pipeline_computes_what_the_net_computes(files):
+def test_eager_pipeline_computes_the_probabilities_of_the_network(files):
     net = small_net().eval()
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = net(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).softmax(1)
-        answer = torch_pipeline(net, lambda file: images[0]).predict(images)
-    torch.testing.assert_close(answer, expected)
+        probabilities = torch_pipeline(net, lambda file: images[0]).predict(images)
+    torch.testing.assert_close(probabilities, expected)
     pipelines = {"model": torch_pipeline(net, lambda file: images[0])}
     (record,) = end_to_end_clock(pipelines, files, batches=(1,), settings=QUICK)
     assert record["entries"]["model"]["median_ms"] > 0
 
 
-def test_mistakes_are_named(files):
+def test_invalid_batch_files_and_reference_are_errors(files):
     with pytest.raises(DeploymentError, match="batch=0"):
         model_clock({"model": torch_candidate(small_net(), 16)}, batches=(0,))
     with pytest.raises(DeploymentError, match="no images"):
@@ -148,40 +149,53 @@ def exported(reference):
     return FORMATS["onnx"].load(file)
 
 
-def test_a_file_is_compared_in_its_own_runtime_too(reference, exported):
+def test_file_has_a_ratio_in_its_own_runtime_too(reference, exported):
     net = create_backbone("lcnet_035", 6, pretrained=False).eval()
     benchmark = LatencyBenchmark(batches=[4, 1], end_to_end=False, settings=Settings(seconds=0.2))
     report = benchmark.measure({"file": (exported, 32), "net": (net, 32)}, reference, None, [])
     file, eager = report.row("file"), report.row("net")
-    # The file is the reference, so that the second ratio is 1, whatever the runtime gains.
+    # The file has the network of the reference, so the ratio in the same runtime is about 1.
     assert file["ratio_same_runtime"] == pytest.approx(1, abs=0.5)
     assert file["ratio_same_runtime"] != file["ratio"]
     assert eager["ratio_same_runtime"] == eager["ratio"]
     assert (file["runtime"], eager["runtime"]) == ("onnx", "eager")
     assert (file["reference"], file["threads"]) == ("resnet10t 32 px", 1)
     assert [record["batch"] for record in report.records] == [4, 1]
-    assert file["latency_ms"] == report.records[1]["entries"]["file"]["median_ms"]  # of one image, whatever the order
+    assert file["latency_ms"] == report.records[1]["entries"]["file"]["median_ms"]  # of batch 1
     assert file["latency_ms_low"] <= file["latency_ms"] <= file["latency_ms_high"]
     written = list(reference.folder.rglob("*.onnx"))
     benchmark.measure({"file": (exported, 32)}, reference, None, [])
-    assert list(reference.folder.rglob("*.onnx")) == written  # once
+    assert list(reference.folder.rglob("*.onnx")) == written  # the stored file is used again
 
 
-def test_a_format_that_cannot_express_the_reference_gives_one_ratio(reference, exported, monkeypatch):
+def test_reference_that_a_format_cannot_express_has_no_ratio_in_that_runtime(reference, exported, monkeypatch, caplog):
     def refuse(*_, **__):
         raise DeploymentError("format=onnx cannot express it")
 
     monkeypatch.setattr(Reference, "exported", refuse)
-    lines = []
-    log = logging.getLogger("deployment.latency.benchmark")
-    monkeypatch.setattr(log, "warning", lambda text, *values: lines.append(text % values))
     report = LatencyBenchmark(end_to_end=False, settings=QUICK).measure({"model": (exported, 32)}, reference, None, [])
     assert (report.row()["ratio"] > 0, report.row()["ratio_same_runtime"]) == (True, None)
-    assert lines == ["ratio_same_runtime is left out for onnx: format=onnx cannot express it"]
+    assert caplog.messages == ["ratio_same_runtime is left out for onnx: format=onnx cannot express it"]
 
 
-def test_a_reference_on_another_device_is_refused(reference, exported, monkeypatch):
+def test_file_on_another_device_than_the_reference_is_refused(reference, exported, monkeypatch):
     monkeypatch.setitem(exported.details, "runs_on", "cuda")
     expected = r"latency.device=cpu is not the device of the file, which runs on cuda: .* give latency.device=cuda"
     with pytest.raises(DeploymentError, match=expected):
         LatencyBenchmark(settings=QUICK).measure({"model": (exported, 32)}, reference, None, [])
+
+
+@pytest.mark.parametrize("runtime", [*FORMATS, EAGER])
+def test_build_clock_times_two_networks_in_each_runtime(runtime):
+    for package in FORMATS[runtime].packages if runtime in FORMATS else ():
+        pytest.importorskip(package, reason=f"the packages of {runtime} are not installed")
+    small, large = (create_backbone(name, 3, pretrained=False).eval() for name in ("lcnet_035", "resnet10t"))
+    times = build_clock(runtime)(small, large, 64)
+    assert all(math.isfinite(value) and value > 0 for value in times)
+
+
+def test_build_clock_refuses_an_unknown_runtime():
+    with pytest.raises(
+        DeploymentError, match=r"prune\.runtime=tflite is unknown: give one of ncnn, onnx, openvino, eager"
+    ):
+        build_clock("tflite")

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_modules.backbones.backbone import Backbone, create_backbone
 from lightning_modules.objectives.base import CrossEntropy
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 from litesort.errors import ModelError
 
 CONF = Path(__file__).parents[3] / "conf" / "model"
@@ -33,19 +33,19 @@ def test_model_configs_include_documented_backbones():
         repvgg_a0 fastvit_t8 convnext_atto
         deit_tiny_distilled timm
     """
-    assert sorted(documented.split()) == FILES
+    assert set(documented.split()) <= set(FILES)
 
 
 @pytest.mark.parametrize("stem", FILES)
-def test_model_configs_train_and_evaluate(stem, monkeypatch):
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
-    more = {"name": "regnetx_002"} if stem == "timm" else {}
-    net = instantiate(_config(stem, pretrained=False, **more), num_classes=6)
+def test_model_config_trains_and_evaluates(stem, monkeypatch):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("network access"))
+    settings = {"name": "regnetx_002"} if stem == "timm" else {}
+    net = instantiate(_config(stem, pretrained=False, **settings), num_classes=6)
     net = net.to(memory_format=torch.channels_last)
     images = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     before = [p.detach().clone() for p in net.parameters()]
 
-    optimizer, _ = configure(net, lr=1e-3, layer_decay=0.9, warmup_epochs=0, total_steps=2, steps_per_epoch=1)
+    optimizer, _ = configure_optimizer(net, lr=1e-3, layer_decay=0.9, warmup_epochs=0, total_steps=2, steps_per_epoch=1)
     output = net.train()(images)
     assert isinstance(output, tuple) == (stem == "deit_tiny_distilled")
     CrossEntropy()(output, torch.tensor([0, 5]))["loss"].backward()
@@ -89,11 +89,11 @@ def test_backbone_normalises_images():
     assert net.head_names == ("fc",)
 
 
-def test_create_backbone_normalisation_is_of_weights_or_settings():
+def test_create_backbone_normalises_as_weights_or_settings_require():
     lite = create_backbone("tf_efficientnet_lite0", 3, pretrained=False)
     assert lite.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])  # ImageNet statistics without weights
-    own = create_backbone("lcnet_050", 3, pretrained=False, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
-    assert own.std.flatten().tolist() == [0.25] * 3
+    custom = create_backbone("lcnet_050", 3, pretrained=False, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    assert custom.std.flatten().tolist() == [0.25] * 3
     with pytest.raises(ModelError, match=r"model\.std=.*above 0"):
         create_backbone("lcnet_050", 3, pretrained=False, std=[0.0, 1.0, 1.0])
     with pytest.raises(ModelError, match=r"model\.mean=.*three numbers"):
@@ -140,7 +140,7 @@ def test_create_backbone_pretrained_false_logs_nothing(caplog):
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t"])
-def test_reset_head_starts_near_chance(name):
+def test_new_head_starts_at_the_loss_of_chance(name):
     net = create_backbone(name, 6, pretrained=False).eval()
     with torch.inference_mode():
         loss = torch.nn.functional.cross_entropy(net(torch.rand(8, 3, 64, 64)), torch.arange(8) % 6)

@@ -48,8 +48,9 @@ class Block(nn.Module):
 
 
 class OriginalLite(nn.Module):
-    """EfficientNet-Lite: stem 32, head 1280, no squeeze-and-excitation, ReLU6. Kernel, stride, expansion of a stage."""
+    """EfficientNet-Lite: stem 32, head 1280, no squeeze-and-excitation, ReLU6."""
 
+    # kernel, stride and expansion of each stage
     STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 
     def __init__(self, depths, widths):
@@ -71,7 +72,8 @@ class OriginalLite(nn.Module):
         return self._fc(x.mean(dim=(2, 3)))
 
 
-# Depth and width factors: 1.0 and 1.0, 1.1 and 1.0, 1.2 and 1.1; stem, head and the depths of both ends stay.
+# Depth factors are 1.0, 1.1 and 1.2, width factors are 1.0, 1.0 and 1.1. Stem, head and the depths of the first and
+# last stage are not scaled.
 DEPTHS = [(1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1), (1, 3, 3, 4, 4, 5, 1)]
 WIDTHS = [(16, 24, 40, 80, 112, 192, 320)] * 2 + [(16, 24, 48, 88, 120, 208, 352)]
 
@@ -93,7 +95,7 @@ def test_logits_equal_original_architecture(number, size):
 
 @pytest.mark.parametrize("pretrained", ["auto", True])
 def test_lite0_package_needs_no_hub(monkeypatch, pretrained):
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("network access"))
     net = create_backbone("tf_efficientnet_lite0", 6, pretrained=pretrained)
     assert net.mean.flatten().tolist() == net.std.flatten().tolist() == [0.5] * 3
     state = packaged_state(net.net, PACKAGES["tf_efficientnet_lite0"])

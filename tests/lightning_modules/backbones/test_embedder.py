@@ -14,12 +14,12 @@ def test_bf16_finds_the_same_neighbours_as_fp32(monkeypatch):
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (12, 10, 10, 3), dtype=np.uint8)
     images = coarse.repeat(16, 1).repeat(16, 2)
-    found = {}
+    embeddings = {}
     for name in (FP32, BF16):
         monkeypatch.setattr(embedder, "faster_on_cpu", lambda *_, name=name: Precision(name, {}))
         features = embedder.Embedder()(images)
         assert features.shape == (12, 1280)
         assert features.dtype == np.float32
-        found[name] = features / np.linalg.norm(features, axis=1, keepdims=True)
-    assert (found[FP32] * found[BF16]).sum(1).min() > 0.99
-    assert ((found[FP32] @ found[BF16].T).argmax(1) == np.arange(12)).all()
+        embeddings[name] = features / np.linalg.norm(features, axis=1, keepdims=True)
+    assert (embeddings[FP32] * embeddings[BF16]).sum(1).min() > 0.99
+    assert ((embeddings[FP32] @ embeddings[BF16].T).argmax(1) == np.arange(12)).all()

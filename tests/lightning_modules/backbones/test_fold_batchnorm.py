@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.backbones.fold_batchnorm import fold_batchnorm
-from lightning_modules.objectives.hooks import FeatureHooks, as_map
+from lightning_modules.objectives.hooks import FeatureHooks
 
 SIZE = 64
 CONVOLUTIONAL = [
@@ -17,8 +17,8 @@ CONVOLUTIONAL = [
 ]  # fmt: skip
 
 
-def trained(name):
-    """Build a network with non-trivial norm statistics."""
+def build(name):
+    """Build a network with random norms and a random head, so that an error in a fold changes the outputs."""
     kwargs = {"img_size": SIZE, "depth": 2} if "deit" in name else {}
     net = create_backbone(name, 3, pretrained=False, kwargs=kwargs).eval()
     generator = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ def trained(name):
     return net
 
 
-def norms(net):
+def count_norms(net):
     return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
@@ -45,22 +45,22 @@ def outputs_of(net, images):
     """Return the logits and the feature maps of all levels."""
     hooks = FeatureHooks(net, [-2, -1])
     logits = net(images)
-    return [logits, *(as_map(features, net) for features in hooks.take())]
+    return [logits, *hooks.take()]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_fold_batchnorm_keeps_outputs_and_features(name):
-    net, images = trained(name), torch.rand(2, 3, SIZE, SIZE)
+    net, images = build(name), torch.rand(2, 3, SIZE, SIZE)
     before = copy.deepcopy(net.state_dict())
-    quick = fold_batchnorm(net)
-    assert norms(quick) < norms(net) / 2
-    for ours, theirs in zip(outputs_of(quick, images), outputs_of(net, images), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+    folded = fold_batchnorm(net)
+    assert count_norms(folded) < count_norms(net) / 2
+    for got, expected in zip(outputs_of(folded, images), outputs_of(net, images), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
 def test_fold_batchnorm_returns_original_if_execution_order_differs():
-    net = trained("resnet18d")
+    net = build("resnet18d")
     norm = net.net.layer1[0].bn1
     forward = norm.forward
     norm.forward = lambda features: forward(features.abs())  # an operation between convolution and norm
@@ -68,6 +68,6 @@ def test_fold_batchnorm_returns_original_if_execution_order_differs():
 
 
 def test_fold_batchnorm_keeps_transformer():
-    net, images = trained("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
+    net, images = build("deit_tiny_distilled_patch16_224"), torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         torch.testing.assert_close(fold_batchnorm(net)(images), net(images), rtol=0, atol=0)

@@ -8,8 +8,8 @@ from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.backbones.grad_cam import grad_cam, last_spatial_layer
 
 
-class Corners(nn.Module):
-    """The logit of class k is the brightness of channel k."""
+class ChannelMeans(nn.Module):
+    """The logit of class k is the mean of channel k."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ def test_grad_cam_highlights_region_of_class():
     images = torch.zeros(2, 3, 16, 16)
     images[0, 0, :8, :8] = 1  # class 0: upper left
     images[1, 2, 8:, 8:] = 1  # class 2: lower right
-    maps = grad_cam(Corners(), images, torch.tensor([0, 2]))
+    maps = grad_cam(ChannelMeans(), images, torch.tensor([0, 2]))
     assert maps.shape == (2, 4, 4)
     expected = torch.zeros(2, 4, 4)
     expected[0, :2, :2] = expected[1, 2:, 2:] = 1
@@ -35,7 +35,7 @@ def test_grad_cam_highlights_region_of_class():
 def test_grad_cam_is_zero_without_support():
     images = torch.zeros(1, 3, 16, 16)
     images[0, 0] = 1
-    assert grad_cam(Corners(), images, torch.tensor([1])).max() == 0
+    assert grad_cam(ChannelMeans(), images, torch.tensor([1])).max() == 0
 
 
 @pytest.mark.parametrize(

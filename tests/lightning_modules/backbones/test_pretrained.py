@@ -1,4 +1,5 @@
 import functools
+import io
 import logging
 import pickle
 
@@ -11,7 +12,7 @@ from lightning_modules.backbones.backbone import create_backbone
 from lightning_modules.checkpoint import MODEL_CARD, make_model_card
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 from litesort.errors import ModelError
 
 NAME = "lcnet_050"
@@ -84,7 +85,7 @@ def test_load_file_resamples_position_embeddings(tmp_path):
         (lambda s: s | {"conv_stem.weight": torch.zeros(8, 1, 3, 3)}, r"is \(8, 1, 3, 3\) in the file"),
     ],
 )
-def test_load_file_rejects_names_that_do_not_fit(tmp_path, state, change, message):
+def test_load_file_rejects_tensors_that_do_not_fit(tmp_path, state, change, message):
     path = tmp_path / "weights.pth"
     torch.save(change(state), path)
     with pytest.raises(ModelError, match=message) as error:
@@ -92,14 +93,12 @@ def test_load_file_rejects_names_that_do_not_fit(tmp_path, state, change, messag
     assert "\n" not in str(error.value)
 
 
-class Hostile:
+class Unsafe:
     def __reduce__(self):
         return (exec, ("raise SystemExit('pwned')",))
 
 
 def _truncated(state):
-    import io
-
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()[:5000]
@@ -112,7 +111,7 @@ def _truncated(state):
         ("a.pth", lambda s: b"", "not a torch file, or it is broken"),
         ("a.pth", _truncated, "not a torch file, or it is broken"),
         ("a.safetensors", lambda s: b"\x00" * 40, "not a torch file, or it is broken"),
-        ("a.pth", lambda s: pickle.dumps(Hostile()), "would run code"),
+        ("a.pth", lambda s: pickle.dumps(Unsafe()), "would run code"),
         ("a.pth", lambda s: pickle.dumps({"epoch": 3}), "not a torch file|no named tensors"),
     ],
 )
@@ -126,8 +125,19 @@ def test_load_file_rejects_broken_and_unsafe_files(tmp_path, state, name, conten
 
 
 def test_load_file_rejects_unsafe_torch_zip(tmp_path):
-    torch.save({"state_dict": {}, "payload": Hostile()}, tmp_path / "a.ckpt")
+    torch.save({"state_dict": {}, "payload": Unsafe()}, tmp_path / "a.ckpt")
     with pytest.raises(ModelError, match="would run code"):
+        _load(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"state_dict": 5}, {}])
+def test_load_file_rejects_incomplete_litesort_checkpoint(tmp_path, content):
+    card = make_model_card(create_backbone(NAME, 3, pretrained=False), ["a", "b", "c"])
+    torch.save({MODEL_CARD: card, **content}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match=r"net\.mean or net\.std is missing"):
+        _load(tmp_path / "a.ckpt")
+    torch.save({MODEL_CARD: {}, **content}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="classes is missing"):
         _load(tmp_path / "a.ckpt")
 
 
@@ -143,7 +153,7 @@ def test_create_backbone_rejects_missing_file_and_two_sources(tmp_path):
         _load(tmp_path / "none.pth")
     with pytest.raises(ModelError, match="is a folder"):
         _load(tmp_path)
-    with pytest.raises(ModelError, match="both ask for weights"):
+    with pytest.raises(ModelError, match="both select weights"):
         _load(tmp_path / "none.pth", pretrained=True)
 
 
@@ -155,7 +165,7 @@ def test_match_head_keeps_head_only_for_equal_classes(tmp_path, classes, caplog)
     torch.save({"state_dict": state, MODEL_CARD: make_model_card(first, ["a", "b", "c"])}, path)
     net = _load(path, num_classes=3)
     with caplog.at_level(logging.WARNING):
-        ImageClassifier(net, CrossEntropy(), functools.partial(configure), classes)
+        ImageClassifier(net, CrossEntropy(), functools.partial(configure_optimizer), classes)
     head, before = net.net.classifier.weight, first.net.classifier.weight
     torch.testing.assert_close(net.net.conv_stem.weight, first.net.conv_stem.weight)
     if "x" in classes:

@@ -30,9 +30,9 @@ def test_class_counts_increase_gradient_of_rare_classes(make):
         make(counts)(logits, torch.arange(3))["loss"].backward()
         return logits.grad.diagonal()  # gradient of each class for an image of that class
 
-    push = gradient(COUNTS)
-    assert push[2] < push[1] < push[0] < 0
-    assert not torch.allclose(push, gradient(COUNTS[::-1]))
+    gradients = gradient(COUNTS)
+    assert gradients[2] < gradients[1] < gradients[0] < 0
+    assert not torch.allclose(gradients, gradient(COUNTS[::-1]))
 
 
 @pytest.mark.parametrize("make", [CrossEntropy, Focal, lambda **kw: LogitAdjustment(class_counts=COUNTS, **kw)])
@@ -57,9 +57,9 @@ def test_objective_averages_loss_of_two_heads():
 
 def test_logit_adjustment_equals_cross_entropy_for_equal_counts(caplog):
     with caplog.at_level("INFO"):
-        even = LogitAdjustment(class_counts=[7, 7, 7])(LOGITS, TARGETS)["loss"]
+        loss = LogitAdjustment(class_counts=[7, 7, 7])(LOGITS, TARGETS)["loss"]
     assert "every class is drawn 7 times per epoch, so logit adjustment is plain cross-entropy" in caplog.text
-    torch.testing.assert_close(even, F.cross_entropy(LOGITS, TARGETS))
+    torch.testing.assert_close(loss, F.cross_entropy(LOGITS, TARGETS))
 
 
 def test_logit_adjustment_adds_log_frequencies():
@@ -70,10 +70,8 @@ def test_logit_adjustment_adds_log_frequencies():
 
 
 def test_logit_adjustment_is_finite_for_an_empty_class():
-    loss = LogitAdjustment(label_smoothing=0.1, class_counts=[9, 3, 0])(LOGITS, torch.tensor([0, 1, 0, 0, 1, 0]))[
-        "loss"
-    ]
-    assert loss.isfinite()
+    objective = LogitAdjustment(label_smoothing=0.1, class_counts=[9, 3, 0])
+    assert objective(LOGITS, torch.tensor([0, 1, 0, 0, 1, 0]))["loss"].isfinite()
 
 
 def test_class_weights_are_not_in_state_dict():
@@ -95,7 +93,7 @@ def test_class_weights_are_not_in_state_dict():
         (lambda: Focal(gamma=0.0), "gamma=0.0 has no effect"),
         (lambda: LogitAdjustment(tau=0.0, class_counts=COUNTS), "tau=0.0 has no effect"),
         (lambda: LogitAdjustment(tau=1.0), "needs the training images"),
-        (lambda: LogitAdjustment(tau=-1.0, class_counts=COUNTS), "tau=-1.0 is out of range"),
+        (lambda: LogitAdjustment(tau=-1.0, class_counts=COUNTS), "tau=-1.0 is invalid"),
         (lambda: CrossEntropy(class_weight_power=0.5, tau=1.0, class_counts=COUNTS), "both favour rare classes"),
     ],
 )
@@ -105,8 +103,8 @@ def test_objective_rejects_invalid_settings(make, message):
     assert "\n" not in str(error.value)
 
 
-class Own(Objective):
-    """A user's loss without `class_counts`."""
+class CustomLoss(Objective):
+    """Loss of a user, without `class_counts`."""
 
     def __init__(self, weight: float = 2.0):
         super().__init__()
@@ -116,22 +114,26 @@ class Own(Objective):
         return self.weight * F.cross_entropy(logits, targets)
 
 
-class Counting(Own):
-    def __init__(self, class_counts, **rest):
-        super().__init__(**rest)
+class WithCounts(CustomLoss):
+    """Objective with `class_counts`."""
+
+    def __init__(self, class_counts, **settings):
+        super().__init__(**settings)
         self.counts = class_counts
 
 
-class Handing(Counting):
-    def __init__(self, **rest):
-        super().__init__(**rest)
+class ForwardingCounts(WithCounts):
+    """Objective that passes `class_counts` on."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
 
 
 def test_build_objective_passes_class_counts_if_accepted():
-    assert build_objective(functools.partial(Own, weight=3.0), COUNTS).weight == 3
-    assert build_objective(Counting, COUNTS).counts == COUNTS
-    assert build_objective(functools.partial(Handing, weight=3.0), COUNTS).counts == COUNTS
-    assert build_objective(lambda class_counts: Counting(class_counts), COUNTS).counts == COUNTS
+    assert build_objective(functools.partial(CustomLoss, weight=3.0), COUNTS).weight == 3
+    assert build_objective(WithCounts, COUNTS).counts == COUNTS
+    assert build_objective(functools.partial(ForwardingCounts, weight=3.0), COUNTS).counts == COUNTS
+    assert build_objective(lambda class_counts: WithCounts(class_counts), COUNTS).counts == COUNTS
 
 
 CONF = Path(__file__).parents[3] / "conf" / "objective"

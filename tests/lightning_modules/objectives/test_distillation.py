@@ -3,10 +3,10 @@
 import functools
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,7 +24,7 @@ from lightning_modules.objectives.distillation import (
 )
 from lightning_modules.objectives.hooks import FeatureHooks, channels
 from lightning_modules.objectives.teacher import Teacher, TeacherEnsemble
-from lightning_modules.optim import configure
+from lightning_modules.optim import configure_optimizer
 from litesort.errors import ModelError
 
 CLASSES = ["Metal", "Paper", "Plastic"]
@@ -34,13 +34,14 @@ TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
 IMAGES = torch.rand(6, 3, 8, 8)
 
 
-def wise(outputs=OUTPUTS) -> TeacherEnsemble:
-    return TeacherEnsemble([Teacher(lambda images: outputs, CLASSES, None, "wise.ckpt")])
+def fixed_teacher(outputs=OUTPUTS) -> TeacherEnsemble:
+    """Build a teacher with the same outputs for all images."""
+    return TeacherEnsemble([Teacher(lambda images: outputs, CLASSES, None, "teacher.ckpt")])
 
 
-def colours() -> TeacherEnsemble:
-    """A teacher with correct predictions for the images of the tiny loader."""
-    return TeacherEnsemble([Teacher(lambda images: 20 * images.mean((2, 3)), CLASSES, None, "colours.ckpt")])
+def perfect_teacher() -> TeacherEnsemble:
+    """Build a teacher with correct predictions for the images of the tiny loader."""
+    return TeacherEnsemble([Teacher(lambda images: 20 * images.mean((2, 3)), CLASSES, None, "teacher.ckpt")])
 
 
 def lcnet(seed=0, name="lcnet_050") -> Backbone:
@@ -48,12 +49,13 @@ def lcnet(seed=0, name="lcnet_050") -> Backbone:
     return create_backbone(name, 3, pretrained=False)
 
 
-def inside(name="lcnet_050") -> TeacherEnsemble:
+def timm_teacher(name="lcnet_050") -> TeacherEnsemble:
+    """Build a teacher with a PyTorch network, whose features are available."""
     net = lcnet(1, name).eval().requires_grad_(False)
-    return TeacherEnsemble([Teacher(net, CLASSES, 64, "inside.ckpt", net)])
+    return TeacherEnsemble([Teacher(net, CLASSES, 64, "teacher.ckpt", net)])
 
 
-def weighed(a, b, terms):
+def weighted_sum(a, b, terms):
     return a * terms[0] + b * terms[1]
 
 
@@ -72,61 +74,62 @@ LABELS = F.cross_entropy(LOGITS, TARGETS)
         (lambda t: LogitDistillation(t, alpha=1.0), KL),
         (
             lambda t: DecoupledDistillation(t, alpha=2.0, beta=3.0, temperature=2.0),
-            LABELS + weighed(2, 3, distillation_losses.dkd_losses(LOGITS, OUTPUTS, TARGETS, 2.0)),
+            LABELS + weighted_sum(2, 3, distillation_losses.dkd_losses(LOGITS, OUTPUTS, TARGETS, 2.0)),
         ),
         (
             lambda t: RelationDistillation(t, beta=2.0, gamma=3.0),
-            LABELS + weighed(2, 3, distillation_losses.dist_loss(LOGITS, OUTPUTS)),
+            LABELS + weighted_sum(2, 3, distillation_losses.dist_loss(LOGITS, OUTPUTS)),
         ),
     ],
-    ids=["logit", "hard", "teacher alone", "decoupled", "dist"],
+    ids=["logit", "hard", "alpha 1", "decoupled", "dist"],
 )  # fmt: skip
 def test_distillation_loss_is_weighted_sum_of_terms(make, expected):
-    terms = make(wise())(LOGITS, TARGETS, IMAGES)
+    terms = make(fixed_teacher())(LOGITS, TARGETS, IMAGES)
     torch.testing.assert_close(terms["loss"], expected)
     torch.testing.assert_close(terms["labels"], LABELS)
     assert len(terms) >= 3
 
 
-def test_distillation_first_head_learns_labels_second_teacher():
+def test_distillation_trains_first_head_on_labels_and_second_on_teacher():
     first, second = LOGITS.clone().requires_grad_(), (LOGITS * 2).requires_grad_()
-    terms = LogitDistillation(wise(), alpha=0.5, target="hard")((first, second), TARGETS, IMAGES)
+    terms = LogitDistillation(fixed_teacher(), alpha=0.5, target="hard")((first, second), TARGETS, IMAGES)
     torch.testing.assert_close(terms["labels"], F.cross_entropy(first, TARGETS))
     torch.testing.assert_close(terms["teacher"], F.cross_entropy(second, OUTPUTS.argmax(1)))
 
 
 def test_distillation_smoothing_changes_labels_term_only():
     mixed = F.one_hot(TARGETS, 3).float()
-    plain, soft = LogitDistillation(wise(), label_smoothing=0.2), LogitDistillation(wise())
-    torch.testing.assert_close(
-        plain(LOGITS, mixed, IMAGES)["labels"], F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
-    )
-    torch.testing.assert_close(plain(LOGITS, mixed, IMAGES)["teacher"], soft(LOGITS, TARGETS, IMAGES)["teacher"])
+    smoothed, plain = LogitDistillation(fixed_teacher(), label_smoothing=0.2), LogitDistillation(fixed_teacher())
+    terms = smoothed(LOGITS, mixed, IMAGES)
+    torch.testing.assert_close(terms["labels"], F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2))
+    torch.testing.assert_close(terms["teacher"], plain(LOGITS, TARGETS, IMAGES)["teacher"])
 
 
 def test_distillation_tau_changes_labels_term_only():
-    plain, margins = LogitDistillation(wise()), LogitDistillation(wise(), tau=1.0, class_counts=[9, 3, 1])
-    alone = LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"]
-    torch.testing.assert_close(margins(LOGITS, TARGETS, IMAGES)["labels"], alone)
-    torch.testing.assert_close(margins(LOGITS, TARGETS, IMAGES)["teacher"], plain(LOGITS, TARGETS, IMAGES)["teacher"])
+    adjusted = LogitDistillation(fixed_teacher(), tau=1.0, class_counts=[9, 3, 1])
+    plain = LogitDistillation(fixed_teacher())
+    terms = adjusted(LOGITS, TARGETS, IMAGES)
+    torch.testing.assert_close(terms["labels"], LogitAdjustment(class_counts=[9, 3, 1])(LOGITS, TARGETS)["loss"])
+    torch.testing.assert_close(terms["teacher"], plain(LOGITS, TARGETS, IMAGES)["teacher"])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogitDistillation(wise(), alpha=0.0), "objective.alpha=0.0: the teacher does nothing"),
-        (lambda: LogitDistillation(wise(), alpha=1.5), "alpha=1.5 is out of range"),
-        (lambda: LogitDistillation(wise(), temperature=0.0), "temperature=0.0"),
-        (lambda: LogitDistillation(wise(), target="warm"), "target=warm"),
-        (lambda: LogitDistillation(wise(), alpha=1.0, label_smoothing=0.1), "labels have no weight"),
-        (lambda: DecoupledDistillation(wise(), alpha=0.0, beta=0.0), "objective.beta=0.0: the teacher does nothing"),
-        (lambda: DecoupledDistillation(wise(), alpha=-1.0), "alpha=-1.0 and .* is invalid: give weights"),
-        (lambda: RelationDistillation(wise(), beta=0.0, gamma=0.0), "the teacher does nothing"),
-        (lambda: FeatureDistillation(inside(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
-        (lambda: FeatureDistillation(inside(), levels=[]), "levels"),
-        (lambda: FeatureDistillation(inside(), distance="l2"), "distance=l2 is unknown: give pearson or cosine"),
-        (lambda: FeatureDistillation(inside(), levels=[9]), "levels of features"),
-        (lambda: FeatureDistillation(wise()), "needs the features of its teacher"),
+        (lambda: LogitDistillation(fixed_teacher(), alpha=0.0), "objective.alpha=0.0: the teacher does nothing"),
+        (lambda: LogitDistillation(fixed_teacher(), alpha=1.5), "alpha=1.5 is invalid"),
+        (lambda: LogitDistillation(fixed_teacher(), temperature=0.0), "temperature=0.0"),
+        (lambda: LogitDistillation(fixed_teacher(), target="medium"), "target=medium"),
+        (lambda: LogitDistillation(fixed_teacher(), alpha=1.0, label_smoothing=0.1), "labels have no weight"),
+        (lambda: DecoupledDistillation(fixed_teacher(), alpha=0.0, beta=0.0), "beta=0.0: the teacher does nothing"),
+        (lambda: DecoupledDistillation(fixed_teacher(), label_weight=-1.0), "objective.label_weight=-1.0 is invalid"),
+        (lambda: DecoupledDistillation(fixed_teacher(), alpha=-1.0), "alpha=-1.0 and .* is invalid: give weights"),
+        (lambda: RelationDistillation(fixed_teacher(), beta=0.0, gamma=0.0), "the teacher does nothing"),
+        (lambda: FeatureDistillation(timm_teacher(), beta=0.0), "objective.beta=0.0: the teacher does nothing"),
+        (lambda: FeatureDistillation(timm_teacher(), levels=[]), "levels"),
+        (lambda: FeatureDistillation(timm_teacher(), distance="l2"), "distance=l2 is unknown: give pearson or cosine"),
+        (lambda: FeatureDistillation(timm_teacher(), levels=[9]), "feature levels"),
+        (lambda: FeatureDistillation(fixed_teacher()), "needs the features of its teacher"),
     ],
 )  # fmt: skip
 def test_distillation_rejects_invalid_settings(make, message):
@@ -136,19 +139,19 @@ def test_distillation_rejects_invalid_settings(make, message):
 
 
 def test_distillation_logs_teacher_f1_and_agreement(tiny, tmp_path):
-    module = tiny.module(objective=LogitDistillation(colours()))
+    module = tiny.module(objective=LogitDistillation(perfect_teacher()))
     trainer = tiny.trainer(tmp_path, max_epochs=1)
     trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     assert logged["val/teacher_f1_macro"] == 1.0
     with torch.no_grad():
-        agreed = [(module.eval()(b.images).argmax(1) == b.targets).float().mean() for b in tiny.loader(seed=1).dataset]
-    assert logged["val/agreement"] == pytest.approx(float(sum(agreed) / len(agreed)))
+        equal = [(module.eval()(b.images).argmax(1) == b.targets).float().mean() for b in tiny.loader(seed=1).dataset]
+    assert logged["val/agreement"] == pytest.approx(float(sum(equal) / len(equal)))
     assert {"train/labels", "train/teacher", "val/labels", "val/teacher"} <= logged.keys()
 
 
 def test_distillation_trains_student_without_labels(tiny, tmp_path):
-    module = tiny.module(objective=LogitDistillation(colours(), alpha=1.0, temperature=1.0))
+    module = tiny.module(objective=LogitDistillation(perfect_teacher(), alpha=1.0, temperature=1.0))
     trainer = tiny.trainer(tmp_path, max_epochs=12)
     trainer.fit(module, tiny.loader(), tiny.loader(seed=1))
     assert trainer.callback_metrics["val/f1_macro"] > 0.9
@@ -156,11 +159,11 @@ def test_distillation_trains_student_without_labels(tiny, tmp_path):
 
 
 def test_distillation_leaves_teacher_out_of_checkpoint(tiny, tmp_path):
-    teacher = inside()
+    teacher = timm_teacher()
     before = {key: value.clone() for key, value in teacher.members[0].net.state_dict().items()}
     averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.5))
     net = lcnet()
-    module = ImageClassifier(net, LogitDistillation(teacher), functools.partial(configure, lr=0.01), CLASSES)
+    module = ImageClassifier(net, LogitDistillation(teacher), functools.partial(configure_optimizer, lr=0.01), CLASSES)
     own = {id(p) for p in module.parameters()}
     assert own == {id(p) for p in net.parameters()}
     trainer = tiny.trainer(tmp_path, max_epochs=1, callbacks=[averaging])
@@ -190,15 +193,16 @@ def test_feature_hooks_return_maps_for_every_architecture(name):
     assert not hooks._features
 
 
-def features(tiny, tmp_path, epochs, teacher, **settings):
+def feature_run(tiny, tmp_path, epochs, teacher, **settings):
+    """Return a module with feature distillation, and its trainer."""
     objective = FeatureDistillation(teacher, alpha=0.0, levels=[-2, -1])
-    module = ImageClassifier(lcnet(), objective, functools.partial(configure, lr=0.01), CLASSES)
+    module = ImageClassifier(lcnet(), objective, functools.partial(configure_optimizer, lr=0.01), CLASSES)
     trainer = tiny.trainer(tmp_path, max_epochs=epochs, **settings)
     return module, trainer
 
 
 def test_feature_distillation_trains_projections_without_exporting_them(tiny, tmp_path):
-    module, trainer = features(tiny, tmp_path, 1, inside("resnet10t"))
+    module, trainer = feature_run(tiny, tmp_path, 1, timm_teacher("resnet10t"))
     before = [p.weight.detach().clone() for p in module.objective.projections]
     assert [tuple(w.shape[:2]) for w in before] == [(256, 128), (512, 256)]
     trainer.fit(module, tiny.loader(), tiny.loader())
@@ -206,31 +210,30 @@ def test_feature_distillation_trains_projections_without_exporting_them(tiny, tm
     assert float(trainer.callback_metrics["train/features"]) > 0
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = read_checkpoint(tmp_path / "a.ckpt")
-    unknown = {key for key in checkpoint["state_dict"] if not key.startswith("net.")}
-    assert unknown == {"objective.projections.0.weight", "objective.projections.1.weight"}
+    extra = {key for key in checkpoint["state_dict"] if not key.startswith("net.")}
+    assert extra == {"objective.projections.0.weight", "objective.projections.1.weight"}
     net = build_net(checkpoint)
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(net(images), module.eval()(images))
-    assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in net.modules())
+    assert not any(m._forward_hooks for m in net.modules())
 
 
-def test_feature_distillation_resume_is_bit_equal(tiny, tmp_path):
-    teacher = inside()
-    whole, trainer = features(tiny, tmp_path, 3, teacher)
+def test_feature_distillation_resume_equals_uninterrupted_run(tiny, tmp_path):
+    teacher = timm_teacher()
+    whole, trainer = feature_run(tiny, tmp_path, 3, teacher)
     trainer.fit(whole, tiny.loader(), tiny.loader())
-    first, trainer = features(tiny, tmp_path, 3, teacher)
-    trainer.fit_loop.max_epochs = 3
 
-    def stop():
-        trainer.should_stop = trainer.current_epoch == 1
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 1
 
-    first.on_train_epoch_end = lambda: (ImageClassifier.on_train_epoch_end(first), stop())
+    first, trainer = feature_run(tiny, tmp_path, 3, teacher, callbacks=[Stop()])
     trainer.fit(first, tiny.loader(), tiny.loader())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again, trainer = features(tiny, tmp_path, 3, teacher)
-    trainer.fit(again, tiny.loader(), tiny.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    resumed, trainer = feature_run(tiny, tmp_path, 3, teacher)
+    trainer.fit(resumed, tiny.loader(), tiny.loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 class NoFloat64(TorchDispatchMode):

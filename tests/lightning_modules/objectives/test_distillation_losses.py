@@ -1,4 +1,4 @@
-"""Distillation losses against the formulas of the papers in numpy."""
+"""Distillation losses, compared with the formulas of the papers in NumPy."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ def softmax(x):
 
 
 def outputs(temperature):
-    return (softmax(z.double().numpy() / temperature) for z in (STUDENT, TEACHER))
+    """Return the probabilities p of the student and q of the teacher, (7, 5) float64 each."""
+    return tuple(softmax(z.double().numpy() / temperature) for z in (STUDENT, TEACHER))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -29,23 +30,23 @@ def test_kd_loss_equals_formula(temperature):
 
 
 def test_kd_loss_gradient_scale_is_independent_of_temperature():
-    def size(temperature):
+    def gradient_norm(temperature):
         student = (STUDENT * 0.01).clone().requires_grad_()
         distillation_losses.kd_loss(student, TEACHER * 0.01, temperature).backward()
         return student.grad.norm().item()
 
-    assert size(8.0) == pytest.approx(size(1.0), rel=0.05)
+    assert gradient_norm(8.0) == pytest.approx(gradient_norm(1.0), rel=0.05)
 
 
 def test_hard_kd_loss_equals_cross_entropy_with_predictions():
     p, _ = outputs(1.0)
-    choice = TEACHER.numpy().argmax(axis=1)
-    expected = -np.log(p[np.arange(7), choice]).mean()
+    predictions = TEACHER.numpy().argmax(axis=1)
+    expected = -np.log(p[np.arange(7), predictions]).mean()
     np.testing.assert_allclose(distillation_losses.hard_kd_loss(STUDENT, TEACHER).item(), expected, rtol=1e-5)
 
 
 def decoupled_by_loops(targets, temperature):
-    """(7,) TCKD and NCKD of each image, equations 5 and 7 of the paper."""
+    """Return the TCKD and NCKD of each image, (7, 2), by equations 5 and 7 of the paper."""
     p, q = outputs(temperature)
     rows = []
     for i, t in enumerate(targets):
@@ -79,8 +80,8 @@ def test_dkd_losses_weight_both_classes_of_a_mixture():
         torch.zeros(7, 5).scatter_(1, TARGETS[:, None], 0.7).scatter_add_(1, other[:, None], torch.full((7, 1), 0.3))
     )
     got = [part.item() for part in distillation_losses.dkd_losses(STUDENT, TEACHER, mixed, 2.0)]
-    shares = 0.7 * decoupled_by_loops(TARGETS.tolist(), 2.0) + 0.3 * decoupled_by_loops(other.tolist(), 2.0)
-    np.testing.assert_allclose(got, shares.mean(axis=0), rtol=1e-4)
+    expected = 0.7 * decoupled_by_loops(TARGETS.tolist(), 2.0) + 0.3 * decoupled_by_loops(other.tolist(), 2.0)
+    np.testing.assert_allclose(got, expected.mean(axis=0), rtol=1e-4)
     hard = torch.nn.functional.one_hot(TARGETS, 5).float()
     torch.testing.assert_close(
         distillation_losses.dkd_losses(STUDENT, TEACHER, hard),

@@ -45,8 +45,8 @@ def test_soft_targets_sum_to_one():
 def test_focal_equals_formula(logits, gamma):
     x = logits.double().numpy()
     p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
-    true = p[np.arange(7), TARGETS.numpy()]
-    expected = (-WEIGHTS.numpy()[TARGETS] * (1 - true) ** gamma * np.log(true)).mean()
+    p_true = p[np.arange(7), TARGETS.numpy()]
+    expected = (-WEIGHTS.numpy()[TARGETS] * (1 - p_true) ** gamma * np.log(p_true)).mean()
     got = losses.focal(logits, losses.soft_targets(TARGETS, 5), gamma, WEIGHTS)
     np.testing.assert_allclose(got.item(), expected, rtol=1e-5)
 

@@ -19,8 +19,8 @@ def save(path, classes=CLASSES, size=32, seed=0, name="lcnet_050"):
     with torch.no_grad():  # logits that differ between images
         for parameter in net.head_parameters():
             parameter.normal_()
-    record = make_model_card(net, classes, preprocessing={"size": size, "resize": "pad"})
-    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}, MODEL_CARD: record}, path)
+    card = make_model_card(net, classes, preprocessing={"size": size, "resize": "pad"})
+    torch.save({"state_dict": {f"net.{k}": v for k, v in net.state_dict().items()}, MODEL_CARD: card}, path)
     return net.eval()
 
 
@@ -32,10 +32,10 @@ def test_load_teacher_equals_its_network(tmp_path):
     assert not outputs.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(outputs, net(images).log_softmax(1), atol=1e-5, rtol=1e-5)
-    member = teacher.members[0].net
-    assert member is not None
-    assert not member.training
-    assert not any(p.requires_grad for p in member.parameters())
+    loaded = teacher.members[0].net
+    assert loaded is not None
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
 
 
 def test_teacher_resizes_images(tmp_path):
@@ -66,14 +66,14 @@ def test_teacher_match_reorders_classes():
 
 
 @pytest.mark.parametrize(
-    ("known", "message"),
+    ("classes", "message"),
     [
         (["Metal", "Paper"], "has no class Plastic"),
         ([*CLASSES, "Glass"], "was trained on the additional class Glass"),
     ],
 )
-def test_teacher_match_rejects_other_classes(known, message):
-    teacher = TeacherEnsemble([Teacher(lambda images: images, known, None, "old.ckpt")])
+def test_teacher_match_rejects_other_classes(classes, message):
+    teacher = TeacherEnsemble([Teacher(lambda images: images, classes, None, "old.ckpt")])
     with pytest.raises(ModelError, match=f"teacher=old.ckpt {message}"):
         teacher.match(CLASSES)
 
@@ -102,7 +102,7 @@ def test_load_teacher_opens_exported_files(tmp_path):
         load_teacher(str(tmp_path / "a.onnx"))
 
 
-def test_teacher_is_shared_by_deepcopy(tmp_path):
+def test_deepcopy_shares_the_teacher(tmp_path):
     save(tmp_path / "a.ckpt")
     teacher = load_teacher(str(tmp_path / "a.ckpt"))
     assert copy.deepcopy({"teacher": teacher})["teacher"] is teacher

@@ -1,4 +1,4 @@
-"""Structured pruning of each configured model, and its replay from plain data."""
+"""Structured pruning of every model in conf/model, and its replay from the steps in a checkpoint."""
 
 import copy
 import json
@@ -21,7 +21,8 @@ CLASSES = ["Metal", "Paper", "Plastic"]
 MODELS = Path(__file__).parents[3] / "conf" / "model"
 NAMES = sorted({OmegaConf.load(path).name for path in MODELS.glob("[!_]*.yaml") if path.stem != "timm"})
 SIZE = 32
-# Layers tied to the stem keep their channels, so other layers lose more. A concatenation prunes both inputs.
+# Ratios that halve the MACs. Layers that share channels with the stem are not pruned, so the others need a larger
+# ratio. A concatenation loses channels in both inputs, so it needs a smaller one.
 RATIOS = {"fastvit_t8": 0.6, "deit_tiny_distilled_patch16_224": 0.6, "ghostnet_100": 0.22}
 
 
@@ -38,11 +39,9 @@ def macs(net):
 
 
 def rebuilt(net):
-    """Rebuild a network from JSON, like a checkpoint."""
-    record = json.loads(json.dumps(make_model_card(net, CLASSES, preprocessing={"size": SIZE})))
-    return build_net(
-        {MODEL_CARD: record, "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}}
-    )
+    """Rebuild a network from a model card that went through JSON."""
+    card = json.loads(json.dumps(make_model_card(net, CLASSES, preprocessing={"size": SIZE})))
+    return build_net({MODEL_CARD: card, "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,34 +61,34 @@ def test_prune_halves_macs_and_replay_is_exact(name):
     old, new = widths(net), widths(small)
     assert all(new[layer] == old[layer] for layer in protected)
     assert set(net.head_names) < set(protected)
-    cut = {layer: new[layer] for layer in new if new[layer] != old[layer] and "qkv" not in layer}
-    if name != "ghostnet_100":  # its layers end in concatenated pairs that are rounded together
-        assert all(channels % 8 == 0 for channels in cut.values()), cut
+    pruned = {layer: new[layer] for layer in new if new[layer] != old[layer] and "qkv" not in layer}
+    if name != "ghostnet_100":  # it concatenates pairs of layers, and the sum of a pair is rounded
+        assert all(channels % 8 == 0 for channels in pruned.values()), pruned
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "ghostnet_100", "mobilenetv4_conv_small"])
 def test_prune_removes_zero_channels_without_changing_outputs(name):
     """Set the pruned channels to zero in the original: the outputs of both networks must be equal."""
-    silent = build(name)
-    norms = {n: m for n, m in silent.net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    net = build(name)
+    norms = {n: m for n, m in net.net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     with torch.no_grad():
-        for parameter in silent.head_parameters():
+        for parameter in net.head_parameters():
             parameter.normal_()
-        for number, norm in enumerate(norms.values()):  # distinct values identify the removed channels
+        for number, norm in enumerate(norms.values()):  # distinct weights identify the removed channels
             norm.weight.copy_(torch.rand(norm.num_features, generator=torch.Generator().manual_seed(number)) + 0.5)
-    biased = [n for n, m in silent.net.named_modules() if not isinstance(m, torch.nn.BatchNorm2d) and _has_bias(m)]
-    protected = unprunable_layers(silent, SIZE) | dict.fromkeys(biased, "no norm follows it")
-    small = prune(silent, SIZE, 0.3, protected=protected)
+    biased = [n for n, m in net.net.named_modules() if not isinstance(m, torch.nn.BatchNorm2d) and _has_bias(m)]
+    protected = unprunable_layers(net, SIZE) | dict.fromkeys(biased, "no norm follows it")
+    small = prune(net, SIZE, 0.3, protected=protected)
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        loud = silent(images)
+        unpruned = net(images)
         for key, norm in norms.items():
-            gone = ~torch.isin(norm.weight, small.net.get_submodule(key).weight)
-            norm.weight[gone] = 0.0
-        outputs = silent(images)
+            removed = ~torch.isin(norm.weight, small.net.get_submodule(key).weight)
+            norm.weight[removed] = 0.0
+        outputs = net(images)
         scale = outputs.abs().max()
         torch.testing.assert_close(small(images) / scale, outputs / scale, rtol=0, atol=1e-5)
-    assert (outputs - loud).abs().max() > 1e-3 * scale
+    assert (outputs - unpruned).abs().max() > 1e-3 * scale
 
 
 def _has_bias(module):
@@ -144,7 +143,7 @@ def test_prune_bn_scale_rejects_network_without_batchnorm():
 
 def test_find_ratio_returns_smallest_ratio():
     assert find_ratio(lambda ratio: 1 - ratio, 0.5, "x", trials=12) == pytest.approx(0.5, abs=1e-3)
-    with pytest.raises(ModelError, match=r"prune\.macs=0\.1 is out of reach: 0\.60 of the cost is left"):
+    with pytest.raises(ModelError, match=r"prune\.macs=0\.1 is out of reach: at least 0\.60 of the cost remains"):
         find_ratio(lambda ratio: max(0.6, 1 - ratio), 0.1, "prune.macs=0.1")
 
 
@@ -170,7 +169,7 @@ def test_unprunable_layers_gives_reasons():
     ],
 )
 def test_replay_rejects_steps_of_another_network(step):
-    with pytest.raises(ModelError, match="step 0 of its pruning does not fit"):
+    with pytest.raises(ModelError, match="pruning step 0 does not fit"):
         replay(build("lcnet_050").net, [step])
 
 

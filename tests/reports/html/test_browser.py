@@ -1,4 +1,4 @@
-"""The page in a real Chromium: it sorts, filters, tells what is pointed at, and shows every picture."""
+"""The HTML pages in Chromium: sorting, filters, tooltips, images, phones, dark mode and print."""
 
 import base64
 import importlib.util
@@ -20,13 +20,14 @@ from reports.results import gather
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: install chromium, or set CHROMIUM=/its/path"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: install it, or set CHROMIUM=/its/path"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright"),
 ]
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
-def picture(rng) -> str:
+def image_url(rng) -> str:
+    """Return the `data:` URL of a random WebP image of 16 px."""
     stream = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(stream, "WEBP")
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -34,7 +35,7 @@ def picture(rng) -> str:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Pages of 1 and of 14 runs, three seeds a setting, names that want to be markup."""
+    """Pages of 1 and of 14 runs, with three seeds per setting and names that contain markup."""
     rng = np.random.default_rng(0)
     written = {}
     for count in (1, 14):
@@ -54,10 +55,10 @@ def pages(tmp_path_factory):
             (folder / "history.csv").write_text(
                 f"epoch,train/loss,val/loss,val/f1_macro\n0,2,1.7224,0.1\n1,1,1.7216,{f1}\n"
             )
-            answers = "".join(f"{i},<i>can,{'cup' if i % 3 else '<i>can'},0.4,0.6\n" for i in range(9))
-            (folder / "predictions.csv").write_text("file,label,prediction,p_<i>can,p_cup\n" + answers)
+            lines = "".join(f"{i},<i>can,{'cup' if i % 3 else '<i>can'},0.4,0.6\n" for i in range(9))
+            (folder / "predictions.csv").write_text("file,label,prediction,p_<i>can,p_cup\n" + lines)
             mistake = {"file": "a'\"<b>.jpg", "label": "cup", "prediction": "<i>can", "confidence": 0.9}
-            found = [{**mistake, "image": picture(rng), "map": picture(rng)} for _ in range(3)]
+            found = [{**mistake, "image": image_url(rng), "map": image_url(rng)} for _ in range(3)]
             (folder / "mistakes.json").write_text(json.dumps({"mistakes": found}))
         written[count] = write_page(gather(root), root / "leaderboard.html")
     return written
@@ -75,17 +76,17 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium):
-    """Open a page; whatever it complains of, or wants to fetch, fails the test."""
-    said, contexts = [], []
+    """Open a page. The test fails if the page logs to the console, raises, opens a dialog or requests a URL."""
+    events, contexts = [], []
 
     def open_page(path, **options):
         contexts.append(chromium.new_context(**options))
         tab = contexts[-1].new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("dialog", lambda dialog: said.append(dialog.message))
+        tab.on("console", lambda message: events.append(message.text))
+        tab.on("pageerror", lambda error: events.append(str(error)))
+        tab.on("dialog", lambda dialog: events.append(dialog.message))
         tab.on(
-            "request", lambda request: said.append(request.url) if request.url[:5] not in ("file:", "data:") else None
+            "request", lambda request: events.append(request.url) if request.url[:5] not in ("file:", "data:") else None
         )
         tab.goto(path.as_uri())
         return tab
@@ -93,19 +94,20 @@ def visit(chromium):
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
+    assert events == []
 
 
 def column(tab, title, table=0):
+    """Return the texts of a column of a sortable table, from top to bottom."""
     return tab.evaluate(
-        """([title, number]) => { const table = document.querySelectorAll("table.sortable")[number];
+        """([title, position]) => { const table = document.querySelectorAll("table.sortable")[position];
         const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === title);
         return [...table.tBodies[0].rows].map((row) => row.cells[at].textContent); }""",
         [title, table],
     )
 
 
-def test_a_click_on_a_heading_sorts_both_ways(pages, visit):
+def test_click_on_a_heading_sorts_in_both_directions(pages, visit):
     tab = visit(pages[14])
     first = column(tab, "ms")
     heading = tab.locator("table.sortable").first.get_by_role("button", name=re.compile("^ms"))
@@ -115,7 +117,7 @@ def test_a_click_on_a_heading_sorts_both_ways(pages, visit):
     assert [float(text) for text in rising] == sorted(float(text) for text in first)
     assert column(tab, "ms") == rising[::-1] != first
     tab.locator("table.sortable").first.get_by_role("button", name="F1 test").click()
-    assert column(tab, "F1 test")[0].startswith("0.91")  # the best first: F1 is better when higher
+    assert column(tab, "F1 test")[0].startswith("0.91")  # highest F1 first
 
 
 def test_tabs_show_the_seeds_or_every_run(pages, visit):
@@ -127,7 +129,7 @@ def test_tabs_show_the_seeds_or_every_run(pages, visit):
     assert tables.nth(1).locator("tbody tr").count() == 14
 
 
-def test_pointing_at_a_point_tells_its_run_and_a_click_goes_there(pages, visit):
+def test_point_has_a_tooltip_and_a_click_opens_its_run(pages, visit):
     tab = visit(pages[14])
     assert tab.locator("#pareto .point").count() == 5
     assert tab.locator("#pareto .point.best").count() == 2
@@ -142,18 +144,18 @@ def test_pointing_at_a_point_tells_its_run_and_a_click_goes_there(pages, visit):
     assert "net1<b>" in tab.locator("#runs details[open] summary").inner_text()
 
 
-def test_the_nearest_curve_lights_up(pages, visit):
+def test_nearest_curve_is_highlighted(pages, visit):
     tab = visit(pages[14])
     chart = tab.locator("#curves svg.curves").first
     box = chart.bounding_box()
-    place = {"x": box["width"] * 0.97, "y": box["height"] * 0.1}  # the best at its last epoch
-    chart.hover(position=place)  # waits until the page has stopped moving
+    position = {"x": box["width"] * 0.97, "y": box["height"] * 0.1}  # the best run at its last epoch
+    chart.hover(position=position)  # waits until the layout is stable
     tab.wait_for_selector(".curve.near")
     assert tab.locator(".curve.near").count() == 1
     assert tab.locator("#tip").inner_text().startswith("net1<b>")
 
 
-def test_the_filter_leaves_what_was_asked_for(pages, visit):
+def test_filter_shows_matching_runs_and_points(pages, visit):
     tab = visit(pages[14])
     tab.get_by_role("searchbox").fill("NET2")
     assert tab.locator("#runs details:visible").count() == 3
@@ -165,7 +167,7 @@ def test_the_filter_leaves_what_was_asked_for(pages, visit):
 def test_wrong_images_are_filtered_by_a_pair_of_classes(pages, visit):
     tab = visit(pages[1])
     run = tab.locator("#run-1")
-    assert run.locator(".mistakes figure:visible").count() == 3  # cups that were called cans
+    assert run.locator(".mistakes figure:visible").count() == 3  # cups that were predicted as cans
     run.locator("select.pairs").select_option("0-1")
     assert run.locator(".mistakes figure:visible").count() == 0
     run.locator("select.pairs").select_option("")
@@ -188,11 +190,11 @@ def test_two_runs_are_compared_image_by_image(pages, visit):
 
 
 @pytest.mark.parametrize("count", [1, 14])
-def test_every_picture_is_there(pages, visit, count):
+def test_every_image_is_shown(pages, visit, count):
     tab = visit(pages[count])
     assert tab.locator("#runs details[open]").count() == (1 if count == 1 else 0)
     tab.evaluate("() => document.querySelectorAll('#runs details').forEach((run) => { run.open = true; })")
-    drawn = "#runs .pictures img:not([data-image])"  # alone, below the map, and the map
+    drawn = "#runs .pictures img:not([data-image])"  # per mistake: the image, the image below the map, the map
     tab.wait_for_function("([at, n]) => document.querySelectorAll(at).length === n", arg=[drawn, 9 * count])
     sizes = tab.locator(drawn).evaluate_all(
         "all => Promise.all(all.map((image) => image.decode().then(() => image.naturalWidth)))"
@@ -202,7 +204,7 @@ def test_every_picture_is_there(pages, visit, count):
     assert count <= OPEN or tab.locator("[data-packed]").count() == 0
 
 
-def test_a_phone_scrolls_down_only_and_can_read(pages, visit):
+def test_page_on_a_phone_fits_the_width_with_readable_text(pages, visit):
     tab = visit(pages[14], **PHONE)
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     assert not tab.locator("#pareto").is_visible()
@@ -215,18 +217,17 @@ def test_a_phone_scrolls_down_only_and_can_read(pages, visit):
     assert tab.locator("#tip").is_visible()
 
 
-def test_dark_is_dark_and_paper_is_white(pages, visit):
+def test_dark_mode_is_dark_and_print_is_white(pages, visit):
     tab = visit(pages[14], color_scheme="dark")
-    light = "() => getComputedStyle(document.body).backgroundColor.match(/\\\\d+/g).slice(0, 3).map(Number)"
-    light = light.replace("\\\\", "\\")
-    assert max(tab.evaluate(light)) < 60
+    background = r"() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3).map(Number)"
+    assert max(tab.evaluate(background)) < 60
     tab.emulate_media(media="print")
-    assert tab.evaluate(light) == [255, 255, 255]
+    assert tab.evaluate(background) == [255, 255, 255]
     assert not tab.get_by_role("searchbox").is_visible()
     assert len(tab.pdf()) > 10_000
 
 
-def test_a_data_report_leads_from_its_alarms_to_their_sections(tmp_path, visit):
+def test_cards_of_a_data_report_link_to_their_sections(tmp_path, visit):
     size = {"broken": None, "issues": [], "width": 20, "height": 10, "bytes": 99, "brightness": 9.0, "colour": 1.0}
     found = {
         "classes": ["can", "cup"],

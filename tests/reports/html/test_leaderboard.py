@@ -1,4 +1,4 @@
-"""The page: what stands on it, whatever the runs left, and that nothing in a run can write markup into it."""
+"""Content of the HTML leaderboard, for complete, damaged and malicious run folders."""
 
 import csv
 import json
@@ -19,12 +19,12 @@ from reports.ranking import labels, rank
 from reports.results import gather
 from reports.run_folder import read_config, read_curves, read_mistakes, read_predictions
 
-PICTURE = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
-NAUGHTY = "<img src=x onerror=alert(1)>'\"&"
+IMAGE_URL = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
+MARKUP = "<img src=x onerror=alert(1)>'\"&"
 
 
-class Reader(HTMLParser):
-    """Elements, their attributes, and the text of each table cell."""
+class Parsed(HTMLParser):
+    """Elements with their attributes, and the texts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -40,6 +40,7 @@ class Reader(HTMLParser):
 
 
 def make_run(folder: Path, model="resnet18d", seed=0, f1=0.7, latency=10.0, classes=("can", "cup"), **more) -> Path:
+    """Write a run folder with results, config, history, three predictions and two mistakes."""
     folder.mkdir(parents=True)
     row = {
         "status": "completed", "name": model, "model": model, "seed": seed, "origin": "hub", "classes": list(classes),
@@ -55,13 +56,14 @@ def make_run(folder: Path, model="resnet18d", seed=0, f1=0.7, latency=10.0, clas
         writer.writerow(["file", "label", "prediction", *(f"p_{name}" for name in classes)])
         one, two = classes[:2]
         writer.writerows([["a", one, one, 0.9, 0.1], ["b", one, two, 0.2, 0.8], ["c", two, two, 0.3, 0.7]])
-    mistake = {"file": "b", "label": classes[0], "prediction": classes[1], "confidence": 0.8, "image": PICTURE}
-    (folder / "mistakes.json").write_text(json.dumps({"format": 1, "mistakes": [{**mistake, "map": PICTURE}] * 2}))
+    mistake = {"file": "b", "label": classes[0], "prediction": classes[1], "confidence": 0.8, "image": IMAGE_URL}
+    (folder / "mistakes.json").write_text(json.dumps({"format": 1, "mistakes": [{**mistake, "map": IMAGE_URL}] * 2}))
     return folder
 
 
 @pytest.fixture
 def sweep(tmp_path):
+    """Three seeds of one setting, two further runs and a failed run."""
     for i in range(3):
         make_run(tmp_path / f"{i}", "lcnet_050", seed=i, f1=0.60 + i / 100, latency=2.0)
     make_run(tmp_path / "3", "resnet50", f1=0.8, latency=40.0)
@@ -72,14 +74,14 @@ def sweep(tmp_path):
     return tmp_path
 
 
-def test_the_page_needs_no_other_file_and_lets_nothing_in(sweep):
+def test_page_is_self_contained_and_has_a_content_security_policy(sweep):
     path = write_page(gather(sweep), sweep / "leaderboard.html")
     text = path.read_text()
-    found = Reader(text)
+    found = Parsed(text)
     links = [value for _, attrs in found.tags for key, value in attrs.items() if key in ("src", "href")]
-    own = [link for link in links if not link.startswith(("data:image/", "#"))]  # files of the runs
-    assert len(links) > len(own) > 0
-    assert all((sweep / link).is_file() for link in own)
+    files = [link for link in links if not link.startswith(("data:image/", "#"))]  # files of the runs
+    assert len(links) > len(files) > 0
+    assert all((sweep / link).is_file() for link in files)
     policy = next(attrs["content"] for tag, attrs in found.tags if "http-equiv" in attrs)
     assert "default-src 'none'" in policy
     assert "sha256-" in policy
@@ -87,7 +89,7 @@ def test_the_page_needs_no_other_file_and_lets_nothing_in(sweep):
     assert sum(tag == "script" and attrs.get("type") is None for tag, attrs in found.tags) == 1
 
 
-def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
+def test_seeds_are_averaged_and_single_runs_have_their_own_table(sweep):
     shown = contents(gather(sweep), sweep)
     folded, every = shown["tables"]
     assert [len(entries) for _, _, entries in (folded, every)] == [4, 6]
@@ -101,25 +103,22 @@ def test_seeds_are_folded_and_single_runs_stay_to_be_seen(sweep):
     assert cells["failed"][-1].text == "OutOfMemory: 3 GB"
 
 
-def test_the_front_joins_those_that_nothing_beats(sweep):
+def test_front_joins_the_points_that_no_other_dominates(sweep):
     chart = contents(gather(sweep), sweep)["pareto"]["wide"]
     best = {point["name"] for point in chart["points"] if point["best"]}
     assert best == {"lcnet_050", "resnet50"}
     first, second = (next(p for p in chart["points"] if p["name"] == name) for name in ("lcnet_050", "resnet50"))
     assert chart["line"] == f"{first['x']},{first['y']} {second['x']},{first['y']} {second['x']},{second['y']}"
     assert first["x"] < second["x"]
-    assert first["y"] > second["y"]  # better is higher up
+    assert first["y"] > second["y"]  # y points down: the higher F1 is drawn higher
 
 
-def test_what_a_run_left_is_read(sweep):
+def test_files_of_a_run_are_read(sweep):
     folder = sweep / "0"
-    answers = read_predictions(folder, ["can", "cup"])
-    assert (answers.files, answers.targets.tolist(), answers.predictions.tolist()) == (
-        ["a", "b", "c"],
-        [0, 0, 1],
-        [0, 1, 1],
-    )
-    assert answers.confidence.tolist() == [0.9, 0.8, 0.7]
+    found = read_predictions(folder, ["can", "cup"])
+    assert found.files == ["a", "b", "c"]
+    assert (found.targets.tolist(), found.predictions.tolist()) == ([0, 0, 1], [0, 1, 1])
+    assert found.confidence.tolist() == [0.9, 0.8, 0.7]
     assert read_predictions(folder, ["other"]) is None
     assert read_curves(folder) == {
         "train/loss": [(0, 1.5), (1, 1.0), (2, 0.75)], "val/f1_macro": [(1, 0.5), (2, 0.6)],
@@ -128,7 +127,7 @@ def test_what_a_run_left_is_read(sweep):
     assert [entry["confidence"] for entry in read_mistakes(folder)] == [0.8, 0.8]
 
 
-def test_settings_that_differ_are_shown_and_those_that_go_together_share_a_column(tmp_path):
+def test_differing_settings_are_shown_and_settings_that_vary_together_share_a_column(tmp_path):
     for i, (size, lr) in enumerate([(64, 0.1), (96, 0.2), (64, 0.1)]):
         folder = make_run(tmp_path / str(i), f"m{i}")
         config = (
@@ -141,7 +140,7 @@ def test_settings_that_differ_are_shown_and_those_that_go_together_share_a_colum
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "binary", "foreign", "list"])
-def test_damaged_files_leave_blanks(tmp_path, damage):
+def test_page_of_a_run_with_damaged_files(tmp_path, damage):
     folder = make_run(tmp_path / "run")
     content = {"empty": b"", "binary": b"\x00\xff\xfe" * 99, "foreign": b"a: [b\n1,2,3\n", "list": b"[1, 2]"}
     for name in ("history.csv", "predictions.csv", "mistakes.json", "config.yaml"):
@@ -154,7 +153,7 @@ def test_damaged_files_leave_blanks(tmp_path, damage):
     assert "<img" not in text
 
 
-def test_pictures_of_other_kinds_are_left_out(tmp_path):
+def test_mistakes_with_other_urls_are_left_out(tmp_path):
     folder = make_run(tmp_path / "run")
     entry = {"file": "a", "image": "https://elsewhere/x.png", "map": None}
     script = {"file": "a", "image": "data:image/svg+xml;base64,AAAA"}
@@ -162,22 +161,22 @@ def test_pictures_of_other_kinds_are_left_out(tmp_path):
     assert read_mistakes(folder) == []
 
 
-def test_markup_in_any_value_is_shown_not_obeyed(tmp_path):
+def test_markup_in_any_value_is_shown_as_text(tmp_path):
     folder = make_run(
-        tmp_path / f"run {NAUGHTY.replace('/', '')}", NAUGHTY, classes=(NAUGHTY, "</script>"), origin=NAUGHTY,
-        error=NAUGHTY, overrides=[f"model={NAUGHTY}", f"a={NAUGHTY}"],
+        tmp_path / f"run {MARKUP.replace('/', '')}", MARKUP, classes=(MARKUP, "</script>"), origin=MARKUP,
+        error=MARKUP, overrides=[f"model={MARKUP}", f"a={MARKUP}"],
     )  # fmt: skip
-    (folder / "config.yaml").write_text(f"a: {json.dumps(NAUGHTY)}")
+    (folder / "config.yaml").write_text(f"a: {json.dumps(MARKUP)}")
     make_run(tmp_path / "other\udcff", "fine")
-    path = write_page(gather(tmp_path), tmp_path / "page.html", title=NAUGHTY)
-    found = Reader(path.read_text())
+    path = write_page(gather(tmp_path), tmp_path / "page.html", title=MARKUP)
+    found = Parsed(path.read_text())
     assert [attrs["src"][:11] for tag, attrs in found.tags if tag == "img" and "src" in attrs] == ["data:image/"] * 4
     assert not any(key.startswith("on") for _, attrs in found.tags for key in attrs)
-    assert sum(tag == "script" for tag, _ in found.tags) == 3  # the script, images and predictions
-    assert NAUGHTY in "".join(found.text)
+    assert sum(tag == "script" for tag, _ in found.tags) == 3  # the script, and the data of images and predictions
+    assert MARKUP in "".join(found.text)
 
 
-def test_images_stay_within_their_budget_and_every_run_gets_its_first(monkeypatch):
+def test_images_are_limited_and_the_first_of_every_run_comes_first(monkeypatch):
     monkeypatch.setattr(images, "IMAGE_BYTES", 9)
     runs = [{"mistakes": [{"image": f"{run}{i}", "map": "m"} for i in range(3)]} for run in "abc"]
     runs.append({"mistakes": [{"image": "a0", "map": None}]})  # stored already
@@ -187,7 +186,7 @@ def test_images_stay_within_their_budget_and_every_run_gets_its_first(monkeypatc
     assert [run["all_mistakes"] for run in runs] == [3, 3, 3, 1]
 
 
-def test_what_decides_comes_before_settings_and_classes(tmp_path):
+def test_results_come_before_settings_and_classes(tmp_path):
     more = {"val/score": 1.3, "val/f1_macro": 0.75, "test/f1_macro_low": 0.6, "test/f1_macro_high": 0.8, "ratio": 0.25}
     for i in range(2):
         make_run(tmp_path / str(i), overrides=[f"data.size={i}"], unsteady=bool(i), **more)
@@ -200,7 +199,7 @@ def test_what_decides_comes_before_settings_and_classes(tmp_path):
     assert [cell.text for cell in columns["ms"].cells] == ["10.00", "10.00 ~"]
 
 
-def test_the_line_below_the_title_names_the_conditions(tmp_path):
+def test_conditions_of_the_measurement_are_named(tmp_path):
     machine = {"cpu": "A chip", "cores": 4}
     make_run(tmp_path / "run", machine=machine, threads=1, reference="resnet18d 224 px", images=30, split="test")
     assert contents(gather(tmp_path), tmp_path)["conditions"] == [
@@ -209,7 +208,7 @@ def test_the_line_below_the_title_names_the_conditions(tmp_path):
     ]  # fmt: skip
 
 
-def test_curves_keep_their_looks_when_files_are_exported(sweep):
+def test_exported_files_do_not_change_the_style_of_curves(sweep):
     looks = {run["folder"]: run["look"] for run in contents(gather(sweep), sweep)["runs"] if run["curves"]}
     for i in range(5):
         rows = [
@@ -223,7 +222,7 @@ def test_curves_keep_their_looks_when_files_are_exported(sweep):
     assert len({run["name"] for run in runs}) == 16
 
 
-def test_searches_get_an_axis_a_setting_and_their_importances(tmp_path):
+def test_search_has_an_axis_per_setting_and_importances(tmp_path):
     for i, (lr, model) in enumerate([(0.1, "a"), (0.01, "b"), (0.2, "a")]):
         make_run(tmp_path / str(i), model, f1=0.5 + i / 10, overrides=[f"lr={lr}", f"model={model}", "epochs=3"])
     (tmp_path / "search.json").write_text('{"importances": {"test/f1_macro": {"lr": 0.2, "model": 0.8}}}')
@@ -245,7 +244,7 @@ ROW = st.fixed_dictionaries({"status": st.just("completed")}, optional=dict.from
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, max_size=4))
-def test_any_flat_rows_make_a_page(rows):
+def test_contents_accepts_any_flat_rows(rows):
     folders = [{**row, "folder": str(row.get("folder") or "").replace("\0", "")} for row in rows]
     ranked = rank(folders)
     assert len(labels(ranked)) == len(rows)
@@ -255,7 +254,7 @@ def test_any_flat_rows_make_a_page(rows):
     assert all(0 <= cell[1] <= 1 for row in heat(ranked, ["a"]) for cell in row if cell)
 
 
-def test_an_exported_file_is_a_row_too():
+def test_exported_file_has_format_and_precision():
     row = {"status": "completed", "model": "resnet18", "format": "onnx", "precision": "int8", "bytes": 3_100_000}
     columns = {column.title: column.cells[0].text for column in table(rank([row]))}
     assert table(rank([row]))[1].cells[0].small == "onnx int8"
@@ -263,7 +262,7 @@ def test_an_exported_file_is_a_row_too():
     assert "ms" not in columns
 
 
-def test_the_command_writes_a_page_of_several_folders(sweep, tmp_path_factory):
+def test_command_writes_a_page_of_several_folders(sweep, tmp_path_factory):
     other = make_run(tmp_path_factory.mktemp("other") / "run", "convnext_atto").parent
     out = other / "page.html"
     command = [sys.executable, "-m", "reports.html.leaderboard", str(sweep), str(other), "--out", str(out)]

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop in its own process, fed from memory or by common pipelines; used by training.py and gpu.py."""
+"""A plain PyTorch loop in a separate process, fed from memory or by common pipelines; for training.py and gpu.py."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from datamodules import images
 
 BARE, TORCHVISION, TIMM = "bare loop, one batch", "torchvision v2", "timm rand-m9-inc1"
-TICKS = os.sysconf("SC_CLK_TCK")
+TICKS = os.sysconf("SC_CLK_TCK")  # clock ticks per second in /proc
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Task:
     Attributes:
         cfg: Plain configs of model, objective and optimizer.
         root: Folder of the images.
-        files: Path and label of each image of one turn.
+        files: Path and label of each image of one turn, an epoch of the loop.
         class_counts: Number of training images of each class.
         size: Side of the images, px.
         batch: Images per batch.
@@ -53,18 +53,18 @@ class Task:
     turns: int
 
 
-class Rival:
-    """A process that trains when `take_turn` is called, and otherwise waits."""
+class BaselineProcess:
+    """A process that trains while `take_turn` runs, and waits otherwise."""
 
     def __init__(self, name: str, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, task, other))
+        self._process = context.Process(target=_train_on_request, args=(name, task, other))
         self._process.start()
         other.close()
 
     def take_turn(self) -> np.ndarray:
-        """Wall and CPU seconds of one turn."""
+        """Train for one turn; returns its wall and CPU seconds, (2,)."""
         self._pipe.send("go")
         return self._pipe.recv()
 
@@ -74,7 +74,7 @@ class Rival:
 
 
 def now() -> np.ndarray:
-    """Wall seconds, and CPU seconds of this process and its workers."""
+    """Wall seconds, and CPU seconds of this process and its workers, (2,)."""
     return np.array([time.perf_counter(), time.process_time() + sum(map(_cpu_of, multiprocessing.active_children()))])
 
 
@@ -83,9 +83,9 @@ def _cpu_of(process: Any) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _serve(name: str, task: Task, pipe: Connection) -> None:
+def _train_on_request(name: str, task: Task, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
-    multiprocessing.set_start_method("fork", force=True)  # for the workers, as is the default on Linux
+    multiprocessing.set_start_method("fork", force=True)  # for the workers, the default on Linux
     net = instantiate(task.cfg["model"], num_classes=len(task.class_counts)).to(memory_format=torch.channels_last)
     objective = instantiate(task.cfg["objective"], class_counts=task.class_counts)
     steps = len(task.files) // task.batch
@@ -122,8 +122,9 @@ def _epoch(net: nn.Module, objective: nn.Module, optimizer: Any, schedule: Any, 
 
 def _one_batch(task: Task, net: nn.Module) -> Iterable:
     pixels = np.stack([images.load(Path(path), task.size, "pad") for path, _ in task.files[: task.batch]])
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, torch.tensor([label for _, label in task.files])
-    return list(repeat((batch[0], batch[1][: task.batch]), len(task.files) // task.batch))
+    targets = torch.tensor([label for _, label in task.files[: task.batch]])
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, targets
+    return list(repeat(batch, len(task.files) // task.batch))
 
 
 def _folder(task: Task, transform: Callable | None = None) -> ImageFolder:

@@ -1,6 +1,4 @@
-"""Errors in command lines: one line names key, value and hint, before any image is read."""
-
-from pathlib import Path
+"""Errors in command lines: one line with key, value and hint, before any image is read."""
 
 import pytest
 from entry_points import run, run_all
@@ -11,8 +9,10 @@ from litesort.cli.compose import CONF
 from litesort.cli.validate import check
 from litesort.errors import ModelError
 
-ROOT = Path(__file__).parent.parent
-GROUPS = ("model", "data", "augment", "sampler", "objective", "optimizer", "trainer", "score", "experiment")
+GROUPS = (
+    "model", "data", "augment", "sampler", "objective", "optimizer", "prune", "trainer", "score", "latency", "export",
+    "experiment",
+)  # fmt: skip
 LISTS = ("callbacks", "logger")
 
 
@@ -22,9 +22,13 @@ def composed(*overrides: str):
 
 
 def choices() -> list[str]:
-    files = [(group, file.stem) for group in (*GROUPS, *LISTS) for file in sorted((CONF / group).glob("[!_]*.yaml"))]
-    always = {"default", "checkpoint", "history", "reseed", "wandb_media", "progress"}
-    files = [(group, stem) for group, stem in files if not (group == "callbacks" and stem in always)]
+    files = [
+        (group, str(file.relative_to(CONF / group).with_suffix("")))
+        for group in (*GROUPS, *LISTS)
+        for file in sorted((CONF / group).rglob("[!_]*.yaml"))
+    ]
+    required = {"default", "checkpoint", "history", "reseed", "wandb_media", "progress"}
+    files = [(group, stem) for group, stem in files if not (group == "callbacks" and stem in required)]
     forms = {"callbacks": "callbacks=[default,{}]", "logger": "logger=[{}]"}
     return [forms.get(group, f"{group}={{}}").format(stem) for group, stem in files]
 
@@ -46,7 +50,7 @@ def test_check_accepts_every_option_of_conf(choice):
         "augment.transforms.flip.p=often", "callbacks.progress.refresh_rate=x",
     ],
 )  # fmt: skip
-def test_value_of_the_wrong_type_is_named(override):
+def test_wrong_type_error_names_key_and_value(override):
     key, _, value = override.partition("=")
     with pytest.raises(ModelError, match="is invalid: expected") as caught:
         check(composed(override))
@@ -85,7 +89,7 @@ def test_invalid_score_and_latency_settings_are_refused_before_training(override
         build_score_and_latency(composed(override))
 
 
-def test_end_to_end_score_needs_the_end_to_end_clock():
+def test_end_to_end_score_needs_the_end_to_end_latency():
     with pytest.raises(Exception, match=r"latency\.end_to_end=false"):
         build_score_and_latency(composed("score=boostcamp", "latency.end_to_end=false"))
 
@@ -101,15 +105,15 @@ COMMAND_LINES = {
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def results(tmp_path_factory):
     """The result of train.py for each of COMMAND_LINES."""
     commands = [["train.py", *arguments.split()] for arguments in COMMAND_LINES]
-    return dict(zip(COMMAND_LINES, run_all(commands, tmp_path_factory.mktemp("typed")), strict=True))
+    return dict(zip(COMMAND_LINES, run_all(commands, tmp_path_factory.mktemp("commands")), strict=True))
 
 
 @pytest.mark.parametrize("arguments", COMMAND_LINES)
-def test_composition_errors_are_one_line(arguments, answers):
-    done = answers[arguments]
+def test_composition_errors_are_one_line(arguments, results):
+    done = results[arguments]
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {COMMAND_LINES[arguments]}")
     assert len(done.stderr.splitlines()) == 1
@@ -120,14 +124,14 @@ def test_missing_required_callbacks_are_named():
         check(composed("callbacks=[ema]"))
 
 
-def test_mistyped_checkpoint_makes_no_folder(tmp_path):
+def test_missing_checkpoint_creates_no_folder(tmp_path):
     done = run("train.py", "ckpt=gone/last.ckpt", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: ckpt=gone/last.ckpt does not exist: give the path of a file\n"
     assert not (tmp_path / "gone").exists()
 
 
-def test_evaluation_without_a_checkpoint_asks_for_one(tmp_path):
+def test_evaluation_without_a_checkpoint_is_an_error(tmp_path):
     done = run("evaluate.py", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ckpt is not given")
