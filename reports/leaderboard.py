@@ -30,6 +30,8 @@ from reports.results import (
     stage,
 )
 
+WRAPPED = {"model": 18, "setting": 20}  # columns that wrap on a narrow terminal, and their least width, characters
+
 
 class Column(NamedTuple):
     """Column of the table.
@@ -46,12 +48,18 @@ class Column(NamedTuple):
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the ranking and its rules. With several seeds or folds, a table of means comes first."""
+    """Print the ranking, reasons of failures, and the rules. With several seeds or folds, a table of means is first."""
     console = console or Console()
     grouped = group_seeds(rows)
     if len(grouped) < len(rows):
         console.print(_table(rank(grouped), _mean_title(grouped), console))
-    console.print(_table(rank(rows), "Leaderboard", console))
+    ranked = rank(rows)
+    console.print(_table(ranked, "Leaderboard", console))
+    settings = differences(ranked)
+    for row, setting in zip(ranked, settings, strict=True):
+        if failed(row):
+            name = "  ".join(part for part in (model(row), setting) if part)
+            console.print(Text(f"{_failure(row)}: {name}: {one_line(row.get('error') or 'no reason given')}", "red"))
     for line in rules(rows):
         console.print(Text(line, style="dim"))
     for note in notes(rows):
@@ -160,16 +168,22 @@ def _incomparable(done: Sequence[Row]) -> Iterator[str]:
         yield "~: the measurement did not settle; measure again when the machine is idle."
 
 
-def columns(ranked: Sequence[Row]) -> list[Column]:
-    """Return the columns that have a value in at least one row."""
+def columns(ranked: Sequence[Row], reasons: bool = True) -> list[Column]:
+    """Return the columns that have a value in at least one row.
+
+    Args:
+        ranked: Ranked rows.
+        reasons: Whether the setting of a failed row contains the reason.
+    """
     exported = any(row.get("file") for row in ranked)
     settings = {id(row): difference for row, difference in zip(ranked, differences(ranked), strict=True)}
     time = axes(ranked).time
 
     def setting(row: Row) -> str:
-        how = "stopped" if row.get("status") == "pruned" else "failed"
-        reason = f"{how}: {one_line(row.get('error') or 'no reason given')}" if failed(row) else ""
-        return "  ".join(part for part in (settings[id(row)], reason) if part)
+        failure = _failure(row) if failed(row) else ""
+        if failure and reasons:
+            failure += f": {one_line(row.get('error') or 'no reason given')}"
+        return "  ".join(part for part in (settings[id(row)], failure) if part)
 
     wanted = [
         Column("#", lambda row: "–" if row["rank"] is None else str(row["rank"])),
@@ -178,17 +192,21 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("runs as", runs_as, removal=0 if exported else 3),
         Column("seed", lambda row: _several(row, "seeds", row.get("seed", "")), removal=2),
         Column("fold", lambda row: _several(row, "folds", "" if fold(row) is None else fold(row)), removal=2),
-        Column("score ↓", lambda row: _measured(row, ".4f", "rank_score")),
+        Column("score ↓", lambda row: _measured(row, ".4f", "rank_score"), removal=2 if exported else 0),
         Column("F1 val", lambda row: _measured(row, ".4f", "val/f1_macro"), removal=1),
         Column("F1 test", lambda row: _measured(row, ".4f", f"{stage(row)}/f1_macro") if stage(row) != "val" else ""),
         Column("weakest class", _weakest, removal=7),
         Column("accuracy", lambda row: _measured(row, ".4f", f"{stage(row)}/accuracy_micro"), removal=9),
-        Column("ms", lambda row: _measured(row, ".2f", "latency_ms") + " ~" * bool(row.get("unsteady"))),
+        Column(
+            "ms",
+            lambda row: _measured(row, ".2f", "latency_ms") + " ~" * bool(row.get("unsteady")),
+            removal=3 if exported else 0,
+        ),
         Column(
             "× faster", lambda row: _faster(row, time) if time != "latency_ms" else "", removal=0 if exported else 6
         ),
         Column("× eager", lambda row: _faster(row, "ratio") if time != "ratio" and exported else "", removal=5),
-        Column("front", lambda row: "●" if row.get("front") else "", removal=0 if exported else 6),
+        Column("front", lambda row: "●" if row.get("front") else "", removal=6),
         Column("MB", lambda row: _measured({"bytes": number(row, "bytes") / 1e6}, ".1f", "bytes"), removal=11),
         Column("params M", lambda row: _millions(row, "params"), removal=10),
         Column("MACs M", lambda row: _millions(row, "macs"), removal=8),
@@ -196,6 +214,10 @@ def columns(ranked: Sequence[Row]) -> list[Column]:
         Column("trained in", lambda row: duration(number(row, "train_seconds")), removal=5),
     ]
     return [column for column in wanted if any(column.text(row) for row in ranked)]
+
+
+def _failure(row: Row) -> str:
+    return "pruned" if row.get("status") == "pruned" else "failed"
 
 
 def duration(seconds: float) -> str:
@@ -214,13 +236,18 @@ def duration(seconds: float) -> str:
 
 
 def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
-    shown = columns(ranked)
+    shown = columns(ranked, reasons=False)
     while _min_width(shown, ranked) > console.width and any(column.removal for column in shown):
         shown.remove(max(shown, key=lambda column: column.removal))
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in shown:
         free = column.title in ("model", "setting", "weights")
-        table.add_column(column.title, justify="left" if free else "right", overflow="fold", no_wrap=not free)
+        table.add_column(
+            column.title,
+            justify="left" if free else "right",
+            overflow="fold",
+            no_wrap=not free,
+        )
     for row in ranked:
         style = "red" if failed(row) else "bold green" if row["rank"] == 1 else ""
         table.add_row(*(Text(column.text(row)) for column in shown), style=style)
@@ -229,8 +256,8 @@ def _table(ranked: Sequence[Row], title: str, console: Console) -> Table:
 
 def _min_width(shown: Sequence[Column], ranked: Sequence[Row]) -> int:
     widths = [max(len(text) for text in (column.title, *(column.text(row) for row in ranked))) for column in shown]
-    # Only the setting wraps, to at least 24 characters.
-    return sum(min(w, 24) if c.title == "setting" else w for c, w in zip(shown, widths, strict=True)) + 2 * len(shown)
+    least = [min(width, WRAPPED.get(column.title, width)) for column, width in zip(shown, widths, strict=True)]
+    return sum(least) + 2 * (len(shown) - 1)
 
 
 def _markdown_table(ranked: Sequence[Row]) -> str:

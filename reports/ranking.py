@@ -170,13 +170,13 @@ def differences(rows: Sequence[Row]) -> list[str]:
     left_out = ("model=", *REPEATED)
     each = [[item for item in overrides(row) if not item.startswith(left_out)] for row in rows]
     common = set(each[0]).intersection(*each[1:]) if each else set()
-    facts = {
+    conditions = {
         "ckpt": _below_common_folder([str(row["ckpt"]) if is_evaluation(row) else None for row in rows]),
         "threads": [row.get("threads") for row in rows],
         "reference": [row.get("reference") for row in rows],
         "cpu": [_machine(row).get("cpu") for row in rows],
     }
-    for name, values in facts.items():
+    for name, values in conditions.items():
         if len({str(value) for value in values if value is not None}) > 1:
             for items, value in zip(each, values, strict=True):
                 items += [f"{name}={one_line(value, longest=60)}"] if value is not None else []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test does not wait for the hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests send no requests to the Hugging Face hub
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread slows operations on tiny tensors down
 
@@ -62,7 +62,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three class folders of 20 JPEGs each, 40 to 90 px. The colour determines the class: training takes 20 steps."""
+    """Three class folders of 20 JPEGs each, 40 to 90 px. Each class has its own colour: 20 training steps suffice."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -80,33 +80,19 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A litesort checkpoint of a resnet10t trained on `image_folder` at 32 px, written without a Trainer."""
     import torch
-    from hydra import compose, initialize_config_dir
+    from configs import SMALL_FOLDER, composed
+    from trained_resnet import trained_resnet
 
-    from datamodules import images
-    from lightning_modules.backbones.backbone import create_backbone
     from lightning_modules.checkpoint import MODEL_CARD, make_model_card
-    from litesort.cli import compose as configs
-    from litesort.cli.compose import CONF
+    from litesort.cli.compose import portable
 
     classes = sorted(COLOURS)
     folder = tmp_path_factory.mktemp("checkpoint")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        model = ["model=timm", "model.name=resnet10t"]
-        data = ["data=folder", f"data.root={image_folder}", "data.size=32"]
-        batches = ["data.batch_size=8", "data.eval_batch_size=8"]
-        cfg = compose("train", overrides=[*model, *data, *batches, f"run_dir={folder}"])
-    files = sorted(image_folder.rglob("*.jpg"))[::3]
-    pixels = torch.from_numpy(np.stack([images.load(file, 32, "pad") for file in files])).permute(0, 3, 1, 2) / 255
-    targets = torch.tensor([classes.index(file.parent.name) for file in files])
-    torch.manual_seed(0)
-    net = create_backbone("resnet10t", len(classes), pretrained=False)
-    optimizer = torch.optim.AdamW(net.train().parameters(), lr=3e-3)
-    for _ in range(20):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(pixels), targets, label_smoothing=0.1).backward()
-        optimizer.step()
+    data = (*SMALL_FOLDER, "data.eval_batch_size=8", f"data.root={image_folder}")
+    cfg = composed("train", "model=timm", "model.name=resnet10t", *data, f"run_dir={folder}")
+    net, *_ = trained_resnet(image_folder, classes)
     resizing = {"size": 32, "resize": "pad"}
-    card = make_model_card(net, classes, class_counts=[14] * 3, preprocessing=resizing, config=configs.portable(cfg))
+    card = make_model_card(net, classes, class_counts=[14] * 3, preprocessing=resizing, config=portable(cfg))
     state = {f"net.{key}": value for key, value in net.state_dict().items()}
     torch.save({"state_dict": state, MODEL_CARD: card}, folder / "best.ckpt")
     return folder / "best.ckpt"

@@ -1,42 +1,16 @@
 """Errors in command lines: one line with key, value and hint, before any image is read."""
 
 import pytest
+from configs import composed
 from entry_points import run, run_all
-from hydra import compose, initialize_config_dir
 
 from litesort.cli.build import build_score_and_latency
-from litesort.cli.compose import CONF
 from litesort.cli.validate import check
 from litesort.errors import ModelError
 
-GROUPS = (
-    "model", "data", "augment", "sampler", "objective", "optimizer", "prune", "trainer", "score", "latency", "export",
-    "experiment",
-)  # fmt: skip
-LISTS = ("callbacks", "logger")
 
-
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["run_dir=unused", *overrides])
-
-
-def choices() -> list[str]:
-    files = [
-        (group, str(file.relative_to(CONF / group).with_suffix("")))
-        for group in (*GROUPS, *LISTS)
-        for file in sorted((CONF / group).rglob("[!_]*.yaml"))
-    ]
-    required = {"default", "checkpoint", "history", "reseed", "wandb_media", "progress"}
-    files = [(group, stem) for group, stem in files if not (group == "callbacks" and stem in required)]
-    forms = {"callbacks": "callbacks=[default,{}]", "logger": "logger=[{}]"}
-    return [forms.get(group, f"{group}={{}}").format(stem) for group, stem in files]
-
-
-@pytest.mark.parametrize("choice", [choice for choice in choices() if choice != "data=checkpoint"])
-def test_check_accepts_every_option_of_conf(choice):
-    cfg = composed(choice, *(["model.name=resnet10t"] if choice == "model=timm" else []))
-    assert check(cfg) is cfg
+def configured(*overrides: str):
+    return composed("train", "run_dir=unused", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +27,7 @@ def test_check_accepts_every_option_of_conf(choice):
 def test_wrong_type_error_names_key_and_value(override):
     key, _, value = override.partition("=")
     with pytest.raises(ModelError, match="is invalid: expected") as caught:
-        check(composed(override))
+        check(configured(override))
     assert str(caught.value).startswith(f"{key}=")
     assert value.strip("[]") in str(caught.value)
 
@@ -62,14 +36,14 @@ def test_settings_of_unlisted_callbacks_are_refused():
     with pytest.raises(
         ModelError, match=r"^callbacks\.finetuning is set, but callbacks does not include it: give .*null$"
     ):
-        check(composed("experiment=finetune", "callbacks=[default,ema]"))
-    check(composed("experiment=finetune", "callbacks=[default,ema,finetuning]"))
-    check(composed("experiment=finetune", "callbacks.finetuning=null"))
+        check(configured("experiment=finetune", "callbacks=[default,ema]"))
+    check(configured("experiment=finetune", "callbacks=[default,ema,finetuning]"))
+    check(configured("experiment=finetune", "callbacks.finetuning=null"))
 
 
 def test_required_callbacks_cannot_be_disabled():
     with pytest.raises(ModelError, match="expected checkpoint too"):
-        check(composed("callbacks.checkpoint=null"))
+        check(configured("callbacks.checkpoint=null"))
 
 
 @pytest.mark.parametrize(
@@ -86,12 +60,12 @@ def test_required_callbacks_cannot_be_disabled():
 )
 def test_invalid_score_and_latency_settings_are_refused_before_training(override, key):
     with pytest.raises(Exception, match=rf"{key}=.* (is|lacks) "):
-        build_score_and_latency(composed(override))
+        build_score_and_latency(configured(override))
 
 
 def test_end_to_end_score_needs_the_end_to_end_latency():
     with pytest.raises(Exception, match=r"latency\.end_to_end=false"):
-        build_score_and_latency(composed("score=boostcamp", "latency.end_to_end=false"))
+        build_score_and_latency(configured("score=boostcamp", "latency.end_to_end=false"))
 
 
 COMMAND_LINES = {
@@ -121,7 +95,7 @@ def test_composition_errors_are_one_line(arguments, results):
 
 def test_missing_required_callbacks_are_named():
     with pytest.raises(ModelError, match=r"callbacks=.*checkpoint and history"):
-        check(composed("callbacks=[ema]"))
+        check(configured("callbacks=[ema]"))
 
 
 def test_missing_checkpoint_creates_no_folder(tmp_path):
@@ -141,5 +115,5 @@ def test_evaluation_without_a_checkpoint_is_an_error(tmp_path):
 def test_root_or_file_that_the_source_does_not_read_is_refused(override):
     kind = ["data=folder", "data.root=photos"] if "file" in override else ["data=folder", "data.source.root=here"]
     with pytest.raises(ModelError, match=rf"^{override} is not read by \w+Source: leave it out"):
-        check(composed(*kind, override))
-    check(composed("data=filelist", "data.root=photos", "data.file=list.csv"))
+        check(configured(*kind, override))
+    check(configured("data=filelist", "data.root=photos", "data.file=list.csv"))

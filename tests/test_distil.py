@@ -1,6 +1,5 @@
 """Distillation and pruning with the entry points, with tiny networks and images."""
 
-import csv
 import json
 from functools import partial
 from pathlib import Path
@@ -8,48 +7,39 @@ from pathlib import Path
 import entry_points
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configs import QUICK_LATENCY, QUIET_CPU, SMALL_FOLDER, TINY_NET, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from tiny_training import history_rows
 
 from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import resumed_config
-from litesort.cli.compose import CONF
 from litesort.cli.stored_config import check_run
 from litesort.errors import ModelError
 from train import train
 
 ROOT = Path(__file__).parent.parent
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "trainer.log_every_n_steps=2",
-    "score.reference=resnet10t", "score.reference_size=32", "trainer.enable_progress_bar=false",
-    "trainer.accelerator=cpu",
-)  # fmt: skip
-DATA = ("data=folder", "data.size=32", "data.batch_size=8")
+QUICK = (*QUICK_LATENCY, *QUIET_CPU, "trainer.log_every_n_steps=2")
 
 
 def configured(folder: Path, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[*QUICK, f"run_dir={folder}", *overrides])
+    return composed("train", *QUICK, f"run_dir={folder}", *overrides)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, image_folder) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
-    model = ("model=timm", "model.name=resnet10t", "model.pretrained=false", "epochs=2")
-    train(configured(folder, *DATA, f"data.root={image_folder}", *model))
+    train(configured(folder, *TINY_NET, *SMALL_FOLDER, f"data.root={image_folder}", "epochs=2"))
     return folder / "best.ckpt"
 
 
 def test_student_of_another_family_is_stored_without_its_teacher(teacher, image_folder, tmp_path):
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=2", "callbacks=[default,ema]")
     objective = ("objective=distill_feature", f"teacher={teacher}", "objective.levels=[-1]")
-    results = train(configured(tmp_path, *DATA, f"data.root={image_folder}", *student, *objective))
+    results = train(configured(tmp_path, *SMALL_FOLDER, f"data.root={image_folder}", *student, *objective))
     assert results["model"] == "lcnet_050"
-    with (tmp_path / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = history_rows(tmp_path)
     assert len({row["val/teacher_f1_macro"] for row in rows}) == 1  # the teacher does not change
     assert all(0 <= float(row["val/agreement"]) <= 1 for row in rows)
     assert all(float(row["train/features"]) > 0 for row in rows)
@@ -68,11 +58,9 @@ def test_exported_file_as_teacher(teacher, image_folder, tmp_path):
     net, card = load_net(teacher)
     path = FORMATS["onnx"].write(net, tmp_path / "teacher.onnx", card)
     student = ("model=lcnet_050", "model.pretrained=false", "epochs=1", "logger=none", "latency.end_to_end=false")
-    train(
-        configured(tmp_path, *DATA, f"data.root={image_folder}", *student, "objective=distill_logit", f"teacher={path}")
-    )
-    with (tmp_path / "history.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    objective = ("objective=distill_logit", f"teacher={path}")
+    train(configured(tmp_path, *SMALL_FOLDER, f"data.root={image_folder}", *student, *objective))
+    (row,) = history_rows(tmp_path)
     f1 = json.loads((teacher.parent / "metrics.json").read_text())["val/f1_macro"]
     assert float(row["val/teacher_f1_macro"]) == pytest.approx(f1, abs=1e-6)
 
@@ -118,7 +106,7 @@ def test_invalid_settings_are_refused_before_training(overrides, message, teache
     if "data=synthetic" in overrides:
         overrides += ["data.source.num_images=40", "data.size=32"]
     else:
-        overrides += [*DATA, f"data.root={image_folder}"]
+        overrides += [*SMALL_FOLDER, f"data.root={image_folder}"]
     with pytest.raises(Exception, match=message):
         train(configured(tmp_path, *overrides, "model=lcnet_050", "model.pretrained=false", "logger=none"))
 
@@ -193,7 +181,7 @@ def test_teacher_of_a_sweep_is_ignored_without_distillation(objective, teacher, 
 
 def test_class_named_on_the_command_line_may_be_built(teacher, image_folder):
     own = ["data.source._target_=collections.Counter", f"ckpt_init={teacher}"]
-    cfg = configured(Path("unused"), *DATA, f"data.root={image_folder}", *own)
+    cfg = configured(Path("unused"), *SMALL_FOLDER, f"data.root={image_folder}", *own)
     assert resumed_config(cfg, own).data.source._target_ == "collections.Counter"
     for objective in ("distill_logit", "focal"):  # the configs of litesort itself are accepted
         checkpoint = configured(Path("unused"), f"objective={objective}", "callbacks=[default,ema]", "export=all")

@@ -3,12 +3,11 @@
 import shutil
 
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import composed
 
 from deployment.predictors import predict_split
 from evaluate import measure_quality, open_artifact
 from litesort.cli.build import load_data
-from litesort.cli.compose import CONF
 from reports.rejection import choose_threshold, evaluate_threshold
 
 
@@ -17,8 +16,7 @@ def evaluated(checkpoint, tmp_path):
     """Function: overrides -> the quality of the checkpoint, its data module, and the predictions of the split."""
 
     def evaluate(*overrides: str):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("evaluate", overrides=[f"ckpt={checkpoint}", f"run_dir={tmp_path}", *overrides])
+        cfg = composed("evaluate", f"ckpt={checkpoint}", f"run_dir={tmp_path}", *overrides)
         artifact = open_artifact(cfg.ckpt, cfg)
         data, split, _ = load_data(artifact.card, cfg)
         predictions = predict_split(artifact.predict, data, split)

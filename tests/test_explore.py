@@ -7,13 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import composed
 from PIL import Image
 
 from datamodules.quality.embeddings import HistogramEmbedder
 from explore import explore
 from lightning_modules.backbones.embedder import default_embedder
-from litesort.cli.compose import CONF
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +31,7 @@ def explored(tmp_path_factory, cache_dir):
     with Image.open(root / "bag" / "2.png") as image:
         image.convert("RGBA").save(root / "bag" / "2.png")
     (root / "bag" / "bad.jpg").write_bytes(b"no")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(
-            "explore", overrides=["data=folder", f"data.root={root}", f"run_dir={out}", "max_images_per_class=3"]
-        )
+    cfg = composed("explore", "data=folder", f"data.root={root}", f"run_dir={out}", "max_images_per_class=3")
     return explore(cfg), root, out
 
 
@@ -52,8 +48,7 @@ def test_faults_are_counted(explored):
 def test_images_are_decoded_only_for_duplicates_and_features(tmp_path):
     """No image is decoded at `data.size`, because explore.py trains no network."""
     overrides = ["data=synthetic", "data.source.num_images=60", f"data.cache_dir={tmp_path}", f"run_dir={tmp_path}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        explore(compose("explore", overrides=overrides))
+    explore(composed("explore", *overrides))
     embedder = default_embedder(tmp_path) or HistogramEmbedder()
     caches = {path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("pixels/*/pixels.npy")}
     assert caches == {"squash-64px", f"{embedder.resize}-{embedder.size}px"}

@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from configs import QUICK_LATENCY, composed_quoted
 from entry_points import run_all
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from evaluate import main as evaluate_main
 from export import export
-from litesort.cli.compose import CONF
-from litesort.cli.quoting import quote_overrides
 from litesort.errors import DeploymentError, ModelError
 from predict import predict
 
@@ -23,17 +21,11 @@ for package in ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"):
     pytest.importorskip(package, reason="the export extra is not installed")
 
 ROOT = Path(__file__).parent.parent
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "score.reference=resnet10t", "score.reference_size=32",
-)  # fmt: skip
 
 
 def configured(config: str, *overrides: str):
-    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
-    quick = () if config == "predict" else QUICK
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, overrides=[*quick, *arguments])
+    quick = () if config == "predict" else QUICK_LATENCY
+    return composed_quoted(config, *quick, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +164,7 @@ def test_examples_need_neither_torch_nor_litesort(exported, image_folder, tmp_pa
 
 
 def test_failed_file_is_an_error_but_does_not_end_a_sweep(checkpoint, tmp_path):
-    quick = (f"ckpt={checkpoint}", "format=onnx", "precision=fp32", *QUICK)
+    quick = (f"ckpt={checkpoint}", "format=onnx", "precision=fp32", *QUICK_LATENCY)
     single, sweep = run_all(
         [
             ["export.py", *quick, "tolerance.fp32=1e-30", f"out={tmp_path / 'out'}"],
@@ -210,7 +202,7 @@ def test_invalid_settings_are_one_line(checkpoint, tmp_path, override, message):
 
 def test_export_does_not_replace_an_existing_export(checkpoint, tmp_path):
     shutil.copy(checkpoint, tmp_path)
-    arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=onnx", "precision=fp32", "tolerance.fp32=1", *QUICK)
+    arguments = (f"ckpt={tmp_path / 'best.ckpt'}", "format=onnx", "precision=fp32", "tolerance.fp32=1", *QUICK_LATENCY)
     command = ["export.py", *arguments]
     first, second, refused = run_all([command, command, [*command, f"out={tmp_path / 'exported'}"]], tmp_path)
     for folder, done in (("exported", first), ("exported-2", second)):

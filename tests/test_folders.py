@@ -11,6 +11,7 @@ from pathlib import Path
 
 import entry_points
 import pytest
+from configs import TINY_RUN
 from entry_points import run_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,14 +23,7 @@ from litesort.cli.folders import EXPORT, create_unique_folder, export_folder, ne
 from litesort.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "latency.end_to_end=false", "score.reference=resnet10t", "score.reference_size=32", "mistakes=0",
-)  # fmt: skip
-TINY = (
-    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
-    "epochs=1", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", *QUICK,
-)  # fmt: skip
+TINY = (*TINY_RUN, "epochs=1", "latency.end_to_end=false", "mistakes=0")
 # sitecustomize.py of the processes of a test: Hydra gets this time instead of the current one.
 FIXED_TIME = """
 import datetime

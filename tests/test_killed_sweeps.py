@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import QUICK_LATENCY, QUIET_CPU, TINY_NET
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data.size=32", "data.batch_size=16",
-    "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
-    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference_size=32",
+    *TINY_NET, *QUIET_CPU, *QUICK_LATENCY, "data.size=32", "data.batch_size=16", "latency.end_to_end=false",
     "logger=none", "seed=0,1,2", "optimizer.lr=1e-3,3e-3",
 )  # fmt: skip
 # Parts of the keys whose values differ between two runs: measured times, what depends on them, and paths.

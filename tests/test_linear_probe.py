@@ -1,13 +1,13 @@
 """experiment=linear_probe: the fit of the classifier, and all uses of the checkpoint."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configs import QUICK_LATENCY, TINY_RUN, composed
+from tiny_training import history_rows
 
 from evaluate import main as evaluate_main
 from export import export
@@ -15,25 +15,12 @@ from lightning_modules.checkpoint import load_net
 from lightning_modules.linear_probe import LinearProbe, fit_linear
 from lightning_modules.objectives.base import CrossEntropy
 from litesort.cli.build import resumed_config
-from litesort.cli.compose import CONF
 from litesort.errors import ModelError
 from predict import predict
 from train import train
 
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false",
-    "score.reference=resnet10t", "score.reference_size=32",
-)  # fmt: skip
-TINY = (
-    *QUICK, "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32",
-    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "mistakes=0",
-    "data.batch_size=8",
-)  # fmt: skip
-
-
-def configured(config: str, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, overrides=list(overrides))
+QUICK = (*QUICK_LATENCY, "latency.end_to_end=false")
+TINY = (*TINY_RUN, "latency.end_to_end=false", "trainer.log_every_n_steps=1", "mistakes=0")
 
 
 def trained(folder, image_folder, *overrides: str):
@@ -41,7 +28,7 @@ def trained(folder, image_folder, *overrides: str):
     chosen = [f"run_dir={folder}", *TINY, f"data.root={image_folder}", *overrides]
     if any(override.startswith(("ckpt=", "ckpt_init=")) for override in overrides):
         chosen = [override for override in chosen if not override.startswith(("model", "data"))]
-    cfg = resumed_config(configured("train", *chosen), list(overrides))
+    cfg = resumed_config(composed("train", *chosen), list(overrides))
     return train(cfg, list(overrides))
 
 
@@ -52,11 +39,6 @@ def probe(image_folder, tmp_path_factory):
     return folder, trained(folder, image_folder, "experiment=linear_probe", "epochs=2")
 
 
-def history(folder):
-    with (folder / "history.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_only_the_classifier_changes_and_it_learns(probe):
     folder, results = probe
     net, card = load_net(folder / "best.ckpt")
@@ -64,15 +46,15 @@ def test_only_the_classifier_changes_and_it_learns(probe):
     assert int(net.net.bn1.num_batches_tracked) == 0, "BatchNorm statistics are unchanged"
     assert torch.equal(net.net.bn1.weight, torch.ones_like(net.net.bn1.weight))
     assert min(results["test/f1_macro"], results["val/f1_macro"]) > 0.6
-    assert results["epochs"] == len(history(folder)) == 2
-    assert all(0 < float(row["train/weight_decay"]) <= 1 for row in history(folder))
+    assert results["epochs"] == len(history_rows(folder)) == 2
+    assert all(0 < float(row["train/weight_decay"]) <= 1 for row in history_rows(folder))
     assert card["config"]["classifier"]["_target_"] == "lightning_modules.LinearProbe"
     assert card["split"]
 
 
 def test_resumed_run_gives_the_same_classifier(probe, image_folder, tmp_path):
     trained(tmp_path, image_folder, "experiment=linear_probe", "epochs=1")
-    assert len(history(tmp_path)) == 1
+    assert len(history_rows(tmp_path)) == 1
     resumed = trained(tmp_path, image_folder, f"ckpt={tmp_path / 'last.ckpt'}", "epochs=2")
     expected, found = (
         torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (probe[0], tmp_path)
@@ -84,14 +66,14 @@ def test_resumed_run_gives_the_same_classifier(probe, image_folder, tmp_path):
 def test_checkpoint_is_evaluated_exported_and_predicted(probe, image_folder, tmp_path):
     folder, results = probe
     ckpt = f"ckpt={folder / 'best.ckpt'}"
-    evaluate_main(configured("evaluate", ckpt, f"run_dir={tmp_path}", "mistakes=0", *QUICK))
+    evaluate_main(composed("evaluate", ckpt, f"run_dir={tmp_path}", "mistakes=0", *QUICK))
     evaluated = json.loads((tmp_path / "metrics.json").read_text())
     assert evaluated["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
-    found = predict(configured("predict", ckpt, f"source={image_folder}/can", f"csv={tmp_path / 'labels.csv'}"))
+    found = predict(composed("predict", ckpt, f"source={image_folder}/can", f"csv={tmp_path / 'labels.csv'}"))
     assert sum(found.counts.values()) == 20
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     choice = ("format=[onnx]", "precision=[fp32]", "tolerance.fp32=0.01")
-    report = export(configured("export", ckpt, f"out={tmp_path / 'exported'}", *choice, *QUICK))
+    report = export(composed("export", ckpt, f"out={tmp_path / 'exported'}", *choice, *QUICK))
     assert report["rows"][1]["test/f1_macro"] == pytest.approx(results["test/f1_macro"], abs=1e-6)
 
 
@@ -100,8 +82,8 @@ def test_checkpoint_is_a_teacher_and_the_start_of_a_fine_tuning(probe, image_fol
     best = folder / "best.ckpt"
     student = trained(tmp_path / "student", image_folder, "objective=distill_logit", f"teacher={best}", "epochs=1")
     assert student["val/f1_macro"] >= 0
-    with (tmp_path / "student" / "history.csv").open() as file:
-        assert float(next(csv.DictReader(file))["val/teacher_f1_macro"]) == pytest.approx(results["val/f1_macro"])
+    (row,) = history_rows(tmp_path / "student")
+    assert float(row["val/teacher_f1_macro"]) == pytest.approx(results["val/f1_macro"])
     tuned = trained(tmp_path / "tuned", image_folder, f"ckpt_init={best}", "epochs=1", "callbacks=[default,finetuning]")
     assert tuned["val/f1_macro"] == pytest.approx(results["val/f1_macro"], abs=0.1), "it starts from the probe"
 
@@ -142,9 +124,8 @@ def test_fit_equals_logistic_regression_of_scikit_learn():
 def test_settings_without_effect_are_refused(image_folder, tmp_path, override, message):
     from train import build_module_and_data
 
-    cfg = configured(
-        "train", *TINY, f"data.root={image_folder}", f"run_dir={tmp_path}", "experiment=linear_probe", override
-    )
+    own = (f"data.root={image_folder}", f"run_dir={tmp_path}", "experiment=linear_probe", override)
+    cfg = composed("train", *TINY, *own)
     with pytest.raises(ModelError, match=message):
         build_module_and_data(cfg, [])
 

@@ -1,6 +1,5 @@
 """User-defined parts: each is a module on PYTHONPATH and a YAML file or an override, without changes to litesort."""
 
-import csv
 import json
 import os
 import subprocess
@@ -9,18 +8,14 @@ from pathlib import Path
 import entry_points
 import pytest
 import torch
+from configs import QUICK_LATENCY, QUIET_CPU
+from tiny_training import history_rows
 
 pytest.importorskip("onnxruntime", reason="the export extra is not installed")
 
 ROOT = Path(__file__).parents[1]
-TINY = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "score.reference=resnet10t", "score.reference_size=32", "mistakes=0",
-)  # fmt: skip
-TRAINING = (
-    *TINY, "data.size=32", "data.batch_size=8", "epochs=1", "trainer.enable_progress_bar=false",
-    "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
-)  # fmt: skip
+QUICK = (*QUICK_LATENCY, "mistakes=0")
+TRAINING = (*QUICK, *QUIET_CPU, "data.size=32", "data.batch_size=8", "epochs=1", "trainer.log_every_n_steps=1")
 
 MODULES = {
     "my_network": """
@@ -256,8 +251,7 @@ def test_own_logger_gets_the_metrics_of_litesort_and_of_the_objective(trained):
     lines = [json.loads(line) for line in (trained[0] / "lines.jsonl").read_text().splitlines()]
     logged = set().union(*lines)
     assert {"train/loss_step", "train/loss", "val/f1_macro", "val/my_metric"} <= logged
-    with (trained[0] / "history.csv").open() as file:
-        assert [float(row["val/my_metric"]) for row in csv.DictReader(file)] == [0.25]
+    assert [float(row["val/my_metric"]) for row in history_rows(trained[0])] == [0.25]
 
 
 def test_own_objective_gets_class_counts_and_teacher(trained):
@@ -279,7 +273,7 @@ def test_own_format_is_exported_when_the_run_ends(trained):
 def test_checkpoint_of_own_parts_is_evaluated_in_another_process(own, trained):
     out = own / "evaluated"
     done = run(
-        own, "evaluate.py", *TINY, f"ckpt={trained[0] / 'best.ckpt'}", "imports=[my_network]", f"hydra.run.dir={out}",
+        own, "evaluate.py", *QUICK, f"ckpt={trained[0] / 'best.ckpt'}", "imports=[my_network]", f"hydra.run.dir={out}",
         f"hydra.searchpath=[file://{own / 'conf'}]", "data=mine", f"data.root={own / 'flat'}", "split=test",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -294,8 +288,7 @@ def test_run_of_own_parts_resumes(own, trained):
         f"hydra.searchpath=[file://{own / 'conf'}]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    with (trained[0] / "history.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert [row["epoch"] for row in history_rows(trained[0])] == ["0", "1"]
 
 
 def test_imports_of_a_checkpoint_are_not_imported(own, trained):

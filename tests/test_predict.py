@@ -8,21 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import composed_quoted
 from entry_points import run_all
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from datamodules.inference_loader import calibration_images, find_images, read_batches
-from litesort.cli.compose import CONF
-from litesort.cli.quoting import quote_overrides
 from litesort.errors import DataError, DeploymentError, ModelError
 from predict import predict
 from reports.predictions import PredictionWriter
 
 
 def configured(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("predict", overrides=quote_overrides(overrides, texts=("ckpt", "source", "csv", "json")))
+    return composed_quoted("predict", *overrides)
 
 
 @pytest.fixture

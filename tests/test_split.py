@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import QUICK_LATENCY, QUIET_CPU, TINY_NET, composed
 from PIL import Image
 
 from datamodules.sources.folder import FolderSource
@@ -16,37 +16,19 @@ from evaluate import main as evaluate_main
 from export import export
 from lightning_modules.checkpoint import read_checkpoint
 from litesort.cli.build import resumed_config
-from litesort.cli.compose import CONF
 from litesort.errors import DataError, ModelError
 from train import train
 
-QUICK = (
-    "latency.settings.seconds=0",
-    "latency.settings.min_rounds=1",
-    "latency.batches=[1]",
-    "latency.end_to_end=false",
-    "score.reference=resnet10t",
-    "score.reference_size=32",
-)
+QUICK = (*QUICK_LATENCY, "latency.end_to_end=false")
 TINY = (
-    *QUICK,
-    "model=timm",
-    "model.name=resnet10t",
-    "model.pretrained=false",
-    "data.size=32",
-    "data.batch_size=8",
-    "epochs=1",
-    "trainer.enable_progress_bar=false",
-    "trainer.accelerator=cpu",
-    "mistakes=0",
+    *QUICK, *TINY_NET, *QUIET_CPU, "data.size=32", "data.batch_size=8", "epochs=1", "mistakes=0",
     "trainer.log_every_n_steps=1",
-)
+)  # fmt: skip
 
 
 def start(folder: Path, *overrides: str) -> dict:
     """Train in `folder` as train.py does."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[*TINY, f"run_dir={folder}", *overrides])
+    cfg = composed("train", *TINY, f"run_dir={folder}", *overrides)
     return train(resumed_config(cfg, list(overrides)), list(overrides))
 
 
@@ -58,8 +40,7 @@ def predicted_files(folder: Path) -> set[str]:
 
 def evaluated(folder: Path, *overrides: str) -> dict:
     """Evaluate into `folder` and return its metrics.json."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        evaluate_main.__wrapped__(compose("evaluate", overrides=[*QUICK, f"run_dir={folder}", *overrides]))
+    evaluate_main.__wrapped__(composed("evaluate", *QUICK, f"run_dir={folder}", *overrides))
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -144,9 +125,8 @@ def test_fold_is_refused_in_an_evaluation(finished, images, tmp_path):
 def test_export_uses_the_same_test_images(finished, copy, tmp_path):
     pytest.importorskip("onnxruntime")
     ckpt, trained = finished
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        choice = [f"ckpt={ckpt}", f"out={tmp_path}", "format=[onnx]", "precision=[fp32]", f"data.root={copy}"]
-        report = export(compose("export", overrides=[*QUICK, *choice]))
+    choice = [f"ckpt={ckpt}", f"out={tmp_path}", "format=[onnx]", "precision=[fp32]", f"data.root={copy}"]
+    report = export(composed("export", *QUICK, *choice))
     assert report["split"] == "test"
     assert report["metrics"]["f1_macro"] == trained["test/f1_macro"]
     found = evaluated(tmp_path / "a", f"ckpt={tmp_path / 'model-fp32.onnx'}", f"data.root={copy}")
@@ -179,7 +159,9 @@ def test_run_from_a_checkpoint_uses_its_split_and_refuses_an_overlap(finished, i
     ckpt, trained = finished
     own = [item.format(ckpt) for item in start_from]
     where = ["data=folder", f"data.root={images}", "seed=1"]
-    assert start(tmp_path / "a", *own, *where)["images"] == trained["images"]
+    with caplog.at_level(logging.INFO):
+        assert start(tmp_path / "a", *own, *where)["images"] == trained["images"]
+    assert f"={ckpt} is used; a split setting" in caplog.text
     assert predicted_files(tmp_path / "a") == predicted_files(ckpt.parent)
     message = r"was trained on \d+ of \d+ val images and \d+ of \d+ test images: leave out data\.seed"
     new_split = [*own, *where, "data.seed=1"]

@@ -8,24 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configs import QUIET_CPU, composed
 from omegaconf import OmegaConf
 
 from datamodules.cache import default_cache_dir
 from lightning_modules.checkpoint import MODEL_CARD, read_checkpoint
 from litesort.cli import compose as configs
 from litesort.cli.build import load_data, resumed_config
-from litesort.cli.compose import CONF
 from litesort.cli.stored_config import check_run, resolve, stored_data, stored_data_builder
 from litesort.errors import ModelError, UserError
 
 SECRET = "hf_secret123"
-QUICK = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
-
-
-def configured(name: str, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
 
 
 @pytest.fixture
@@ -101,7 +94,7 @@ def test_references_that_multiply_are_refused():
 
 def test_stored_config_has_plain_references_only(monkeypatch):
     monkeypatch.setenv("LITESORT_TRIAL", '{"number": 3}')
-    cfg = configured("train", "data=folder", "data.root=photos", "run_dir=here", "logger=[csv,mlflow]")
+    cfg = composed("train", "data=folder", "data.root=photos", "run_dir=here", "logger=[csv,mlflow]")
     OmegaConf.update(cfg, "notes", "${oc.env:LITESORT_TRIAL}", force_add=True)
     OmegaConf.update(cfg, "tags", ["${slug:a b}", "${name}"], force_add=True)
     stored = configs.portable(cfg)
@@ -173,7 +166,7 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, request_
     put(content[MODEL_CARD], *harmful(address, tmp_path)[what])
     torch.save(content, tmp_path / "best.ckpt")
     before, cached = everything_below(tmp_path), everything_below(default_cache_dir())
-    cfg = configured("evaluate", f"ckpt={tmp_path / 'best.ckpt'}", f"run_dir={tmp_path / 'run'}")
+    cfg = composed("evaluate", f"ckpt={tmp_path / 'best.ckpt'}", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(UserError) as caught:
         load_data(read_checkpoint(cfg.ckpt)[MODEL_CARD], cfg)
     assert "\n" not in str(caught.value)
@@ -184,7 +177,7 @@ def test_an_evaluation_runs_nothing_that_a_file_names(what, checkpoint, request_
 
 
 def test_valid_checkpoint_loads_its_data(card, image_folder, tmp_path):
-    cfg = configured("evaluate", f"run_dir={tmp_path}")
+    cfg = composed("evaluate", f"run_dir={tmp_path}")
     data, split, run_info = load_data(card, cfg)
     assert (data.classes, data.size, data.resize, split) == (["bag", "can", "cup"], 32, "pad", "test")
     assert run_info == {"name": "resnet10t", "data": f"folder {image_folder}"}
@@ -194,11 +187,11 @@ def test_valid_checkpoint_loads_its_data(card, image_folder, tmp_path):
 def test_the_command_line_overrides_the_stored_data(card, image_folder, tmp_path):
     card["config"]["data"]["source"]["root"] = "/gone"  # a value, not a reference to data.root
     overrides = (f"data.root={image_folder}", f"data.cache_dir={tmp_path / 'cache'}", "data.eval_batch_size=5")
-    data, split, _ = load_data(card, configured("evaluate", f"run_dir={tmp_path}", *overrides))
+    data, split, _ = load_data(card, composed("evaluate", f"run_dir={tmp_path}", *overrides))
     assert (str(data.source.root), data.eval_batch_size, split) == (str(image_folder), 5, "all")
     assert (tmp_path / "cache").is_dir()
     with pytest.raises(ModelError, match=r"data\.num_workers=many is invalid"):
-        load_data(card, configured("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
+        load_data(card, composed("evaluate", f"run_dir={tmp_path}", "data.num_workers=many"))
 
 
 def test_command_line_may_use_variables_and_unusual_names(card, image_folder, tmp_path, monkeypatch):
@@ -206,7 +199,7 @@ def test_command_line_may_use_variables_and_unusual_names(card, image_folder, tm
     unusual.symlink_to(image_folder)
     monkeypatch.setenv("MY_PHOTOS", str(image_folder))
     for overrides in ("data.root='${oc.env:MY_PHOTOS}'", f"data.root='{tmp_path}/\\${{x}}'"):
-        data, _, run_info = load_data(card, configured("evaluate", f"run_dir={tmp_path}", overrides))
+        data, _, run_info = load_data(card, composed("evaluate", f"run_dir={tmp_path}", overrides))
         assert len(data.samples) == 60
         assert run_info["data"] in (f"folder {image_folder}", f"folder {unusual}")
 
@@ -230,7 +223,7 @@ def test_download_needs_data_on_the_command_line(card, tmp_path, request_log):
         card["config"]["data"]["source"] = {
             "_target_": f"datamodules.sources.{source}", "root": None, "cache_dir": None, "url": address,
         } | ({"file": None} if kind == "taco" else {})  # fmt: skip
-        cfg = configured("evaluate", f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
+        cfg = composed("evaluate", f"run_dir={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}")
         card["classes"] = ["cardboard", "glass", "metal", "paper", "plastic", "trash"]
         with pytest.raises(UserError, match=f"is not in the cache.*: add data={kind}"):
             load_data(card, cfg)
@@ -250,7 +243,7 @@ def stored_with(checkpoint: Path, folder: Path, changes: dict[str, object]) -> P
 
 def resumed(start: str, path: Path, folder: Path, *overrides: str):
     overrides = (f"{start}={path}", *overrides)
-    return resumed_config(configured("train", *QUICK, f"run_dir={folder / 'run'}", *overrides), list(overrides))
+    return resumed_config(composed("train", *QUIET_CPU, f"run_dir={folder / 'run'}", *overrides), list(overrides))
 
 
 @pytest.mark.parametrize("start", ["ckpt", "ckpt_init"])

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import entry_points
 import pytest
+from configs import TINY_RUN
 
 ROOT = Path(__file__).parent.parent
-TINY = (
-    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
-    "epochs=2", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
-    "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.end_to_end=false", "score.reference=resnet10t",
-    "score.reference_size=32", "logger=none",
-)  # fmt: skip
+TINY = (*TINY_RUN, "epochs=2", "latency.end_to_end=false", "logger=none")
 LAUNCHERS = {"slurm_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
 
 

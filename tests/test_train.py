@@ -14,29 +14,23 @@ import entry_points
 import pytest
 import pytorch_lightning as pl
 import torch
+from configs import QUICK_LATENCY, TINY_RUN, composed
 from entry_points import run_all
-from hydra import compose, initialize_config_dir
+from tiny_training import history_rows
 
 from lightning_modules.checkpoint import load_net
 from lightning_modules.classifier import ImageClassifier
 from lightning_modules.objectives.base import CrossEntropy
 from lightning_modules.optim import configure_optimizer
 from litesort.cli.build import load_data
-from litesort.cli.compose import CONF
 from train import train
 
-TINY = (
-    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
-    "epochs=3", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "latency.settings.seconds=0",
-    "latency.settings.min_rounds=1", "trainer.log_every_n_steps=2",
-    "latency.batches=[1]", "latency.images=2", "score.reference=resnet10t", "score.reference_size=32",
-)  # fmt: skip
+TINY = (*TINY_RUN, "epochs=3", "trainer.log_every_n_steps=2")
 
 
 def configured(folder: Path, image_folder: Path, *overrides: str):
     """The config of a tiny run in `folder`."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[*TINY, f"data.root={image_folder}", f"run_dir={folder}", *overrides])
+    return composed("train", *TINY, f"data.root={image_folder}", f"run_dir={folder}", *overrides)
 
 
 run = functools.partial(entry_points.run, "train.py")
@@ -85,8 +79,7 @@ def test_run_writes_all_files_and_metrics(finished):
 
 def test_best_epoch_is_reported_for_any_monitor(finished, image_folder, tmp_path):
     def row(folder, epoch):
-        with (folder / "history.csv").open() as file:
-            return next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
+        return next(row for row in history_rows(folder) if int(row["epoch"]) == epoch)
 
     by_loss = ("callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min", "mistakes=0")
     for folder, results in (finished[:2], (tmp_path, train(configured(tmp_path, image_folder, *by_loss)))):
@@ -99,8 +92,7 @@ def test_best_epoch_is_reported_for_any_monitor(finished, image_folder, tmp_path
 def test_trainer_test_equals_evaluation(finished, tmp_path):
     folder, results, _ = finished
     net, card = load_net(folder / "best.ckpt")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("evaluate", overrides=[f"ckpt={folder / 'best.ckpt'}", f"run_dir={tmp_path}"])
+    cfg = composed("evaluate", f"ckpt={folder / 'best.ckpt'}", f"run_dir={tmp_path}")
     data, split, _ = load_data(card, cfg)
     assert split == "test"
     module = ImageClassifier(net, CrossEntropy(), functools.partial(configure_optimizer), card["classes"])
@@ -140,8 +132,7 @@ def test_same_seed_gives_the_same_results(finished, image_folder, tmp_path):
 
 def test_evaluation_needs_only_the_checkpoint(finished, tmp_path):
     folder, results, _ = finished
-    quick = [option for option in TINY if option.startswith(("latency", "score"))]
-    own = (f"ckpt={folder / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'evaluated'}", *quick)
+    own = (f"ckpt={folder / 'best.ckpt'}", f"hydra.run.dir={tmp_path / 'evaluated'}", *QUICK_LATENCY)
     done = entry_points.run("evaluate.py", *own, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     evaluated = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
@@ -160,8 +151,7 @@ def test_evaluation_on_another_folder_maps_classes_by_name(finished, image_folde
             )
     (unknown / "cat").mkdir()
     (unknown / "cat" / "0.jpg").write_bytes((image_folder / "cup" / "cup0.jpg").read_bytes())
-    quick = [option for option in TINY if option.startswith(("latency", "score"))]
-    arguments = ["evaluate.py", f"ckpt={finished[0] / 'best.ckpt'}", "data=folder", *quick]
+    arguments = ["evaluate.py", f"ckpt={finished[0] / 'best.ckpt'}", "data=folder", *QUICK_LATENCY]
     commands = [
         [*arguments, f"data.root={folder}", f"hydra.run.dir={tmp_path / 'evaluated' / folder.name}"]
         for folder in (known, unknown)

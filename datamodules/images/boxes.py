@@ -87,7 +87,7 @@ def _rotated(box: Box, size: Size, orientation: int) -> Box:
     }[orientation]
 
 
-def header(file: Path) -> Size:
+def upright_size(file: Path) -> Size:
     """Return width and height of the upright image without decoding it. Raises what Pillow raises."""
     with Image.open(file) as opened:
         width, height = opened.size

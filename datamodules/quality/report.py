@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.cache.build import parallel
 from datamodules.datamodule import ImageDataModule
-from datamodules.images.boxes import Size, header
+from datamodules.images.boxes import Size, upright_size
 from datamodules.quality import duplicates
 from datamodules.quality.audit import audit
 from datamodules.quality.embeddings import Embed
@@ -60,7 +60,7 @@ def _files(source: Source, progress: bool) -> tuple[list[Size], list[int], list[
         try:
             file = source.file(row)
             lengths[row], digests[row] = file.stat().st_size, source.digest(row)
-            sizes[row] = header(file) if box is None else (box[2] - box[0], box[3] - box[1])
+            sizes[row] = upright_size(file) if box is None else (box[2] - box[0], box[3] - box[1])
             issues[row] = image_issues(file) if box is None else []  # issues of a file do not apply to its boxes
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return  # a broken image; the decoder reports the reason

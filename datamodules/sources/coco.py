@@ -13,7 +13,7 @@ from datamodules.images import boxes
 from datamodules.quarantine import first_process
 from datamodules.sources.base import Sample, Source
 from datamodules.sources.coco_json import Box, CocoImage, read_coco
-from datamodules.sources.folder import natural
+from datamodules.sources.folder import natural_key
 from litesort.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CocoSource(Source):
         kept, self.left_out = _select(found, classes, min_side)
         if not kept:
             raise DataError(f"data.file={file}: no box remains ({_listed(self.left_out)}): check data.source")
-        self.classes = sorted({name for name, _ in kept}, key=natural)
+        self.classes = sorted({name for name, _ in kept}, key=natural_key)
         self._images = {image.name: image for image in recorded}
         self._smallest = _smallest_sides([box for _, box in kept], margin)
         place = {image.name: number for number, image in enumerate(recorded)}

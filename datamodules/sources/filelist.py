@@ -4,7 +4,7 @@ from pathlib import Path
 
 from datamodules.sources.base import Sample, Source
 from datamodules.sources.csv_table import read_table
-from datamodules.sources.folder import SPLIT_NAMES, natural
+from datamodules.sources.folder import SPLIT_NAMES, natural_key
 from litesort.errors import DataError
 
 
@@ -37,7 +37,7 @@ class FileListSource(Source):
         rows = list(read_table(self.list, ["path", "label"], ["split", "group"]))
         if not rows:
             raise DataError(f"data.file={file} contains no image: add lines below the header")
-        self.classes = sorted({row["label"] for _, row in rows}, key=natural)
+        self.classes = sorted({row["label"] for _, row in rows}, key=natural_key)
         labels = {name: label for label, name in enumerate(self.classes)}
         lines: dict[str, int] = {}
         for line, row in rows:

@@ -45,7 +45,7 @@ class FolderSource(Source):
         folders = [(split, folder) for top, split in tops.items() for folder in _folders(top)]
         # a link to a parent folder would list all images as one class
         above = {_identity(folder) for folder in (self.root, *tops)}
-        self.classes = sorted({folder.name for _, folder in folders}, key=natural)
+        self.classes = sorted({folder.name for _, folder in folders}, key=natural_key)
         self.samples = [
             Sample(file.relative_to(self.root.absolute()).as_posix(), self.classes.index(folder.name), split)
             for split, folder in folders
@@ -64,10 +64,10 @@ class FolderSource(Source):
             )
 
 
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key that compares digits as numbers.
 
-    >>> sorted(["img10", "img2", "Img1"], key=natural)
+    >>> sorted(["img10", "img2", "Img1"], key=natural_key)
     ['Img1', 'img2', 'img10']
     """
     parts = re.split(r"([0-9]+)", name.casefold())
@@ -83,7 +83,7 @@ def _folders(top: Path) -> list[Path]:
         raise DataError(
             f"data.root: {top} cannot be listed ({error.strerror or error}): check its permissions"
         ) from error
-    return [top / name for name in sorted(names, key=natural)]
+    return [top / name for name in sorted(names, key=natural_key)]
 
 
 def _split_folders(root: Path) -> dict[Path, Split | None]:
@@ -129,7 +129,7 @@ def _image_files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         yield folder  # it is reported as a broken image
         return
     seen = seen | {identity}
-    visible.sort(key=lambda entry: natural(entry.name))
+    visible.sort(key=lambda entry: natural_key(entry.name))
     for entry in visible:
         if entry.is_dir():
             yield from _image_files(folder / entry.name, seen)

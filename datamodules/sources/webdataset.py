@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.sources.archive.extracted import Record, UnpackedSource, unpack_records
-from datamodules.sources.folder import SUFFIXES, natural
+from datamodules.sources.folder import SUFFIXES, natural_key
 from litesort.errors import DataError
 
 PREFIXES = ("train", "val", "test")
@@ -42,7 +42,7 @@ class WebDatasetSource(UnpackedSource):
         if root is None:
             raise DataError("data.root is not set: give the folder of the tar shards, e.g. data.root=shards")
         top = Path(root).expanduser()
-        shards = [top] if top.is_file() else sorted(top.glob("*.tar"), key=lambda file: natural(file.name))
+        shards = [top] if top.is_file() else sorted(top.glob("*.tar"), key=lambda file: natural_key(file.name))
         if not shards:
             raise DataError(f"data.root={root} contains no *.tar: give the folder of the shards, or one shard")
         super().__init__(unpack_records("webdataset", shards, label, lambda: _records(shards, label), cache_dir), names)

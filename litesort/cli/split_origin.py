@@ -72,9 +72,14 @@ def inherited_split(origins: Sequence[SplitOrigin], overrides: Sequence[str]) ->
         origins: The result of `split_origins`.
         overrides: Overrides of the command line, `key=value`.
     """
+    from datamodules.quarantine import first_process
+
     if not origins or (origins[0].key != "ckpt" and split_settings(overrides)):
         return {}
-    policy = "exclude" if origins[0].key == "ckpt" else "train"
+    key, path = origins[0].key, origins[0].path
+    if key != "ckpt" and first_process():
+        log.info("data: the split of %s=%s is used; a split setting on the command line draws another", key, path)
+    policy = "exclude" if key == "ckpt" else "train"
     return {"stored_split": origins[0].split, "new_images": policy}
 
 

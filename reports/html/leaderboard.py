@@ -14,9 +14,9 @@ from reports.html.compare import comparison
 from reports.html.conditions import conditions, ranked_by
 from reports.html.config_table import differing
 from reports.html.engine import write_html
-from reports.html.facts import facts
 from reports.html.images import pool_images
 from reports.html.parallel import parallel_chart
+from reports.html.row_texts import tooltip
 from reports.html.runs import LOOKS, read_runs
 from reports.html.table import classes, heat, short_labels, table
 from reports.leaderboard import notes, rules
@@ -114,7 +114,7 @@ def _setting(row: Row, name: str, number_of: Mapping[tuple[str, Any], int]) -> d
         "find": found,
         "rank": row["rank"],
         "failed": failed(row),
-        "tip": facts(row),
+        "tip": tooltip(row),
     }
 
 

@@ -1,4 +1,4 @@
-"""Details of one run on the HTML leaderboard: facts, charts, wrong images and links to its files."""
+"""Details of one run on the HTML leaderboard: metrics, charts, wrong images and links to its files."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from litesort.io import plain
 from reports.calibration import reliability, risk_coverage
 from reports.html.charts import curve_chart, share_chart
-from reports.html.facts import class_changes, details, facts
+from reports.html.row_texts import class_changes, details, tooltip
 from reports.per_class import confusion_counts, precision_recall
 from reports.ranking import labels
 from reports.results import Row, failed, number, one_line, overrides, stage
@@ -38,7 +38,7 @@ def read_runs(ranked: Sequence[Row], root: Path, page: Path) -> Iterator[dict[st
         exported = bool(row.get("file"))
         place = str(row.get("folder") or "")
         folder = root / place
-        own = place and not exported  # the details of an exported file are facts only
+        own = place and not exported  # an exported file has metrics only
         curves = read_curves(folder) if own else {}
         looks += bool(curves)
         known = row.get("classes")
@@ -46,7 +46,7 @@ def read_runs(ranked: Sequence[Row], root: Path, page: Path) -> Iterator[dict[st
         yield {
             "id": i, "run": i, "name": name, "folder": place, "exported": exported, "failed": failed(row),
             "rank": row["rank"], "find": one_line(f"{name} {place} {' '.join(overrides(row))}", 900).lower(),
-            "facts": facts(row), "details": details(row), "error": row.get("error") or "",
+            "tooltip": tooltip(row), "details": details(row), "error": row.get("error") or "",
             "look": looks if curves and looks <= LOOKS else 0, "curves": curves, "charts": list(_charts(curves)),
             "predictions": predictions, "diagrams": _diagrams(predictions, row) if predictions else None,
             "mistakes": list(_mistakes(folder, predictions)) if own else [],

@@ -1,6 +1,5 @@
 """RunCheckpoint: best.ckpt and last.ckpt, also after a kill or a resume."""
 
-import csv
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from tiny_training import Scores, history_rows
 
 from callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from callbacks.ema import EMA
@@ -29,21 +29,6 @@ def run_callbacks(folder, *more):
 
 def read(path):
     return torch.load(path, weights_only=True)
-
-
-def rows(folder):
-    with (folder / "history.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-class Scores(pl.Callback):
-    """Log given values as `score`, one per epoch."""
-
-    def __init__(self, *scores):
-        self.scores = scores
-
-    def on_validation_epoch_end(self, trainer, pl_module):
-        pl_module.log("score", self.scores[trainer.current_epoch])
 
 
 class Interrupt(pl.Callback):
@@ -112,7 +97,8 @@ def test_resumed_run_equals_an_uninterrupted_run(tmp_path, make_module, make_tra
             torch.testing.assert_close(got[key], expected[key], rtol=0, atol=0)
     timing = {"seconds", "train/seconds_per_epoch", "train/images_per_second"}
     expected, got = (
-        [{k: v for k, v in row.items() if k not in timing} for row in rows(folder)] for folder in (whole, interrupted)
+        [{k: v for k, v in row.items() if k not in timing} for row in history_rows(folder)]
+        for folder in (whole, interrupted)
     )
     assert got == expected
     assert [row["epoch"] for row in got] == ["0", "1", "2", "3"]

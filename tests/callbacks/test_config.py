@@ -4,9 +4,10 @@ import csv
 
 import pytest
 import pytorch_lightning as pl
-from hydra import compose, initialize_config_dir
+from configs import composed
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import EarlyStopping
+from tiny_training import history_rows
 
 from litesort.cli.compose import CONF
 from litesort.errors import ModelError
@@ -17,9 +18,7 @@ LOGGERS |= {"wandb": ["csv", "wandb"], "none": []}  # option -> keys of cfg.logg
 
 
 def compose_config(folder, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ("~augment", "trainer.enable_progress_bar=false", f"run_dir={folder}", *overrides)
-        return compose("train", overrides=list(overrides))
+    return composed("train", "~augment", "trainer.enable_progress_bar=false", f"run_dir={folder}", *overrides)
 
 
 def build(folder, *overrides):
@@ -59,8 +58,7 @@ def test_all_defaults_run_and_resume_in_one_folder(tmp_path, make_module, make_t
         last = tmp_path / "last.ckpt" if epochs == 2 else None
         trainer.fit(make_module(), datamodule=data, ckpt_path=last, weights_only=True)
     assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt", "history.csv", "csv"}
-    with (tmp_path / "history.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert [row["epoch"] for row in history_rows(tmp_path)] == ["0", "1"]
     steps = []
     for version in (0, 1):  # the resumed run writes another version, and its steps continue
         with (tmp_path / "csv" / f"version_{version}" / "metrics.csv").open() as file:

@@ -1,17 +1,11 @@
 """History: one row per epoch in history.csv."""
 
-import csv
-
 import pytest
 import pytorch_lightning as pl
+from tiny_training import history_rows
 
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.history import History
-
-
-def rows(folder):
-    with (folder / "history.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 class FakeClock(pl.Callback):
@@ -43,7 +37,7 @@ def test_row_holds_the_metrics_of_its_epoch(tmp_path, make_module, make_trainer,
     make_trainer(Logged(), history, *more, epochs=3).fit(make_module(), datamodule=data)
     assert [row["epoch"] for row in history.rows] == [0, 1, 2]
     assert [row["step"] for row in history.rows] == [4, 8, 12]
-    for row, expected, line in zip(history.rows, logged[1:], rows(tmp_path), strict=True):
+    for row, expected, line in zip(history.rows, logged[1:], history_rows(tmp_path), strict=True):
         for key in ("train/loss", "val/loss", "val/f1_macro", "val/accuracy_micro", "val/f1/metal"):
             assert row[key] == expected[key] == pytest.approx(float(line[key]))
     assert len({row["train/loss"] for row in history.rows}) == 3
@@ -67,4 +61,4 @@ def test_epochs_without_validation_have_no_validation_metrics(tmp_path, make_mod
     history = History(str(tmp_path))
     make_trainer(history, epochs=3, check_val_every_n_epoch=2).fit(make_module(), datamodule=data)
     assert ["val/loss" in row for row in history.rows] == [False, True, False]
-    assert [bool(row["val/loss"]) for row in rows(tmp_path)] == [False, True, False]
+    assert [bool(row["val/loss"]) for row in history_rows(tmp_path)] == [False, True, False]

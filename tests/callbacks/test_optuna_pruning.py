@@ -3,21 +3,11 @@
 import json
 
 import pytest
-import pytorch_lightning as pl
+from tiny_training import Scores
 
 from callbacks.optuna_pruning import OptunaPruning, TrialPruned
 
 optuna = pytest.importorskip("optuna", reason="needs the extra [search]")
-
-
-class Scores(pl.Callback):
-    """Log given values as `score`, one per epoch."""
-
-    def __init__(self, *scores):
-        self.scores = scores
-
-    def on_validation_epoch_end(self, trainer, pl_module):
-        pl_module.log("score", self.scores[trainer.current_epoch])
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
+from configs import composed
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from policies import policy
 from pytorch_lightning.tuner import Tuner
+from tiny_training import tiny_trainer
 from toy_images import SIZE, data_module, noise
 
 from datamodules import images
 from datamodules.samplers import WeightedSampler
 from litesort.cli.build import data_builder
-from litesort.cli.compose import CONF
 from litesort.errors import DataError
 
 
@@ -53,19 +53,9 @@ class Probe(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-def trainer(tmp_path, **options):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet, **options)
-
-
 def test_trainer_gets_augmented_training_images_in_a_new_order_each_epoch(make, tmp_path):
     data, probe = make(augment=policy(num_ops=0, hflip=1.0)), Probe()
-    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(probe, datamodule=data)
+    tiny_trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(probe, datamodule=data)
 
     def plain(index):
         return torch.from_numpy(images.load(data.source.file(index), SIZE, "pad")).permute(2, 0, 1).float() / 255
@@ -84,7 +74,7 @@ def test_trainer_gets_augmented_training_images_in_a_new_order_each_epoch(make, 
 
 def test_lightning_finds_a_batch_size(make, tmp_path):
     data, probe = make(batch_size=2), Probe()
-    tuned = trainer(tmp_path, max_epochs=1)
+    tuned = tiny_trainer(tmp_path, max_epochs=1)
     found = Tuner(tuned).scale_batch_size(probe, datamodule=data, mode="power", steps_per_trial=1, max_trials=2)
     assert data.batch_size == found > 2
     assert next(iter(data.train_dataloader())).images.shape[0] == found
@@ -92,8 +82,7 @@ def test_lightning_finds_a_batch_size(make, tmp_path):
 
 def configured(kind, **changes):
     """Build the data module of `data=kind` as an entry point does."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5"])
+    cfg = composed("train", "run_dir=unused", f"data={kind}", "sampler=weighted", "augment=randaugment", "seed=5")
     return data_builder(OmegaConf.merge(cfg, {"data": changes}).data)()
 
 

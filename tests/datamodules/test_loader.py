@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_training import tiny_trainer
 
 import datamodules
 from datamodules.augment.draw_plan import Plan
@@ -169,8 +170,7 @@ class Tiny(pl.LightningModule):
 def test_lightning_sets_the_epoch_and_a_resumed_run_has_the_same_order(tmp_path):
     def fit(epochs, resume=None):
         module = Tiny()
-        options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, enable_checkpointing=False, **options)
+        trainer = tiny_trainer(tmp_path, max_epochs=epochs)
         trainer.fit(module, loader(), ckpt_path=resume, weights_only=True)
         return module, trainer
 

@@ -1,13 +1,12 @@
 import math
 
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import composed
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployment.score import Score
-from litesort.cli.compose import CONF
 from litesort.errors import DeploymentError
 
 ENTRY = {"ms_per_image": 11.742, "ratio": 0.5}
@@ -32,8 +31,7 @@ def test_score_equals_published_leaderboard_rows(f1, seconds, published):
     ("name", "clock", "seconds"), [("boostcamp", "end_to_end", 61.258), ("relative", "model", 30.63)]
 )
 def test_each_score_config_uses_its_clock(name, clock, seconds):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        score = instantiate(compose("train", overrides=[f"score={name}"]).score)
+    score = instantiate(composed("train", f"score={name}").score)
     assert (score.name, score.clock, score.reference, score.reference_size) == (name, clock, "resnet18d", 224)
     assert score.seconds(ENTRY) == pytest.approx(seconds, abs=1e-3)
     assert score(0.7478, 61.2576) == pytest.approx(0.9875, abs=3e-4)

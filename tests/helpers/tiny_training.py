@@ -1,5 +1,6 @@
 """A real classifier with a tiny network and tiny images, trained by a real Trainer."""
 
+import csv
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,37 @@ class Data(pl.LightningDataModule):
     test_dataloader = val_dataloader
 
 
+class Scores(pl.Callback):
+    """Log given values as `score`, one per epoch."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("score", self.scores[trainer.current_epoch])
+
+
+def history_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of the history.csv of a run."""
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def tiny_trainer(folder: Path, **settings: Any) -> pl.Trainer:
+    """A Trainer on the CPU for three epochs, without logger, checkpoints and output; `settings` replace these."""
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(**(defaults | settings))
+
+
 @pytest.fixture
 def data() -> Data:
     return Data()
@@ -84,18 +116,9 @@ def make_module() -> Callable[..., ImageClassifier]:
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
     def make(*callbacks: pl.Callback, epochs: int = 3, **settings: Any) -> pl.Trainer:
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        quiet |= {"enable_checkpointing": any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks)}
-        return pl.Trainer(
-            max_epochs=epochs,
-            callbacks=list(callbacks),
-            accelerator="cpu",
-            devices=1,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=tmp_path,
-            **{**quiet, **settings},
-        )
+        saves = any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks)
+        own = {"max_epochs": epochs, "callbacks": list(callbacks), "enable_checkpointing": saves}
+        return tiny_trainer(tmp_path, **{**own, "devices": 1, "num_sanity_val_steps": 0, **settings})
 
     return make
 

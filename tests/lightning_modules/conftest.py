@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from tiny_training import tiny_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -64,23 +64,15 @@ def module(
     return ImageClassifier(net or backbone(), objective or CrossEntropy(), optimizer, CLASSES, **settings)
 
 
-def trainer(tmp_path, **settings) -> pl.Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 3,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-        "default_root_dir": tmp_path,
-    }
-    return pl.Trainer(**(defaults | settings))
-
-
 @pytest.fixture
 def tiny() -> SimpleNamespace:
     """Network, loader, module and trainer for tests of the training loop."""
     return SimpleNamespace(
-        Batch=Batch, Colour=Colour, CLASSES=CLASSES, backbone=backbone, loader=loader, module=module, trainer=trainer
+        Batch=Batch,
+        Colour=Colour,
+        CLASSES=CLASSES,
+        backbone=backbone,
+        loader=loader,
+        module=module,
+        trainer=tiny_trainer,
     )

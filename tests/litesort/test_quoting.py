@@ -1,9 +1,8 @@
 """Paths and lists of the command line reach the config unchanged."""
 
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import composed
 
-from litesort.cli.compose import CONF
 from litesort.cli.quoting import quote_overrides
 
 
@@ -11,8 +10,7 @@ from litesort.cli.quoting import quote_overrides
     "path", [r"C:\images\a", r"a\\b", "end\\", r"a\'b", "it's", "a b (1).jpg", "a,b=c", "${x}", r"a\${x}", r"a\b${x}"]
 )
 def test_a_quoted_path_is_composed_unchanged(path):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("predict", overrides=quote_overrides([f"source={path}"], texts=("source",)))
+    cfg = composed("predict", *quote_overrides([f"source={path}"], texts=("source",)))
     assert cfg.source == path
 
 

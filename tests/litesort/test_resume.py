@@ -147,3 +147,9 @@ def test_lock_folder_waits_until_the_lock_is_released(tmp_path):
     other.join(timeout=10)
     assert entered.is_set()
     assert notices == [f"{tmp_path} is locked by another process (pid {os.getpid()}); waiting"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "[" * 90 + "]" * 90 + "}"])
+def test_sweep_file_that_is_too_deep_is_not_read(tmp_path, text):
+    (tmp_path / resume.SWEEP).write_text(text)
+    assert resume.read(tmp_path / resume.SWEEP) is None

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_curve, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
 from loggers.wandb import Wandb, can_be_online, find_run, finish, log_config, log_results
 from loggers.wandb_media import WandbMedia, grid, log_prediction_tables
-from reports.per_class import precision_recall
 
 CLASSES = ["glass", "metal", "paper"]
 
@@ -145,22 +144,6 @@ def test_grid_keeps_order_and_fills_with_black():
     picture = grid(images)
     assert picture.shape == (4, 12, 3)
     assert picture[::2, ::4, 0].tolist() == [[1, 2, 3], [4, 5, 0]]
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_precision_recall_equals_scikit_learn(tied):
-    rng = np.random.default_rng(1)
-    positive = rng.random(300) < 0.3
-    scores = rng.random(300) * 0.7 + positive * 0.2
-    scores = scores.round(1) if tied else scores
-    precision, recall, _ = precision_recall_curve(positive, scores)
-    whole = precision_recall(scores, positive, points=1000)
-    np.testing.assert_allclose(whole[0], recall[:-1][::-1])
-    np.testing.assert_allclose(whole[1], precision[:-1][::-1])
-    thin = precision_recall(scores, positive, points=7)
-    assert len(thin[0]) <= 7
-    assert set(zip(*thin, strict=True)) <= set(zip(*whole, strict=True))
-    assert (thin[0][0], thin[0][-1]) == (whole[0][0], 1.0)
 
 
 def test_summary_is_plain_json(tmp_path, offline_run):

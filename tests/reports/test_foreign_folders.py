@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from litesort.cli import resume
 from reports.html.leaderboard import write_page
 from reports.results import gather
 from reports.run_folder import read_config, read_mistakes
@@ -51,10 +50,3 @@ def test_overrides_that_expand_are_empty(run):
     (run / ".hydra" / "overrides.yaml").write_text(BOMB)
     (row,) = gather(run.parent)
     assert row["overrides"] == []
-
-
-def test_sweep_file_that_is_too_deep_is_not_read(tmp_path):
-    (tmp_path / resume.SWEEP).write_text(DEEP)
-    assert resume.read(tmp_path / resume.SWEEP) is None
-    (tmp_path / resume.SWEEP).write_text('{"a": ' + "[" * 90 + "]" * 90 + "}")
-    assert resume.read(tmp_path / resume.SWEEP) is None

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from reports.html.facts import details
+from reports.html.row_texts import details
 from reports.html.table import table
 from reports.ranking import rank
 from reports.results import f1_by_class, f1_macro, failed, gather, model, number, one_line, overrides

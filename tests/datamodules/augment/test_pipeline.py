@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configs import composed
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +25,6 @@ from datamodules.augment.mix import Mixing
 from datamodules.augment.ops import OPERATIONS
 from datamodules.augment.pipeline import Augment
 from datamodules.augment.randaugment import RandAugment
-from litesort.cli.compose import CONF
 from litesort.errors import DataError
 from litesort.keyed_random import splitmix64, uniforms
 
@@ -301,8 +300,7 @@ def test_check_names_an_invalid_entry(module: nn.Module, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "light", "randaugment", "trivial", "kornia"])
 def test_augment_configs_build(name: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=[f"augment={name}", f"data.size={SIZE}"])
+    config = composed("train", f"augment={name}", f"data.size={SIZE}")
     augment = instantiate(config.data.augment)
     augment.check(SIZE)
     assert list(getattr(augment.transforms.get("ops"), "ops", OPERATIONS)) == list(OPERATIONS)

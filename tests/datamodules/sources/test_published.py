@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import composed
 from PIL import Image, ImageDraw
 from toy_images import data_module
 
@@ -17,7 +17,6 @@ from datamodules.sources.coco_json import read_coco
 from datamodules.sources.taco import TacoSource
 from datamodules.sources.trashnet import TrashnetSource
 from litesort.cli.build import data_builder
-from litesort.cli.compose import CONF
 from litesort.errors import DataError
 
 COUNTS = {"glass": 7, "metal": 6, "paper": 5}
@@ -177,9 +176,7 @@ def annotations(public_data):
 
 
 def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=["run_dir=unused", *overrides])
-    return data_builder(cfg.data)()
+    return data_builder(composed("train", "run_dir=unused", *overrides).data)()
 
 
 @pytest.mark.public_data("taco")
@@ -197,8 +194,7 @@ def test_taco_source_finds_six_classes_in_the_published_annotations(tmp_path, an
 
 @pytest.mark.public_data("taco")
 def test_taco_config_maps_every_category_of_the_published_annotations(annotations):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = compose("train", overrides=["run_dir=unused", "data=taco"]).data.source.categories
+    chosen = composed("train", "run_dir=unused", "data=taco").data.source.categories
     assert set(chosen) == set(read_coco(annotations)[0])
 
 

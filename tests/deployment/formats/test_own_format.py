@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from configs import QUICK_LATENCY, composed
 from hydra.utils import instantiate
 
 from deployment.exported_teacher import open_exported
@@ -15,7 +15,6 @@ from deployment.predictors import load_exported
 from evaluate import main as evaluate_main
 from export import export
 from lightning_modules.objectives.teacher import load_teacher
-from litesort.cli.compose import CONF
 from litesort.errors import DeploymentError
 from predict import predict
 
@@ -61,10 +60,6 @@ class Predictor:
         images = images.numpy() if isinstance(images, torch.Tensor) else images
         return torch.from_numpy(self.session.run(None, {"images": images})[0])
 """
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "score.reference=resnet10t", "score.reference_size=32",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -76,15 +71,14 @@ def own_module(tmp_path, monkeypatch):
 
 
 def compose_with_format(config: str, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, overrides=["+formats.plain._target_=my_format.Plain", *overrides])
+    return composed(config, "+formats.plain._target_=my_format.Plain", *overrides)
 
 
 @pytest.mark.usefixtures("own_module")
 def test_own_format_is_exported_evaluated_and_used_for_predictions_and_teaching(checkpoint, image_folder, tmp_path):
     out = tmp_path / "out"
     choice = ("format=[plain]", "precision=[fp32,int8]", "tolerance.fp32=0.01", "calibration_images=8")
-    report = export(compose_with_format("export", *QUICK, f"ckpt={checkpoint}", f"out={out}", *choice))
+    report = export(compose_with_format("export", *QUICK_LATENCY, f"ckpt={checkpoint}", f"out={out}", *choice))
     _, fp32, int8 = report["rows"]
     assert (fp32["file"], fp32["status"], fp32["val/f1_lost"]) == ("model-fp32.plain", "completed", 0)
     assert (int8["status"], int8["error"]) == ("not offered", "plain has fp32")
@@ -93,7 +87,7 @@ def test_own_format_is_exported_evaluated_and_used_for_predictions_and_teaching(
     FORMATS.registered.clear()  # as in another process
     path = out / "model-fp32.plain"
     evaluate_main.__wrapped__(
-        compose_with_format("evaluate", *QUICK, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}")
+        compose_with_format("evaluate", *QUICK_LATENCY, f"ckpt={path}", f"run_dir={tmp_path / 'evaluated'}")
     )
     metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     assert metrics["test/f1_macro"] == pytest.approx(fp32["test/f1_macro"])
@@ -113,11 +107,10 @@ def test_own_format_is_exported_evaluated_and_used_for_predictions_and_teaching(
 
 @pytest.mark.usefixtures("own_module")
 def test_train_config_takes_own_format_for_export_and_teacher():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = ["export=all", "export.format=[plain]", "+export.formats.plain._target_=my_format.Plain"]
-        assert callable(instantiate(compose("train", overrides=own).export))
-        own = ["objective=distill_logit", "+objective.teacher.open_other.formats.plain._target_=my_format.Plain"]
-        opener = instantiate(compose("train", overrides=own).objective.teacher.open_other)
+    own = ["export=all", "export.format=[plain]", "+export.formats.plain._target_=my_format.Plain"]
+    assert callable(instantiate(composed("train", *own).export))
+    own = ["objective=distill_logit", "+objective.teacher.open_other.formats.plain._target_=my_format.Plain"]
+    opener = instantiate(composed("train", *own).objective.teacher.open_other)
     FORMATS.registered.clear()
     with pytest.raises(DeploymentError, match=r"^teacher=nowhere\.plain cannot be read"):
         opener("nowhere.plain")

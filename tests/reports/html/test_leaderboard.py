@@ -237,8 +237,6 @@ def test_search_has_an_axis_per_setting_and_importances(tmp_path):
 VALUE = st.one_of(st.none(), st.floats(), st.integers(), st.text(max_size=4), st.lists(st.integers(), max_size=2))
 KEYS = ("rank", "name", "model", "score", "test/f1_macro", "test/f1/a", "latency_ms", "seed", "overrides", "format",
         "precision", "bytes", "origin", "train_seconds", "classes", "error", "folder")  # fmt: skip
-
-
 ROW = st.fixed_dictionaries({"status": st.just("completed")}, optional=dict.fromkeys(KEYS, VALUE))
 
 
@@ -252,6 +250,14 @@ def test_contents_accepts_any_flat_rows(rows):
     shown = contents(folders, Path("/nonexistent"))
     assert len(shown["runs"]) == len(rows)
     assert all(0 <= cell[1] <= 1 for row in heat(ranked, ["a"]) for cell in row if cell)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ROW, max_size=4))
+def test_page_of_any_flat_rows_is_written(tmp_path_factory, rows):
+    folders = [{**row, "folder": str(row.get("folder") or "").replace("\0", "")} for row in rows]
+    page = write_page(folders, tmp_path_factory.getbasetemp() / "rows.html", Path("/nonexistent"))
+    assert page.read_text().rstrip().endswith("</html>")
 
 
 def test_exported_file_has_format_and_precision():

@@ -5,30 +5,20 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from configs import QUICK_LATENCY, QUIET_CPU, SMALL_FOLDER, TINY_NET, composed_quoted
 
 from evaluate import main as evaluate_main
 from export import export
-from litesort.cli.compose import CONF
-from litesort.cli.quoting import quote_overrides
 from predict import predict
 from train import train
 
 NAMES = ["${oc.env:HOME}", "${x}", "{{7*7}}"]  # in the order of the class indices
-QUICK = (
-    "latency.settings.seconds=0", "latency.settings.min_rounds=1", "latency.batches=[1]", "latency.images=2",
-    "score.reference=resnet10t", "score.reference_size=32",
-)  # fmt: skip
-TINY = (
-    "model=timm", "model.name=resnet10t", "model.pretrained=false", "data=folder", "data.size=32", "data.batch_size=8",
-    "trainer=smoke", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-)  # fmt: skip
+TINY = (*TINY_NET, *SMALL_FOLDER, "trainer=smoke", *QUIET_CPU)
 
 
 def configured(command: str, *overrides: str):
-    arguments = quote_overrides(overrides, lists=("format", "precision"), texts=("ckpt", "source"))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, overrides=[*(() if command == "predict" else QUICK), *arguments])
+    quick = () if command == "predict" else QUICK_LATENCY
+    return composed_quoted(command, *quick, *overrides)
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from reports.html.table import Cell, faster, format_of, measured, seeds, weights
 from reports.results import Row, f1_by_class, number, one_line, stage
 
 
-def facts(row: Row) -> str:
+def tooltip(row: Row) -> str:
     """Return the lines of a tooltip below the name."""
     values = [
         ("macro F1", measured(row, "{:.4f}".format, f"{stage(row)}/f1_macro").text),
