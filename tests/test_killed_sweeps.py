@@ -17,8 +17,9 @@ TINY = (
     *TINY_NET, *QUIET_CPU, *QUICK_LATENCY, "data.size=32", "data.batch_size=16", "latency.end_to_end=false",
     "logger=none", "seed=0,1,2", "optimizer.lr=1e-3,3e-3",
 )  # fmt: skip
-# Parts of the keys whose values differ between two runs: measured times, what depends on them, and paths.
-VARIABLE = ("second", "latency", "score", "rank", "versions", "ckpt", "time", "ratio", "front")
+# Parts of the keys whose values differ between two runs: measured times, what depends on them, the load of the machine,
+# the commit, and paths.
+VARIABLE = ("second", "latency", "score", "rank", "versions", "ckpt", "time", "ratio", "front", "machine", "git")
 
 
 def sweep(folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
