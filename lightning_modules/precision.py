@@ -26,8 +26,9 @@ _ALIASES = {"16": FP16, "bf16": BF16, "32": FP32, "64": "64-true"}
 _KNOWN = ("auto", FP16, BF16, FP32, "16-true", "bf16-true")
 MIN_STEPS = 100  # a training of fewer steps is too short for a measurement
 MIN_SPEEDUP = 1.1  # bf16 must be this much faster, because it rounds
-SECONDS = 4.0  # time of a measurement, apart from the last step
-ROUNDS = 5  # timed steps in each precision
+SECONDS = 4.0  # time of a measurement, unless MIN_ROUNDS take longer
+ROUNDS = 5  # timed steps in each precision, if the time allows
+MIN_ROUNDS = 3  # least number of timed steps; a single one may fall into a busy moment of the machine
 _logged: set[str] = set()
 
 Step = Callable[[nn.Module, Tensor], None]  # a step of a network on images (B, 3, H, W) in [0, 1]
@@ -164,7 +165,7 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
         net: Network. It is not changed.
         step: A training step.
         shape: Shape of a batch, (B, 3, H, W).
-        seconds: Time to spend, apart from the last step.
+        seconds: Time to spend, unless `MIN_ROUNDS` take longer.
 
     Returns:
         Precision -> shortest time of a step, ms, for the whole batch.
@@ -179,7 +180,7 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
         part = images[: max(2, min(len(images), int(len(images) * seconds / 8 / max(estimate, 1e-6))))]
         for name in times:
             _seconds(step, net, part, name)  # oneDNN prepares each shape in its first step
-        while not times[BF16] or (len(times[BF16]) < ROUNDS and time.perf_counter() - start < seconds):
+        while len(times[BF16]) < MIN_ROUNDS or (len(times[BF16]) < ROUNDS and time.perf_counter() - start < seconds):
             for name, taken in times.items():
                 taken.append(_seconds(step, net, part, name))
     return {name: min(taken) * 1e3 * len(images) / len(part) for name, taken in times.items()}

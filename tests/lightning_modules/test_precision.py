@@ -180,6 +180,13 @@ def test_measurement_of_a_long_step_uses_a_part_of_the_batch(monkeypatch):
     assert times == {"32-true": pytest.approx(12_800), "bf16-mixed": pytest.approx(6_400)}, "times of the whole batch"
 
 
+def test_one_slow_step_does_not_decide_although_the_time_is_over(monkeypatch):
+    taken = {"32-true": iter([2.0] * 9), "bf16-mixed": iter([1.0, 1.0, 9.0, 1.0, 1.0, 1.0])}  # two untimed, then slow
+    monkeypatch.setattr(precision, "_seconds", lambda step, net, images, name: next(taken[name]))
+    times = precision.measure_step_ms(nn.Conv2d(3, 4, 3), RecordedStep(), (2, 3, 4, 4), seconds=0.0)
+    assert times == {"32-true": pytest.approx(2_000), "bf16-mixed": pytest.approx(1_000)}
+
+
 @pytest.mark.skipif(not precision._cpu_has_bf16(), reason="bf16 is emulated on this CPU")
 def test_measurement_of_a_classifier_changes_no_gradients_or_statistics(tiny):
     module = tiny.module(create_backbone("lcnet_050", 3, pretrained=False))
