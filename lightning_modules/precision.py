@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ MIN_SPEEDUP = 1.1  # bf16 must be this much faster, because it rounds
 SECONDS = 4.0  # time of a measurement, unless MIN_ROUNDS take longer
 ROUNDS = 5  # timed steps in each precision, if the time allows
 MIN_ROUNDS = 3  # least number of timed steps; a single one may fall into a busy moment of the machine
+STEADY = 1.25  # the median step may take this much longer than the shortest; else the measurement is not stored
 _logged: set[str] = set()
 
 Step = Callable[[nn.Module, Tensor], None]  # a step of a network on images (B, 3, H, W) in [0, 1]
@@ -45,6 +47,18 @@ class Precision:
 
     name: str
     step_ms: Mapping[str, float]
+
+
+class StepTimes(NamedTuple):
+    """Measured times of a training step.
+
+    Attributes:
+        ms: Precision -> shortest time of a step, ms, for the whole batch.
+        steady: Whether the steps of each precision took similar times.
+    """
+
+    ms: dict[str, float]
+    steady: bool
 
 
 def choose_precision(
@@ -155,7 +169,7 @@ def device_type(accelerator: str) -> str:
     return "mps" if mps else "cpu"
 
 
-def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: float = SECONDS) -> dict[str, float]:
+def measure_steps(net: nn.Module, step: Step, shape: Sequence[int], seconds: float = SECONDS) -> StepTimes:
     """Time training steps of a copy of a network in fp32 and bf16, in turn, on the CPU.
 
     If a step of the whole batch is too long, a part of the batch is timed. Random numbers of the training do not
@@ -166,9 +180,6 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
         step: A training step.
         shape: Shape of a batch, (B, 3, H, W).
         seconds: Time to spend, unless `MIN_ROUNDS` take longer.
-
-    Returns:
-        Precision -> shortest time of a step, ms, for the whole batch.
     """
     start = time.perf_counter()
     net = copy.deepcopy(net)
@@ -183,7 +194,8 @@ def measure_step_ms(net: nn.Module, step: Step, shape: Sequence[int], seconds: f
         while len(times[BF16]) < MIN_ROUNDS or (len(times[BF16]) < ROUNDS and time.perf_counter() - start < seconds):
             for name, taken in times.items():
                 taken.append(_seconds(step, net, part, name))
-    return {name: min(taken) * 1e3 * len(images) / len(part) for name, taken in times.items()}
+    ms = {name: min(taken) * 1e3 * len(images) / len(part) for name, taken in times.items()}
+    return StepTimes(ms, all(median(taken) <= STEADY * min(taken) for taken in times.values()))
 
 
 def _seconds(step: Step, net: nn.Module, images: Tensor, precision: str) -> float:
@@ -198,7 +210,7 @@ def _seconds(step: Step, net: nn.Module, images: Tensor, precision: str) -> floa
 def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path | None) -> dict[str, float]:
     """Measure, or read an earlier measurement of the same network, shape and machine."""
     if cache_dir is None:
-        return measure_step_ms(net, step, shape)
+        return measure_steps(net, step, shape).ms
     conditions = {
         "network": getattr(net, "name", type(net).__name__),
         "weights": [[name, list(value.shape)] for name, value in net.state_dict().items()],
@@ -212,11 +224,12 @@ def _measured(net: nn.Module, step: Step, shape: Sequence[int], cache_dir: Path 
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored: dict[str, Any] = json.loads(file.read_text())["step_ms"]
         return {name: float(stored[name]) for name in (FP32, BF16)}
-    times = measure_step_ms(net, step, shape)
+    times = measure_steps(net, step, shape)
     del conditions["weights"]
-    with suppress(OSError):  # without a writable folder, each run measures again
-        write_json(file, {**conditions, "step_ms": times})
-    return times
+    if times.steady:
+        with suppress(OSError):  # without a writable folder, each run measures again
+            write_json(file, {**conditions, "step_ms": times.ms})
+    return times.ms
 
 
 def _canonical(precision: str | int) -> str:

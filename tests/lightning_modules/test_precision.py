@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_modules import precision
 from lightning_modules.backbones.backbone import create_backbone
+from lightning_modules.precision import StepTimes
 from litesort.errors import ModelError
 
 
@@ -108,7 +109,7 @@ def _choose(requested="auto", accelerator="cpu", steps=1000, **options):
 @pytest.mark.parametrize(("bf16_ms", "expected"), [(20.0, "bf16-mixed"), (29.0, "32-true"), (50.0, "32-true")])
 def test_choose_precision_on_a_cpu_with_bf16_units_is_the_faster(monkeypatch, caplog, requested, bf16_ms, expected):
     _machine(monkeypatch, cuda=False, cpu_bf16=True)
-    monkeypatch.setattr(precision, "measure_step_ms", lambda *_: TIMES | {"bf16-mixed": bf16_ms})
+    monkeypatch.setattr(precision, "measure_steps", lambda *_: StepTimes(TIMES | {"bf16-mixed": bf16_ms}, True))
     with caplog.at_level(logging.INFO):
         chosen = _choose(requested)
     assert chosen.name == expected
@@ -130,14 +131,16 @@ def test_choose_precision_on_a_cpu_with_bf16_units_is_the_faster(monkeypatch, ca
 )
 def test_choose_precision_measures_only_if_needed(monkeypatch, machine, options, expected):
     _machine(monkeypatch, **machine)
-    monkeypatch.setattr(precision, "measure_step_ms", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(precision, "measure_steps", lambda *_: pytest.fail("measured"))
     assert _choose(**options) == precision.Precision(expected, {})
 
 
 def test_choose_precision_stores_measurements_by_network_and_shape(monkeypatch, tmp_path):
     _machine(monkeypatch, cuda=False, cpu_bf16=True)
     shapes = []
-    monkeypatch.setattr(precision, "measure_step_ms", lambda net, step, shape: shapes.append(shape) or TIMES)
+    monkeypatch.setattr(
+        precision, "measure_steps", lambda net, step, shape: StepTimes(shapes.append(shape) or TIMES, True)
+    )
     for shape in (SHAPE, SHAPE, (4, *SHAPE[1:])):
         chosen = precision.choose_precision(
             "auto", "cpu", nn.Conv2d(3, 4, 3), RecordedStep(), shape, steps=1000, cache_dir=tmp_path
@@ -156,10 +159,19 @@ def test_choose_precision_stores_measurements_by_network_and_shape(monkeypatch, 
     assert len(shapes) == 4
 
 
+def test_unsteady_measurement_is_used_but_not_stored(monkeypatch, tmp_path):
+    _machine(monkeypatch, cuda=False, cpu_bf16=True)
+    monkeypatch.setattr(precision, "measure_steps", lambda *_: StepTimes(TIMES, False))
+    net = nn.Conv2d(3, 4, 3)
+    chosen = precision.choose_precision("auto", "cpu", net, RecordedStep(), SHAPE, steps=1000, cache_dir=tmp_path)
+    assert chosen == precision.Precision("bf16-mixed", TIMES)
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_measurement_changes_neither_network_nor_random_numbers():
     net, step = nn.Conv2d(3, 4, 3), RecordedStep()
     before, state = net.weight.clone(), torch.get_rng_state()
-    times = precision.measure_step_ms(net, step, SHAPE)
+    times = precision.measure_steps(net, step, SHAPE).ms
     torch.testing.assert_close(net.weight, before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert times.keys() == TIMES.keys()
@@ -175,7 +187,7 @@ def test_measurement_of_a_long_step_uses_a_part_of_the_batch(monkeypatch):
         return 0.1 * len(images) * (2 if name == "32-true" else 1)
 
     monkeypatch.setattr(precision, "_seconds", seconds)
-    times = precision.measure_step_ms(nn.Conv2d(3, 4, 3), RecordedStep(), (64, 3, 4, 4), seconds=4.0)
+    times = precision.measure_steps(nn.Conv2d(3, 4, 3), RecordedStep(), (64, 3, 4, 4), seconds=4.0).ms
     assert max(counts) < 8
     assert times == {"32-true": pytest.approx(12_800), "bf16-mixed": pytest.approx(6_400)}, "times of the whole batch"
 
@@ -183,15 +195,15 @@ def test_measurement_of_a_long_step_uses_a_part_of_the_batch(monkeypatch):
 def test_one_slow_step_does_not_decide_although_the_time_is_over(monkeypatch):
     taken = {"32-true": iter([2.0] * 9), "bf16-mixed": iter([1.0, 1.0, 9.0, 1.0, 1.0, 1.0])}  # two untimed, then slow
     monkeypatch.setattr(precision, "_seconds", lambda step, net, images, name: next(taken[name]))
-    times = precision.measure_step_ms(nn.Conv2d(3, 4, 3), RecordedStep(), (2, 3, 4, 4), seconds=0.0)
-    assert times == {"32-true": pytest.approx(2_000), "bf16-mixed": pytest.approx(1_000)}
+    times = precision.measure_steps(nn.Conv2d(3, 4, 3), RecordedStep(), (2, 3, 4, 4), seconds=0.0)
+    assert times.ms == {"32-true": pytest.approx(2_000), "bf16-mixed": pytest.approx(1_000)}
 
 
 @pytest.mark.skipif(not precision._cpu_has_bf16(), reason="bf16 is emulated on this CPU")
 def test_measurement_of_a_classifier_changes_no_gradients_or_statistics(tiny):
     module = tiny.module(create_backbone("lcnet_050", 3, pretrained=False))
     statistics = {name: value.clone() for name, value in module.net.named_buffers()}
-    times = precision.measure_step_ms(module.net, module.timing_step, (2, 3, 32, 32), seconds=0.1)
+    times = precision.measure_steps(module.net, module.timing_step, (2, 3, 32, 32), seconds=0.1).ms
     assert all(0 < ms < 60_000 for ms in times.values())
     assert all(parameter.grad is None for parameter in module.net.parameters())
     assert all(torch.equal(value, statistics[name]) for name, value in module.net.named_buffers())
