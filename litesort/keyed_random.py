@@ -40,7 +40,7 @@ def between(numbers: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 def boxes(numbers: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]) -> np.ndarray:
     """Draw boxes inside the unit square: numbers (B, 4) in [0, 1) -> (B, 4) float64 left, top, width, height.
 
-    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`. Width and height are clipped to 1.
+    The area is uniform in `scale`, the aspect (width / height) log-uniform in `ratio`. Both sides are clipped to 1.
     """
     area = between(numbers[:, 0], scale)
     aspect = np.exp(between(numbers[:, 1], (np.log(ratio[0]), np.log(ratio[1]))))
